@@ -1,0 +1,103 @@
+//! Every ceiling, with its unit and where it comes from. A number that bounds something stands here and nowhere else.
+
+use std::time::Duration;
+
+/// Bytes of one contact, inflated: a poll's body or one record of a stream (Fleetspeak: 20 MiB).
+pub const CONTACT_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// Messages in one contact, in either direction (Fleetspeak: 100).
+pub const CONTACT_MESSAGES_MAX: usize = 100;
+/// Bytes of one message to an agent, as it travels (Fleetspeak: 2 MiB).
+pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of an agent's own name for a message.
+pub const SOURCE_MESSAGE_ID_BYTES_MAX: usize = 128;
+/// Bytes of a service's name, a message's type, a label (the original's columns hold 128 characters).
+pub const NAME_BYTES_MAX: usize = 128;
+/// Bytes of a file's name.
+pub const FILE_NAME_BYTES_MAX: usize = 512;
+/// Bytes of one piece of a file, as stored.
+pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
+/// Labels that one agent may claim.
+pub const AGENT_LABELS_MAX: usize = 64;
+/// Services in one flow-control map.
+pub const CONTACT_SERVICES_MAX: usize = 256;
+/// Extra signatures over a contact, certificates in one, and bytes of both.
+pub const CONTACT_SIGNATURES_MAX: usize = 8;
+/// Certificates in one extra signature.
+pub const SIGNATURE_CERTIFICATES_MAX: usize = 8;
+/// Bytes of one extra signature with its certificates.
+pub const SIGNATURE_BYTES_MAX: usize = 64 * 1024;
+/// Annotations on a message, and bytes of a key or a value.
+pub const ANNOTATIONS_MAX: usize = 64;
+/// Bytes of an annotation's key or value.
+pub const ANNOTATION_BYTES_MAX: usize = 4096;
+/// Characters of the reason kept with a failed message (Fleetspeak: 900, of which the last three are dots when cut).
+pub const FAILED_REASON_CHARS_MAX: usize = 900;
+/// Inflated bytes allowed for each deflated byte, once more than a mebibyte has come out.
+pub const INFLATE_RATIO_MAX: usize = 200;
+/// Bytes of all request headers together, and how many there may be.
+pub const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Request headers in one request.
+pub const HEADERS_MAX: usize = 100;
+/// First bytes kept of a message that could not be accepted.
+pub const DEAD_LETTER_BYTES_MAX: usize = 1024;
+/// Rows kept of messages that could not be accepted, for all agents together.
+pub const DEAD_LETTERS_MAX: u64 = 10_000;
+/// Rows kept of refused contacts.
+pub const REFUSALS_MAX: u64 = 10_000;
+/// Bytes of one agent's facts, as JSON.
+pub const FACTS_BYTES_MAX: usize = 256 * 1024;
+/// Rows on one page of a list, at most and unless told.
+pub const PAGE_ROWS_MAX: u32 = 1000;
+/// Rows on one page of a list unless told.
+pub const PAGE_ROWS_DEFAULT: u32 = 100;
+/// Bytes of a gRPC request to the admin door (gRPC's own default).
+pub const ADMIN_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a REST request's JSON body.
+pub const REST_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Agent ids in one wake-up between servers.
+pub const WAKE_AGENTS_MAX: usize = 10_000;
+
+/// How long a message handed to an agent waits for its acknowledgement before it falls due again (Fleetspeak: 15 min).
+pub const AGENT_RETRY: Duration = Duration::from_secs(15 * 60);
+/// How soon what a broken stream left unacknowledged falls due again.
+pub const STREAM_RELEASE: Duration = Duration::from_secs(5);
+/// First pause before a service gets a message again (Fleetspeak: 60 s, times 1.1 for each try, times 1 to 2).
+pub const SERVICE_RETRY: Duration = Duration::from_secs(60);
+/// How long one service may take over one message (Fleetspeak: 30 s).
+pub const SERVICE_CALL_MAX: Duration = Duration::from_secs(30);
+/// Calls under way at once to one service, unless configured (Fleetspeak: 100).
+pub const SERVICE_PARALLELISM: u32 = 100;
+/// How often overdue messages are looked for (Fleetspeak: 300 ms).
+pub const OVERDUE_SCAN: Duration = Duration::from_millis(300);
+/// How long a stream lives (Fleetspeak: 10 min).
+pub const STREAM_LIFE: Duration = Duration::from_secs(600);
+/// How long before its end a stream says that nothing more will be sent (Fleetspeak: 30 s).
+pub const STREAM_CLOSING: Duration = Duration::from_secs(30);
+/// How long the first record of a stream may take (Fleetspeak: 3 min).
+pub const STREAM_FIRST_RECORD: Duration = Duration::from_secs(180);
+/// How long request headers, or a body that brings nothing, may take.
+pub const SLOW_READ: Duration = Duration::from_secs(15);
+/// How long a reader that takes nothing holds a connection.
+pub const SLOW_WRITE: Duration = Duration::from_secs(30);
+/// How long TLS may take to be agreed.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a server takes to stop, at most.
+pub const DRAIN: Duration = Duration::from_secs(3);
+/// How soon a change of an agent's state reaches a stream that is open.
+pub const STATE_CHECK: Duration = Duration::from_secs(2);
+/// How often a server looks for messages whose wake-up was lost.
+pub const WAKE_SWEEP: Duration = Duration::from_secs(5);
+/// How often a server says that it lives.
+pub const SERVER_BEAT: Duration = Duration::from_secs(5);
+/// Without a beat for so long, a server is taken for dead.
+pub const SERVER_DEAD: Duration = Duration::from_secs(30);
+/// How long a server's share of a broadcast lasts (Fleetspeak: 10 min).
+pub const ALLOCATION_LIFE: Duration = Duration::from_secs(600);
+/// How often broadcasts are looked for when no wake-up came.
+pub const BROADCAST_POLL: Duration = Duration::from_secs(2);
+/// How long contacts and usage records are kept unless configured (14 days).
+pub const CONTACT_RETENTION: Duration = Duration::from_secs(14 * 86_400);
+/// How long finished messages are kept unless configured (15 days).
+pub const MESSAGE_RETENTION: Duration = Duration::from_secs(15 * 86_400);
+/// How long a message waits for its addressee before it is parked, unless it says itself (30 days).
+pub const MESSAGE_LIFE: Duration = Duration::from_secs(30 * 86_400);

@@ -1,0 +1,38 @@
+//! The words of the `system` service, which both ends have built in.
+
+/// The service that carries acknowledgements, labels, usage and orders to the agent program itself.
+pub const SERVICE: &str = "system";
+/// The name that no service of the server may take besides [`SERVICE`], because labels use it.
+pub const CLIENT: &str = "client";
+
+/// Agent to server: ids of messages that its services have taken.
+pub const MESSAGE_ACK: &str = "MessageAck";
+/// Agent to server: a message that failed for good.
+pub const MESSAGE_ERROR: &str = "MessageError";
+/// Agent to server: labels and running services.
+pub const CLIENT_INFO: &str = "ClientInfo";
+/// Agent to server: what a process used.
+pub const RESOURCE_USAGE: &str = "ResourceUsage";
+/// Agent to server: a daemon was ended by the agent.
+pub const KILL_NOTIFICATION: &str = "KillNotification";
+/// Server to agent: make a new key.
+pub const REKEY_REQUEST: &str = "RekeyRequest";
+/// Server to agent: end. Handed out without a token and never acknowledged.
+pub const DIE: &str = "Die";
+/// Server to agent: stop and start one service.
+pub const RESTART_SERVICE: &str = "RestartService";
+
+/// The service of our own agent and server: facts, and echo.
+pub const MUSTER: &str = "muster";
+/// Agent to server, service [`MUSTER`]: a JSON object of facts, in a `google.protobuf.BytesValue`.
+pub const FACTS: &str = "Facts";
+/// Server to agent, service [`MUSTER`]: asks for the body to be sent back as [`ECHO_REPLY`].
+pub const ECHO: &str = "Echo";
+/// Agent to server, service [`MUSTER`]: the answer to [`ECHO`]: the same body, the asked message's id as annotation
+/// `in_reply_to`.
+pub const ECHO_REPLY: &str = "EchoReply";
+/// Server to agent, service [`MUSTER`]: asks for [`FACTS`] now.
+pub const FACTS_REQUEST: &str = "FactsRequest";
+
+/// A label that starts with this carries an enrolment token. It is spent at enrolment and never stored.
+pub const ENROL_TOKEN_PREFIX: &str = "enrol-token:";

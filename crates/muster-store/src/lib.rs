@@ -1,0 +1,25 @@
+//! What is remembered: one contract, two databases.
+//!
+//! The traits say what a store does; each method is one whole transaction with a name of the domain. [`SqlStore`] keeps
+//! them with one text of SQL, written once, on SQLite and on PostgreSQL.
+//!
+//! Stays true: nothing is answered before it is committed; the database decides races; a method whose future is dropped
+//! has happened or has not, never half. Not here: wire formats, HTTP, policy; time is an argument.
+
+pub mod agents;
+pub mod broadcasts;
+pub mod cluster;
+pub mod error;
+pub mod files;
+pub mod messages;
+
+pub use agents::AgentStore;
+pub use broadcasts::BroadcastStore;
+pub use cluster::ClusterStore;
+pub use error::{ErrorKind, SchemaError, StoreError};
+pub use files::FileStore;
+pub use messages::MessageStore;
+
+/// Everything that is remembered.
+pub trait Store: AgentStore + MessageStore + BroadcastStore + FileStore + ClusterStore {}
+impl<T: AgentStore + MessageStore + BroadcastStore + FileStore + ClusterStore> Store for T {}

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod broadcast;
 pub mod cause;
+pub mod contact;
 pub mod file;
 pub mod ids;
 pub mod label;

@@ -36,3 +36,42 @@ pub const FACTS_REQUEST: &str = "FactsRequest";
 
 /// A label that starts with this carries an enrolment token. It is spent at enrolment and never stored.
 pub const ENROL_TOKEN_PREFIX: &str = "enrol-token:";
+
+/// What a message from an agent to [`SERVICE`] says, once decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SystemMessage {
+    /// [`MESSAGE_ACK`].
+    Ack(Vec<crate::MessageId>),
+    /// [`MESSAGE_ERROR`].
+    Error {
+        /// Which message failed.
+        id: crate::MessageId,
+        /// Why.
+        reason: String,
+    },
+    /// [`CLIENT_INFO`]: the labels of service `client`; labels it claims for other services are left out.
+    ClientInfo(Vec<String>),
+    /// [`RESOURCE_USAGE`].
+    Usage(Box<crate::ResourceUsage>),
+    /// [`KILL_NOTIFICATION`].
+    Kill {
+        /// The service whose daemon was ended.
+        service: String,
+        /// Why, as a word.
+        reason: String,
+    },
+}
+
+/// An order of the server to the agent program itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SystemOrder {
+    /// [`REKEY_REQUEST`].
+    Rekey,
+    /// [`DIE`]; `force` ends the agent at once.
+    Die {
+        /// Whether to end without an orderly stop.
+        force: bool,
+    },
+    /// [`RESTART_SERVICE`].
+    RestartService(String),
+}

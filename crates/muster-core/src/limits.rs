@@ -56,6 +56,20 @@ pub const ADMIN_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const REST_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Agent ids in one wake-up between servers.
 pub const WAKE_AGENTS_MAX: usize = 10_000;
+/// Messages that wait in memory for one service of the server; what finds no room waits in the database.
+pub const DISPATCH_MESSAGES_MAX: usize = 10_000;
+/// Bytes of the messages that wait in memory for one service of the server.
+pub const DISPATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Rows that one batch reads or writes: results of services, overdue messages, rows that retention deletes.
+pub const BATCH_ROWS: u32 = 500;
+/// Streams that are given a broadcast at once.
+pub const BROADCAST_SENDS_MAX: usize = 64;
+/// Agents that a server remembers to have seen, so that it does not ask the database whether they are known.
+pub const AGENTS_REMEMBERED: usize = 65_536;
+/// Refusals per minute and network of which a row is kept; the rest is only counted.
+pub const REFUSAL_ROWS_PER_MINUTE: u32 = 30;
+/// Access tokens that a server remembers to have checked.
+pub const TOKENS_REMEMBERED: usize = 1024;
 
 /// How long a message handed to an agent waits for its acknowledgement before it falls due again (Fleetspeak: 15 min).
 pub const AGENT_RETRY: Duration = Duration::from_secs(15 * 60);
@@ -95,6 +109,20 @@ pub const SERVER_DEAD: Duration = Duration::from_secs(30);
 pub const ALLOCATION_LIFE: Duration = Duration::from_secs(600);
 /// How often broadcasts are looked for when no wake-up came.
 pub const BROADCAST_POLL: Duration = Duration::from_secs(2);
+/// How long a call to wake another server may take.
+pub const WAKE_CALL_MAX: Duration = Duration::from_secs(5);
+/// How long a checked access token is believed without asking the database again.
+pub const TOKEN_MEMORY: Duration = Duration::from_secs(5);
+/// How long the record of a stream waits for its agent's rate before it is refused.
+pub const RATE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a demand for a new key to a blocked agent waits; there is one for each such span of time.
+pub const REKEY_LIFE: Duration = Duration::from_secs(86_400);
+/// How often old rows are deleted.
+pub const RETENTION_EVERY: Duration = Duration::from_secs(3600);
+/// How often messages are parked whose time is over, and shares of dead servers are taken back.
+pub const PARK_EVERY: Duration = Duration::from_secs(30);
+/// How long a server holds a job that only one does at a time.
+pub const JOB_LEASE: Duration = Duration::from_secs(120);
 /// How long contacts and usage records are kept unless configured (14 days).
 pub const CONTACT_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 /// How long finished messages are kept unless configured (15 days).

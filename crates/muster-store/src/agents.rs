@@ -56,6 +56,9 @@ pub enum Effect {
     },
     /// Nothing.
     Nothing,
+    /// Nothing, and its body stays until retention deletes the row, although it is done: an answer for operators to
+    /// read.
+    Keep,
     /// It failed for good, for this reason.
     Fail(String),
     /// The named messages were taken by this agent. Unknown ids, ids done before and ids of other agents are passed

@@ -5,4 +5,5 @@
 //! Not here: which messages are accepted (muster-engine), HTTP and TLS (muster-server).
 
 pub mod convert;
+pub mod text;
 pub mod wire;

@@ -1,1 +1,9 @@
-//! placeholder
+//! The edges of a server: its doors, its configuration, and the wiring of everything behind them.
+//!
+//! Stays true: a door decides nothing but who is there and what was said; permission and effect are the engine's and
+//! the store's. Not here: SQL, policy, and what any other program would need.
+
+pub mod config;
+pub mod serve;
+
+pub use config::Config;

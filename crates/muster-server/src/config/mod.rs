@@ -1,0 +1,257 @@
+//! The configuration: one TOML file, environment variables over it, flags over both.
+//!
+//! Stays true: a key that is not known is refused wherever it comes from; every key is documented where it is defined,
+//! and the sample file is made from that; an error names the file and line, the variable or the flag, says why, and
+//! what to do. Not here: what the keys do (serve) and flags as such (the command line).
+
+mod check;
+pub mod keys;
+mod load;
+mod text;
+pub mod words;
+
+pub use load::{ConfigError, ConfigErrors, Overrides};
+pub use words::{Database, Frontend, Listen, LogFormat, Policy, ProxyIdentity, ServiceKind, Span};
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where `muster serve` looks for its configuration unless told.
+pub const DEFAULT_FILE: &str = "/etc/muster/muster.toml";
+
+/// Everything a server is told at its start.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Directory of the server's own files.
+    pub data: DataDir,
+    /// Where everything is remembered.
+    pub database: Database,
+    /// An existing Fleetspeak services file.
+    pub fleetspeak_services: Option<PathBuf>,
+    /// The agents' door.
+    pub agents: Agents,
+    /// The operators' door.
+    pub operators: Operators,
+    /// The admin door.
+    pub admin: Admin,
+    /// The door for other servers.
+    pub cluster: Cluster,
+    /// Who may become an agent.
+    pub enrolment: Enrolment,
+    /// How long things are kept.
+    pub retention: Retention,
+    /// Ceilings that are worth setting.
+    pub limits: Limits,
+    /// Log lines.
+    pub logs: Logs,
+    /// The metrics page.
+    pub metrics: Metrics,
+    /// Services of the server that take messages of agents.
+    pub services: Vec<Service>,
+}
+
+/// The data directory; `/var/lib/muster` unless told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DataDir(pub PathBuf);
+
+impl Default for DataDir {
+    fn default() -> Self {
+        keys::parse_default(TOP.keys[0].value)
+    }
+}
+
+/// The keys that stand above all sections.
+pub const TOP: keys::Section = keys::Section {
+    name: "",
+    doc: " Configuration of `muster serve`. Every key is here; what is not set has the value shown.\n",
+    keys: &[
+        keys::Key {
+            section: "",
+            name: "data",
+            doc: " Directory of the server's own files: database, certificates, first token. Made with mode 0700.\n",
+            value: "\"/var/lib/muster\"",
+            is_default: true,
+        },
+        keys::Key {
+            section: "",
+            name: "database",
+            doc: " Where everything is remembered. Empty: SQLite in muster.db in the data directory. For several servers:\n \
+                  a URL such as postgresql://muster@db1,db2/muster?target_session_attrs=read-write.\n",
+            value: "\"\"",
+            is_default: true,
+        },
+        keys::Key {
+            section: "",
+            name: "fleetspeak_services",
+            doc: " An existing Fleetspeak services file (text proto), read as it is, besides the services below.\n",
+            value: "\"/etc/fleetspeak-server/server.services.config\"",
+            is_default: false,
+        },
+    ],
+};
+
+/// All sections in the order of the sample file, the list of services last.
+pub const SECTIONS: &[keys::Section] = &[
+    TOP,
+    Agents::SECTION,
+    Operators::SECTION,
+    Admin::SECTION,
+    Cluster::SECTION,
+    Enrolment::SECTION,
+    Retention::SECTION,
+    Limits::SECTION,
+    Logs::SECTION,
+    Metrics::SECTION,
+    Service::SECTION,
+];
+
+keys::section!(
+    /// The agents' door: TLS with the agent's own key, the Fleetspeak wire.
+    Agents in "agents" {
+        /// Where agents connect. "off" closes the door, for a server that only answers operators.
+        address: Listen, default "\"0.0.0.0:4443\"";
+        /// Names and addresses that agents use for this server; they go into its certificate, which is made again when
+        /// they change. The machine's own name and localhost are always in it.
+        names: Vec<String>, default "[]";
+        /// Who supplies an agent's certificate: "mtls" (its own TLS), "https-header", "https-header-checksum",
+        /// "cleartext-header", "cleartext-header-checksum" or "cleartext-xfcc" (a proxy in front).
+        frontend: Frontend, default "\"mtls\"";
+        /// Proxies that may speak for agents, for every frontend but "mtls": IP addresses, or sha256:… of a proxy's
+        /// public key when the frontend is one with TLS. Everybody else is refused.
+        proxies: Vec<ProxyIdentity>, default "[]";
+        /// Header that carries the agent's certificate, for every frontend but "mtls".
+        certificate_header: String, default "\"x-forwarded-client-cert\"";
+        /// Header that carries the proxy's checksum of it, for the frontends with a checksum.
+        checksum_header: String, default "\"x-forwarded-client-cert-checksum\"";
+        /// Whether connections may start with a PROXY protocol header (version 1 or 2), as balancers send it.
+        proxy_protocol: bool, default "false";
+        /// Whether agents may hold streams. false: they poll.
+        streaming: bool, default "true";
+        /// Whether files are given out to agents without a certificate too.
+        files_public: bool, default "false";
+    }
+);
+
+keys::section!(
+    /// The operators' door: REST API, metrics and health.
+    Operators in "operators" {
+        /// Where operators connect. A public address needs a certificate.
+        address: Listen, default "\"127.0.0.1:8080\"";
+        /// Certificate chain (PEM) for TLS.
+        certificate: Option<PathBuf>, example "\"/etc/muster/operators.pem\"";
+        /// Private key (PEM) of that certificate.
+        key: Option<PathBuf>, example "\"/etc/muster/operators.key\"";
+    }
+);
+
+keys::section!(
+    /// The admin door: Fleetspeak's admin gRPC, for fleetspeak-admin and GRR.
+    Admin in "admin" {
+        /// Where these programs connect. "off" closes the door. A public address needs TLS, and client_ca or token.
+        address: Listen, default "\"127.0.0.1:9090\"";
+        /// Whether the door speaks TLS, with the certificate below or else the one of the agents' door.
+        tls: bool, default "false";
+        /// Certificate chain (PEM) for TLS.
+        certificate: Option<PathBuf>, example "\"/etc/muster/admin.pem\"";
+        /// Private key (PEM) of that certificate.
+        key: Option<PathBuf>, example "\"/etc/muster/admin.key\"";
+        /// Authority (PEM) whose client certificates are let in; only with TLS.
+        client_ca: Option<PathBuf>, example "\"/etc/muster/admin-clients.pem\"";
+        /// Whether each call must carry `authorization: Bearer …` with a token as for the REST API.
+        token: bool, default "false";
+    }
+);
+
+keys::section!(
+    /// Other servers on the same PostgreSQL database.
+    Cluster in "cluster" {
+        /// Where other servers wake this one when a message for one of its streams was stored. Messages authenticate
+        /// themselves with a secret from the database. "off": streams find their messages within seconds all the same.
+        address: Listen, default "\"off\"";
+        /// The URL that other servers use for it. Unless set: http:// and the address above.
+        wake_url: Option<String>, example "\"http://10.0.0.7:4444/\"";
+    }
+);
+
+keys::section!(
+    /// Who may become an agent.
+    Enrolment in "enrolment" {
+        /// "open" (every key), "token" (an enrolment token), "label" (one of the labels below), "approval" (waits until
+        /// somebody approves it) or "closed" (only machines known already).
+        policy: Policy, default "\"open\"";
+        /// Labels of which a machine must claim one, under the policy "label".
+        labels: Vec<String>, default "[]";
+        /// New machines per minute from one network (an IPv4 /24 or an IPv6 /64). 0: no limit.
+        per_minute: u32, default "600";
+        /// A label that every contact must claim, known machine or not (Fleetspeak's required_label). Empty: none.
+        required_label: String, default "\"\"";
+    }
+);
+
+keys::section!(
+    /// How long things are kept; older rows are deleted in small batches.
+    Retention in "retention" {
+        /// Contacts and usage records.
+        contacts: Span, default "\"14d\"";
+        /// Messages that are done, failed or parked.
+        messages: Span, default "\"15d\"";
+    }
+);
+
+keys::section!(
+    /// Ceilings that are worth setting.
+    Limits in "limits" {
+        /// How long a message waits for its addressee before it is parked, unless it says itself.
+        message_life: Span, default "\"30d\"";
+        /// How long a stream lives before the agent is asked to open a new one.
+        stream_life: Span, default "\"10m\"";
+        /// Messages per second that one agent may send, with bursts of ten times as many. 0: no limit.
+        agent_messages_per_second: u32, default "0";
+        /// Wrong tokens a minute from one address at the operators' door, before it is answered 429.
+        wrong_tokens_per_minute: u32, default "30";
+    }
+);
+
+keys::section!(
+    /// Log lines, on standard error. They never hold bodies or secrets.
+    Logs in "logs" {
+        /// "text" for people, "json" for programs.
+        format: LogFormat, default "\"text\"";
+        /// What is logged: "error", "warn", "info", "debug", "trace", or directives such as "info,muster_engine=debug".
+        level: String, default "\"info\"";
+    }
+);
+
+keys::section!(
+    /// The page /metrics of the operators' door.
+    Metrics in "metrics" {
+        /// Whether the page needs a token like the rest of the API.
+        token: bool, default "false";
+    }
+);
+
+keys::section!(
+    /// A service of the server that takes messages of agents; repeat the section for each.
+    Service in "services" {
+        /// Its name, which agents address. `system`, `client` and `muster` are taken.
+        name: String, default "\"\"";
+        /// "grpc" (a program that speaks fleetspeak.grpcservice.Processor), "noop" (takes and forgets) or "spool"
+        /// (writes messages as JSON lines into a directory).
+        kind: ServiceKind, default "\"grpc\"";
+        /// host:port of the program, for "grpc".
+        target: Option<String>, example "\"localhost:9191\"";
+        /// Whether to speak to it without TLS, for "grpc".
+        insecure: bool, default "false";
+        /// Authority (PEM) that its certificate must be from, for "grpc" with TLS.
+        cert_file: Option<PathBuf>, example "\"/etc/muster/service-ca.pem\"";
+        /// The directory, for "spool".
+        directory: Option<PathBuf>, example "\"/var/spool/muster/service\"";
+        /// Calls under way at once, at most.
+        parallelism: u32, default "100";
+    }
+);
+
+#[cfg(test)]
+mod tests;

@@ -34,9 +34,6 @@ pub enum ConvertError {
     /// A broadcast's limit beyond 2^63 - 1.
     #[error("a broadcast limit must be at most 9223372036854775807, this one is {0}")]
     Limit(u64),
-    /// A message from one machine to another.
-    #[error("a message from an agent must go to a service of the server, not to a client")]
-    AgentToAgent,
     /// A broadcast to one machine.
     #[error("a broadcast's destination must not name a client")]
     BroadcastToClient,
@@ -177,46 +174,6 @@ pub fn message_to_wire(message: Message) -> wire::Message {
         annotations: (!entries.is_empty()).then_some(wire::Annotations { entries }),
         is_blocklisted_source: message.from_blocked,
     }
-}
-
-/// A message as an agent sent it, once it is known to have the form of one.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FromAgent {
-    /// The message, with its derived id, its source set to the agent, created `now`, without result or expiry.
-    pub message: Message,
-    /// The agent that the message itself named as its source, when that was another one.
-    pub claimed: Option<Bytes>,
-}
-
-/// Reads a message that `agent` sent at `now`.
-///
-/// Whatever the message says of its id, its creation, its sender's machine and its sender's standing is replaced by what
-/// the server knows. Errors: no destination, a destination on a machine, no source service, no source message id.
-pub fn message_from_agent(message: wire::Message, agent: AgentId, now: Timestamp) -> Result<FromAgent, ConvertError> {
-    let source = message.source.filter(|address| !address.service_name.is_empty());
-    let source = source.ok_or(missing("a message from an agent", "a source service name"))?;
-    let destination = message.destination.filter(|address| !address.service_name.is_empty());
-    let destination = destination.ok_or(missing("a message from an agent", "a destination service name"))?;
-    if !destination.client_id.is_empty() {
-        return Err(ConvertError::AgentToAgent);
-    }
-    if message.source_message_id.is_empty() {
-        return Err(missing("a message from an agent", "a source_message_id"));
-    }
-    let id = MessageId::derive(agent, &source.service_name, &message.source_message_id);
-    let claimed = Some(source.client_id).filter(|claim| !claim.is_empty() && claim != &agent.as_bytes()[..]);
-    let ends = (Address::agent(agent, source.service_name), Address::server(destination.service_name));
-    let annotations = message.annotations.map(|annotations| annotations.entries).unwrap_or_default();
-    let message = Message {
-        source_message_id: message.source_message_id.into(),
-        message_type: message.message_type,
-        payload: message.data.map(payload_from_wire),
-        priority: Priority::from_number(message.priority),
-        background: message.background,
-        annotations: annotations.into_iter().map(|entry| (entry.key, entry.value)).collect(),
-        ..Message::new(id, ends.0, ends.1, now)
-    };
-    Ok(FromAgent { message, claimed })
 }
 
 /// Reads a broadcast for whoever may create one. `id` is for a broadcast that brings none.
@@ -366,13 +323,6 @@ mod tests {
         }
     }
 
-    fn sent_by_agent() -> wire::Message {
-        let mut message = message_to_wire(full());
-        message.source = Some(wire::Address { client_id: Bytes::new(), service_name: "S".into() });
-        message.destination = Some(wire::Address { client_id: Bytes::new(), service_name: "D".into() });
-        message
-    }
-
     #[test]
     fn a_message_comes_back_with_every_field() {
         let lacking = Lacking { id: None, now: NOW };
@@ -411,34 +361,6 @@ mod tests {
             time_from_wire(Some(&prost_types::Timestamp { seconds: -1, nanos: 5 })).unwrap().to_parts(),
             (-1, 5)
         );
-    }
-
-    #[test]
-    fn an_agent_cannot_say_who_it_is() {
-        let mut message = sent_by_agent();
-        message.source.as_mut().unwrap().client_id = Bytes::from_static(&[8; 8]);
-        let read = message_from_agent(message, AGENT, NOW).unwrap();
-        assert_eq!(read.claimed, Some(Bytes::from_static(&[8; 8])));
-        let message = read.message;
-        assert_eq!(message.source, Address::agent(AGENT, "S"));
-        assert_eq!(message.id, MessageId::derive(AGENT, "S", &[1, 2]));
-        assert_eq!((message.created, message.from_blocked, message.result), (NOW, false, None));
-        assert!(message.validation.is_empty());
-        assert_eq!(message_from_agent(sent_by_agent(), AGENT, NOW).unwrap().claimed, None);
-    }
-
-    #[test]
-    fn a_message_from_an_agent_must_say_where_it_comes_from_and_goes() {
-        let refused = |change: fn(&mut wire::Message)| {
-            let mut message = sent_by_agent();
-            change(&mut message);
-            message_from_agent(message, AGENT, NOW).unwrap_err()
-        };
-        assert!(matches!(refused(|m| m.source = None), ConvertError::Missing { .. }));
-        assert!(matches!(refused(|m| m.destination = None), ConvertError::Missing { .. }));
-        assert!(matches!(refused(|m| m.source_message_id.clear()), ConvertError::Missing { .. }));
-        let to_agent = refused(|m| m.destination.as_mut().unwrap().client_id = Bytes::from_static(&[7; 8]));
-        assert_eq!(to_agent, ConvertError::AgentToAgent);
     }
 
     #[test]

@@ -4,6 +4,12 @@
 //! before memory is taken for it, and decoding it never recurses without a limit (prost's own limit of 100 stays on).
 //! Not here: which messages are accepted (muster-engine), HTTP and TLS (muster-server).
 
+pub mod contact;
 pub mod convert;
+pub mod framing;
+pub mod inflate;
+mod scan;
 pub mod text;
 pub mod wire;
+
+pub use prost::Message as Encoded;

@@ -9,6 +9,7 @@ pub mod convert;
 pub mod framing;
 pub mod inflate;
 mod scan;
+pub mod system;
 pub mod text;
 pub mod wire;
 

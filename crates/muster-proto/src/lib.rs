@@ -4,6 +4,7 @@
 //! before memory is taken for it, and decoding it never recurses without a limit (prost's own limit of 100 stays on).
 //! Not here: which messages are accepted (muster-engine), HTTP and TLS (muster-server).
 
+pub mod channel;
 pub mod contact;
 pub mod convert;
 pub mod framing;
@@ -12,5 +13,3 @@ mod scan;
 pub mod system;
 pub mod text;
 pub mod wire;
-
-pub use prost::Message as Encoded;

@@ -1,12 +1,22 @@
-//! Contacts: what happens between an agent's request and the answer, and while a stream is open.
+//! Contacts: what happens between an agent's request and the answer.
 //!
 //! A contact is judged in this order: rate of its agent, required label, known or to be enrolled, key equal to the
 //! stored one, state. What it brings is stored with its effects, and what is due for it is claimed, in one transaction.
+//! Not here: what single messages mean (intake), and what happens while a stream is open (stream).
 
+use crate::engine::{Chain, Inner, lock};
+use crate::gates::Network;
+use crate::intake::{Judged, intake_done};
+use metrics::counter;
 use muster_core::contact::{ContactAnswer, ContactData};
-use muster_core::{AgentId, Message};
+use muster_core::nonce::Link;
+use muster_core::{AgentId, AgentState, Message, Timestamp, limits};
+use muster_store::agents::{Claim, ContactPut, ContactTaken, Recorded, RefusalRow};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tracing::{debug, warn};
+
+pub use crate::stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
 
 /// Who is in contact, and how.
 #[derive(Debug, Clone)]
@@ -80,58 +90,217 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
-/// What a stream has to send.
-#[derive(Debug)]
-pub enum StreamEvent {
-    /// Messages for the agent, at most 100.
-    Messages(Vec<Message>),
-    /// The stream must end: say `done_sending`, wait for outstanding records, close.
-    End(StreamEnd),
+impl Refusal {
+    /// A refusal that does not say when to come again.
+    pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), retry_after: None }
+    }
+
+    pub(crate) fn again_after(code: RefusalCode, reason: impl Into<String>, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..Self::new(code, reason) }
+    }
 }
 
-/// Why a stream ends.
+/// How a contact came in, as the metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamEnd {
-    /// Its time is over.
-    Life,
-    /// The server stops.
-    Stopping,
-    /// Another stream of the same agent has taken its place.
-    Replaced,
-    /// The agent was deleted, or blocked and has acknowledged its new key: close at once.
-    Gone,
+pub(crate) enum Kind {
+    Poll,
+    Stream,
+    Record,
 }
 
-/// An open stream, as [`crate::Engine::stream_open`] gives it.
-#[derive(Debug)]
-pub struct OpenStream {
-    /// The first answer.
-    pub answer: ContactAnswer,
-    /// For the side that reads.
-    pub incoming: StreamIn,
-    /// For the side that writes.
-    pub outgoing: StreamOut,
-}
-
-/// The reading side of a stream. Dropping both sides ends the stream for the engine.
-#[derive(Debug)]
-pub struct StreamIn {}
-
-impl StreamIn {
-    /// Stores a further record; acknowledge it only when this returns `Ok`, and close the stream when it does not.
-    pub async fn record(&mut self, from: &ContactFrom, data: ContactData) -> Result<(), Refusal> {
-        let _ = (from, data);
-        todo!()
+impl Kind {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Poll => "poll",
+            Self::Stream => "stream",
+            Self::Record => "record",
+        }
     }
 }
 
-/// The writing side of a stream.
-#[derive(Debug)]
-pub struct StreamOut {}
+/// A contact that was recorded.
+pub(crate) struct Admitted {
+    pub(crate) now: Timestamp,
+    pub(crate) nonce: u64,
+    pub(crate) recorded: Recorded,
+}
 
-impl StreamOut {
-    /// Waits until there is something to send. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> StreamEvent {
-        todo!()
+impl Inner {
+    pub(crate) async fn contact_poll(&self, from: ContactFrom, data: ContactData) -> Result<ContactAnswer, Refusal> {
+        let agent = from.agent();
+        let admitted = self.contact_admit(Kind::Poll, &from, data).await;
+        let Admitted { nonce, recorded, .. } = self.contact_judged(Kind::Poll, &from, agent, admitted).await?;
+        let messages = match recorded.state {
+            AgentState::Enrolled => self.poll_messages(agent, recorded).await,
+            AgentState::Blocked => self.rekey_order(agent, recorded.contact).await.into_iter().collect(),
+            AgentState::Waiting | AgentState::Deleted => Vec::new(),
+        };
+        counter!("muster_engine_messages_out_total", "kind" => "poll").increment(messages.len() as u64);
+        Ok(ContactAnswer { nonce, messages })
     }
+
+    /// What a poll takes home: what was claimed for it, and the broadcasts that fit beside it.
+    async fn poll_messages(&self, agent: AgentId, recorded: Recorded) -> Vec<Message> {
+        let Recorded { claimed: mut messages, labels, broadcasts_had, contact, .. } = recorded;
+        let room = limits::CONTACT_MESSAGES_MAX.saturating_sub(messages.len());
+        messages.extend(self.broadcasts_take(agent, &labels, &broadcasts_had, contact, room).await);
+        messages
+    }
+
+    /// Counts a contact, and keeps a trace when it was refused.
+    pub(crate) async fn contact_judged<T>(
+        &self,
+        kind: Kind,
+        from: &ContactFrom,
+        agent: AgentId,
+        judged: Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let outcome = judged.as_ref().map_or_else(|refusal| refusal.code.word(), |_| "taken");
+        counter!("muster_engine_contacts_total", "kind" => kind.word(), "outcome" => outcome).increment(1);
+        if let Err(refusal) = &judged {
+            self.refusal_note(Some(agent), &from.address, refusal).await;
+        }
+        judged
+    }
+
+    /// Judges a contact and records it with what it brings. A poll claims what is due in the same transaction.
+    pub(crate) async fn contact_admit(
+        &self,
+        kind: Kind,
+        from: &ContactFrom,
+        data: ContactData,
+    ) -> Result<Admitted, Refusal> {
+        let agent = from.agent();
+        self.contact_check(agent, from, &data)?;
+        let now = self.now();
+        self.enrol_unless_known(agent, from, now).await?;
+        let Judged { intake, rejected, deliveries } = self.intake(agent, from, data.messages, now);
+        let nonce = self.nonce();
+        let claim = (kind == Kind::Poll).then_some(Claim {
+            limit: u32::try_from(limits::CONTACT_MESSAGES_MAX).expect("100 fits 32 bits"),
+            per_service: data.allowed,
+            lease: limits::AGENT_RETRY,
+        });
+        let put = ContactPut {
+            agent,
+            key: from.key.clone(),
+            at: now,
+            address: from.address.clone(),
+            streaming_to: if kind == Kind::Poll { String::new() } else { self.streaming_to.clone() },
+            sent_nonce: nonce,
+            received_nonce: data.nonce,
+            clock: data.clock,
+            intake,
+            rejected,
+            claim,
+        };
+        let taken = self.store.contact_put(put).await;
+        match taken.map_err(|failure| self.refusal_of("record a contact", &failure))? {
+            ContactTaken::Recorded(recorded) => {
+                link_report(agent, from, recorded.link);
+                intake_done(agent, &recorded, deliveries);
+                Ok(Admitted { now, nonce, recorded: *recorded })
+            }
+            ContactTaken::OtherKey => Err(key_mismatch(agent, from)),
+            ContactTaken::Deleted => Err(deleted()),
+            ContactTaken::Unknown => {
+                // It was known a moment ago; whoever took it away from the database did so outside of this program.
+                lock(&self.known).remove(&agent);
+                Err(Refusal::new(RefusalCode::Unavailable, "this machine is no longer known, come again"))
+            }
+        }
+    }
+
+    /// Checks what can be checked without the database.
+    fn contact_check(&self, agent: AgentId, from: &ContactFrom, data: &ContactData) -> Result<(), Refusal> {
+        if self.stopping.is_cancelled() {
+            return Err(Refusal::new(RefusalCode::Stopping, "this server is stopping, come again"));
+        }
+        self.gates.agent(agent, data.messages.len()).map_err(rate_refusal)?;
+        let required = &self.config.required_label;
+        if !required.is_empty() && !from.labels.contains(required) {
+            return Err(Refusal::new(RefusalCode::NotAuthorized, "not authorized"));
+        }
+        shape_check(data)
+    }
+
+    fn nonce(&self) -> u64 {
+        // Zero is what a machine without a past says, so it is never given out.
+        u64::from_le_bytes(self.random()).max(1)
+    }
+
+    pub(crate) async fn refusal_note(&self, agent: Option<AgentId>, address: &str, refusal: &Refusal) {
+        let word = refusal.code.word();
+        counter!("muster_engine_refusals_total", "code" => word).increment(1);
+        debug!(agent.id = agent.map(tracing::field::display), address, code = word, "contact refused: {refusal}");
+        // A database that cannot be used takes no row either.
+        if matches!(refusal.code, RefusalCode::Unavailable | RefusalCode::Stopping) {
+            return;
+        }
+        if !self.gates.refusal_row(Network::of(address)) {
+            return;
+        }
+        let row = RefusalRow {
+            number: 0,
+            at: self.now(),
+            agent,
+            address: muster_core::text::cut(&muster_core::text::without_nul(address), 128),
+            code: word.to_owned(),
+            reason: muster_core::text::without_nul(&refusal.reason),
+        };
+        if let Err(failure) = self.store.refusal_put(row).await {
+            self.saw(&failure);
+            warn!(error = %Chain(&failure), "could not keep the trace of a refused contact");
+        }
+    }
+}
+
+pub(crate) fn key_mismatch(agent: AgentId, from: &ContactFrom) -> Refusal {
+    security_event("key_mismatch", agent, &from.address, "another key has the id of this one");
+    Refusal::new(RefusalCode::KeyMismatch, "this machine's id belongs to another key")
+}
+
+fn link_report(agent: AgentId, from: &ContactFrom, link: Link) {
+    match link {
+        Link::Next | Link::Fresh => {}
+        Link::Skip => counter!("muster_engine_nonce_skips_total").increment(1),
+        Link::Split => {
+            let text = "the chain of contacts split: an old image was restored, or two machines share this key";
+            security_event("chain_split", agent, &from.address, text);
+        }
+    }
+}
+
+pub(crate) fn deleted() -> Refusal {
+    Refusal::new(RefusalCode::Deleted, "this machine was deleted; it must make a new key to come back")
+}
+
+pub(crate) fn rate_refusal(wait: Duration) -> Refusal {
+    Refusal::again_after(RefusalCode::AgentRate, "this machine sends more messages than it may", wait)
+}
+
+/// Checks the numbers of a contact's parts.
+pub(crate) fn shape_check(data: &ContactData) -> Result<(), Refusal> {
+    let (messages, services) = (data.messages.len(), data.allowed.as_ref().map_or(0, BTreeMap::len));
+    if messages > limits::CONTACT_MESSAGES_MAX {
+        let max = limits::CONTACT_MESSAGES_MAX;
+        let reason = format!("a contact holds at most {max} messages, this one has {messages}");
+        return Err(Refusal::new(RefusalCode::Malformed, reason));
+    }
+    if services > limits::CONTACT_SERVICES_MAX {
+        return Err(too_many_services());
+    }
+    Ok(())
+}
+
+pub(crate) fn too_many_services() -> Refusal {
+    let max = limits::CONTACT_SERVICES_MAX;
+    Refusal::new(RefusalCode::Malformed, format!("flow control names more than {max} services"))
+}
+
+/// Reports something that an honest machine does not do.
+pub(crate) fn security_event(event: &'static str, agent: AgentId, address: &str, text: &str) {
+    counter!("muster_engine_security_events_total", "event" => event).increment(1);
+    warn!(target: "muster::security", event, agent.id = %agent, address, "{text}");
 }

@@ -1,12 +1,27 @@
 //! The engine: one per server, shared by all doors.
 
-use crate::access::Principal;
-use crate::contact::{ContactFrom, OpenStream, Refusal};
+use crate::access::{Principal, TokenMemory};
+use crate::broadcasts::Broadcasts;
+use crate::contact::{ContactFrom, Refusal, RefusalCode};
+use crate::dispatch::Dispatch;
+use crate::gates::Gates;
+use crate::jobs::Ended;
+use crate::registry::{Streams, wake};
+use crate::stream::OpenStream;
+use crate::wakeups::Wakeups;
 use crate::{EngineConfig, Outside, Service};
 use muster_core::contact::{ContactAnswer, ContactData};
-use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Message, MessageId};
-use muster_store::{Store, StoreError};
-use std::sync::Arc;
+use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp};
+use muster_store::{ErrorKind, Store, StoreError};
+use std::collections::HashSet;
+use std::error::Error;
+use std::fmt;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::error;
 
 /// Why an operator's request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -34,110 +49,264 @@ pub enum OperatorError {
 /// What the server does.
 #[derive(Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    #[expect(dead_code)]
-    store: Arc<dyn Store>,
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("server", &self.inner.server).finish_non_exhaustive()
+    }
 }
 
-#[expect(unused_variables, reason = "bodies follow")]
+/// What all rooms of the engine share.
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) outside: Outside,
+    pub(crate) config: EngineConfig,
+    /// This run of this process.
+    pub(crate) server: ServerId,
+    pub(crate) started: Timestamp,
+    /// What agents' rows say about streams held here: the wake-up URL, or [`LOCAL`] for a server alone.
+    pub(crate) streaming_to: String,
+    pub(crate) streams: Streams,
+    pub(crate) gates: Gates,
+    /// Agents that this server has seen lately, so that they are known or were.
+    pub(crate) known: Mutex<HashSet<AgentId>>,
+    pub(crate) tokens: TokenMemory,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) broadcasts: Broadcasts,
+    pub(crate) wakeups: Wakeups,
+    /// Streams that ended, on their way to the job that says so to the store.
+    pub(crate) ended: mpsc::UnboundedSender<Ended>,
+    pub(crate) ended_waiting: Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
+    /// How many of them are on their way.
+    pub(crate) ends_open: AtomicUsize,
+    pub(crate) stopping: CancellationToken,
+    broken: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// What stands for the wake-up URL of a server that no other needs to reach.
+pub(crate) const LOCAL: &str = "local";
+
+impl Inner {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.outside.clock.now()
+    }
+
+    pub(crate) fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.outside.random.fill(&mut bytes);
+        bytes
+    }
+
+    pub(crate) fn message_id(&self, now: Timestamp) -> MessageId {
+        MessageId::ordered(now, self.random())
+    }
+
+    /// Looks at every error of the store: after one that says that nothing can be written durably any more, the
+    /// process has to end.
+    pub(crate) fn saw(&self, failure: &StoreError) {
+        if failure.kind() == ErrorKind::Broken && !self.broken.is_cancelled() {
+            error!(error = %Chain(failure), "the database cannot write durably, this server has to end");
+            self.broken.cancel();
+        }
+    }
+
+    /// Turns an error of the store into what an agent is told.
+    pub(crate) fn refusal_of(&self, doing: &'static str, failure: &StoreError) -> Refusal {
+        self.saw(failure);
+        if failure.is_passing() {
+            tracing::warn!(error = %Chain(failure), "could not {doing}, the agent is asked to come again");
+        } else {
+            error!(error = %Chain(failure), "could not {doing}");
+        }
+        Refusal::new(RefusalCode::Unavailable, "the database of this server cannot be used now, come again later")
+    }
+
+    /// Turns an error of the store into what an operator is told.
+    pub(crate) fn operator_error(&self, doing: &'static str, failure: StoreError) -> OperatorError {
+        self.saw(&failure);
+        match failure.kind() {
+            ErrorKind::NotFound => OperatorError::NotFound(failure.to_string()),
+            ErrorKind::Exists | ErrorKind::Refused => OperatorError::Conflict(failure.to_string()),
+            ErrorKind::Invalid => OperatorError::Invalid(failure.to_string()),
+            _ => OperatorError::Store { doing, source: failure },
+        }
+    }
+}
+
+/// Locks, whatever became of the last holder: what is guarded here is whole after every statement.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error with all its causes, for one field of a log line.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
+
 impl Engine {
     /// Puts an engine together. Nothing runs until [`Engine::run`].
     pub fn new(store: Arc<dyn Store>, outside: Outside, config: EngineConfig, services: Vec<Arc<dyn Service>>) -> Self {
-        Self { inner: Arc::new(Inner { store }) }
+        let mut server = [0; ServerId::BYTES];
+        outside.random.fill(&mut server);
+        let (ended, ended_waiting) = mpsc::unbounded_channel();
+        let streaming_to = if config.wake_url.is_empty() { LOCAL } else { &config.wake_url }.to_owned();
+        let inner = Inner {
+            store,
+            server: ServerId::from_bytes(server),
+            started: outside.clock.now(),
+            streaming_to,
+            streams: Streams::default(),
+            gates: Gates::new(config.agent_messages_per_second, config.enrolments_per_minute),
+            known: Mutex::default(),
+            tokens: TokenMemory::default(),
+            dispatch: Dispatch::new(services),
+            broadcasts: Broadcasts::default(),
+            wakeups: Wakeups::default(),
+            ended,
+            ended_waiting: Mutex::new(Some(ended_waiting)),
+            ends_open: AtomicUsize::new(0),
+            stopping: CancellationToken::new(),
+            broken: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            outside,
+            config,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The store, for reading what needs no rule (pages of agents, messages, broadcasts, files).
     pub fn store(&self) -> &Arc<dyn Store> {
-        todo!()
+        &self.inner.store
     }
 
-    /// Runs everything that happens without a request (dispatch of overdue messages, sweeps for lost wake-ups,
-    /// broadcasts, retention, heartbeats) until `stop` resolves, then drains.
-    pub async fn run(&self, stop: tokio_util::sync::CancellationToken) {
-        todo!()
+    /// This run of this server.
+    pub fn server(&self) -> ServerId {
+        self.inner.server
+    }
+
+    /// Runs everything that happens without a request (dispatch, sweeps for lost wake-ups, broadcasts, retention,
+    /// heartbeats) until `stop` resolves, then drains for at most [`muster_core::limits::DRAIN`]. To be called once.
+    pub async fn run(&self, stop: CancellationToken) {
+        self.inner.run(stop).await;
+    }
+
+    /// Resolves when the database cannot write durably any more: the process must end with an error, and recover when
+    /// it starts again.
+    pub async fn broken(&self) {
+        self.inner.broken.cancelled().await;
     }
 
     /// Handles a poll.
     pub async fn contact_poll(&self, from: ContactFrom, data: ContactData) -> Result<ContactAnswer, Refusal> {
-        todo!()
+        self.inner.contact_poll(from, data).await
     }
 
     /// Handles the first record of a stream and registers it; an older stream of the same agent ends.
     pub async fn stream_open(&self, from: ContactFrom, data: ContactData) -> Result<OpenStream, Refusal> {
-        todo!()
+        self.inner.stream_open(from, data).await
     }
 
     /// Notes a contact that the edge refused before the engine saw it (no certificate, unreadable body).
     pub async fn refusal_note(&self, agent: Option<AgentId>, address: &str, refusal: &Refusal) {
-        todo!()
+        self.inner.refusal_note(agent, address, refusal).await;
     }
 
     /// Wakes the streams of these agents that this server holds; an empty list: all, because broadcasts changed.
     pub fn wake_here(&self, agents: &[AgentId]) {
-        todo!()
+        if agents.is_empty() {
+            self.inner.broadcasts.look_again();
+        } else {
+            self.inner.streams.wake(agents, wake::MESSAGES);
+        }
     }
 
     /// Checks the authenticator of a wake-up from another server (HMAC-SHA256 over `body` with the cluster's secret).
     pub async fn wake_authentic(&self, body: &[u8], authenticator: &[u8]) -> bool {
-        todo!()
+        self.inner.wake_authentic(body, authenticator).await
     }
 
     /// Makes the authenticator for a wake-up to another server.
     pub async fn wake_authenticator(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
-        todo!()
+        self.inner.wake_authenticator(body).await
     }
 
     /// How many streams this server holds.
     pub fn streams_open(&self) -> usize {
-        todo!()
+        self.inner.streams.len()
     }
 
-    /// Checks a bearer token. `None`: unknown or lapsed.
+    /// Checks a bearer token. `None`: unknown or lapsed. A token that was withdrawn is believed for at most
+    /// [`muster_core::limits::TOKEN_MEMORY`].
     pub async fn token_check(&self, token: &str) -> Result<Option<Principal>, StoreError> {
-        todo!()
+        self.inner.token_check(token).await
     }
 
     /// Accepts a message from an operator or a service: checks it, stores it, wakes the agent's stream or hands it to
     /// its service at once. A message of the same id and content again is accepted again.
     pub async fn message_insert(&self, message: Message) -> Result<MessageId, OperatorError> {
-        todo!()
+        self.inner.message_insert(message).await
+    }
+
+    /// Makes a parked message wait again, for another [`EngineConfig::message_life`]. `false`: it is not parked.
+    pub async fn message_unpark(&self, id: MessageId, cause: &Cause) -> Result<bool, OperatorError> {
+        self.inner.message_unpark(id, cause).await
     }
 
     /// Blocks an agent; its open stream learns of it within 5 s, on whichever server.
     pub async fn agent_block(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        todo!()
+        self.inner.agent_block(id, cause).await
     }
 
     /// Takes a block back.
     pub async fn agent_unblock(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        todo!()
+        self.inner.agent_unblock(id, cause).await
     }
 
     /// Approves an agent that waits.
     pub async fn agent_approve(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        todo!()
+        self.inner.agent_approve(id, cause).await
     }
 
     /// Deletes an agent and leaves a tombstone.
     pub async fn agent_delete(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        todo!()
+        self.inner.agent_delete(id, cause).await
+    }
+
+    /// Gives an agent a label, and its stream the broadcasts that ask for it.
+    pub async fn agent_label_put(&self, id: AgentId, label: Label, cause: &Cause) -> Result<(), OperatorError> {
+        self.inner.agent_label_put(id, label, cause).await
+    }
+
+    /// Takes a label from an agent.
+    pub async fn agent_label_delete(&self, id: AgentId, label: Label, cause: &Cause) -> Result<(), OperatorError> {
+        self.inner.agent_label_delete(id, label, cause).await
     }
 
     /// Asks an agent for a new key (it comes back as a new agent). Returns the order's message id.
     pub async fn agent_rekey(&self, id: AgentId, cause: &Cause) -> Result<MessageId, OperatorError> {
-        todo!()
+        self.inner.agent_rekey(id, cause).await
     }
 
     /// Creates a broadcast and tells every server.
     pub async fn broadcast_create(&self, broadcast: Broadcast, cause: &Cause) -> Result<BroadcastId, OperatorError> {
-        todo!()
+        self.inner.broadcast_create(broadcast, cause).await
     }
 
     /// Switches broadcasts off.
     pub async fn broadcast_disable(&self, ids: &[BroadcastId], cause: &Cause) -> Result<(), OperatorError> {
-        todo!()
+        self.inner.broadcast_disable(ids, cause).await
     }
 }

@@ -5,14 +5,28 @@
 //! servers are handed in.
 
 pub mod access;
+mod broadcasts;
 pub mod config;
 pub mod contact;
 pub mod dispatch;
 pub mod engine;
+mod gates;
+mod identity;
+mod intake;
+mod jobs;
+mod mailbox;
 pub mod outside;
+mod registry;
+mod stream;
+mod wakeups;
 
+pub use access::{Principal, Role};
 pub use config::{EngineConfig, EnrolmentPolicy};
-pub use contact::{Refusal, RefusalCode, StreamEnd, StreamEvent, StreamIn, StreamOut};
+pub use contact::{ContactFrom, Refusal, RefusalCode};
 pub use dispatch::{Service, ServiceError};
 pub use engine::{Engine, OperatorError};
 pub use outside::{Outside, Random, SystemCodec, Waker};
+pub use stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
+
+#[cfg(test)]
+mod testing;

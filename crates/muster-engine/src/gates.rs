@@ -1,0 +1,179 @@
+//! Gates: how much one agent may send, how many new machines one network may bring, and how many refusals it may leave
+//! in the database.
+//!
+//! Stays true: a gate is asked before anything is written, and holds a few bytes for each name that was seen lately.
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DefaultKeyedStateStore;
+use governor::{Quota, RateLimiter};
+use muster_core::{AgentId, limits};
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The network that an address counts for: an IPv4 /24 or an IPv6 /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Network {
+    V4([u8; 3]),
+    V6([u8; 8]),
+    /// What is no address: a local socket, or a name that a proxy made up.
+    Other,
+}
+
+impl Network {
+    /// Reads `ip:port`.
+    pub(crate) fn of(address: &str) -> Self {
+        let Ok(address) = address.parse::<SocketAddr>() else {
+            return Self::Other;
+        };
+        match address.ip().to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip.octets()[..3].try_into().expect("an IPv4 address has more than 3 bytes")),
+            IpAddr::V6(ip) => Self::V6(ip.octets()[..8].try_into().expect("an IPv6 address has more than 8 bytes")),
+        }
+    }
+}
+
+/// Time for the limiters: the runtime's, which tests can move and which never goes back.
+#[derive(Debug, Clone)]
+struct Ticks {
+    start: Instant,
+}
+
+impl Clock for Ticks {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+struct Gate<K: Hash + Eq + Clone> {
+    limiter: RateLimiter<K, DefaultKeyedStateStore<K>, Ticks, NoOpMiddleware<Duration>>,
+    burst: u32,
+    ticks: Ticks,
+}
+
+impl<K: Hash + Eq + Clone> Gate<K> {
+    fn new(quota: Quota, ticks: &Ticks) -> Self {
+        let limiter = RateLimiter::new(quota, DefaultKeyedStateStore::default(), ticks.clone());
+        Self { limiter, burst: quota.burst_size().get(), ticks: ticks.clone() }
+    }
+
+    /// Takes `count` places (at most a whole burst), or says how long to wait until there are as many.
+    fn pass(&self, key: &K, count: u32) -> Result<(), Duration> {
+        let count = NonZeroU32::new(count.clamp(1, self.burst)).expect("at least 1 after clamping");
+        match self.limiter.check_key_n(key, count) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_until)) => Err(not_until.wait_time_from(self.ticks.now())),
+            Err(_) => Err(Duration::from_secs(1)),
+        }
+    }
+
+    fn forget(&self) {
+        self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+}
+
+/// All gates of one server.
+pub(crate) struct Gates {
+    agents: Option<Gate<AgentId>>,
+    enrolments: Option<Gate<Network>>,
+    refusal_rows: Gate<Network>,
+}
+
+impl Gates {
+    /// Rates of 0 mean no limit.
+    pub(crate) fn new(agent_messages_per_second: u32, enrolments_per_minute: u32) -> Self {
+        let ticks = Ticks { start: Instant::now() };
+        let agents = NonZeroU32::new(agent_messages_per_second).map(|rate| {
+            // A burst below one whole contact could never be served.
+            let contact = u32::try_from(limits::CONTACT_MESSAGES_MAX).expect("100 fits 32 bits");
+            let burst = NonZeroU32::new(rate.get().saturating_mul(10).max(contact)).expect("at least 100");
+            Gate::new(Quota::per_second(rate).allow_burst(burst), &ticks)
+        });
+        let enrolments = NonZeroU32::new(enrolments_per_minute).map(|rate| Gate::new(Quota::per_minute(rate), &ticks));
+        let rows = NonZeroU32::new(limits::REFUSAL_ROWS_PER_MINUTE).expect("the ceiling is not zero");
+        Self { agents, enrolments, refusal_rows: Gate::new(Quota::per_minute(rows), &ticks) }
+    }
+
+    /// Lets an agent send `messages`, or says how long it must wait. An empty contact counts as one message.
+    pub(crate) fn agent(&self, agent: AgentId, messages: usize) -> Result<(), Duration> {
+        let count = u32::try_from(messages).unwrap_or(u32::MAX);
+        self.agents.as_ref().map_or(Ok(()), |gate| gate.pass(&agent, count))
+    }
+
+    /// Lets one new machine in from a network, or says how long it must wait.
+    pub(crate) fn enrolment(&self, network: Network) -> Result<(), Duration> {
+        self.enrolments.as_ref().map_or(Ok(()), |gate| gate.pass(&network, 1))
+    }
+
+    /// Whether one more refusal of this network is worth a row.
+    pub(crate) fn refusal_row(&self, network: Network) -> bool {
+        self.refusal_rows.pass(&network, 1).is_ok()
+    }
+
+    /// Forgets everybody who has not come near a limit lately.
+    pub(crate) fn forget(&self) {
+        if let Some(gate) = &self.agents {
+            gate.forget();
+        }
+        if let Some(gate) = &self.enrolments {
+            gate.forget();
+        }
+        self.refusal_rows.forget();
+    }
+}
+
+impl std::fmt::Debug for Gates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gates")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_a_24_and_a_64() {
+        assert_eq!(Network::of("192.0.2.7:443"), Network::of("192.0.2.200:1"));
+        assert_ne!(Network::of("192.0.2.7:443"), Network::of("192.0.3.7:443"));
+        assert_eq!(Network::of("[::ffff:192.0.2.7]:9"), Network::of("192.0.2.1:9"));
+        assert_eq!(Network::of("[2001:db8::1]:9"), Network::of("[2001:db8::ffff:1]:9"));
+        assert_ne!(Network::of("[2001:db8::1]:9"), Network::of("[2001:db8:0:1::1]:9"));
+        assert_eq!(Network::of("unix"), Network::Other);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_brings_so_many_machines_a_minute_and_others_are_not_touched() {
+        let gates = Gates::new(0, 3);
+        let (one, other) = (Network::of("192.0.2.7:1"), Network::of("198.51.100.7:1"));
+        for _ in 0..3 {
+            assert_eq!(gates.enrolment(one), Ok(()));
+        }
+        let wait = gates.enrolment(one).unwrap_err();
+        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(20), "{wait:?}");
+        assert_eq!(gates.enrolment(other), Ok(()));
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(gates.enrolment(one), Ok(()));
+        assert!(gates.enrolment(one).is_err());
+        gates.forget();
+        assert!(gates.enrolment(one).is_err(), "somebody near the limit is not forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_holds_at_least_one_whole_contact() {
+        let gates = Gates::new(1, 0);
+        let agent = AgentId::from_bytes([1; 8]);
+        assert_eq!(gates.agent(agent, 100), Ok(()));
+        assert!(gates.agent(agent, 1).is_err());
+        assert_eq!(gates.agent(AgentId::from_bytes([2; 8]), 1), Ok(()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(gates.agent(agent, 0), Ok(()));
+        assert!(gates.agent(agent, 0).is_err());
+    }
+}

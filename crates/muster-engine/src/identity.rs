@@ -1,0 +1,250 @@
+//! Identity: who becomes an agent, and what becomes of one.
+//!
+//! Stays true: the network's gate is passed before anything of a new machine is written; an enrolment token is known
+//! here only by its hash, and spent in the transaction that uses it.
+
+use crate::contact::{ContactFrom, Refusal, RefusalCode, deleted, key_mismatch, security_event};
+use crate::engine::{Chain, Inner, OperatorError, lock};
+use crate::gates::Network;
+use crate::intake::claimed_labels;
+use crate::{EnrolmentPolicy, registry::wake};
+use metrics::counter;
+use muster_core::system::{self, SystemOrder};
+use muster_core::{Address, AgentId, AgentState, Cause, ContactId, Label, Message, MessageId, Timestamp, limits};
+use muster_store::agents::{Enrolled, Enrolment};
+use muster_store::cluster::JournalRow;
+use muster_store::{ErrorKind, StoreError};
+use sha2::{Digest, Sha256};
+use tracing::{info, warn};
+
+impl Inner {
+    /// Makes a machine known, if it is not and may be.
+    pub(crate) async fn enrol_unless_known(
+        &self,
+        agent: AgentId,
+        from: &ContactFrom,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if lock(&self.known).contains(&agent) {
+            return Ok(());
+        }
+        let known = self.store.agent_get(agent).await;
+        if known.map_err(|failure| self.refusal_of("look up an agent", &failure))?.is_none() {
+            self.enrol(agent, from, now).await?;
+        }
+        let mut known = lock(&self.known);
+        if known.len() >= limits::AGENTS_REMEMBERED {
+            known.clear();
+        }
+        known.insert(agent);
+        Ok(())
+    }
+
+    async fn enrol(&self, agent: AgentId, from: &ContactFrom, now: Timestamp) -> Result<(), Refusal> {
+        let Admission { state, token } = self.admission(from)?;
+        self.gates.enrolment(Network::of(&from.address)).map_err(|wait| {
+            Refusal::again_after(RefusalCode::EnrolmentRate, "too many new machines from this network", wait)
+        })?;
+        // What a machine claims is never proof of anything: labels that are no labels are left out, not refused.
+        let labels = claimed_labels(from.labels.clone()).unwrap_or_default().into_iter().map(Label::client).collect();
+        let enrolment = Enrolment { id: agent, key: from.key.clone(), labels, state, token };
+        let enrolled = self.store.agent_enrol(enrolment, now).await;
+        match enrolled.map_err(|failure| self.refusal_of("enrol an agent", &failure))? {
+            Enrolled::Yes(known) => {
+                counter!("muster_engine_enrolments_total", "state" => known.state.word()).increment(1);
+                info!(agent.id = %agent, address = from.address, "agent {agent} is new and {}", known.state);
+                Ok(())
+            }
+            Enrolled::OtherKey => Err(key_mismatch(agent, from)),
+            Enrolled::Deleted => Err(deleted()),
+            Enrolled::TokenRefused => {
+                security_event("token_refused", agent, &from.address, "an enrolment token was refused");
+                Err(Refusal::new(
+                    RefusalCode::EnrolmentRefused,
+                    "the enrolment token is not known, lapsed, withdrawn or used up",
+                ))
+            }
+        }
+    }
+
+    /// Decides whether a machine may become an agent, and how.
+    fn admission(&self, from: &ContactFrom) -> Result<Admission, Refusal> {
+        let refused = |reason: &str| Err(Refusal::new(RefusalCode::EnrolmentRefused, reason));
+        match self.config.enrolment {
+            EnrolmentPolicy::Open => Ok(Admission { state: AgentState::Enrolled, token: None }),
+            EnrolmentPolicy::Approval => Ok(Admission { state: AgentState::Waiting, token: None }),
+            EnrolmentPolicy::Closed => refused("this server takes no new machines"),
+            EnrolmentPolicy::Label => {
+                if from.labels.iter().any(|label| self.config.enrolment_labels.contains(label)) {
+                    Ok(Admission { state: AgentState::Enrolled, token: None })
+                } else {
+                    refused("new machines must claim a label that this one does not")
+                }
+            }
+            EnrolmentPolicy::Token => {
+                let token = from.labels.iter().find_map(|label| label.strip_prefix(system::ENROL_TOKEN_PREFIX));
+                let Some(token) = token else {
+                    return refused("new machines must show an enrolment token");
+                };
+                let token = Some(Sha256::digest(token.as_bytes()).into());
+                Ok(Admission { state: AgentState::Enrolled, token })
+            }
+        }
+    }
+
+    /// The demand for a new key that a blocked agent is given. There is one for each day and agent: asked for again,
+    /// it is the same message, so that they do not pile up. `None`: the store failed, which was logged.
+    pub(crate) async fn rekey_order(&self, agent: AgentId, contact: ContactId) -> Option<Message> {
+        match self.rekey_order_stored(agent, contact).await {
+            Ok(order) => Some(order),
+            Err(failure) => {
+                self.saw(&failure);
+                warn!(error = %Chain(&failure), agent.id = %agent, "could not store the demand for a new key");
+                None
+            }
+        }
+    }
+
+    pub(crate) async fn rekey_order_stored(&self, agent: AgentId, contact: ContactId) -> Result<Message, StoreError> {
+        let now = self.now();
+        let order = Message {
+            expires: Some(now.plus(limits::REKEY_LIFE)),
+            ..self.rekey_message(block_rekey_id(agent, now), agent, now)
+        };
+        if self.store.message_get(&[order.id], false).await?.is_empty() {
+            self.store.message_put(vec![order.clone()], Some(contact), now).await?;
+        }
+        Ok(order)
+    }
+
+    fn rekey_message(&self, id: MessageId, agent: AgentId, now: Timestamp) -> Message {
+        Message {
+            message_type: system::REKEY_REQUEST.to_owned(),
+            payload: self.outside.codec.encode(&SystemOrder::Rekey),
+            ..Message::new(id, Address::server(system::SERVICE), Address::agent(agent, system::SERVICE), now)
+        }
+    }
+
+    pub(crate) async fn agent_block(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
+        self.state_set("block an agent", id, AgentState::Blocked, cause).await
+    }
+
+    pub(crate) async fn agent_unblock(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
+        match self.state_of(id).await? {
+            AgentState::Waiting => {
+                return Err(OperatorError::Conflict(format!("agent {id} is not blocked, it waits: approve it")));
+            }
+            AgentState::Enrolled | AgentState::Blocked | AgentState::Deleted => {}
+        }
+        // The demands for a new key go first: an agent that may come back as it was must not find one.
+        let now = self.now();
+        for order in [block_rekey_id(id, now), block_rekey_id(id, now.minus(limits::REKEY_LIFE))] {
+            let cancelled = self.store.message_cancel(order, now, cause).await;
+            if let Err(failure) = cancelled
+                && failure.kind() != ErrorKind::NotFound
+            {
+                return Err(self.operator_error("cancel the demand for a new key", failure));
+            }
+        }
+        self.state_set("unblock an agent", id, AgentState::Enrolled, cause).await
+    }
+
+    pub(crate) async fn agent_approve(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
+        if self.state_of(id).await? == AgentState::Blocked {
+            return Err(OperatorError::Conflict(format!("agent {id} does not wait, it is blocked: unblock it")));
+        }
+        self.state_set("approve an agent", id, AgentState::Enrolled, cause).await
+    }
+
+    pub(crate) async fn agent_delete(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
+        self.state_set("delete an agent", id, AgentState::Deleted, cause).await
+    }
+
+    pub(crate) async fn agent_rekey(&self, id: AgentId, cause: &Cause) -> Result<MessageId, OperatorError> {
+        let now = self.now();
+        let order = self.rekey_message(self.message_id(now), id, now);
+        let order = self.message_insert(order).await?;
+        let row = JournalRow {
+            number: 0,
+            at: now,
+            cause: cause.clone(),
+            action: "agent.rekey".to_owned(),
+            subject: id.to_string(),
+            details: serde_json::json!({ "message": order.to_string() }).to_string(),
+        };
+        let written = self.store.journal_put(row).await;
+        written.map_err(|failure| self.operator_error("write the journal", failure))?;
+        Ok(order)
+    }
+
+    pub(crate) async fn agent_label_put(&self, id: AgentId, label: Label, cause: &Cause) -> Result<(), OperatorError> {
+        let put = self.store.agent_label_put(id, label, self.now(), cause).await;
+        put.map_err(|failure| self.operator_error("give an agent a label", failure))?;
+        if let Some(stream) = self.streams.get(id) {
+            stream.broadcasts_again();
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn agent_label_delete(
+        &self,
+        id: AgentId,
+        label: Label,
+        cause: &Cause,
+    ) -> Result<(), OperatorError> {
+        let gone = self.store.agent_label_delete(id, label, self.now(), cause).await;
+        gone.map_err(|failure| self.operator_error("take a label from an agent", failure))
+    }
+
+    async fn state_of(&self, id: AgentId) -> Result<AgentState, OperatorError> {
+        let agent = self.store.agent_get(id).await;
+        let agent = agent.map_err(|failure| self.operator_error("look up an agent", failure))?;
+        agent.map(|agent| agent.state).ok_or_else(|| OperatorError::NotFound(format!("agent {id} is not known")))
+    }
+
+    async fn state_set(
+        &self,
+        doing: &'static str,
+        id: AgentId,
+        state: AgentState,
+        cause: &Cause,
+    ) -> Result<(), OperatorError> {
+        let set = self.store.agent_state_set(id, state, self.now(), cause).await;
+        set.map_err(|failure| self.operator_error(doing, failure))?;
+        // A stream held by another server learns of it from that server's own sweep.
+        if let Some(stream) = self.streams.get(id) {
+            stream.state_note(state);
+            stream.wake(wake::LOOK);
+        }
+        Ok(())
+    }
+}
+
+struct Admission {
+    state: AgentState,
+    token: Option<[u8; 32]>,
+}
+
+/// The id of the demand for a new key that `agent` is given while it is blocked, on the day of `now`. Ids of agents'
+/// own messages are hashes of something else, so none of them can take its place.
+fn block_rekey_id(agent: AgentId, now: Timestamp) -> MessageId {
+    let life = i64::try_from(limits::REKEY_LIFE.as_nanos()).expect("a day of nanoseconds fits 63 bits");
+    let day = Timestamp::from_nanos(now.as_nanos().div_euclid(life).saturating_mul(life));
+    let digest = Sha256::new().chain_update(b"muster rekey of a blocked agent\0").chain_update(agent.as_bytes());
+    let digest: [u8; 32] = digest.finalize().into();
+    MessageId::ordered(day, digest[..24].try_into().expect("a SHA-256 has more than 24 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blocked_agent_has_one_demand_a_day() {
+        let (one, other) = (AgentId::from_bytes([1; 8]), AgentId::from_bytes([2; 8]));
+        let at = |hours: i64| Timestamp::from_secs(hours * 3600);
+        assert_eq!(block_rekey_id(one, at(24)), block_rekey_id(one, at(47)));
+        assert_ne!(block_rekey_id(one, at(24)), block_rekey_id(one, at(48)));
+        assert_ne!(block_rekey_id(one, at(24)), block_rekey_id(other, at(24)));
+    }
+}

@@ -1,0 +1,384 @@
+//! Streams: contacts that stay open.
+//!
+//! Stays true: a stream is registered before it first looks for messages, so that nothing falls between; what was
+//! taken from the store for a stream is sent or falls due again within seconds after the stream has broken; a stream
+//! that waits holds no task and no timer of the engine's, only those of whoever waits in [`StreamOut::next`].
+
+use crate::contact::{
+    Admitted, ContactFrom, Kind, Refusal, RefusalCode, deleted, key_mismatch, rate_refusal, shape_check,
+    too_many_services,
+};
+use crate::engine::{Chain, Inner};
+use crate::intake::{Judged, intake_done};
+use crate::jobs::Ended;
+use crate::registry::{Held, Stream, wake};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use metrics::{counter, gauge};
+use muster_core::contact::{ContactAnswer, ContactData};
+use muster_core::{AgentState, Message, limits, retry, system};
+use muster_store::StoreError;
+use muster_store::agents::{Claim, Effect, Intake, RecordPut};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::warn;
+
+/// What a stream has to send.
+#[derive(Debug)]
+pub enum StreamEvent {
+    /// Messages for the agent, at most 100.
+    Messages(Vec<Message>),
+    /// The stream must end: say `done_sending`, wait for outstanding records, close.
+    End(StreamEnd),
+}
+
+/// Why a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// Its time is over.
+    Life,
+    /// The server stops.
+    Stopping,
+    /// Another stream of the same agent has taken its place.
+    Replaced,
+    /// The agent was deleted, or blocked and has acknowledged its new key: close at once.
+    Gone,
+}
+
+/// An open stream, as [`crate::Engine::stream_open`] gives it.
+#[derive(Debug)]
+pub struct OpenStream {
+    /// The first answer.
+    pub answer: ContactAnswer,
+    /// For the side that reads.
+    pub incoming: StreamIn,
+    /// For the side that writes.
+    pub outgoing: StreamOut,
+}
+
+/// The reading side of a stream. Dropping both sides ends the stream for the engine.
+pub struct StreamIn {
+    held: Arc<Held>,
+}
+
+impl fmt::Debug for StreamIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamIn").field("stream", &self.held.stream).finish_non_exhaustive()
+    }
+}
+
+impl StreamIn {
+    /// Stores a further record; acknowledge it only when this returns `Ok`, and close the stream when it does not.
+    ///
+    /// An agent that sends more than it may is not refused at once: this waits, and so does the agent.
+    pub async fn record(&mut self, from: &ContactFrom, data: ContactData) -> Result<(), Refusal> {
+        let Held { inner, stream } = &*self.held;
+        let recorded = inner.stream_record(stream, from, data).await;
+        inner.contact_judged(Kind::Record, from, stream.agent, recorded).await
+    }
+}
+
+/// The writing side of a stream.
+pub struct StreamOut {
+    held: Arc<Held>,
+    /// What is being taken from the store. It is kept here, so that a wait that is given up loses nothing.
+    work: Option<BoxFuture<'static, Collected>>,
+    ends: Instant,
+    /// When to look again without being woken, and for what.
+    later: Option<(Instant, u8)>,
+    failures: u32,
+}
+
+impl fmt::Debug for StreamOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamOut").field("stream", &self.held.stream).finish_non_exhaustive()
+    }
+}
+
+impl StreamOut {
+    /// Waits until there is something to send. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> StreamEvent {
+        loop {
+            if let Some(end) = self.lost_end() {
+                return StreamEvent::End(end);
+            }
+            if let Some(work) = &mut self.work {
+                let collected = work.await;
+                self.work = None;
+                let messages = self.collected(collected);
+                if !messages.is_empty() {
+                    return StreamEvent::Messages(messages);
+                }
+                continue;
+            }
+            if let Some(end) = self.timely_end() {
+                return StreamEvent::End(end);
+            }
+            let wanted = self.held.stream.take_work() | self.take_later();
+            if wanted != 0 {
+                self.work = Some(collect(Arc::clone(&self.held.inner), Arc::clone(&self.held.stream), wanted).boxed());
+                continue;
+            }
+            let until = self.later.map_or(self.ends, |(at, _)| at.min(self.ends));
+            tokio::select! {
+                () = self.held.stream.rung() => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// When the stream's time is over: [`StreamEnd::Life`] comes then.
+    pub fn ends(&self) -> Instant {
+        self.ends
+    }
+
+    /// An end that makes what is still on its way worthless.
+    fn lost_end(&self) -> Option<StreamEnd> {
+        let stream = &self.held.stream;
+        if stream.is_marked(wake::GONE) {
+            return Some(StreamEnd::Gone);
+        }
+        stream.is_marked(wake::REPLACED).then_some(StreamEnd::Replaced)
+    }
+
+    /// An end that waits for what was taken from the store already.
+    fn timely_end(&self) -> Option<StreamEnd> {
+        if self.held.inner.stopping.is_cancelled() {
+            return Some(StreamEnd::Stopping);
+        }
+        (Instant::now() >= self.ends).then_some(StreamEnd::Life)
+    }
+
+    fn take_later(&mut self) -> u8 {
+        match self.later {
+            Some((at, wanted)) if at <= Instant::now() => {
+                self.later = None;
+                wanted
+            }
+            _ => 0,
+        }
+    }
+
+    fn collected(&mut self, Collected { messages, again, failed }: Collected) -> Vec<Message> {
+        self.held.stream.mark(again);
+        if failed == 0 {
+            self.failures = 0;
+        } else {
+            let jitter = self.held.inner.outside.random.unit();
+            let wait = retry::backoff(Duration::from_millis(200), Duration::from_secs(5), self.failures, jitter);
+            self.failures = self.failures.saturating_add(1);
+            self.look_later(Instant::now() + wait, failed);
+        }
+        messages
+    }
+
+    fn look_later(&mut self, at: Instant, wanted: u8) {
+        self.later = Some(self.later.map_or((at, wanted), |(then, also)| (then.min(at), also | wanted)));
+    }
+}
+
+/// What was taken from the store for a stream.
+#[derive(Debug, Default)]
+struct Collected {
+    messages: Vec<Message>,
+    /// What there is more of.
+    again: u8,
+    /// What did not work.
+    failed: u8,
+}
+
+async fn collect(inner: Arc<Inner>, stream: Arc<Stream>, wanted: u8) -> Collected {
+    let collected = inner.stream_collect(&stream, wanted).await;
+    counter!("muster_engine_messages_out_total", "kind" => "stream").increment(collected.messages.len() as u64);
+    collected
+}
+
+impl Inner {
+    pub(crate) async fn stream_open(
+        self: &Arc<Self>,
+        from: ContactFrom,
+        data: ContactData,
+    ) -> Result<OpenStream, Refusal> {
+        let agent = from.agent();
+        let tokens = data.allowed.clone();
+        let admitted = self.contact_admit(Kind::Stream, &from, data).await;
+        let Admitted { now, nonce, recorded } = self.contact_judged(Kind::Stream, &from, agent, admitted).await?;
+        let stream = Arc::new(Stream::new(agent, recorded.contact, recorded.state, tokens));
+        self.streams.register(&stream);
+        self.streams_gauge();
+        let held = Arc::new(Held { inner: Arc::clone(self), stream: Arc::clone(&stream) });
+        let mut outgoing = StreamOut {
+            held: Arc::clone(&held),
+            work: None,
+            ends: Instant::now() + self.config.stream_life,
+            later: None,
+            failures: 0,
+        };
+        // What an earlier contact was handed and the acknowledgements of this one did not name comes again soon.
+        match self.store.message_release(agent, now.plus(limits::STREAM_RELEASE)).await {
+            Ok(0) => {}
+            Ok(_) => outgoing.look_later(Instant::now() + limits::STREAM_RELEASE, wake::MESSAGES),
+            Err(failure) => {
+                self.saw(&failure);
+                warn!(error = %Chain(&failure), agent.id = %agent, "could not release messages of an earlier contact");
+            }
+        }
+        let first = match recorded.state {
+            AgentState::Enrolled => wake::MESSAGES,
+            AgentState::Blocked => wake::REKEY,
+            AgentState::Waiting | AgentState::Deleted => 0,
+        };
+        let messages = outgoing.collected(collect(Arc::clone(self), Arc::clone(&stream), first).await);
+        if recorded.state == AgentState::Enrolled {
+            stream.mark(wake::BROADCASTS);
+        }
+        let answer = ContactAnswer { nonce, messages };
+        Ok(OpenStream { answer, incoming: StreamIn { held }, outgoing })
+    }
+
+    /// Takes from the store what a stream was woken for.
+    async fn stream_collect(&self, stream: &Stream, wanted: u8) -> Collected {
+        let mut collected = Collected::default();
+        if wanted & wake::REKEY != 0 && stream.state() == AgentState::Blocked {
+            match self.rekey_order(stream.agent, stream.contact).await {
+                Some(order) => {
+                    stream.rekey_note(order.id);
+                    collected.messages.push(order);
+                }
+                None => collected.failed |= wake::REKEY,
+            }
+            return collected;
+        }
+        if stream.state() != AgentState::Enrolled {
+            return collected;
+        }
+        if wanted & wake::MESSAGES != 0 {
+            self.stream_claim(stream, &mut collected).await;
+        }
+        if wanted & wake::BROADCASTS != 0 {
+            let room = limits::CONTACT_MESSAGES_MAX - collected.messages.len();
+            match self.broadcasts_stream(stream, room).await {
+                Ok((messages, true)) => collected.messages.extend(messages),
+                Ok((messages, false)) => {
+                    collected.messages.extend(messages);
+                    collected.again |= wake::BROADCASTS;
+                }
+                Err(failure) => {
+                    self.collect_failed("give broadcasts to a stream", stream, &failure);
+                    collected.failed |= wake::BROADCASTS;
+                }
+            }
+        }
+        collected
+    }
+
+    async fn stream_claim(&self, stream: &Stream, collected: &mut Collected) {
+        let limit = u32::try_from(limits::CONTACT_MESSAGES_MAX).expect("100 fits 32 bits");
+        let claim = Claim { limit, per_service: stream.tokens(), lease: limits::AGENT_RETRY };
+        match self.store.message_claim_due(stream.agent, claim, Some(stream.contact), self.now()).await {
+            Ok(messages) => {
+                stream.tokens_spend(&messages);
+                let is_rekey = |message: &&Message| {
+                    message.destination.service == system::SERVICE && message.message_type == system::REKEY_REQUEST
+                };
+                if let Some(rekey) = messages.iter().rfind(is_rekey) {
+                    stream.rekey_note(rekey.id);
+                }
+                if messages.len() >= limits::CONTACT_MESSAGES_MAX {
+                    collected.again |= wake::MESSAGES;
+                }
+                collected.messages = messages;
+            }
+            Err(failure) => {
+                self.collect_failed("take messages for a stream", stream, &failure);
+                collected.failed |= wake::MESSAGES;
+            }
+        }
+    }
+
+    fn collect_failed(&self, doing: &'static str, stream: &Stream, failure: &StoreError) {
+        self.saw(failure);
+        warn!(error = %Chain(failure), agent.id = %stream.agent, "could not {doing}, trying again");
+    }
+
+    async fn stream_record(&self, stream: &Stream, from: &ContactFrom, data: ContactData) -> Result<(), Refusal> {
+        let agent = stream.agent;
+        if from.agent() != agent {
+            return Err(key_mismatch(agent, from));
+        }
+        shape_check(&data)?;
+        self.rate_wait(stream, data.messages.len()).await?;
+        let now = self.now();
+        let Judged { intake, rejected, deliveries } = self.intake(agent, from, data.messages, now);
+        let speaks = Speaks::of(&intake, stream);
+        if !intake.is_empty() || !rejected.is_empty() {
+            let put = RecordPut { agent, contact: stream.contact, at: now, intake, rejected };
+            let recorded = self.store.record_put(put).await;
+            let Some(recorded) = recorded.map_err(|failure| self.refusal_of("store a record", &failure))? else {
+                stream.state_note(AgentState::Deleted);
+                return Err(deleted());
+            };
+            intake_done(agent, &recorded, deliveries);
+            stream.state_note(recorded.state);
+        }
+        stream.tokens_add(data.allowed).map_err(|_| too_many_services())?;
+        if speaks.labels {
+            stream.broadcasts_again();
+        }
+        if speaks.took_rekey {
+            // The agent has its new key now; what comes under the old one is over.
+            stream.wake(wake::GONE);
+        }
+        Ok(())
+    }
+
+    /// Waits until the agent may send so many messages, or refuses when that would take too long.
+    async fn rate_wait(&self, stream: &Stream, messages: usize) -> Result<(), Refusal> {
+        if messages == 0 {
+            return Ok(());
+        }
+        let start = Instant::now();
+        while let Err(wait) = self.gates.agent(stream.agent, messages) {
+            if start.elapsed() + wait > limits::RATE_WAIT_MAX {
+                return Err(rate_refusal(wait));
+            }
+            if self.stopping.run_until_cancelled(sleep(wait)).await.is_none() {
+                return Err(Refusal::new(RefusalCode::Stopping, "this server is stopping, come again"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn stream_closed(&self, stream: &Arc<Stream>) {
+        let replaced = !self.streams.remove(stream);
+        self.streams_gauge();
+        self.ends_open.fetch_add(1, Ordering::AcqRel);
+        // Without a receiver the server is past its end; the next contact of the agent sets things right.
+        let _ = self.ended.send(Ended { agent: stream.agent, contact: stream.contact, replaced });
+    }
+
+    fn streams_gauge(&self) {
+        #[expect(clippy::cast_precision_loss, reason = "a server holds far fewer than 2^52 streams")]
+        gauge!("muster_engine_streams_open").set(self.streams.len() as f64);
+    }
+}
+
+/// What in a record changes how its stream goes on.
+struct Speaks {
+    labels: bool,
+    took_rekey: bool,
+}
+
+impl Speaks {
+    fn of(intake: &[Intake], stream: &Stream) -> Self {
+        let rekey = stream.rekey();
+        let takes = |effect: &Effect| matches!((effect, &rekey), (Effect::Acknowledge(ids), Some(rekey)) if ids.contains(rekey));
+        Self {
+            labels: intake.iter().any(|one| matches!(one.effect, Effect::ClientLabels(_))),
+            took_rekey: intake.iter().any(|one| takes(&one.effect)),
+        }
+    }
+}

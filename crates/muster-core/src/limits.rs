@@ -52,6 +52,16 @@ pub const PAGE_ROWS_MAX: u32 = 1000;
 pub const PAGE_ROWS_DEFAULT: u32 = 100;
 /// Bytes of a gRPC request to the admin door (gRPC's own default).
 pub const ADMIN_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Connections open at once to the admin door.
+pub const ADMIN_CONNECTIONS_MAX: usize = 1024;
+/// Calls under way at once on one connection to the admin door.
+pub const ADMIN_CALLS_MAX: u32 = 256;
+/// Bytes of one file of a service that writes messages to a directory, before the next is begun.
+pub const SPOOL_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Messages that such a service writes in one go.
+pub const SPOOL_BATCH_MAX: usize = 1000;
+/// Wake-ups waiting to be sent to one server; more are forgotten, and the sweep finds what they were about.
+pub const WAKE_QUEUE_MAX: usize = 10_000;
 /// Bytes of a REST request's JSON body.
 pub const REST_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Agent ids in one wake-up between servers.

@@ -3,7 +3,12 @@
 //! Stays true: a door decides nothing but who is there and what was said; permission and effect are the engine's and
 //! the store's. Not here: SQL, policy, and what any other program would need.
 
+pub mod admin;
+pub mod codec;
 pub mod config;
+pub mod pki;
+pub mod private_file;
 pub mod serve;
+pub mod services;
 
 pub use config::Config;

@@ -60,8 +60,6 @@ pub const ADMIN_CALLS_MAX: u32 = 256;
 pub const SPOOL_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Messages that such a service writes in one go.
 pub const SPOOL_BATCH_MAX: usize = 1000;
-/// Wake-ups waiting to be sent to one server; more are forgotten, and the sweep finds what they were about.
-pub const WAKE_QUEUE_MAX: usize = 10_000;
 /// Bytes of a REST request's JSON body.
 pub const REST_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Agent ids in one wake-up between servers.

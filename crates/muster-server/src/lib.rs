@@ -4,6 +4,7 @@
 //! the store's. Not here: SQL, policy, and what any other program would need.
 
 pub mod admin;
+pub mod agent_config;
 pub mod codec;
 pub mod config;
 pub mod pki;

@@ -367,14 +367,15 @@ pub fn validity(der: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp, Vec<S
         x509_parser::parse_x509_certificate(der).map_err(|error| format!("not an X.509 certificate ({error})"))?;
     let moment = |time: x509_parser::time::ASN1Time| Timestamp::from_secs(time.timestamp());
     let alternatives = certificate.subject_alternative_name().ok().flatten();
-    let names = alternatives.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => match bytes.len() {
-            4 => <[u8; 4]>::try_from(*bytes).ok().map(|octets| IpAddr::from(octets).to_string()),
-            _ => <[u8; 16]>::try_from(*bytes).ok().map(|octets| IpAddr::from(octets).to_string()),
-        },
-        _ => None,
-    });
+    let names =
+        alternatives.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => match bytes.len() {
+                4 => <[u8; 4]>::try_from(*bytes).ok().map(|octets| IpAddr::from(octets).to_string()),
+                _ => <[u8; 16]>::try_from(*bytes).ok().map(|octets| IpAddr::from(octets).to_string()),
+            },
+            _ => None,
+        });
     Ok((moment(certificate.validity().not_before), moment(certificate.validity().not_after), names.collect()))
 }
 

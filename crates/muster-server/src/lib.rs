@@ -7,9 +7,11 @@ pub mod admin;
 pub mod agent_config;
 pub mod codec;
 pub mod config;
+pub mod observe;
 pub mod pki;
 pub mod private_file;
 pub mod serve;
 pub mod services;
+pub mod world;
 
 pub use config::Config;

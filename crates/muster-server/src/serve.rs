@@ -2,6 +2,9 @@
 
 use crate::Config;
 
+/// The file of the data directory that names the addresses of a running server.
+pub const ADDRESSES: &str = "addresses.json";
+
 /// Why a server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {doing}")]

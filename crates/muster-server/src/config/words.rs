@@ -25,7 +25,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The longest length of time that can be configured or asked for.
-const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
+const DURATION_MAX: Duration = Duration::from_hours(100 * 366 * 24);
 
 /// A length of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,7 +35,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secs = self.0.as_secs();
         let parts = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
-        match parts.into_iter().find(|(unit, _)| secs % unit == 0 && secs > 0) {
+        match parts.into_iter().find(|(unit, _)| secs.is_multiple_of(*unit) && secs > 0) {
             Some((unit, word)) if self.0.subsec_nanos() == 0 => write!(f, "{}{word}", secs / unit),
             _ => write!(f, "{}ms", self.0.as_millis()),
         }

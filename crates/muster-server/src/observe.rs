@@ -1,0 +1,149 @@
+//! What people see of a running server: log lines, metrics, health.
+//!
+//! Stays true: no body, token or password is ever logged; every label of a metric has a bounded set of values.
+//! Not here: which requests there are (`rest`).
+
+use crate::config::{LogFormat, Logs};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::error::Error;
+use std::fmt;
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// An error with all its causes, for one field of a log line or one sentence to a person.
+pub struct Chain<'a>(pub &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Changes what is logged while the server runs.
+#[derive(Debug, Clone)]
+pub struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>);
+
+impl LogLevel {
+    /// Sets the level anew.
+    pub fn set(&self, logs: &Logs) -> Result<(), String> {
+        self.0.reload(filter(logs)?).map_err(|error| format!("could not change the log level: {error}"))
+    }
+}
+
+fn filter(logs: &Logs) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(&logs.level).map_err(|error| {
+        format!("logs.level: {error}. Write a level such as info, or directives such as info,muster_engine=debug")
+    })
+}
+
+/// Starts log lines on standard error. `None`: another part of the process has set up its own, which stays.
+pub fn logs_start(logs: &Logs) -> Result<Option<LogLevel>, String> {
+    let (filter, handle) = reload::Layer::new(filter(logs)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let started = match logs.format {
+        LogFormat::Text => {
+            let ansi = std::io::stderr().is_terminal();
+            registry.with(lines.with_ansi(ansi).with_target(false)).try_init()
+        }
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+    Ok(started.is_ok().then_some(LogLevel(handle)))
+}
+
+/// Where durations are counted, in seconds.
+const BUCKETS: [f64; 11] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+
+/// Starts counting, once a process, and returns what renders the figures.
+pub fn metrics_start() -> PrometheusHandle {
+    static STARTED: OnceLock<PrometheusHandle> = OnceLock::new();
+    let start = || {
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)
+            .expect("there are buckets");
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        // A process that counts elsewhere already keeps doing so; the page then stays empty.
+        let _ = metrics::set_global_recorder(recorder);
+        describe();
+        handle
+    };
+    STARTED.get_or_init(start).clone()
+}
+
+fn describe() {
+    metrics::describe_counter!("muster_rest_requests_total", "Requests at the operators' door.");
+    metrics::describe_histogram!(
+        "muster_rest_request_duration_seconds",
+        "Time from a request's header to its answer's header at the operators' door."
+    );
+    metrics::describe_counter!("muster_rest_tokens_refused_total", "Requests with a token that is not known.");
+    metrics::describe_gauge!("muster_server_streams", "Streams of agents that this server holds.");
+    metrics::describe_gauge!("muster_server_info", "1; its label is the version of the program.");
+    metrics::describe_gauge!("muster_certificate_remaining_seconds", "Until the agents' door's certificate ends.");
+    metrics::describe_gauge!("muster_process_resident_bytes", "Memory that the process holds.");
+    metrics::describe_gauge!("muster_process_open_files", "Files and connections that the process holds open.");
+}
+
+/// Notes the process's own figures; called when the page is asked for.
+pub fn process_figures() {
+    if let Some(bytes) = resident_bytes() {
+        #[expect(clippy::cast_precision_loss, reason = "a figure on a page")]
+        metrics::gauge!("muster_process_resident_bytes").set(bytes as f64);
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        #[expect(clippy::cast_precision_loss, reason = "a figure on a page")]
+        metrics::gauge!("muster_process_open_files").set(files.count() as f64);
+    }
+    metrics::gauge!("muster_server_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_level_is_refused_with_an_example() {
+        let error = filter(&Logs { level: "a=b=c".into(), ..Logs::default() }).unwrap_err();
+        assert!(error.contains("info,muster_engine=debug"), "{error}");
+        assert!(filter(&Logs::default()).is_ok());
+    }
+
+    #[test]
+    fn metrics_are_rendered_with_the_figures_of_the_process() {
+        let handle = metrics_start();
+        process_figures();
+        let page = handle.render();
+        assert!(page.contains("muster_process_resident_bytes "), "{page}");
+        assert!(page.contains("muster_server_info{version="), "{page}");
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let inner = std::io::Error::other("no space");
+        let outer = crate::serve::ServeError { doing: "open the database".into(), source: inner.into() };
+        assert_eq!(Chain(&outer).to_string(), "could not open the database: no space");
+    }
+}

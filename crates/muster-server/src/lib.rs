@@ -5,11 +5,14 @@
 
 pub mod admin;
 pub mod agent_config;
+mod auth;
 pub mod codec;
 pub mod config;
+pub mod doctor;
 pub mod observe;
 pub mod pki;
 pub mod private_file;
+pub mod rest;
 pub mod serve;
 pub mod services;
 pub mod world;

@@ -1,0 +1,121 @@
+//! What operators do with a machine: block, unblock, approve, rekey, label.
+
+use super::Rest;
+use super::agents::{agent_id, detail, label};
+use super::input::{JsonOr, Names};
+use super::layers::Caller;
+use super::messages::one_row;
+use super::problem::Failure;
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use muster_api::Reason;
+use muster_api::agents::AgentDetail;
+use muster_api::messages::MessageRow;
+use muster_core::{Label, label as labels};
+
+/// Blocks a machine: its messages are set aside, and all it is given is the demand for a new key.
+#[utoipa::path(post, path = "/api/v1/agents/{id}/block", tag = "agents", params(("id" = String, Path, description = "16 hexadecimal digits")),
+    request_body = Option<Reason>, responses((status = 200, body = AgentDetail)))]
+pub(crate) async fn agent_block(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+    caller: Caller,
+    JsonOr(reason): JsonOr<Reason>,
+) -> Result<Json<AgentDetail>, Failure> {
+    let id = agent_id(&id)?;
+    rest.engine.agent_block(id, &caller.cause(&reason.reason)).await?;
+    detail(&rest, id).await.map(Json)
+}
+
+/// Takes a block back.
+#[utoipa::path(post, path = "/api/v1/agents/{id}/unblock", tag = "agents", params(("id" = String, Path, description = "16 hexadecimal digits")),
+    request_body = Option<Reason>, responses((status = 200, body = AgentDetail)))]
+pub(crate) async fn agent_unblock(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+    caller: Caller,
+    JsonOr(reason): JsonOr<Reason>,
+) -> Result<Json<AgentDetail>, Failure> {
+    let id = agent_id(&id)?;
+    rest.engine.agent_unblock(id, &caller.cause(&reason.reason)).await?;
+    detail(&rest, id).await.map(Json)
+}
+
+/// Approves a machine that waits.
+#[utoipa::path(post, path = "/api/v1/agents/{id}/approve", tag = "agents", params(("id" = String, Path, description = "16 hexadecimal digits")),
+    request_body = Option<Reason>, responses((status = 200, body = AgentDetail)))]
+pub(crate) async fn agent_approve(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+    caller: Caller,
+    JsonOr(reason): JsonOr<Reason>,
+) -> Result<Json<AgentDetail>, Failure> {
+    let id = agent_id(&id)?;
+    rest.engine.agent_approve(id, &caller.cause(&reason.reason)).await?;
+    detail(&rest, id).await.map(Json)
+}
+
+/// Asks a machine for a new key; it comes back as a new machine. The answer is the order, as a message.
+#[utoipa::path(post, path = "/api/v1/agents/{id}/rekey", tag = "agents", params(("id" = String, Path, description = "16 hexadecimal digits")),
+    request_body = Option<Reason>, responses((status = 200, body = MessageRow)))]
+pub(crate) async fn agent_rekey(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+    caller: Caller,
+    JsonOr(reason): JsonOr<Reason>,
+) -> Result<Json<MessageRow>, Failure> {
+    let order = rest.engine.agent_rekey(agent_id(&id)?, &caller.cause(&reason.reason)).await?;
+    one_row(&rest, order).await.map(Json)
+}
+
+/// Gives a label, `service:label` or `label` alone for one of service `operator`. Twice is once.
+#[utoipa::path(put, path = "/api/v1/agents/{id}/labels/{label}", tag = "agents",
+    params(("id" = String, Path, description = "16 hexadecimal digits"), ("label" = String, Path, description = "`service:label` or `label`")),
+    responses((status = 204)))]
+pub(crate) async fn label_put(
+    State(rest): State<Rest>,
+    Names((id, label)): Names<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Failure> {
+    rest.engine.agent_label_put(agent_id(&id)?, given(&label)?, &caller.cause("")).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes a label away. One that is not there is no failure.
+#[utoipa::path(delete, path = "/api/v1/agents/{id}/labels/{label}", tag = "agents",
+    params(("id" = String, Path, description = "16 hexadecimal digits"), ("label" = String, Path, description = "`service:label` or `label`")),
+    responses((status = 204)))]
+pub(crate) async fn label_delete(
+    State(rest): State<Rest>,
+    Names((id, label)): Names<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Failure> {
+    rest.engine.agent_label_delete(agent_id(&id)?, given(&label)?, &caller.cause("")).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Reads a label that the server may give or take; what machines claim themselves is not.
+fn given(text: &str) -> Result<Label, Failure> {
+    let label = label(text)?;
+    if label.service == labels::CLIENT {
+        return Err(Failure::invalid(format!(
+            "the label {label} belongs to what the machine says about itself: set it in the agent's configuration, or \
+             give one without `client:`"
+        )));
+    }
+    Ok(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_says_of_itself_is_not_given_by_operators() {
+        assert!(given("client:linux").unwrap_err().detail.contains("agent's configuration"));
+        assert_eq!(given("web").unwrap(), Label::new("operator", "web"));
+        assert!(given("a\r\nb").is_err());
+        assert!(given("").is_err());
+    }
+}

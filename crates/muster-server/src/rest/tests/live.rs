@@ -1,0 +1,1 @@
+//! The routes with a database and sockets.

@@ -66,8 +66,10 @@ pub trait BroadcastStore: Send + Sync {
     ) -> Result<Option<Allocation>, StoreError>;
 
     /// Stores `message` as handed out at `now` (due again after [`muster_core::limits::AGENT_RETRY`]), linked to
-    /// `contact`, and counts it: against the allocation, or without one against the unlimited broadcast. One
-    /// transaction; unless the answer is `Yes`, nothing is stored.
+    /// `contact`, and counts it against the allocation. Without one only an unlimited broadcast can be sent, and its
+    /// units are counted when they are handed to [`BroadcastStore::allocation_end`]: a row that every machine of the
+    /// fleet counts on would be the narrowest place of all. One transaction; unless the answer is `Yes`, nothing is
+    /// stored. Not found: the agent. Exists: the message.
     async fn broadcast_send(
         &self,
         broadcast: BroadcastId,

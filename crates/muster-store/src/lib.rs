@@ -13,12 +13,17 @@ pub mod error;
 pub mod files;
 pub mod messages;
 
+mod db;
+mod sql;
+mod store;
+
 pub use agents::AgentStore;
 pub use broadcasts::BroadcastStore;
 pub use cluster::ClusterStore;
 pub use error::{ErrorKind, SchemaError, StoreError};
 pub use files::FileStore;
 pub use messages::MessageStore;
+pub use store::{DatabaseKind, SqlStore, StoreOptions};
 
 /// Everything that is remembered.
 pub trait Store: AgentStore + MessageStore + BroadcastStore + FileStore + ClusterStore {}

@@ -1,0 +1,94 @@
+//! The schema and its versions. Opening never changes it; migrating does, in one transaction per version.
+
+use super::dialect;
+use super::postgres::Target;
+use crate::StoreError;
+use crate::error::SchemaError;
+use rusqlite::{Connection, OptionalExtension};
+
+/// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
+const STEPS: [&str; 1] = [include_str!("../migrations/0001.sql")];
+
+/// The version this program speaks.
+#[expect(clippy::cast_possible_wrap, reason = "a handful of steps")]
+pub(crate) const VERSION: i64 = STEPS.len() as i64;
+
+const CREATE: &str = "CREATE TABLE muster_schema (version BIGINT NOT NULL PRIMARY KEY)";
+const INSERT: &str = "INSERT INTO muster_schema (version) VALUES";
+const SELECT: &str = "SELECT max(version) FROM muster_schema";
+/// Any number that no other program is likely to lock: "muster" in ASCII.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(120368472843634)";
+
+/// Accepts the version of this program.
+pub(crate) fn check(have: Option<i64>) -> Result<(), SchemaError> {
+    match have {
+        None => Err(SchemaError::Empty),
+        Some(have) if have < VERSION => Err(SchemaError::Old { have, want: VERSION }),
+        Some(have) if have > VERSION => Err(SchemaError::New { have, want: VERSION }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The steps that lead from `have` to this program's version, with the versions they lead to.
+fn missing(have: Option<i64>) -> Result<impl Iterator<Item = (i64, &'static str)>, SchemaError> {
+    match check(have) {
+        Err(error @ SchemaError::New { .. }) => Err(error),
+        _ => Ok((1..).zip(STEPS).skip_while(move |(version, _)| *version <= have.unwrap_or(0))),
+    }
+}
+
+/// Returns the version of a SQLite database; `None` when it has no tables.
+pub(crate) fn sqlite_version(connection: &Connection) -> Result<Option<i64>, StoreError> {
+    let known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'muster_schema'";
+    let known: Option<i64> = connection.query_row(known, [], |row| row.get(0)).optional().map_err(refuse)?;
+    if known.is_none() {
+        return Ok(None);
+    }
+    connection.query_row(SELECT, [], |row| row.get(0)).map_err(refuse)
+}
+
+fn refuse(error: rusqlite::Error) -> StoreError {
+    dialect::sqlite_error(error)
+}
+
+/// Brings a SQLite database to this program's version. Returns the version it had.
+pub(crate) fn sqlite_migrate(connection: &mut Connection) -> Result<Option<i64>, StoreError> {
+    let have = sqlite_version(connection)?;
+    for (version, step) in missing(have)? {
+        let transaction = connection.transaction().map_err(refuse)?;
+        if version == 1 {
+            transaction.execute_batch(&dialect::sqlite(CREATE)).map_err(refuse)?;
+        }
+        transaction.execute_batch(&dialect::sqlite(step)).map_err(refuse)?;
+        transaction.execute_batch(&format!("{INSERT} ({version})")).map_err(refuse)?;
+        transaction.commit().map_err(refuse)?;
+    }
+    Ok(have)
+}
+
+/// Returns the version of a PostgreSQL database; `None` when it has no tables.
+pub(crate) async fn postgres_version(client: &tokio_postgres::Client) -> Result<Option<i64>, StoreError> {
+    let known = client.query_one("SELECT to_regclass('muster_schema') IS NOT NULL", &[]).await;
+    if !known.map_err(dialect::postgres_error)?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    Ok(client.query_one(SELECT, &[]).await.map_err(dialect::postgres_error)?.get(0))
+}
+
+/// Brings a PostgreSQL database to this program's version; of two that try at once, one waits. Returns the version it
+/// had.
+pub(crate) async fn postgres_migrate(target: &Target) -> Result<Option<i64>, StoreError> {
+    let mut client = target.connect().await?;
+    let transaction = client.transaction().await.map_err(dialect::postgres_error)?;
+    transaction.batch_execute(LOCK).await.map_err(dialect::postgres_error)?;
+    let have = postgres_version(transaction.client()).await?;
+    for (version, step) in missing(have)? {
+        if version == 1 {
+            transaction.batch_execute(CREATE).await.map_err(dialect::postgres_error)?;
+        }
+        transaction.batch_execute(step).await.map_err(dialect::postgres_error)?;
+        transaction.batch_execute(&format!("{INSERT} ({version})")).await.map_err(dialect::postgres_error)?;
+    }
+    transaction.commit().await.map_err(dialect::postgres_error)?;
+    Ok(have)
+}

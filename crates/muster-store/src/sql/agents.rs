@@ -1,0 +1,526 @@
+//! Machines.
+
+use super::effects::{LABELS, put_usage, usage_fault};
+use super::message_rows::from_json;
+use super::{contacts, journal};
+use crate::agents::{
+    AgentFilter, AgentStateKey, AgentStore, ContactPut, ContactTaken, DeadLetter, Enrolled, Enrolment, RecordPut,
+    Recorded, RefusalRow,
+};
+use crate::db::Tx;
+use crate::db::value::{Field, Fields, Row, Value, params};
+use crate::{SqlStore, StoreError};
+use async_trait::async_trait;
+use muster_core::{
+    Agent, AgentId, AgentState, Cause, Contact, ContactId, Facts, Label, ResourceUsage, Timestamp, label, limits,
+};
+use serde_json::json;
+use std::collections::{BTreeMap, HashMap};
+
+const COLUMNS: &str = "agent_id, public_key, state, created, last_contact, last_address, last_clock, streaming_to, \
+     nonce_splits, nonce_skips, clone_suspected";
+const LABELS_OF: &str = "SELECT agent_id, service, label FROM agent_labels WHERE agent_id = ANY($1)";
+const INSERT: &str = "INSERT INTO agents (agent_id, id_text, public_key, state, created, last_contact, last_address, \
+     streaming_to, nonce_splits, nonce_skips, host_name) VALUES ($1, $2, $3, $4, $5, $5, '', '', 0, 0, '') \
+     ON CONFLICT (agent_id) DO NOTHING";
+const SPEND_TOKEN: &str = "UPDATE enrol_tokens SET uses_left = uses_left - 1 \
+     WHERE sha256 = $1 AND uses_left > 0 AND (expires IS NULL OR expires > $2) RETURNING labels";
+const COUNT: &str = "SELECT state, count(*) FROM agents GROUP BY state";
+const STATES: &str = "SELECT agent_id, state FROM agents WHERE agent_id = ANY($1) ORDER BY agent_id";
+const LOCK_STATE: &str = "SELECT state FROM agents WHERE agent_id = $1 FOR UPDATE";
+const SET_STATE: &str = "UPDATE agents SET state = $2 WHERE agent_id = $1";
+const FORGET: &str = "UPDATE agents SET last_address = '', last_clock = NULL, last_nonce = NULL, streaming_to = '', \
+     stream_contact = NULL, host_name = '', facts_at = NULL, clone_suspected = NULL WHERE agent_id = $1";
+const DELETED_WITH_AGENT: [&str; 6] = [
+    "DELETE FROM agent_labels WHERE agent_id = $1",
+    "DELETE FROM agent_facts WHERE agent_id = $1",
+    "DELETE FROM messages WHERE destination_agent = $1 AND state = 0",
+    "DELETE FROM contacts WHERE agent_id = $1",
+    "DELETE FROM usage_records WHERE agent_id = $1",
+    "DELETE FROM broadcast_sent WHERE agent_id = $1",
+];
+const DELETE_LABEL: &str = "DELETE FROM agent_labels WHERE agent_id = $1 AND service = $2 AND label = $3";
+const USAGE: &str = "SELECT scope, pid, process_start, measured, received, mean_user_cpu, max_user_cpu, \
+     mean_system_cpu, max_system_cpu, mean_memory_mib, max_memory_mib, mean_fds, max_fds, terminated \
+     FROM usage_records WHERE agent_id = $1 AND received >= $2 AND received < $3 ORDER BY received, number";
+const FACTS_AT: &str = "SELECT facts_at FROM agents WHERE agent_id = $1 AND facts_at IS NOT NULL";
+const FACTS: &str = "SELECT name, value FROM agent_facts WHERE agent_id = $1";
+const FACT_OF: &str =
+    "SELECT agent_id, value FROM agent_facts WHERE agent_id = ANY($1) AND name = $2 ORDER BY agent_id";
+const REFUSAL: &str = "INSERT INTO refusals (at, agent_id, address, code, reason) VALUES ($1, $2, $3, $4, $5)";
+const TRIM_REFUSALS: &str = "DELETE FROM refusals WHERE number <= (SELECT max(number) FROM refusals) - $1";
+const REFUSALS: &str = "SELECT number, at, agent_id, address, code, reason FROM refusals WHERE number < $1 \
+     ORDER BY number DESC LIMIT $2";
+const DEAD_LETTERS: &str = "SELECT number, at, agent_id, reason, sha256, head FROM dead_letters WHERE number < $1 \
+     ORDER BY number DESC LIMIT $2";
+
+impl Field for AgentState {
+    fn read(value: &mut Value<'static>) -> Option<Self> {
+        Self::from_number(i64::read(value)?)
+    }
+}
+
+fn id_list(ids: &[AgentId]) -> Vec<&[u8]> {
+    ids.iter().map(|id| &id.as_bytes()[..]).collect()
+}
+
+/// Reads agents and gives them their labels.
+async fn with_labels(tx: &mut Tx, rows: Vec<Row>) -> Result<Vec<Agent>, StoreError> {
+    let mut agents = rows.into_iter().map(|row| read(&mut row.fields("agents"))).collect::<Result<Vec<_>, _>>()?;
+    let ids: Vec<AgentId> = agents.iter().map(|agent| agent.id).collect();
+    if ids.is_empty() {
+        return Ok(agents);
+    }
+    let mut labels: HashMap<AgentId, Vec<Label>> = HashMap::new();
+    for row in tx.query(LABELS_OF, params![id_list(&ids)]).await? {
+        let mut fields = row.fields("agent_labels");
+        let id = fields.take()?;
+        labels.entry(id).or_default().push(Label { service: fields.take()?, label: fields.take()? });
+    }
+    for agent in &mut agents {
+        agent.labels = labels.remove(&agent.id).unwrap_or_default();
+        agent.labels.sort();
+    }
+    Ok(agents)
+}
+
+fn read(fields: &mut Fields) -> Result<Agent, StoreError> {
+    Ok(Agent {
+        id: fields.take()?,
+        key: fields.take()?,
+        state: fields.take()?,
+        labels: Vec::new(),
+        created: fields.take()?,
+        last_contact: fields.take()?,
+        last_address: fields.take()?,
+        last_clock: fields.take()?,
+        streaming_to: fields.take()?,
+        nonce_splits: fields.take()?,
+        nonce_skips: fields.take()?,
+        clone_suspected: fields.take()?,
+    })
+}
+
+async fn get(tx: &mut Tx, id: &AgentId) -> Result<Option<Agent>, StoreError> {
+    let rows = tx.query(format!("SELECT {COLUMNS} FROM agents WHERE agent_id = $1"), params![id]).await?;
+    Ok(with_labels(tx, rows).await?.pop())
+}
+
+async fn enrol(tx: &mut Tx, (enrolment, now): &(Enrolment, Timestamp)) -> Result<Enrolled, StoreError> {
+    if let Some(known) = get(tx, &enrolment.id).await? {
+        return Ok(known_before(known, enrolment));
+    }
+    let id_text = enrolment.id.to_string();
+    let row = params![&enrolment.id, &id_text, &enrolment.key, enrolment.state as i32, *now];
+    if tx.execute(INSERT, row).await? == 0 {
+        // Somebody else enrolled it between the two statements.
+        let known = get(tx, &enrolment.id).await?;
+        return match known {
+            Some(known) => Ok(known_before(known, enrolment)),
+            None => Err(StoreError::Unavailable("the agent is being enrolled elsewhere".into())),
+        };
+    }
+    let mut labels = enrolment.labels.clone();
+    if let Some(token) = &enrolment.token {
+        let Some(row) = tx.query_opt(SPEND_TOKEN, params![token, *now]).await? else {
+            tx.execute("DELETE FROM agents WHERE agent_id = $1", params![&enrolment.id]).await?;
+            return Ok(Enrolled::TokenRefused);
+        };
+        let mut fields = row.fields("enrol_tokens");
+        let text: String = fields.take()?;
+        let given: Vec<String> = from_json(&fields, &text)?;
+        labels.extend(given.into_iter().map(|label| Label::new(label::OPERATOR, label)));
+    }
+    put_labels(tx, &enrolment.id, &labels).await?;
+    let agent = get(tx, &enrolment.id).await?;
+    let agent = agent.ok_or_else(|| StoreError::Statement("an agent that was inserted is not there".into()))?;
+    Ok(Enrolled::Yes(Box::new(agent)))
+}
+
+fn known_before(known: Agent, enrolment: &Enrolment) -> Enrolled {
+    match known.state {
+        _ if known.key != enrolment.key => Enrolled::OtherKey,
+        AgentState::Deleted => Enrolled::Deleted,
+        _ => Enrolled::Yes(Box::new(known)),
+    }
+}
+
+async fn put_labels(tx: &mut Tx, id: &AgentId, labels: &[Label]) -> Result<bool, StoreError> {
+    let mut rows: Vec<Value<'_>> = Vec::new();
+    for label in labels {
+        rows.extend([Value::from(id), Value::from(&label.service), Value::from(&label.label)]);
+    }
+    Ok(tx.insert_many(&LABELS, &rows).await?.contains(&true))
+}
+
+async fn list(tx: &mut Tx, ids: &[AgentId]) -> Result<Vec<Agent>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM agents WHERE agent_id = ANY($1) AND state <> 3 ORDER BY agent_id");
+    let rows = tx.query(sql, params![id_list(ids)]).await?;
+    with_labels(tx, rows).await
+}
+
+async fn page(
+    tx: &mut Tx,
+    (filter, after, limit): &(AgentFilter, Option<AgentId>, u32),
+) -> Result<Vec<Agent>, StoreError> {
+    let mut wheres: Vec<String> = Vec::new();
+    let mut values: Vec<Value<'_>> = Vec::new();
+    match filter.state {
+        Some(state) => {
+            values.push((state as i32).into());
+            wheres.push("state = $1".to_owned());
+        }
+        None => wheres.push("state <> 3".to_owned()),
+    }
+    if let Some(after) = after {
+        values.push(after.into());
+        wheres.push(format!("agent_id > ${}", values.len()));
+    }
+    for label in &filter.labels {
+        values.extend([Value::from(&label.service), Value::from(&label.label)]);
+        wheres.push(format!(
+            "EXISTS (SELECT 1 FROM agent_labels WHERE agent_labels.agent_id = agents.agent_id \
+             AND service = ${} AND label = ${})",
+            values.len() - 1,
+            values.len()
+        ));
+    }
+    if let Some(moment) = filter.contact_after {
+        values.push(moment.into());
+        wheres.push(format!("last_contact > ${}", values.len()));
+    }
+    if !filter.text.is_empty() {
+        values.push(pattern(&filter.text).into());
+        wheres.push(format!(
+            "(id_text LIKE ${0} ESCAPE '!' OR host_name LIKE ${0} ESCAPE '!' OR lower(last_address) LIKE ${0} ESCAPE '!')",
+            values.len()
+        ));
+    }
+    if filter.clones {
+        wheres.push("clone_suspected IS NOT NULL".to_owned());
+    }
+    values.push((*limit).into());
+    let filter = wheres.join(" AND ");
+    let sql = format!("SELECT {COLUMNS} FROM agents WHERE {filter} ORDER BY agent_id LIMIT ${}", values.len());
+    let rows = tx.query(sql, &values).await?;
+    with_labels(tx, rows).await
+}
+
+/// A LIKE pattern that matches wherever `text` stands, in lower case.
+fn pattern(text: &str) -> String {
+    let mut pattern = "%".to_owned();
+    for letter in text.to_lowercase().chars() {
+        if matches!(letter, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(letter);
+    }
+    pattern.push('%');
+    pattern
+}
+
+async fn count(tx: &mut Tx, (): &()) -> Result<BTreeMap<AgentStateKey, u64>, StoreError> {
+    let mut counts = BTreeMap::new();
+    for row in tx.query(COUNT, &[]).await? {
+        let mut fields = row.fields("agents");
+        counts.insert(fields.take::<AgentState>()?.word(), fields.take()?);
+    }
+    Ok(counts)
+}
+
+async fn states(tx: &mut Tx, ids: &[AgentId]) -> Result<Vec<(AgentId, AgentState)>, StoreError> {
+    let mut states = Vec::with_capacity(ids.len());
+    for row in tx.query(STATES, params![id_list(ids)]).await? {
+        let mut fields = row.fields("agents");
+        states.push((fields.take()?, fields.take()?));
+    }
+    Ok(states)
+}
+
+fn not_found(id: AgentId) -> StoreError {
+    StoreError::NotFound { what: "agent", id: id.to_string() }
+}
+
+/// A change of one agent by somebody.
+struct Change<T> {
+    id: AgentId,
+    to: T,
+    now: Timestamp,
+    cause: Cause,
+}
+
+/// Returns the agent's state and keeps others from changing it. Not found: it is not known, or was deleted.
+async fn lock(tx: &mut Tx, id: AgentId) -> Result<AgentState, StoreError> {
+    let row = tx.query_opt(LOCK_STATE, params![&id]).await?.ok_or_else(|| not_found(id))?;
+    row.only("agents")
+}
+
+async fn label_put(tx: &mut Tx, change: &Change<Label>) -> Result<(), StoreError> {
+    if lock(tx, change.id).await? == AgentState::Deleted {
+        return Err(not_found(change.id));
+    }
+    if put_labels(tx, &change.id, std::slice::from_ref(&change.to)).await? {
+        note(tx, change, "agent.label", &json!({ "label": change.to })).await?;
+    }
+    Ok(())
+}
+
+async fn label_delete(tx: &mut Tx, change: &Change<Label>) -> Result<(), StoreError> {
+    if lock(tx, change.id).await? == AgentState::Deleted {
+        return Err(not_found(change.id));
+    }
+    let label = params![&change.id, &change.to.service, &change.to.label];
+    if tx.execute(DELETE_LABEL, label).await? > 0 {
+        note(tx, change, "agent.unlabel", &json!({ "label": change.to })).await?;
+    }
+    Ok(())
+}
+
+async fn note<T>(tx: &mut Tx, change: &Change<T>, action: &str, details: &serde_json::Value) -> Result<(), StoreError>
+where
+    T: Sync,
+{
+    journal::write(tx, change.now, &change.cause, action, &change.id.to_string(), details).await
+}
+
+async fn state_set(tx: &mut Tx, change: &Change<AgentState>) -> Result<(), StoreError> {
+    let before = lock(tx, change.id).await?;
+    if before == change.to {
+        return Ok(());
+    }
+    if before == AgentState::Deleted {
+        return Err(StoreError::Refused(format!("agent {} was deleted, and its id stays taken", change.id)));
+    }
+    tx.execute(SET_STATE, params![&change.id, change.to as i32]).await?;
+    if change.to == AgentState::Deleted {
+        for delete in DELETED_WITH_AGENT {
+            tx.execute(delete, params![&change.id]).await?;
+        }
+        tx.execute(FORGET, params![&change.id]).await?;
+    }
+    let action = match (before, change.to) {
+        (AgentState::Waiting, AgentState::Enrolled) => "agent.approve",
+        (_, AgentState::Enrolled) => "agent.unblock",
+        (_, AgentState::Waiting) => "agent.hold",
+        (_, AgentState::Blocked) => "agent.block",
+        (_, AgentState::Deleted) => "agent.delete",
+    };
+    note(tx, change, action, &json!({ "from": before, "to": change.to })).await
+}
+
+async fn usage_put(tx: &mut Tx, (id, usage, now): &(AgentId, ResourceUsage, Timestamp)) -> Result<(), StoreError> {
+    put_usage(tx, *id, usage, *now).await
+}
+
+async fn usage_list(
+    tx: &mut Tx,
+    (id, start, end): &(AgentId, Timestamp, Timestamp),
+) -> Result<Vec<ResourceUsage>, StoreError> {
+    let mut records = Vec::new();
+    for row in tx.query(USAGE, params![id, *start, *end]).await? {
+        let mut fields = row.fields("usage_records");
+        records.push(ResourceUsage {
+            scope: fields.take()?,
+            pid: fields.take()?,
+            process_start: fields.take()?,
+            measured: fields.take()?,
+            received: fields.take()?,
+            mean_user_cpu: fields.take()?,
+            max_user_cpu: fields.take()?,
+            mean_system_cpu: fields.take()?,
+            max_system_cpu: fields.take()?,
+            mean_memory_mib: fields.take()?,
+            max_memory_mib: fields.take()?,
+            mean_fds: fields.take()?,
+            max_fds: fields.take()?,
+            terminated: fields.take()?,
+        });
+    }
+    Ok(records)
+}
+
+async fn facts(tx: &mut Tx, id: &AgentId) -> Result<Option<(Facts, Timestamp)>, StoreError> {
+    let Some(row) = tx.query_opt(FACTS_AT, params![id]).await? else { return Ok(None) };
+    let at = row.only("agents")?;
+    let mut facts = Facts::new();
+    for row in tx.query(FACTS, params![id]).await? {
+        let mut fields = row.fields("agent_facts");
+        let name = fields.take()?;
+        let text: String = fields.take()?;
+        facts.insert(name, from_json(&fields, &text)?);
+    }
+    Ok(Some((facts, at)))
+}
+
+async fn fact_of(
+    tx: &mut Tx,
+    (ids, name): &(Vec<AgentId>, String),
+) -> Result<Vec<(AgentId, serde_json::Value)>, StoreError> {
+    let mut facts = Vec::new();
+    for row in tx.query(FACT_OF, params![id_list(ids), name]).await? {
+        let mut fields = row.fields("agent_facts");
+        let id = fields.take()?;
+        let text: String = fields.take()?;
+        facts.push((id, from_json(&fields, &text)?));
+    }
+    Ok(facts)
+}
+
+async fn refusal(tx: &mut Tx, row: &RefusalRow) -> Result<(), StoreError> {
+    let (address, reason) = (muster_core::text::without_nul(&row.address), muster_core::text::without_nul(&row.reason));
+    tx.execute(REFUSAL, params![row.at, row.agent.as_ref(), address, &row.code, reason]).await?;
+    let kept = i64::try_from(limits::REFUSALS_MAX).unwrap_or(i64::MAX);
+    tx.execute(TRIM_REFUSALS, params![kept]).await.map(drop)
+}
+
+async fn refusals(tx: &mut Tx, (before, limit): &(Option<i64>, u32)) -> Result<Vec<RefusalRow>, StoreError> {
+    let mut refusals = Vec::new();
+    for row in tx.query(REFUSALS, params![before.unwrap_or(i64::MAX), *limit]).await? {
+        let mut fields = row.fields("refusals");
+        refusals.push(RefusalRow {
+            number: fields.take()?,
+            at: fields.take()?,
+            agent: fields.take()?,
+            address: fields.take()?,
+            code: fields.take()?,
+            reason: fields.take()?,
+        });
+    }
+    Ok(refusals)
+}
+
+async fn dead_letters(tx: &mut Tx, (before, limit): &(Option<i64>, u32)) -> Result<Vec<(i64, DeadLetter)>, StoreError> {
+    let mut letters = Vec::new();
+    for row in tx.query(DEAD_LETTERS, params![before.unwrap_or(i64::MAX), *limit]).await? {
+        let mut fields = row.fields("dead_letters");
+        let number = fields.take()?;
+        let (at, agent, reason) = (fields.take()?, fields.take()?, fields.take()?);
+        letters.push((number, DeadLetter { at, agent, reason, sha256: fields.take()?, head: fields.take()? }));
+    }
+    Ok(letters)
+}
+
+#[async_trait]
+impl AgentStore for SqlStore {
+    async fn agent_enrol(&self, enrolment: Enrolment, now: Timestamp) -> Result<Enrolled, StoreError> {
+        self.write((enrolment, now), |tx, args| Box::pin(enrol(tx, args))).await
+    }
+
+    async fn agent_get(&self, id: AgentId) -> Result<Option<Agent>, StoreError> {
+        self.read(id, |tx, args| Box::pin(get(tx, args))).await
+    }
+
+    async fn agent_list(&self, ids: &[AgentId]) -> Result<Vec<Agent>, StoreError> {
+        self.read(ids.to_vec(), |tx, args| Box::pin(list(tx, args))).await
+    }
+
+    async fn agent_page(
+        &self,
+        filter: AgentFilter,
+        after: Option<AgentId>,
+        limit: u32,
+    ) -> Result<Vec<Agent>, StoreError> {
+        self.read((filter, after, limit), |tx, args| Box::pin(page(tx, args))).await
+    }
+
+    async fn agent_count(&self) -> Result<BTreeMap<AgentStateKey, u64>, StoreError> {
+        self.read((), |tx, args| Box::pin(count(tx, args))).await
+    }
+
+    async fn agent_label_put(
+        &self,
+        id: AgentId,
+        label: Label,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError> {
+        let change = Change { id, to: label, now, cause: cause.clone() };
+        self.write(change, |tx, args| Box::pin(label_put(tx, args))).await
+    }
+
+    async fn agent_label_delete(
+        &self,
+        id: AgentId,
+        label: Label,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError> {
+        let change = Change { id, to: label, now, cause: cause.clone() };
+        self.write(change, |tx, args| Box::pin(label_delete(tx, args))).await
+    }
+
+    async fn agent_state_set(
+        &self,
+        id: AgentId,
+        state: AgentState,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError> {
+        let change = Change { id, to: state, now, cause: cause.clone() };
+        self.write(change, |tx, args| Box::pin(state_set(tx, args))).await
+    }
+
+    async fn agent_states(&self, ids: &[AgentId]) -> Result<Vec<(AgentId, AgentState)>, StoreError> {
+        self.read(ids.to_vec(), |tx, args| Box::pin(states(tx, args))).await
+    }
+
+    async fn contact_put(&self, contact: ContactPut) -> Result<ContactTaken, StoreError> {
+        self.write(contact, |tx, args| Box::pin(contacts::contact_put(tx, args))).await
+    }
+
+    async fn record_put(&self, record: RecordPut) -> Result<Option<Recorded>, StoreError> {
+        self.write(record, |tx, args| Box::pin(contacts::record_put(tx, args))).await
+    }
+
+    async fn stream_end(&self, agent: AgentId, contact: ContactId) -> Result<(), StoreError> {
+        self.write((agent, contact), |tx, args| Box::pin(contacts::stream_end(tx, args))).await
+    }
+
+    async fn contact_page(
+        &self,
+        id: AgentId,
+        before: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Contact>, StoreError> {
+        self.read((id, before, limit), |tx, args| Box::pin(contacts::contact_page(tx, args))).await
+    }
+
+    async fn usage_put(&self, id: AgentId, usage: ResourceUsage, now: Timestamp) -> Result<(), StoreError> {
+        if let Some(fault) = usage_fault(&usage) {
+            return Err(StoreError::Invalid(fault.to_owned()));
+        }
+        self.write((id, usage, now), |tx, args| Box::pin(usage_put(tx, args))).await
+    }
+
+    async fn usage_list(
+        &self,
+        id: AgentId,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<ResourceUsage>, StoreError> {
+        if start > end {
+            return Err(StoreError::Invalid("the start of the range lies after its end".to_owned()));
+        }
+        self.read((id, start, end), |tx, args| Box::pin(usage_list(tx, args))).await
+    }
+
+    async fn facts_get(&self, id: AgentId) -> Result<Option<(Facts, Timestamp)>, StoreError> {
+        self.read(id, |tx, args| Box::pin(facts(tx, args))).await
+    }
+
+    async fn fact_of(&self, ids: &[AgentId], name: &str) -> Result<Vec<(AgentId, serde_json::Value)>, StoreError> {
+        self.read((ids.to_vec(), name.to_owned()), |tx, args| Box::pin(fact_of(tx, args))).await
+    }
+
+    async fn refusal_put(&self, refusal: RefusalRow) -> Result<(), StoreError> {
+        self.write(refusal, |tx, args| Box::pin(self::refusal(tx, args))).await
+    }
+
+    async fn refusal_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<RefusalRow>, StoreError> {
+        self.read((before, limit), |tx, args| Box::pin(refusals(tx, args))).await
+    }
+
+    async fn dead_letter_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<(i64, DeadLetter)>, StoreError> {
+        self.read((before, limit), |tx, args| Box::pin(dead_letters(tx, args))).await
+    }
+}

@@ -1,0 +1,238 @@
+//! Backup and its return: a copy is a SQLite file of the same schema, whichever database it was made from.
+
+use crate::db::dialect::sqlite_error as refuse;
+use crate::db::sqlite::{self, Use};
+use crate::db::value::{Row, Value, params};
+use crate::db::{Tx, schema};
+use crate::{SqlStore, StoreError};
+use rusqlite::{Connection, OpenFlags};
+use std::path::{Path, PathBuf};
+
+/// All tables, those that others refer to first. What is said of living servers is not worth keeping.
+const TABLES: [&str; 21] = [
+    "agents",
+    "agent_labels",
+    "agent_facts",
+    "contacts",
+    "usage_records",
+    "messages",
+    "dead_letters",
+    "refusals",
+    "broadcasts",
+    "broadcast_groups",
+    "allocations",
+    "broadcast_sent",
+    "contents",
+    "file_chunks",
+    "files",
+    "settings",
+    "servers",
+    "leases",
+    "tokens",
+    "enrol_tokens",
+    "journal",
+];
+/// Tables whose rows are numbered by the database, and the column.
+const NUMBERED: [(&str, &str); 7] = [
+    ("contacts", "contact_id"),
+    ("usage_records", "number"),
+    ("messages", "number"),
+    ("dead_letters", "number"),
+    ("refusals", "number"),
+    ("contents", "content"),
+    ("journal", "number"),
+];
+/// Rows moved at once, and the same for rows that hold pieces of files.
+const ROWS: usize = 400;
+const ROWS_OF_PIECES: usize = 16;
+/// The setting that is raised when a copy is brought back, as decimal digits: whoever remembers another number knows
+/// that the past may have changed.
+const EPOCH: &str = "epoch";
+
+const ANY_AGENT: &str = "SELECT agent_id FROM agents LIMIT 1";
+const GET_EPOCH: &str = "SELECT value FROM settings WHERE name = $1";
+const SET_EPOCH: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) \
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+fn rows_at_once(table: &str) -> usize {
+    if table == "file_chunks" { ROWS_OF_PIECES } else { ROWS }
+}
+
+fn io(path: &Path, what: &str, error: &std::io::Error) -> StoreError {
+    let text = format!("cannot {what} {}: {error}", path.display());
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        StoreError::Full(text.into())
+    } else {
+        StoreError::Unavailable(text.into())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(run).await.unwrap_or_else(|error| Err(StoreError::Statement(error.into())))
+}
+
+/// Writes a copy. It appears under its name when it is whole and synced.
+pub(super) async fn backup(store: &SqlStore, path: &Path) -> Result<(), StoreError> {
+    if path.exists() {
+        return Err(StoreError::Refused(format!("{} exists already: name a new file", path.display())));
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    match store.path() {
+        Some(database) => {
+            let (database, partial) = (database.to_owned(), partial.clone());
+            blocking(move || vacuum_into(&database, &partial)).await?;
+        }
+        None => store.copy(partial.clone(), |tx, args| Box::pin(dump(tx, args))).await?,
+    }
+    let path = path.to_owned();
+    blocking(move || publish(&partial, &path)).await
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(path, "remove", &error)),
+        _ => Ok(()),
+    }
+}
+
+fn vacuum_into(database: &Path, partial: &Path) -> Result<(), StoreError> {
+    remove(partial)?;
+    let target = partial
+        .to_str()
+        .ok_or_else(|| StoreError::Refused(format!("the path {} is not valid UTF-8", partial.display())))?;
+    let connection = sqlite::connect(database, Use::Write)?;
+    connection.execute("VACUUM INTO ?1", [target]).map(drop).map_err(refuse)
+}
+
+fn publish(partial: &Path, path: &Path) -> Result<(), StoreError> {
+    let sync = |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all());
+    sync(partial).map_err(|error| io(partial, "sync", &error))?;
+    std::fs::rename(partial, path).map_err(|error| io(path, "write", &error))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync(folder).map_err(|error| io(folder, "sync", &error))
+}
+
+/// Copies every table of one moment into a new SQLite file.
+async fn dump(tx: &mut Tx, partial: &Path) -> Result<(), StoreError> {
+    remove(partial)?;
+    let mut copy = Connection::open(partial).map_err(refuse)?;
+    // Nobody reads the file before it is synced and renamed.
+    copy.pragma_update(None, "synchronous", "OFF").map_err(refuse)?;
+    schema::sqlite_migrate(&mut copy)?;
+    copy.execute_batch("PRAGMA foreign_keys = OFF; BEGIN").map_err(refuse)?;
+    for table in TABLES {
+        tx.execute(format!("DECLARE copy_{table} NO SCROLL CURSOR FOR SELECT * FROM {table}"), &[]).await?;
+        let fetch = format!("FETCH {} FROM copy_{table}", rows_at_once(table));
+        loop {
+            let rows = tx.query(fetch.clone(), &[]).await?;
+            if rows.is_empty() {
+                break;
+            }
+            append(&copy, table, &rows)?;
+        }
+        tx.execute(format!("CLOSE copy_{table}"), &[]).await?;
+    }
+    copy.execute_batch("COMMIT").map_err(refuse)?;
+    copy.close().map_err(|(_, error)| refuse(error))
+}
+
+fn places(columns: usize, rows: usize) -> String {
+    let row = |row: usize| {
+        let places = (1..=columns).map(|column| format!("${}", row * columns + column)).collect::<Vec<_>>().join(", ");
+        format!("({places})")
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+}
+
+fn append(copy: &Connection, table: &str, rows: &[Row]) -> Result<(), StoreError> {
+    let columns = rows.first().map_or(0, |row| row.0.len());
+    let sql = format!("INSERT INTO {table} VALUES {}", places(columns, 1).replace('$', "?"));
+    let mut statement = copy.prepare_cached(&sql).map_err(refuse)?;
+    for row in rows {
+        statement.execute(rusqlite::params_from_iter(&row.0)).map_err(refuse)?;
+    }
+    Ok(())
+}
+
+/// Brings a copy back.
+pub(super) async fn restore(store: &SqlStore, path: &Path) -> Result<(), StoreError> {
+    if !path.exists() {
+        return Err(StoreError::NotFound { what: "backup file", id: path.display().to_string() });
+    }
+    let path = path.to_owned();
+    let check = path.clone();
+    blocking(move || Ok(schema::check(schema::sqlite_version(&open(&check)?)?)?)).await?;
+    store.copy(path, |tx, args| Box::pin(load(tx, args))).await
+}
+
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags).map_err(refuse)
+}
+
+async fn load(tx: &mut Tx, path: &Path) -> Result<(), StoreError> {
+    if tx.query_opt(ANY_AGENT, &[]).await?.is_some() {
+        return Err(StoreError::Refused("the database holds agents: restore into an empty one".to_owned()));
+    }
+    let mut copy = open(path)?;
+    let before = epoch(tx).await?;
+    for table in TABLES.iter().rev() {
+        tx.execute(format!("DELETE FROM {table}"), &[]).await?;
+    }
+    for table in TABLES.into_iter().filter(|table| *table != "servers") {
+        load_table(tx, &mut copy, table).await?;
+    }
+    for (table, column) in NUMBERED {
+        tx.restart_numbers(table, column).await?;
+    }
+    let epoch = epoch(tx).await?.max(before) + 1;
+    tx.execute(SET_EPOCH, params![EPOCH, epoch.to_string().into_bytes()]).await.map(drop)
+}
+
+async fn epoch(tx: &mut Tx) -> Result<u64, StoreError> {
+    let Some(row) = tx.query_opt(GET_EPOCH, params![EPOCH]).await? else { return Ok(0) };
+    let digits: Vec<u8> = row.only("settings")?;
+    let number = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| StoreError::Inconsistent { table: "settings", id: format!("{EPOCH}: not a number") })
+}
+
+async fn load_table(tx: &mut Tx, copy: &mut Connection, table: &'static str) -> Result<(), StoreError> {
+    let mut after = i64::MIN;
+    loop {
+        let page = read_page(copy, table, after)?;
+        let Some(last) = page.last else { return Ok(()) };
+        after = last;
+        let rows = page.values.len() / page.columns.len();
+        let columns = page.columns.join(", ");
+        let sql = format!("INSERT INTO {table} ({columns}) VALUES {}", places(page.columns.len(), rows));
+        tx.execute(sql, &page.values).await?;
+    }
+}
+
+/// Rows of a copy, one after the other.
+struct Page {
+    columns: Vec<String>,
+    values: Vec<Value<'static>>,
+    /// Where the next page starts; `None` after the last row.
+    last: Option<i64>,
+}
+
+fn read_page(copy: &Connection, table: &str, after: i64) -> Result<Page, StoreError> {
+    let sql =
+        format!("SELECT _rowid_, * FROM {table} WHERE _rowid_ > ?1 ORDER BY _rowid_ LIMIT {}", rows_at_once(table));
+    let mut statement = copy.prepare_cached(&sql).map_err(refuse)?;
+    let columns: Vec<String> = statement.column_names().skip(1).map(str::to_owned).collect();
+    let mut page = Page { values: Vec::new(), last: None, columns };
+    let mut rows = statement.query([after]).map_err(refuse)?;
+    while let Some(row) = rows.next().map_err(refuse)? {
+        page.last = Some(row.get(0).map_err(refuse)?);
+        for column in 1..=page.columns.len() {
+            page.values.push(sqlite::take(row.get_ref(column).map_err(refuse)?));
+        }
+    }
+    Ok(page)
+}

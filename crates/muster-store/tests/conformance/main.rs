@@ -1,0 +1,8 @@
+//! The conformance suite of the store: every case on SQLite and on PostgreSQL, with time handed in.
+//!
+//! A PostgreSQL that is missing fails the suite; nothing is skipped.
+#![expect(clippy::unwrap_used, reason = "a case that cannot go on fails")]
+
+mod messages;
+mod postgres;
+mod stage;

@@ -1,0 +1,190 @@
+//! The REST API, as the commands speak it.
+//!
+//! Stays true: every request has a time limit; a redirect is never followed, because it would carry the token; what
+//! goes into a path is one segment of it, whatever it holds; what the server answered is kept as it was for `--json`.
+
+use crate::connect::Door;
+use crate::failure::{Exit, Failure, chain};
+use muster_api::Problem;
+use reqwest::{Method, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::time::Duration;
+use url::Url;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Characters of an answer that is no problem document, shown as the reason of a failure.
+const ANSWER_CHARS_MAX: usize = 300;
+
+/// A client of one server.
+#[derive(Debug, Clone)]
+pub struct Api {
+    http: reqwest::Client,
+    door: Door,
+    timeout: Duration,
+}
+
+impl Api {
+    /// Prepares to speak with the server behind `door`. Nothing is sent yet.
+    pub fn new(door: Door, timeout: Duration) -> Result<Self, Failure> {
+        const WHAT: &str = "could not prepare the connection";
+        // Whoever installed a provider before has the same one; there is only one in the program.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT)
+            .read_timeout(timeout)
+            .redirect(reqwest::redirect::Policy::none());
+        if door.url.scheme() == "https"
+            && let Some(path) = &door.ca
+        {
+            let pem = std::fs::read(path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| Failure::local(WHAT, path.display(), &error))?;
+            builder = builder.tls_certs_only(certificates);
+        }
+        let http = builder.build().map_err(|error| Failure::local(WHAT, &door.url, &error))?;
+        Ok(Self { http, door, timeout })
+    }
+
+    /// The server's address.
+    pub fn url(&self) -> &Url {
+        &self.door.url
+    }
+
+    /// Asks for something.
+    pub async fn get(&self, what: &str, path: &[&str], query: &impl Serialize) -> Result<Value, Failure> {
+        let url = self.path(what, path, query)?;
+        self.value(what, self.http.request(Method::GET, url).timeout(self.timeout)).await
+    }
+
+    /// Sends something; an answer without a body is `null`.
+    pub async fn send(
+        &self,
+        what: &str,
+        method: Method,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<Value, Failure> {
+        let url = self.path(what, path, &())?;
+        self.value(what, self.http.request(method, url).timeout(self.timeout).json(body)).await
+    }
+
+    /// Sends a body of any size, as it comes.
+    pub async fn upload(&self, what: &str, path: &[&str], body: reqwest::Body) -> Result<Value, Failure> {
+        let url = self.path(what, path, &())?;
+        self.value(what, self.http.request(Method::PUT, url).body(body)).await
+    }
+
+    /// Asks for a body of any size, to be taken as it comes.
+    pub async fn download(&self, what: &str, method: Method, path: &[&str]) -> Result<Response, Failure> {
+        let url = self.path(what, path, &())?;
+        self.answer(what, self.http.request(method, url)).await
+    }
+
+    /// Asks whether anybody answers at all, without a token.
+    pub async fn health(&self, what: &str, path: &str) -> Result<Response, Failure> {
+        let mut url = self.door.url.clone();
+        url.set_path(path);
+        let sent = self.http.get(url).timeout(self.timeout).send().await;
+        sent.map_err(|error| self.unreachable(what, &error))
+    }
+
+    fn path(&self, what: &str, path: &[&str], query: &impl Serialize) -> Result<Url, Failure> {
+        let mut url = self.door.url.clone();
+        if let Some(odd) = path.iter().find(|part| matches!(**part, "." | ".." | "")) {
+            let why = format!("the name {odd:?} cannot stand in an address");
+            return Err(Failure::usage(what, why).on(&self.door.url).next("use another name"));
+        }
+        {
+            let mut segments = url.path_segments_mut().expect("an http address has a path");
+            segments.pop_if_empty().extend(muster_api::ROOT.split('/').filter(|part| !part.is_empty())).extend(path);
+        }
+        let query = serde_json::to_value(query).map_err(|error| Failure::local(what, &self.door.url, &error))?;
+        if let Value::Object(pairs) = query {
+            for (name, value) in pairs {
+                match value {
+                    Value::Null => {}
+                    Value::String(text) => _ = url.query_pairs_mut().append_pair(&name, &text),
+                    other => _ = url.query_pairs_mut().append_pair(&name, &other.to_string()),
+                }
+            }
+        }
+        Ok(url)
+    }
+
+    async fn value(&self, what: &str, request: RequestBuilder) -> Result<Value, Failure> {
+        let answer = self.answer(what, request).await?;
+        let body = answer.bytes().await.map_err(|error| self.unreachable(what, &error))?;
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).map_err(|error| self.strange(what, &error))
+    }
+
+    async fn answer(&self, what: &str, mut request: RequestBuilder) -> Result<Response, Failure> {
+        if let Some(token) = &self.door.token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await.map_err(|error| self.unreachable(what, &error))?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refused(what, answer).await) }
+    }
+
+    fn unreachable(&self, what: &str, error: &reqwest::Error) -> Failure {
+        let next = if error.is_timeout() {
+            "try again, or allow more time with --timeout; `muster doctor` looks closer"
+        } else {
+            "is it running, and is the address right (--url, MUSTER_URL, --data)? `muster doctor` looks closer"
+        };
+        // The address stands in the failure already; without it the chain is easier to read.
+        let why = match std::error::Error::source(error) {
+            Some(source) if !error.is_timeout() => chain(source),
+            Some(_) | None if error.is_timeout() => "the time ran out".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::new(Exit::Unreachable, what, why).on(&self.door.url).next(next)
+    }
+
+    fn strange(&self, what: &str, error: &serde_json::Error) -> Failure {
+        Failure::new(Exit::Failed, what, format!("the answer is not what this program understands: {error}"))
+            .on(&self.door.url)
+            .next("is it a Muster server, and of this version? compare `muster version` with `muster server status`")
+    }
+
+    async fn refused(&self, what: &str, answer: Response) -> Failure {
+        let status = answer.status();
+        let text = answer.text().await.unwrap_or_default();
+        let problem = serde_json::from_str::<Problem>(&text).ok();
+        let why = match &problem {
+            Some(problem) if problem.detail.is_empty() => problem.title.clone(),
+            Some(problem) => problem.detail.clone(),
+            None if text.trim().is_empty() => format!("the server answered {status}"),
+            None => format!("the server answered {status}: {}", muster_core::text::cut(text.trim(), ANSWER_CHARS_MAX)),
+        };
+        let next = match (status.as_u16(), &self.door.token) {
+            (401, None) => {
+                "give an access token: --token, MUSTER_TOKEN, or --data DIR of a server on this machine".into()
+            }
+            (401, Some(_)) => "the token is unknown or has lapsed: make one with `muster token create`".into(),
+            (403, _) => "use a token of role admin".into(),
+            (429, _) => "wait a little and try again".into(),
+            (300..=399, _) => "give the address itself; redirects are not followed".into(),
+            (500.., _) => match problem.as_ref().map(|problem| problem.request.as_str()) {
+                Some(request) if !request.is_empty() => format!("look for request {request} in the server's log"),
+                _ => "look into the server's log; `muster doctor` looks closer".into(),
+            },
+            _ => String::new(),
+        };
+        Failure::new(Exit::of_status(status.as_u16()), what, why).on(&self.door.url).next(next)
+    }
+
+    /// Reads an answer as what the API says it is.
+    pub fn read<T: DeserializeOwned>(&self, what: &str, value: &Value) -> Result<T, Failure> {
+        T::deserialize(value).map_err(|error| self.strange(what, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! What is written from the definition of the commands: shell completion, man pages, the reference page, and the
+//! environment variable of every flag.
+
+use crate::failure::{Exit, Failure};
+use clap::{Arg, ArgAction, Command};
+use clap_complete::Shell;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Gives every flag that has no environment variable of its own one: `MUSTER_`, the commands that lead to it, and its
+/// name, in capitals and joined by underscores, such as `MUSTER_AGENT_LIST_STATE`.
+#[must_use]
+pub fn with_environment(command: Command) -> Command {
+    fill(command, &["MUSTER".to_owned()])
+}
+
+fn fill(command: Command, path: &[String]) -> Command {
+    let command = command.mut_args(|arg| with_variable(arg, path));
+    command.mut_subcommands(|sub| {
+        let mut path = path.to_vec();
+        path.push(capitals(sub.get_name()));
+        fill(sub, &path)
+    })
+}
+
+fn with_variable(arg: Arg, path: &[String]) -> Arg {
+    let Some(long) = arg.get_long().map(capitals) else { return arg };
+    if matches!(arg.get_action(), ArgAction::Help | ArgAction::HelpLong | ArgAction::HelpShort | ArgAction::Version) {
+        return arg;
+    }
+    let switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    // A switch in the environment is on unless it says no; clap's own parser would know true and false only.
+    let arg = if switch { arg.value_parser(clap::builder::FalseyValueParser::new()) } else { arg };
+    if arg.get_env().is_some() {
+        return arg;
+    }
+    let name = format!("{}_{long}", path.join("_"));
+    // The names live as long as the program, and there are a few hundred.
+    let name: &'static str = Box::leak(name.into_boxed_str());
+    arg.env(name).hide_env(true)
+}
+
+fn capitals(name: &str) -> String {
+    name.to_ascii_uppercase().replace('-', "_")
+}
+
+/// Returns the completion script for a shell.
+pub fn completion(mut command: Command, shell: Shell) -> Vec<u8> {
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    script
+}
+
+/// Writes one man page per command into `out`. Returns their paths.
+pub fn man(command: Command, out: &Path) -> Result<Vec<PathBuf>, Failure> {
+    const WHAT: &str = "could not write the man pages";
+    std::fs::create_dir_all(out).map_err(|error| Failure::local(WHAT, out.display(), &error))?;
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    let mut written = Vec::new();
+    pages(&command, command.get_name(), out, &mut written)
+        .map_err(|error| Failure::local(WHAT, out.display(), &error))?;
+    Ok(written)
+}
+
+fn pages(command: &Command, name: &str, out: &Path, written: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    // clap keeps the name for the program's life.
+    let title: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    let page = clap_mangen::Man::new(command.clone().name(title));
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    if !name.contains('-') {
+        text.extend(exit_status().into_bytes());
+    }
+    let path = out.join(format!("{name}.1"));
+    std::fs::write(&path, text)?;
+    written.push(path);
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        pages(sub, &format!("{name}-{}", sub.get_name()), out, written)?;
+    }
+    Ok(())
+}
+
+fn exit_status() -> String {
+    let mut text = ".SH \"EXIT STATUS\"\n".to_owned();
+    for (exit, meaning) in Exit::ALL {
+        let _ = writeln!(text, ".TP\n{}\n{meaning}", exit.code());
+    }
+    text
+}
+
+/// Returns the reference page of all commands, as Markdown.
+pub fn reference(command: Command) -> String {
+    let mut command = command.disable_help_subcommand(true).term_width(100);
+    command.build();
+    let mut text = String::from(
+        "# Commands\n\n\
+         This page is written from the program; a test compares the two.\n\n\
+         Results go to standard output, everything else to standard error. `--json` prints the API's own JSON; lists \
+         are one page with `items`, and `next` when there is more. A failure says what failed, on what, why, and what \
+         to do next; with `--json` it is one line of JSON under `error`. Times are in UTC. `NO_COLOR` is honoured.\n\n\
+         Every flag is also an environment variable. Where the help names none, it is `MUSTER_`, the commands that \
+         lead to the flag, and its name: `muster agent list --state` is `MUSTER_AGENT_LIST_STATE`. A switch is on \
+         unless its variable is empty, `0`, `n`, `no`, `f`, `false` or `off`.\n\n\
+         ## Exit codes\n\n| code | meaning |\n|---|---|\n",
+    );
+    for (exit, meaning) in Exit::ALL {
+        let _ = writeln!(text, "| {} | {meaning} |", exit.code());
+    }
+    chapters(&mut command, "muster", &mut text);
+    text
+}
+
+fn chapters(command: &mut Command, name: &str, text: &mut String) {
+    let help = command.render_long_help().to_string();
+    let _ = write!(text, "\n## {name}\n\n```text\n");
+    for line in help.lines() {
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text.push_str("```\n");
+    for sub in command.get_subcommands_mut() {
+        if !sub.is_hide_set() {
+            let name = format!("{name} {}", sub.get_name());
+            chapters(sub, &name, text);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! `muster agent`: machines.
+
+mod config;
+mod show;
+
+use super::{ReasonArgs, confirm};
+use crate::list::{ListArgs, Rows};
+use crate::output::{Table, time, yes};
+use crate::{Context, Exit, Failure, resolve, values};
+use muster_api::agents::{
+    AgentDetail, AgentQuery, AgentSummary, ContactRow, DeadLetterRow, RefusalRow, UsageQuery, UsageRow,
+};
+use muster_core::Label;
+use reqwest::Method;
+use serde_json::Value;
+
+/// `muster agent`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster agent list --label client:web --contact-after 1h
+  muster agent show 1122
+  muster agent label 1122 rack:7 canary
+  muster agent block 1122 --reason \"laptop stolen\"
+  muster agent config --format muster --server muster.example:4443 --out /etc/muster-agent
+
+An agent's id may be cut to its first 4 or more digits, as long as it is the only one that begins so.")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List machines
+    List(ListCommand),
+    /// Show one machine with its facts
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Put labels on a machine
+    Label {
+        /// Its id
+        id: String,
+        /// LABEL or SERVICE:LABEL; without a service it belongs to `operator`
+        #[arg(required = true, value_parser = label)]
+        labels: Vec<String>,
+    },
+    /// Take labels off a machine
+    Unlabel {
+        /// Its id
+        id: String,
+        /// LABEL or SERVICE:LABEL
+        #[arg(required = true, value_parser = label)]
+        labels: Vec<String>,
+    },
+    /// Keep machines out: they are told to make a new key, and what they send is set aside
+    Block(Change),
+    /// Let blocked machines in again
+    Unblock(Change),
+    /// Let waiting machines in
+    Approve(Change),
+    /// Have machines make a new key; each comes back as a new agent
+    Rekey(Change),
+    /// Delete machines for good; their keys are never let in again
+    Delete {
+        /// Which, and why
+        #[command(flatten)]
+        change: Change,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// List the contacts of a machine, newest first
+    Contacts {
+        /// Its id
+        id: String,
+        /// How many
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// List what a machine's processes used
+    Usage(UsageCommand),
+    /// List refused contacts, newest first
+    Refusals(ListArgs),
+    /// List messages that could not be accepted, newest first
+    DeadLetters(ListArgs),
+    /// Write what an agent needs to trust and find this server
+    Config(config::ConfigCommand),
+}
+
+#[derive(Debug, clap::Args)]
+struct ListCommand {
+    /// Only in this state; without it: any but deleted
+    #[arg(long, value_parser = ["enrolled", "waiting", "blocked", "deleted"])]
+    state: Option<String>,
+    /// Only with this label (SERVICE:LABEL); several must all be there
+    #[arg(long = "label", value_name = "LABEL", value_parser = label)]
+    labels: Vec<String>,
+    /// Only where the id, the host name or the address contains this
+    #[arg(long)]
+    text: Option<String>,
+    /// Only with a contact after this time, or within so long (2h)
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    contact_after: Option<String>,
+    /// Only where two machines seem to share a key
+    #[arg(long)]
+    clones: bool,
+    /// How many
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct Change {
+    /// Their ids
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+    /// Why
+    #[command(flatten)]
+    reason: ReasonArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct UsageCommand {
+    /// Its id
+    id: String,
+    /// Received at or after this time, or within so long; a day unless told
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    start: Option<String>,
+    /// Received before this time, or so long ago; now unless told
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    end: Option<String>,
+}
+
+/// Checks a label and gives it the service it has when none is written.
+pub(crate) fn label(text: &str) -> Result<String, String> {
+    let label = Label::parse(text).map_err(|error| error.to_string())?;
+    Ok(format!("{}:{}", label.service, label.label))
+}
+
+impl Args {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            Command::List(list) => list.run(context).await,
+            Command::Show { id } => show::run(context, &id).await,
+            Command::Label { id, labels } => set_labels(context, &id, &labels, &Method::PUT).await,
+            Command::Unlabel { id, labels } => set_labels(context, &id, &labels, &Method::DELETE).await,
+            Command::Block(change) => change.run(context, "block").await,
+            Command::Unblock(change) => change.run(context, "unblock").await,
+            Command::Approve(change) => change.run(context, "approve").await,
+            Command::Rekey(change) => change.run(context, "rekey").await,
+            Command::Delete { change, yes } => change.delete(context, yes).await,
+            Command::Contacts { id, list } => contacts(context, &id, &list).await,
+            Command::Usage(usage) => usage.run(context).await,
+            Command::Refusals(list) => refusals(context, &list).await,
+            Command::DeadLetters(list) => dead_letters(context, &list).await,
+            Command::Config(config) => config.run(context).await,
+        }
+    }
+}
+
+impl ListCommand {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        const WHAT: &str = "could not list agents";
+        let filter = AgentQuery {
+            state: self.state,
+            labels: (!self.labels.is_empty()).then(|| self.labels.join(",")),
+            text: self.text,
+            contact_after: self.contact_after,
+            clones: self.clones.then_some(true),
+            ..AgentQuery::default()
+        };
+        let rows = Rows::fetch(context, WHAT, &["agents"], &filter, &self.list).await?;
+        if context.out.json {
+            return rows.json(context);
+        }
+        let mut table = Table::new(&["ID", "HOST", "STATE", "LABELS", "LAST CONTACT", "ADDRESS", "STREAM"]);
+        for row in rows.read::<AgentSummary>(context, WHAT)? {
+            let clone = if row.clone_suspected.is_some() { " (cloned?)" } else { "" };
+            table.row([
+                row.id,
+                row.hostname.unwrap_or_else(|| "-".to_owned()),
+                format!("{}{clone}", row.state),
+                row.labels.join(" "),
+                time(&row.last_contact),
+                row.last_address,
+                yes(row.streaming),
+            ]);
+        }
+        context.out.table(&table, "No agents.")?;
+        rows.note_more(context);
+        Ok(())
+    }
+}
+
+async fn set_labels(context: &Context, id: &str, labels: &[String], method: &Method) -> Result<(), Failure> {
+    let id = resolve::agent(context, id).await?;
+    let verb = if *method == Method::PUT { "label" } else { "unlabel" };
+    for label in labels {
+        let what = format!("could not {verb} agent {id} with {label}");
+        context.api.send(&what, method.clone(), &["agents", &id, "labels", label], &Value::Null).await?;
+    }
+    let detail = context.api.get("could not show the agent", &["agents", &id], &()).await?;
+    if context.out.json {
+        return context.out.json(&detail);
+    }
+    let detail: AgentDetail = context.api.read("could not show the agent", &detail)?;
+    context.out.line(&crate::output::safe(&format!("{id}  {}", detail.summary.labels.join(" "))))
+}
+
+impl Change {
+    async fn run(self, context: &Context, verb: &str) -> Result<(), Failure> {
+        let mut answers = Vec::new();
+        for text in &self.ids {
+            let id = resolve::agent(context, text).await?;
+            let what = format!("could not {verb} agent {id}");
+            let answer = context.api.send(&what, Method::POST, &["agents", &id, verb], &self.reason.body()).await?;
+            if !context.out.json {
+                let state = answer.get("state").and_then(Value::as_str).unwrap_or_default();
+                let word = if verb == "rekey" { "asked for a new key" } else { state };
+                context.out.line(&crate::output::safe(&format!("{id}  {word}")))?;
+            }
+            answers.push(answer);
+        }
+        if context.out.json { one_or_all(context, answers) } else { Ok(()) }
+    }
+
+    async fn delete(self, context: &Context, yes: bool) -> Result<(), Failure> {
+        let mut ids = Vec::new();
+        for text in &self.ids {
+            ids.push(resolve::agent(context, text).await?);
+        }
+        confirm(&format!("Delete {} for good?", ids.join(", ")), yes)?;
+        for id in &ids {
+            let what = format!("could not delete agent {id}");
+            context.api.send(&what, Method::DELETE, &["agents", id], &self.reason.body()).await?;
+            context.out.note(&format!("{id}  deleted"));
+        }
+        Ok(())
+    }
+}
+
+/// Writes the answer to one id as it is, the answers to several as a list.
+pub(crate) fn one_or_all(context: &Context, mut answers: Vec<Value>) -> Result<(), Failure> {
+    if answers.len() == 1 { context.out.json(&answers.remove(0)) } else { context.out.json(&answers) }
+}
+
+async fn contacts(context: &Context, id: &str, list: &ListArgs) -> Result<(), Failure> {
+    const WHAT: &str = "could not list contacts";
+    let id = resolve::agent(context, id).await?;
+    let rows = Rows::fetch(context, WHAT, &["agents", &id, "contacts"], &(), list).await?;
+    if context.out.json {
+        return rows.json(context);
+    }
+    let mut table = Table::new(&["AT", "ADDRESS", "SENT NONCE", "RECEIVED NONCE"]);
+    for row in rows.read::<ContactRow>(context, WHAT)? {
+        table.row([time(&row.at), row.address, row.sent_nonce, row.received_nonce]);
+    }
+    context.out.table(&table, "No contacts are kept.")?;
+    rows.note_more(context);
+    Ok(())
+}
+
+impl UsageCommand {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        const WHAT: &str = "could not list usage";
+        let id = resolve::agent(context, &self.id).await?;
+        if let (Some(start), Some(end)) = (&self.start, &self.end)
+            && start > end
+        {
+            return Err(Failure::usage(WHAT, "--start lies after --end"));
+        }
+        let query = UsageQuery { start: self.start, end: self.end };
+        let answer = context.api.get(WHAT, &["agents", &id, "usage"], &query).await?;
+        if context.out.json {
+            return context.out.json(&answer);
+        }
+        let head = ["RECEIVED", "SCOPE", "PID", "USER MS/S", "SYSTEM MS/S", "MEMORY MIB", "FILES", "ENDED"];
+        let mut table = Table::new(&head);
+        for row in context.api.read::<Vec<UsageRow>>(WHAT, &answer)? {
+            table.row([
+                crate::output::time_or_dash(row.received.as_ref()),
+                row.scope,
+                row.pid.to_string(),
+                format!("{:.1} / {:.1}", row.mean_user_cpu, row.max_user_cpu),
+                format!("{:.1} / {:.1}", row.mean_system_cpu, row.max_system_cpu),
+                format!("{} / {}", row.mean_memory_mib, row.max_memory_mib),
+                format!("{} / {}", row.mean_fds, row.max_fds),
+                yes(row.terminated),
+            ]);
+        }
+        context.out.table(&table, "No usage was told in this time.")
+    }
+}
+
+async fn refusals(context: &Context, list: &ListArgs) -> Result<(), Failure> {
+    const WHAT: &str = "could not list refusals";
+    let rows = Rows::fetch(context, WHAT, &["refusals"], &(), list).await?;
+    if context.out.json {
+        return rows.json(context);
+    }
+    let mut table = Table::new(&["AT", "AGENT", "ADDRESS", "CODE", "REASON"]);
+    for row in rows.read::<RefusalRow>(context, WHAT)? {
+        table.row([time(&row.at), row.agent.unwrap_or_else(|| "-".to_owned()), row.address, row.code, row.reason]);
+    }
+    context.out.table(&table, "No contact was refused.")?;
+    rows.note_more(context);
+    Ok(())
+}
+
+async fn dead_letters(context: &Context, list: &ListArgs) -> Result<(), Failure> {
+    const WHAT: &str = "could not list dead letters";
+    let rows = Rows::fetch(context, WHAT, &["dead-letters"], &(), list).await?;
+    if context.out.json {
+        return rows.json(context);
+    }
+    let mut table = Table::new(&["AT", "AGENT", "REASON", "SHA-256"]);
+    for row in rows.read::<DeadLetterRow>(context, WHAT)? {
+        table.row([time(&row.at), row.agent, row.reason, row.sha256.chars().take(16).collect()]);
+    }
+    context.out.table(&table, "Every message was accepted.")?;
+    rows.note_more(context);
+    Ok(())
+}
+
+/// The failure of a wait that ran out.
+pub(crate) fn timed_out(what: impl Into<String>, why: impl Into<String>) -> Failure {
+    Failure::new(Exit::TimedOut, what, why)
+}

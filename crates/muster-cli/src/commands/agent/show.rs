@@ -1,0 +1,89 @@
+//! `muster agent show`: one machine with its facts.
+
+use crate::output::{Table, safe, time, time_or_dash, yes};
+use crate::{Context, Failure, resolve};
+use muster_api::agents::AgentDetail;
+use serde_json::Value;
+
+/// Shows the machine that `id` names.
+pub(super) async fn run(context: &Context, id: &str) -> Result<(), Failure> {
+    let id = resolve::agent(context, id).await?;
+    let what = format!("could not show agent {id}");
+    let answer = context.api.get(&what, &["agents", &id], &()).await?;
+    if context.out.json {
+        return context.out.json(&answer);
+    }
+    let detail: AgentDetail = context.api.read(&what, &answer)?;
+    let summary = &detail.summary;
+    context.out.pairs(&[
+        ("Id", summary.id.clone()),
+        ("Host", summary.hostname.clone().unwrap_or_default()),
+        ("State", summary.state.clone()),
+        ("Labels", summary.labels.join(" ")),
+        ("First seen", time(&summary.created)),
+        ("Last contact", time(&summary.last_contact)),
+        ("From", summary.last_address.clone()),
+        ("Its clock then", detail.last_clock.as_deref().map(time).unwrap_or_default()),
+        ("Stream", yes(summary.streaming)),
+        ("Messages waiting", detail.pending_messages.to_string()),
+        ("Cloned?", summary.clone_suspected.as_deref().map(|at| format!("suspected {}", time(at))).unwrap_or_default()),
+        ("Nonce chain", nonces(&detail)),
+    ])?;
+    if detail.facts.is_empty() {
+        context.out.note("It has told no facts.");
+        return Ok(());
+    }
+    context.out.line(&format!("\nFacts of {}", safe(&time_or_dash(detail.facts_at.as_ref()))))?;
+    let mut table = Table::new(&["FACT", "VALUE"]);
+    for (name, value) in &detail.facts {
+        for (name, value) in flat(name, value) {
+            table.row([name, value]);
+        }
+    }
+    context.out.table(&table, "")
+}
+
+fn nonces(detail: &AgentDetail) -> String {
+    match (detail.nonce_splits, detail.nonce_skips) {
+        (0, 0) => String::new(),
+        (splits, skips) => format!("{splits} splits, {skips} skips"),
+    }
+}
+
+/// Returns a fact as lines of name and value: objects and lists of objects by their parts, lists of plain values in one
+/// line.
+fn flat(name: &str, value: &Value) -> Vec<(String, String)> {
+    let below = |key: &str, value: &Value| flat(&format!("{name}.{key}"), value);
+    match value {
+        Value::Object(parts) if !parts.is_empty() => parts.iter().flat_map(|(key, part)| below(key, part)).collect(),
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            items.iter().enumerate().flat_map(|(number, item)| below(&number.to_string(), item)).collect()
+        }
+        Value::Array(items) => vec![(name.to_owned(), items.iter().map(plain).collect::<Vec<_>>().join(" "))],
+        other => vec![(name.to_owned(), plain(other))],
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn facts_are_flattened_to_lines() {
+        let value = json!({"disks": [{"name": "sda", "bytes": 5}], "addresses": ["10.0.0.1", "::1"], "load": null});
+        let lines: Vec<_> = flat("host", &value).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(
+            lines,
+            ["host.addresses=10.0.0.1 ::1", "host.disks.0.bytes=5", "host.disks.0.name=sda", "host.load=-"]
+        );
+    }
+}

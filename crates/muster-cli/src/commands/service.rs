@@ -1,0 +1,46 @@
+//! `muster service`: services of the server.
+
+use crate::output::Table;
+use crate::{Context, Failure};
+use muster_api::messages::ServiceRow;
+
+/// `muster service`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster service list
+  muster message list --service GRR --state parked")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List services with what waits for them, how long, what was parked, and the last error
+    List,
+}
+
+impl Args {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        const WHAT: &str = "could not list services";
+        let Command::List = self.command;
+        let answer = context.api.get(WHAT, &["services"], &()).await?;
+        if context.out.json {
+            return context.out.json(&answer);
+        }
+        let mut table = Table::new(&["SERVICE", "KIND", "PENDING", "LAG", "PARKED", "LAST ERROR"]);
+        for row in context.api.read::<Vec<ServiceRow>>(WHAT, &answer)? {
+            table.row([
+                row.name,
+                row.kind,
+                row.pending.to_string(),
+                row.lag_seconds.map_or_else(|| "-".to_owned(), |lag| format!("{lag:.1} s")),
+                row.parked.to_string(),
+                row.last_error.unwrap_or_default(),
+            ]);
+        }
+        context.out.table(&table, "No services.")
+    }
+}

@@ -1,0 +1,96 @@
+//! `muster token`: access tokens of people and scripts.
+
+use super::{ReasonArgs, confirm};
+use crate::output::{Table, safe, time, time_or_dash};
+use crate::values::duration_text;
+use crate::{Context, Failure};
+use muster_api::agents::Secret;
+use muster_api::server::{TokenRequest, TokenRow};
+use reqwest::Method;
+
+/// `muster token`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster token create grafana --role reader --expires-in 90d
+  muster token list
+  muster token delete grafana
+
+The secret is printed once, when the token is made; the server keeps only its hash.")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a token and print its secret
+    Create {
+        /// Its name, which the journal shows
+        name: String,
+        /// What it may do: look, or look and change
+        #[arg(long, value_parser = ["reader", "admin"])]
+        role: String,
+        /// How long it lasts; without end unless told
+        #[arg(long, value_name = "DURATION", value_parser = duration_text)]
+        expires_in: Option<String>,
+    },
+    /// List tokens, without their secrets
+    List,
+    /// Withdraw a token
+    Delete {
+        /// Its name
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        /// Why
+        #[command(flatten)]
+        reason: ReasonArgs,
+    },
+}
+
+impl Args {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            Command::Create { name, role, expires_in } => {
+                let what = format!("could not create token {name}");
+                let request = TokenRequest { name, role, expires_in };
+                let answer = context.api.send(&what, Method::POST, &["tokens"], &request).await?;
+                tell_secret(context, &what, &answer)
+            }
+            Command::List => run_list(context).await,
+            Command::Delete { name, yes, reason } => {
+                confirm(&format!("Withdraw token {name}?"), yes)?;
+                let what = format!("could not delete token {name}");
+                context.api.send(&what, Method::DELETE, &["tokens", &name], &reason.body()).await?;
+                context.out.note(&format!("{name}  withdrawn"));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Prints a secret alone on standard output, so that it can be taken from there.
+pub(super) fn tell_secret(context: &Context, what: &str, answer: &serde_json::Value) -> Result<(), Failure> {
+    if context.out.json {
+        return context.out.json(answer);
+    }
+    let secret: Secret = context.api.read(what, answer)?;
+    context.out.note(&format!("Token {}, shown this once:", safe(&secret.name)));
+    context.out.line(&safe(&secret.token))
+}
+
+async fn run_list(context: &Context) -> Result<(), Failure> {
+    const WHAT: &str = "could not list tokens";
+    let answer = context.api.get(WHAT, &["tokens"], &()).await?;
+    if context.out.json {
+        return context.out.json(&answer);
+    }
+    let mut table = Table::new(&["NAME", "ROLE", "CREATED", "EXPIRES"]);
+    for row in context.api.read::<Vec<TokenRow>>(WHAT, &answer)? {
+        table.row([row.name, row.role, time(&row.created), time_or_dash(row.expires.as_ref())]);
+    }
+    context.out.table(&table, "No tokens.")
+}

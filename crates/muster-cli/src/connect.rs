@@ -1,0 +1,234 @@
+//! Finding the server: what the flags and the environment say, else what a server on this machine left in its data
+//! directory.
+//!
+//! Stays true: a token that was found in a data directory is sent only to the address that was found there too.
+
+use crate::{Exit, Failure, Globals, globals};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use url::Url;
+
+const WHAT: &str = "could not find the server";
+/// The file in which a server writes where its doors are.
+pub const ADDRESSES: &str = "addresses.json";
+/// The file that holds the first access token.
+pub const ADMIN_TOKEN: &str = "admin.token";
+/// The file that holds the certificate of the authority that signs the server's certificates.
+pub const CA: &str = "ca.pem";
+
+/// Where the server is and how it lets this command in.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// The address.
+    pub url: Url,
+    /// The access token.
+    pub token: Option<String>,
+    /// PEM certificates to trust, and no others; `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
+}
+
+/// Finds the server.
+pub fn find(globals: &Globals) -> Result<Door, Failure> {
+    let local = local_door(globals.data.as_deref());
+    let (url, local) = match (&globals.url, local) {
+        (Some(text), local) => {
+            let url = parse_url(text)?;
+            // Somebody else's server must not be shown this machine's token.
+            let local = local.ok().filter(|local| same_door(&local.url, &url));
+            (url, local)
+        }
+        (None, Ok(local)) => (local.url.clone(), Some(local)),
+        (None, Err(failure)) => return Err(failure),
+    };
+    let token = match &globals.token {
+        Some(text) => Some(read_token(text)?),
+        None => local.as_ref().and_then(|local| local.token.clone()),
+    };
+    let ca = globals.ca.clone().or_else(|| local.and_then(|local| local.ca));
+    Ok(Door { url, token, ca })
+}
+
+fn same_door(one: &Url, other: &Url) -> bool {
+    one.origin() == other.origin()
+}
+
+fn parse_url(text: &str) -> Result<Url, Failure> {
+    let wrong = |why: String| {
+        Failure::usage(WHAT, why).on(text).next("write it like https://muster.example:8080 (--url or MUSTER_URL)")
+    };
+    let url = Url::parse(text).map_err(|error| wrong(error.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(wrong("it must begin with http:// or https:// and name a host".to_owned()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("a name or password in the address is not used".to_owned()));
+    }
+    Ok(url)
+}
+
+fn read_token(text: &str) -> Result<String, Failure> {
+    const WHAT: &str = "could not read the access token";
+    let token = match text.strip_prefix('@') {
+        None => text.to_owned(),
+        Some(path) => std::fs::read_to_string(path).map_err(|error| Failure::local(WHAT, path, &error))?,
+    };
+    let token = token.trim();
+    if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+        let why = "it is empty or holds characters that no token has";
+        return Err(Failure::usage(WHAT, why).next("give --token, MUSTER_TOKEN, or --token @FILE"));
+    }
+    Ok(token.to_owned())
+}
+
+/// What a server writes into its data directory. Doors that are switched off are absent.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Addresses {
+    /// Each door's name and address.
+    #[serde(flatten)]
+    pub doors: BTreeMap<String, serde_json::Value>,
+}
+
+impl Addresses {
+    /// Reads them from a data directory.
+    pub fn read(data: &Path) -> std::io::Result<Self> {
+        let text = std::fs::read_to_string(data.join(ADDRESSES))?;
+        serde_json::from_str(&text).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+    }
+
+    /// Returns a door's `ip:port`.
+    pub fn door(&self, name: &str) -> Option<&str> {
+        self.doors.get(name).and_then(serde_json::Value::as_str)
+    }
+
+    /// Returns the address of the operators' door as seen from this machine.
+    pub fn operators_url(&self) -> Option<Url> {
+        if let Some(url) = self.door("operators_url") {
+            return Url::parse(url).ok();
+        }
+        let mut address: SocketAddr = self.door("operators")?.parse().ok()?;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            });
+        }
+        Url::parse(&format!("http://{address}")).ok()
+    }
+}
+
+/// Returns the data directories to look into, the likeliest first.
+pub fn data_dirs(given: Option<&Path>) -> Vec<PathBuf> {
+    if let Some(given) = given {
+        return vec![given.to_owned()];
+    }
+    let mut dirs = vec![PathBuf::from(globals::DATA_DEFAULT)];
+    dirs.extend(
+        dev_pointer().and_then(|pointer| std::fs::read_to_string(pointer).ok()).map(|text| PathBuf::from(text.trim())),
+    );
+    dirs
+}
+
+/// Returns the file in which a running `muster dev` says where its data is: in the home of who runs it, so that
+/// nobody else can lay one out.
+pub fn dev_pointer() -> Option<PathBuf> {
+    let of = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = of("XDG_STATE_HOME").or_else(|| of("HOME").map(|home| home.join(".local/state")))?;
+    Some(state.join("muster").join("dev"))
+}
+
+fn local_door(given: Option<&Path>) -> Result<Door, Failure> {
+    let dirs = data_dirs(given);
+    let mut why = Vec::new();
+    for dir in &dirs {
+        let addresses = match Addresses::read(dir) {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                why.push(format!("{}: {error}", dir.join(ADDRESSES).display()));
+                continue;
+            }
+        };
+        let Some(url) = addresses.operators_url() else {
+            why.push(format!("{} names no operators' door", dir.join(ADDRESSES).display()));
+            continue;
+        };
+        let token = std::fs::read_to_string(dir.join(ADMIN_TOKEN)).ok().map(|text| text.trim().to_owned());
+        let ca = Some(dir.join(CA)).filter(|ca| ca.exists());
+        return Ok(Door { url, token: token.filter(|token| !token.is_empty()), ca });
+    }
+    let next = "give --url and --token (or MUSTER_URL and MUSTER_TOKEN), or --data DIR of a server on this machine; \
+                start one with `muster serve` or, to try it, `muster dev`";
+    Err(Failure::new(Exit::Unreachable, WHAT, why.join("; ")).on("this machine").next(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(addresses: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(ADDRESSES), addresses).unwrap();
+        std::fs::write(dir.path().join(ADMIN_TOKEN), "secret\n").unwrap();
+        dir
+    }
+
+    fn globals(dir: &tempfile::TempDir) -> Globals {
+        Globals { data: Some(dir.path().to_owned()), ..Globals::default() }
+    }
+
+    #[test]
+    fn the_data_directory_tells_address_and_token() {
+        let dir = data(r#"{"agents": "0.0.0.0:4443", "operators": "0.0.0.0:8080"}"#);
+        let door = find(&globals(&dir)).unwrap();
+        assert_eq!(door.url.as_str(), "http://127.0.0.1:8080/");
+        assert_eq!(door.token.as_deref(), Some("secret"));
+        assert_eq!(door.ca, None);
+    }
+
+    #[test]
+    fn an_address_with_https_is_taken_as_it_stands_and_the_authority_beside_it_trusted() {
+        let dir = data(r#"{"operators": "[::1]:8080", "operators_url": "https://localhost:8080"}"#);
+        std::fs::write(dir.path().join(CA), "pem").unwrap();
+        let door = find(&globals(&dir)).unwrap();
+        assert_eq!(door.url.as_str(), "https://localhost:8080/");
+        assert_eq!(door.ca, Some(dir.path().join(CA)));
+    }
+
+    #[test]
+    fn the_local_token_is_not_sent_to_another_server() {
+        let dir = data(r#"{"operators": "127.0.0.1:8080"}"#);
+        let with = |url: &str| find(&Globals { url: Some(url.to_owned()), ..globals(&dir) }).unwrap();
+        assert_eq!(with("http://elsewhere.example:8080").token, None);
+        assert_eq!(with("https://127.0.0.1:8080").token, None);
+        assert_eq!(with("http://127.0.0.1:8080").token.as_deref(), Some("secret"));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_data_directory() {
+        let dir = data(r#"{"operators": "127.0.0.1:8080"}"#);
+        let file = dir.path().join("mine");
+        std::fs::write(&file, " mine \n").unwrap();
+        let globals = Globals { token: Some(format!("@{}", file.display())), ..globals(&dir) };
+        assert_eq!(find(&globals).unwrap().token.as_deref(), Some("mine"));
+    }
+
+    #[test]
+    fn without_any_server_it_is_said_where_was_looked_and_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let failure = find(&globals(&dir)).unwrap_err();
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(failure.why.contains(&dir.path().display().to_string()), "{failure}");
+        assert!(failure.next.contains("MUSTER_URL"), "{failure}");
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused_before_anything_is_sent() {
+        let dir = data(r#"{"operators": "127.0.0.1:8080"}"#);
+        for wrong in ["", "muster:8080", "ftp://x", "http://me:secret@x", "127.0.0.1:8080", "http://"] {
+            let failure = find(&Globals { url: Some(wrong.to_owned()), ..globals(&dir) }).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{wrong}");
+        }
+        assert_eq!(find(&Globals { token: Some("a b".into()), ..globals(&dir) }).unwrap_err().exit, Exit::Usage);
+    }
+}

@@ -1,0 +1,257 @@
+//! How results are shown: tables for people, the API's own JSON for programs.
+//!
+//! Stays true: text that came from a machine cannot steer the terminal ([`safe`]); a reader that goes away ends the
+//! command quietly; secrets are printed only by the commands that make them.
+
+use crate::Failure;
+use comfy_table::{Attribute, Cell, ContentArrangement, Table as Grid, presets};
+use muster_core::Timestamp;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, IsTerminal, Write};
+
+/// Where results go, and in which shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    /// Whether results are JSON.
+    pub json: bool,
+    /// Whether a person looks at standard output.
+    pub terminal: bool,
+    /// Whether it may be emphasised.
+    pub color: bool,
+}
+
+impl Output {
+    /// Looks at the flags, the terminal and `NO_COLOR`.
+    pub fn new(json: bool) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { json, terminal, color: terminal && !plain }
+    }
+
+    /// Writes a line, as it is.
+    pub fn line(&self, text: &str) -> Result<(), Failure> {
+        self.bytes(format!("{text}\n").as_bytes())
+    }
+
+    /// Writes bytes, as they are.
+    #[expect(clippy::unused_self, reason = "writing is what an output is for; where to is decided here")]
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe => Failure::reader_gone(),
+            _ => Failure::local("could not write the result", "standard output", &error),
+        })
+    }
+
+    /// Writes `value` as JSON.
+    pub fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| Failure::local("could not write the result", "JSON", &error))?;
+        self.line(&text)
+    }
+
+    /// Writes a note for people to standard error; programs that asked for JSON are spared.
+    pub fn note(&self, text: &str) {
+        if !self.json {
+            // A note that cannot be written is no reason to fail.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// Writes a table; an empty one as `nothing`.
+    pub fn table(&self, table: &Table, nothing: &str) -> Result<(), Failure> {
+        if table.rows.is_empty() {
+            self.note(nothing);
+            return Ok(());
+        }
+        self.bytes(self.render(table).as_bytes())
+    }
+
+    fn render(&self, table: &Table) -> String {
+        let mut grid = Grid::new();
+        grid.load_style(presets::NOTHING);
+        grid.set_content_arrangement(if self.terminal {
+            ContentArrangement::Dynamic
+        } else {
+            ContentArrangement::Disabled
+        });
+        let head = |name: &&str| {
+            let cell = Cell::new(name);
+            if self.color { cell.add_attribute(Attribute::Bold) } else { cell }
+        };
+        grid.set_header(table.head.iter().map(head));
+        for row in &table.rows {
+            grid.add_row(row.iter().map(|text| safe(text)));
+        }
+        for column in grid.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let mut text = String::new();
+        for line in grid.to_string().lines() {
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+        text
+    }
+
+    /// Writes names and values below each other; values that are empty are left out.
+    pub fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), Failure> {
+        let shown = || pairs.iter().filter(|(_, value)| !value.is_empty());
+        let width = shown().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        let mut text = String::new();
+        for (name, value) in shown() {
+            let _ = writeln!(text, "{}{}  {}", safe(name), " ".repeat(width - name.chars().count()), safe(value));
+        }
+        self.bytes(text.as_bytes())
+    }
+}
+
+/// Rows under a head.
+#[derive(Debug, Default)]
+pub struct Table {
+    head: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// Starts a table.
+    pub fn new(head: &[&'static str]) -> Self {
+        Self { head: head.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row, as wide as the head.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        debug_assert_eq!(N, self.head.len(), "a row is as wide as the head");
+        self.rows.push(cells.into());
+    }
+}
+
+/// Returns `text` with everything escaped that could steer a terminal or change how its neighbours read: control
+/// characters, and the marks that turn the direction of writing.
+pub fn safe(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// Returns a time of the API (RFC 3339) to the second, in UTC and marked so; what is no time is shown as it is.
+pub fn time(text: &str) -> String {
+    let Ok(moment) = text.parse::<Timestamp>() else { return text.to_owned() };
+    let whole = Timestamp::from_secs(moment.to_parts().0).to_string();
+    whole.replace('T', " ")
+}
+
+/// As [`time`], with a dash for an absent one.
+pub fn time_or_dash(text: Option<&String>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| time(text))
+}
+
+/// Returns a number of bytes for people.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut number = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while number >= 1024.0 && unit + 1 < UNITS.len() {
+        number /= 1024.0;
+        unit += 1;
+    }
+    format!("{number:.1} {}", UNITS[unit])
+}
+
+/// Returns the word for a truth.
+pub fn yes(truth: bool) -> String {
+    if truth { "yes" } else { "no" }.to_owned()
+}
+
+/// How far a transfer has come, on a terminal's standard error; nowhere else.
+#[derive(Debug)]
+pub struct Progress {
+    name: String,
+    total: Option<u64>,
+    done: u64,
+    shown: u64,
+    on: bool,
+}
+
+/// Bytes between two pictures of a progress.
+const PROGRESS_STEP: u64 = 1024 * 1024;
+
+impl Progress {
+    /// Starts one for `name`, of `total` bytes if that is known.
+    pub fn new(name: &str, total: Option<u64>, json: bool) -> Self {
+        let on = !json && std::io::stderr().is_terminal();
+        Self { name: safe(name), total, done: 0, shown: 0, on }
+    }
+
+    /// Adds bytes that went through.
+    pub fn add(&mut self, bytes: usize) {
+        self.done += bytes as u64;
+        if self.on && self.done - self.shown >= PROGRESS_STEP {
+            self.shown = self.done;
+            let of = self.total.map(|total| format!(" of {}", size(total))).unwrap_or_default();
+            let _ = write!(std::io::stderr(), "\r{}  {}{of}\u{1b}[K", self.name, size(self.done));
+        }
+    }
+
+    /// Bytes so far.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.on && self.shown > 0 {
+            let _ = write!(std::io::stderr(), "\r\u{1b}[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Output = Output { json: false, terminal: false, color: false };
+
+    #[test]
+    fn a_table_outside_a_terminal_is_plain_text_in_columns() {
+        let mut table = Table::new(&["ID", "HOST"]);
+        table.row(["1122334455667788".into(), "alpha".into()]);
+        table.row(["99".into(), "\u{1b}[31mred\nline".into()]);
+        assert_eq!(
+            PLAIN.render(&table),
+            "ID                HOST\n1122334455667788  alpha\n99                \\u{1b}[31mred\\nline\n"
+        );
+    }
+
+    #[test]
+    fn what_could_steer_a_terminal_is_escaped_and_all_else_left() {
+        assert_eq!(safe("Über\u{202e}fdp.exe\u{9b}2J"), "Über\\u{202e}fdp.exe\\u{9b}2J");
+    }
+
+    #[test]
+    fn times_are_utc_and_say_so() {
+        assert_eq!(time("2026-01-02T03:04:05.000000006Z"), "2026-01-02 03:04:05Z");
+        assert_eq!(time("2026-01-02T05:04:05+02:00"), "2026-01-02 03:04:05Z");
+        assert_eq!(time("never"), "never");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!([size(0), size(1023), size(1536), size(u64::MAX)], ["0 B", "1023 B", "1.5 KiB", "16384.0 PiB"]);
+    }
+}

@@ -1,0 +1,125 @@
+//! Ids that were written short.
+//!
+//! Stays true: a host name is never taken for an id, because machines choose it themselves; a short id that fits two
+//! is refused, and both are named.
+
+use crate::list::{ListArgs, Rows};
+use crate::{Context, Exit, Failure};
+use muster_api::agents::AgentQuery;
+use muster_core::{AgentId, BroadcastId, MessageId};
+use serde_json::Value;
+
+/// Digits that a short id must have.
+const DIGITS_MIN: usize = 4;
+/// Newest messages among which a short message id is looked for.
+const MESSAGES_MAX: u32 = 10_000;
+/// Ids named when a short one fits several.
+const NAMED_MAX: usize = 8;
+
+struct Kind {
+    noun: &'static str,
+    list: &'static str,
+    digits: usize,
+}
+
+const AGENT: Kind = Kind { noun: "agent", list: "muster agent list", digits: AgentId::BYTES * 2 };
+const BROADCAST: Kind = Kind { noun: "broadcast", list: "muster broadcast list", digits: BroadcastId::BYTES * 2 };
+const MESSAGE: Kind = Kind { noun: "message", list: "muster message list", digits: MessageId::BYTES * 2 };
+
+impl Kind {
+    /// Lower-case digits, and whether they are all of them.
+    fn check(&self, text: &str) -> Result<(String, bool), Failure> {
+        let digits = text.to_ascii_lowercase();
+        let fits = (DIGITS_MIN..=self.digits).contains(&digits.len());
+        if fits && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let whole = digits.len() == self.digits;
+            return Ok((digits, whole));
+        }
+        let why = format!("an id has {} hexadecimal digits; the first {DIGITS_MIN} or more will do", self.digits);
+        Err(Failure::usage(format!("{text:?} is no {} id", self.noun), why).next(format!("see `{}`", self.list)))
+    }
+
+    fn pick(&self, prefix: &str, rows: &Rows) -> Result<String, Failure> {
+        let id = |row: &Value| row.get("id").and_then(Value::as_str).map(str::to_owned);
+        let mut found: Vec<String> = rows.items.iter().filter_map(id).filter(|id| id.starts_with(prefix)).collect();
+        found.sort_unstable();
+        found.dedup();
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(Failure::new(
+                Exit::NotFound,
+                format!("there is no {} {prefix}…", self.noun),
+                "no id that is listed begins so",
+            )
+            .next(format!("see `{}`, or write the whole id", self.list))),
+            many => {
+                let named = found[..many.min(NAMED_MAX)].join(", ");
+                let why = format!("{many} ids begin so: {named}");
+                Err(Failure::usage(format!("{prefix} is not one {}", self.noun), why).next("write more digits"))
+            }
+        }
+    }
+}
+
+/// Returns the whole id of the agent that `text` names.
+pub(crate) async fn agent(context: &Context, text: &str) -> Result<String, Failure> {
+    let (digits, whole) = AGENT.check(text)?;
+    if whole {
+        return Ok(digits);
+    }
+    let filter = AgentQuery { text: Some(digits.clone()), ..AgentQuery::default() };
+    let all = ListArgs { all: true, ..ListArgs::default() };
+    let rows = Rows::fetch(context, "could not look up the agent", &["agents"], &filter, &all).await?;
+    AGENT.pick(&digits, &rows)
+}
+
+/// Returns the whole id of the broadcast that `text` names.
+pub(crate) async fn broadcast(context: &Context, text: &str) -> Result<String, Failure> {
+    let (digits, whole) = BROADCAST.check(text)?;
+    if whole {
+        return Ok(digits);
+    }
+    let all = ListArgs { all: true, ..ListArgs::default() };
+    let rows = Rows::fetch(context, "could not look up the broadcast", &["broadcasts"], &(), &all).await?;
+    BROADCAST.pick(&digits, &rows)
+}
+
+/// Returns the whole id of the message that `text` names, among the newest.
+pub(crate) async fn message(context: &Context, text: &str) -> Result<String, Failure> {
+    let (digits, whole) = MESSAGE.check(text)?;
+    if whole {
+        return Ok(digits);
+    }
+    let newest = ListArgs { limit: MESSAGES_MAX, ..ListArgs::default() };
+    let rows = Rows::fetch(context, "could not look up the message", &["messages"], &(), &newest).await?;
+    MESSAGE.pick(&digits, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rows(ids: &[&str]) -> Rows {
+        Rows { items: ids.iter().map(|id| json!({ "id": id })).collect(), next: None }
+    }
+
+    #[test]
+    fn a_short_id_is_one_or_none_or_refused() {
+        let rows = rows(&["1122334455667788", "1122999999999999", "aa22334455667788"]);
+        assert_eq!(AGENT.pick("aa22", &rows).unwrap(), "aa22334455667788");
+        assert_eq!(AGENT.pick("ffff", &rows).unwrap_err().exit, Exit::NotFound);
+        let two = AGENT.pick("1122", &rows).unwrap_err();
+        assert_eq!(two.exit, Exit::Usage);
+        assert!(two.why.contains("1122334455667788, 1122999999999999"), "{two}");
+    }
+
+    #[test]
+    fn what_cannot_be_an_id_is_refused_before_asking() {
+        for text in ["", "112", "web-1", "../x", "11223344556677889", "11 2"] {
+            assert_eq!(AGENT.check(text).unwrap_err().exit, Exit::Usage, "{text}");
+        }
+        assert_eq!(AGENT.check("AABB").unwrap(), ("aabb".to_owned(), false));
+        assert!(AGENT.check("1122334455667788").unwrap().1);
+    }
+}

@@ -9,6 +9,7 @@ mod auth;
 pub mod codec;
 pub mod config;
 pub mod doctor;
+pub mod import;
 pub mod observe;
 pub mod pki;
 pub mod private_file;

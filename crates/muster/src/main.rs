@@ -1,1 +1,153 @@
-fn main() {}
+//! The program `muster`: the server, and every command for it.
+//!
+//! Stays true: this file only says which commands there are and who runs them; a command that speaks with a server is
+//! muster-cli's, one that starts a server or opens its database is a file beside this one.
+
+mod config;
+mod dev;
+mod import;
+mod serve;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
+use muster_cli::{Context, Exit, Failure, Globals, Operator, Output, book, commands, tell};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// One server for a fleet of machines: enrols them by key, carries messages to and from them, loses nothing
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+First steps:
+  muster dev                     a server and this machine's agent, in a scratch directory
+  muster serve                   a server with an embedded database in /var/lib/muster
+  muster agent list              the machines it knows
+
+Every flag is also an environment variable: MUSTER_, the commands that lead to it, and its name, unless its help
+names another. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, 6 conflict, 7 timed out.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server
+    Serve(serve::ServeArgs),
+    /// Try it: run a server and this machine's agent in a scratch directory
+    Dev(dev::DevArgs),
+    #[command(flatten)]
+    Operator(Operator),
+    /// Look for what is wrong with the server and the way to it
+    #[command(after_help = "\
+Examples:
+  muster doctor
+  muster doctor --url https://muster.example:8080 --token @admin.token --json
+
+Looks at this machine's files, the connection, the token and the clocks; then the server looks at its certificates,
+database, doors, disk and file limit. Ends with 1 when something is wrong, or with the code of what kept it from looking.")]
+    Doctor,
+    /// The server's configuration
+    Config(config::ConfigArgs),
+    /// Take over the configuration of another system
+    Import(import::ImportArgs),
+    /// Print the completion script for a shell
+    #[command(after_help = "\
+Examples:
+  muster completion bash > /etc/bash_completion.d/muster
+  muster completion fish > ~/.config/fish/completions/muster.fish")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the man pages
+    #[command(after_help = "\
+Examples:
+  muster man --out /usr/local/share/man/man1")]
+    Man {
+        /// The directory to write into; it is made if need be
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Write the reference page of all commands
+    #[command(hide = true)]
+    Reference,
+    /// Print the version
+    Version,
+}
+
+/// Returns the definition of all commands.
+fn definition() -> clap::Command {
+    book::with_environment(Cli::command())
+}
+
+fn main() -> ExitCode {
+    let json = |matches: &clap::ArgMatches| matches.get_flag("json");
+    let matches = definition().get_matches();
+    let json = json(&matches);
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ExitCode::from(tell(&failure, json)),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { globals, command } = cli;
+    let out = Output::new(globals.json);
+    match command {
+        Command::Serve(args) => serving()?.block_on(args.run(&globals)),
+        Command::Dev(args) => asking()?.block_on(args.run(&globals)),
+        Command::Operator(command) => {
+            let context = Context::new(&globals)?;
+            asking()?.block_on(command.run(&context))
+        }
+        Command::Doctor => asking()?.block_on(commands::doctor::run(&globals)),
+        Command::Config(args) => args.run(&globals),
+        Command::Import(args) => args.run(&globals),
+        Command::Completion { shell } => out.bytes(&book::completion(definition(), shell)),
+        Command::Man { out: dir } => man(out, &dir),
+        Command::Reference => out.bytes(book::reference(definition()).as_bytes()),
+        Command::Version => version(out),
+    }
+}
+
+fn man(out: Output, dir: &std::path::Path) -> Result<(), Failure> {
+    let written = book::man(definition(), dir)?;
+    if out.json {
+        let paths: Vec<_> = written.iter().map(|path| path.display().to_string()).collect();
+        return out.json(&paths);
+    }
+    out.line(&format!("{} pages in {}", written.len(), dir.display()))
+}
+
+fn version(out: Output) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    if out.json {
+        return out.json(&std::collections::BTreeMap::from([("version", version)]));
+    }
+    out.line(&format!("muster {version}"))
+}
+
+/// The runtime of a server: every core.
+fn serving() -> Result<tokio::runtime::Runtime, Failure> {
+    started(tokio::runtime::Builder::new_multi_thread().enable_all().build())
+}
+
+/// The runtime of a command that waits for others: one thread starts at once.
+fn asking() -> Result<tokio::runtime::Runtime, Failure> {
+    started(tokio::runtime::Builder::new_current_thread().enable_all().build())
+}
+
+fn started(runtime: std::io::Result<tokio::runtime::Runtime>) -> Result<tokio::runtime::Runtime, Failure> {
+    runtime.map_err(|error| Failure::new(Exit::Failed, "could not start", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -51,12 +51,8 @@ fn host_port(text: &str) -> Result<String, String> {
 impl ConfigCommand {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let request = self.request()?;
-        let answer = context.api.send(WHAT, Method::POST, &["agent-configs"], &request).await?;
-        let files: Vec<ConfigFile> = context.api.read(WHAT, &answer)?;
-        let mut written = Vec::new();
-        for file in &files {
-            written.push(write(&self.out, file)?.display().to_string());
-        }
+        let paths = config_write(context, &request, &self.out).await?;
+        let written: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         if context.out.json {
             return context.out.json(&serde_json::json!({ "written": written }));
         }
@@ -103,6 +99,17 @@ impl ConfigCommand {
             enrol_token,
         })
     }
+}
+
+/// Asks the server for an agent's configuration and writes it into `out`. Returns the paths of what was written.
+pub async fn config_write(
+    context: &Context,
+    request: &AgentConfigRequest,
+    out: &Path,
+) -> Result<Vec<PathBuf>, Failure> {
+    let answer = context.api.send(WHAT, Method::POST, &["agent-configs"], request).await?;
+    let files: Vec<ConfigFile> = context.api.read(WHAT, &answer)?;
+    files.iter().map(|file| write(out, file)).collect()
 }
 
 /// Writes one file below `out`, or makes a directory there. Returns its path.

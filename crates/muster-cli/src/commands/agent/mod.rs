@@ -3,6 +3,8 @@
 mod config;
 mod show;
 
+pub use config::config_write;
+
 use super::{ReasonArgs, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, time, yes};

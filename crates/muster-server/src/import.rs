@@ -1,0 +1,253 @@
+//! Fleetspeak's own configuration files, taken as ours: the services file at each start, both files once for a move.
+//!
+//! Stays true: what has no counterpart is said, never passed over; a service that cannot be had is an error, because
+//! its messages would otherwise be lost from sight.
+
+use crate::Config;
+use crate::config::{Frontend, Listen, Service, ServiceKind};
+use muster_proto::text::{self, TextError};
+use muster_proto::wire::{components, grpcservice, server};
+use prost::Message as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Why a file of Fleetspeak was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The components file cannot be read.
+    #[error("the components file cannot be read")]
+    Components(#[source] TextError),
+    /// The services file cannot be read.
+    #[error("the services file cannot be read")]
+    Services(#[source] TextError),
+    /// A service cannot be had.
+    #[error("service {name:?} cannot be had: {why}")]
+    Service {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl ImportError {
+    /// Which of the two files it is about.
+    pub fn file(&self) -> &'static str {
+        match self {
+            Self::Components(_) => "the components file",
+            Self::Services(_) | Self::Service { .. } => "the services file",
+        }
+    }
+}
+
+/// What two files of Fleetspeak say, as a configuration, and what it cannot say.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// The configuration. It may still want something, such as the names of proxies.
+    pub config: Config,
+    /// What to look at, each a sentence.
+    pub notes: Vec<String>,
+}
+
+/// Reads a Fleetspeak services file (text proto of `fleetspeak.server.ServerConfig`).
+pub fn services(text: &str) -> Result<Vec<Service>, ImportError> {
+    let file: server::ServerConfig =
+        text::parse("fleetspeak.server.ServerConfig", text).map_err(ImportError::Services)?;
+    file.services.into_iter().map(service).collect()
+}
+
+fn service(from: server::ServiceConfig) -> Result<Service, ImportError> {
+    let wrong = |why: String| ImportError::Service { name: from.name.clone(), why };
+    let parallelism = if from.max_parallelism == 0 { Service::default().parallelism } else { from.max_parallelism };
+    let service = Service { name: from.name.clone(), parallelism, ..Service::default() };
+    match from.factory.as_str() {
+        "NOOP" => Ok(Service { kind: ServiceKind::Noop, ..service }),
+        "GRPC" => {
+            let any = from.config.as_ref().ok_or_else(|| wrong("it has no config that names its target".into()))?;
+            let config = grpcservice::Config::decode(any.value.as_slice())
+                .map_err(|error| wrong(format!("its config is not a fleetspeak.grpcservice.Config: {error}")))?;
+            let cert_file = Some(config.cert_file).filter(|path| !path.is_empty()).map(PathBuf::from);
+            let target = Some(config.target);
+            Ok(Service { kind: ServiceKind::Grpc, target, insecure: config.insecure, cert_file, ..service })
+        }
+        other => Err(wrong(format!("there is no factory {other:?} here; there are GRPC and NOOP"))),
+    }
+}
+
+/// Reads both files of a Fleetspeak server.
+pub fn fleetspeak(components_text: &str, services_text: &str) -> Result<Imported, ImportError> {
+    let from: components::Config =
+        text::parse("fleetspeak.components.Config", components_text).map_err(ImportError::Components)?;
+    let mut imported = Imported { config: Config::default(), notes: Vec::new() };
+    imported.config.services = services(services_text)?;
+    database(&from, &mut imported);
+    agents(&from, &mut imported);
+    admin(&from, &mut imported);
+    imported.config.enrolment.required_label = from.required_label;
+    if from.stats_config.is_some() || from.health_check_config.is_some() {
+        imported.note("statistics and health are at /metrics, /healthz and /readyz of the operators' door");
+    }
+    Ok(imported)
+}
+
+impl Imported {
+    fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// Reads an address of Go's form, in which the host may be missing or a name.
+    fn address(&mut self, what: &str, text: &str) -> Option<Listen> {
+        let (host, port) = text.rsplit_once(':')?;
+        let all = Ipv4Addr::UNSPECIFIED;
+        let parsed: Option<SocketAddr> = match (host, port.parse::<u16>()) {
+            ("", Ok(port)) => Some((all, port).into()),
+            ("localhost", Ok(port)) => Some((Ipv4Addr::LOCALHOST, port).into()),
+            _ => text.parse().ok(),
+        };
+        if parsed.is_none() {
+            self.note(format!("{what}: {text:?} is not an IP address and a port; set it by hand"));
+        }
+        parsed.map(Listen::At)
+    }
+}
+
+fn database(from: &components::Config, imported: &mut Imported) {
+    if !from.mysql_data_source_name.is_empty() || from.spanner_config.is_some() {
+        imported.note(
+            "the old database is not taken over: machines enrol again by themselves, with the same ids, because their \
+             keys stay; set `database` for PostgreSQL",
+        );
+    }
+    if !from.notification_listen_address.is_empty() || !from.notification_public_address.is_empty() {
+        imported.note("several servers need a PostgreSQL database and the section [cluster] on each");
+    }
+}
+
+fn agents(from: &components::Config, imported: &mut Imported) {
+    let Some(https) = &from.https_config else {
+        imported.config.agents.address = Listen::Off;
+        imported.note("there is no https_config, so the agents' door is off");
+        return;
+    };
+    if let Some(address) = imported.address("https_config.listen_address", &https.listen_address) {
+        imported.config.agents.address = address;
+    }
+    imported.config.agents.streaming = !https.disable_streaming;
+    imported.config.agents.files_public = !https.enable_file_server_authorization;
+    imported.config.agents.proxy_protocol = from.proxy_protocol;
+    if let Some(frontend) = https.frontend_config.as_ref().and_then(|config| config.frontend_mode.as_ref()) {
+        frontend_mode(frontend, imported);
+    }
+    if !https.certificates.is_empty() {
+        imported.note(
+            "the server's certificate is not taken over: give each machine the new authority first (`muster agent \
+             config --format fleetspeak` writes it; the old trusted_certs may stay beside it), then switch",
+        );
+    }
+}
+
+fn frontend_mode(mode: &components::frontend_config::FrontendMode, imported: &mut Imported) {
+    use components::frontend_config::FrontendMode as Mode;
+    let (frontend, header, checksum) = match mode {
+        Mode::MtlsConfig(_) => return,
+        Mode::HttpsHeaderConfig(c) => (Frontend::HttpsHeader, &c.client_certificate_header, None),
+        Mode::HttpsHeaderChecksumConfig(c) => (
+            Frontend::HttpsHeaderChecksum,
+            &c.client_certificate_header,
+            Some(&c.client_certificate_checksum_header),
+        ),
+        Mode::CleartextHeaderConfig(c) => (Frontend::CleartextHeader, &c.client_certificate_header, None),
+        Mode::CleartextHeaderChecksumConfig(c) => (
+            Frontend::CleartextHeaderChecksum,
+            &c.client_certificate_header,
+            Some(&c.client_certificate_checksum_header),
+        ),
+        Mode::CleartextXfccConfig(c) => (Frontend::CleartextXfcc, &c.client_certificate_header, None),
+    };
+    imported.config.agents.frontend = frontend;
+    imported.config.agents.certificate_header.clone_from(header);
+    if let Some(checksum) = checksum {
+        imported.config.agents.checksum_header.clone_from(checksum);
+    }
+    imported.note("agents.proxies must name the proxies that may speak for agents; nobody else is believed");
+}
+
+fn admin(from: &components::Config, imported: &mut Imported) {
+    let Some(admin) = &from.admin_config else {
+        imported.config.admin.address = Listen::Off;
+        return;
+    };
+    let Some(address) = imported.address("admin_config.listen_address", &admin.listen_address) else { return };
+    imported.config.admin.address = address;
+    if address.is_public() {
+        imported.note("admin.address can be reached by others: set admin.tls and admin.token or admin.client_ca");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICES: &str = r#"
+        services {
+          name: "GRR" factory: "GRPC" max_parallelism: 7
+          config { [type.googleapis.com/fleetspeak.grpcservice.Config] { target: "localhost:11111" insecure: true } }
+        }
+        services { name: "Sink" factory: "NOOP" }
+    "#;
+    const COMPONENTS: &str = r#"
+        mysql_data_source_name: "u:p@tcp(localhost:3306)/fleetspeak"
+        required_label: "prod"
+        https_config {
+          listen_address: ":4443" certificates: "PEM" key: "PEM" disable_streaming: true
+          frontend_config { cleartext_header_checksum_config {
+            client_certificate_header: "x-cert" client_certificate_checksum_header: "x-sum" } }
+        }
+        admin_config { listen_address: "localhost:4444" }
+        stats_config { address: "localhost:8081" }
+    "#;
+
+    #[test]
+    fn a_services_file_is_read_as_it_is() {
+        let services = services(SERVICES).unwrap();
+        assert_eq!((services[0].name.as_str(), services[0].parallelism), ("GRR", 7));
+        assert_eq!((services[0].target.as_deref(), services[0].insecure), (Some("localhost:11111"), true));
+        assert_eq!((services[1].kind, services[1].parallelism), (ServiceKind::Noop, 100));
+    }
+
+    #[test]
+    fn a_service_that_cannot_be_had_is_an_error_that_names_it() {
+        for (text, wanted) in [
+            (r#"services { name: "P" factory: "CPS" }"#, "CPS"),
+            (r#"services { name: "P" factory: "GRPC" }"#, "target"),
+            (r#"services { nam: "P" }"#, "nam"),
+        ] {
+            let error = services(text).unwrap_err();
+            let told = format!("{error} {:?}", std::error::Error::source(&error).map(ToString::to_string));
+            assert!(told.contains(wanted), "{told}");
+        }
+    }
+
+    #[test]
+    fn both_files_become_a_configuration_and_notes() {
+        let Imported { config, notes } = fleetspeak(COMPONENTS, SERVICES).unwrap();
+        assert_eq!(config.agents.address.to_string(), "0.0.0.0:4443");
+        assert_eq!(config.admin.address.to_string(), "127.0.0.1:4444");
+        assert_eq!(config.enrolment.required_label, "prod");
+        assert!(!config.agents.streaming && config.agents.files_public);
+        assert_eq!(config.agents.frontend, Frontend::CleartextHeaderChecksum);
+        assert_eq!((config.agents.certificate_header.as_str(), config.agents.checksum_header.as_str()), ("x-cert", "x-sum"));
+        assert_eq!(config.services.len(), 2);
+        for wanted in ["database", "certificate", "agents.proxies", "/metrics"] {
+            assert!(notes.iter().any(|note| note.contains(wanted)), "{wanted}: {notes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let plain = r#"https_config { listen_address: "0.0.0.0:4443" enable_file_server_authorization: true }"#;
+        let config = fleetspeak(plain, SERVICES).unwrap().config;
+        let again = Config::from_parts(&config.to_text(), "x", [], &crate::config::Overrides::default()).unwrap();
+        assert_eq!(again, config);
+    }
+}

@@ -1,0 +1,81 @@
+//! `muster config`: the server's configuration.
+
+use crate::serve::ConfigFile;
+use muster_cli::{Exit, Failure, Globals, Output};
+use muster_server::Config;
+use muster_server::config::{ConfigErrors, DEFAULT_FILE, Overrides};
+use std::path::{Path, PathBuf};
+
+/// `muster config`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster config show --defaults > /etc/muster/muster.toml
+  muster config check --config /etc/muster/muster.toml
+  muster config show")]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Check the configuration as `muster serve` would read it, environment included
+    Check(ConfigFile),
+    /// Show the configuration as `muster serve` would read it, with every key explained
+    Show {
+        /// Which
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Show the defaults instead: a file to start from
+        #[arg(long)]
+        defaults: bool,
+    },
+}
+
+impl ConfigArgs {
+    /// Runs the command.
+    pub(crate) fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let out = Output::new(globals.json);
+        let flags = Overrides { data: globals.data.clone(), ..Overrides::default() };
+        match self.command {
+            Command::Check(file) => {
+                load(&file, &flags)?;
+                let read = file_read(&file).map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
+                if out.json {
+                    return out.json(&std::collections::BTreeMap::from([("ok", read)]));
+                }
+                out.line(&format!("ok ({read})"))
+            }
+            Command::Show { defaults: true, .. } if out.json => out.json(&Config::default()),
+            Command::Show { defaults: true, .. } => out.bytes(Config::defaults_text().as_bytes()),
+            Command::Show { file, .. } => {
+                let config = load(&file, &flags)?;
+                if out.json { out.json(&config) } else { out.bytes(config.to_text().as_bytes()) }
+            }
+        }
+    }
+}
+
+/// Returns the file that is read: the one that was named, or the usual one if it is there.
+fn file_read(file: &ConfigFile) -> Option<PathBuf> {
+    let usual = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+    file.config.clone().or_else(usual)
+}
+
+/// Reads the configuration from its file, the environment and flags.
+pub(crate) fn load(file: &ConfigFile, flags: &Overrides) -> Result<Config, Failure> {
+    let path = file_read(file);
+    let environment = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with("MUSTER_"))?;
+        Some((name, value.into_string().ok()?))
+    });
+    Config::load(path.as_deref(), environment, flags).map_err(|errors| refused(path.as_deref(), &errors))
+}
+
+fn refused(path: Option<&Path>, errors: &ConfigErrors) -> Failure {
+    let on = path.map_or_else(|| "environment and flags".to_owned(), |path| path.display().to_string());
+    let why: Vec<_> = errors.0.iter().map(ToString::to_string).collect();
+    let next = "correct it, then `muster config check`; `muster config show --defaults` explains every key";
+    Failure::new(Exit::Usage, "the configuration is not valid", why.join(" | ")).on(on).next(next)
+}

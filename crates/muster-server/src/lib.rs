@@ -16,6 +16,8 @@ pub mod private_file;
 pub mod rest;
 pub mod serve;
 pub mod services;
+pub mod tls;
+pub mod transport;
 pub mod world;
 
 pub use config::Config;

@@ -1,1 +1,163 @@
-fn main() {}
+//! Chores: everything a contributor or a build machine runs, on a fresh machine too.
+//!
+//! Stays true: each chore installs what it needs when it is missing, says what it does, and fails with what to do next.
+//! Not here: what is tested and measured (muster-harness); this program stays small, because it is built before all else.
+
+mod install;
+mod run;
+mod test;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use run::{Profile, cargo, harness};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Chores of the Muster workspace")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Build, start a server and this machine's agent, and show what the machine really is
+    Demo {
+        /// End after showing instead of leaving the server open
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Install what the tests need and run them all
+    #[command(visible_alias = "ci")]
+    Test {
+        /// Leave out the real peers and the crash runs
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Install what the tests need, and nothing else
+    Install,
+    /// Measure, in a release build
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Kill and starve real processes under load, and count what is lost
+    Crash {
+        /// What is broken, how often, on which database; `--help` behind `--` lists it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+        /// Use a release build
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run our agent against a real server of the original
+    Interop {
+        /// Which peer
+        peer: Peer,
+    },
+    /// Write the OpenAPI document that the server gives out to docs/reference/openapi.json
+    Openapi,
+    /// Fuzz one target
+    Fuzz {
+        /// Its name below fuzz/fuzz_targets
+        target: String,
+        /// For how long
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Contacts, messages and streams, over the wire
+    Transport {
+        /// Drive this beside ours, in the same run
+        #[arg(long)]
+        peer: Option<BenchPeer>,
+        /// Further arguments of the load program
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Rows put into the store
+    Store {
+        /// Further arguments of the example in muster-store
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Peer {
+    /// The original's server, on MariaDB
+    FleetspeakServer,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BenchPeer {
+    /// The original's server, on MariaDB
+    Fleetspeak,
+}
+
+fn main() -> Result<()> {
+    match Args::parse().chore {
+        Chore::Demo { no_wait } => {
+            build_programs(Profile::Dev)?;
+            harness(Profile::Dev, ["demo"].into_iter().chain(no_wait.then_some("--no-wait")))
+        }
+        Chore::Test { quick } => test::run(if quick { test::Extent::Quick } else { test::Extent::Whole }),
+        Chore::Install => install::test_tools(),
+        Chore::Bench(bench) => run_bench(bench),
+        Chore::Crash { args, release } => {
+            install::test_tools()?;
+            let profile = if release { Profile::Release } else { Profile::Dev };
+            build_programs(profile)?;
+            harness(profile, ["crash"].into_iter().chain(args.iter().map(String::as_str)))
+        }
+        Chore::Interop { peer: Peer::FleetspeakServer } => {
+            install::original()?;
+            install::mariadb()?;
+            build_programs(Profile::Dev)?;
+            harness(Profile::Dev, ["interop", "fleetspeak-server"])
+        }
+        Chore::Openapi => {
+            build_programs(Profile::Dev)?;
+            harness(Profile::Dev, ["openapi", "docs/reference/openapi.json"])
+        }
+        Chore::Fuzz { target, seconds } => fuzz(&target, seconds),
+    }
+}
+
+fn run_bench(bench: Bench) -> Result<()> {
+    install::postgresql()?;
+    match bench {
+        Bench::Transport { peer, args } => {
+            let peer = peer.map(|BenchPeer::Fleetspeak| ["--peer", "fleetspeak"]);
+            if peer.is_some() {
+                install::original()?;
+                install::mariadb()?;
+            }
+            build_programs(Profile::Release)?;
+            let args = peer.into_iter().flatten().chain(args.iter().map(String::as_str));
+            harness(Profile::Release, ["bench"].into_iter().chain(args))
+        }
+        Bench::Store { args } => {
+            build_programs(Profile::Release)?;
+            // The example gets its PostgreSQL from the same guard as the tests, this time one that waits for its disk.
+            let store = ["cargo", "run", "--release", "-p", "muster-store", "--example", "bench", "--"];
+            let args = store.into_iter().chain(args.iter().map(String::as_str));
+            harness(Profile::Release, ["with-postgres", "--durable", "--"].into_iter().chain(args))
+        }
+    }
+}
+
+/// Builds every program in one go, so that they share their dependencies.
+fn build_programs(profile: Profile) -> Result<()> {
+    let mut build = cargo(&["build", "--workspace", "--bins"]);
+    build.args(profile.flags());
+    run::check(&mut build).context("building the programs")
+}
+
+fn fuzz(target: &str, seconds: u32) -> Result<()> {
+    install::cargo_fuzz()?;
+    let mut fuzz = cargo(&["fuzz", "run", target, "--", &format!("-max_total_time={seconds}")]);
+    // libFuzzer needs a flag that is unstable; this accepts it on the pinned toolchain.
+    fuzz.env("RUSTC_BOOTSTRAP", "1").args(["-rss_limit_mb=512", "-timeout=1"]);
+    run::check(&mut fuzz).with_context(|| format!("fuzzing {target}"))
+}

@@ -15,6 +15,8 @@ use url::Url;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How often a connection on which nothing happens is tried.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Characters of an answer that is no problem document, shown as the reason of a failure.
 const ANSWER_CHARS_MAX: usize = 300;
 
@@ -35,7 +37,9 @@ impl Api {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
-            .read_timeout(timeout)
+            // Bodies of any size have no limit of their own; a peer that is gone is noticed below them.
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_user_timeout(KEEPALIVE * 4)
             .redirect(reqwest::redirect::Policy::none());
         if door.url.scheme() == "https"
             && let Some(path) = &door.ca
@@ -72,13 +76,20 @@ impl Api {
         self.value(what, self.http.request(method, url).timeout(self.timeout).json(body)).await
     }
 
+    /// Orders something that needs no words.
+    pub async fn order(&self, what: &str, method: Method, path: &[&str]) -> Result<Value, Failure> {
+        let url = self.path(what, path, &())?;
+        self.value(what, self.http.request(method, url).timeout(self.timeout)).await
+    }
+
     /// Sends a body of any size, as it comes.
     pub async fn upload(&self, what: &str, path: &[&str], body: reqwest::Body) -> Result<Value, Failure> {
         let url = self.path(what, path, &())?;
         self.value(what, self.http.request(Method::PUT, url).body(body)).await
     }
 
-    /// Asks for a body of any size, to be taken as it comes.
+    /// Asks for a body of any size, to be taken as it comes. Whatever the server does before the first byte may take as
+    /// long as it takes.
     pub async fn download(&self, what: &str, method: Method, path: &[&str]) -> Result<Response, Failure> {
         let url = self.path(what, path, &())?;
         self.answer(what, self.http.request(method, url)).await

@@ -53,7 +53,7 @@ impl Exit {
             401 | 403 | 429 => Self::Refused,
             404 | 410 => Self::NotFound,
             409 | 412 => Self::Conflict,
-            502..=504 => Self::Unreachable,
+            408 | 502..=504 => Self::Unreachable,
             _ => Self::Failed,
         }
     }

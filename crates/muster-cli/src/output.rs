@@ -35,7 +35,6 @@ impl Output {
     }
 
     /// Writes bytes, as they are.
-    #[expect(clippy::unused_self, reason = "writing is what an output is for; where to is decided here")]
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = std::io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
@@ -68,7 +67,7 @@ impl Output {
         self.bytes(self.render(table).as_bytes())
     }
 
-    fn render(&self, table: &Table) -> String {
+    fn render(self, table: &Table) -> String {
         let mut grid = Grid::new();
         grid.load_style(presets::NOTHING);
         grid.set_content_arrangement(if self.terminal {

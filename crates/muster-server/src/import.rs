@@ -1,15 +1,14 @@
-//! Fleetspeak's own configuration files, taken as ours: the services file at each start, both files once for a move.
+//! Fleetspeak's own configuration files, taken as ours, once, for a move.
 //!
 //! Stays true: what has no counterpart is said, never passed over; a service that cannot be had is an error, because
-//! its messages would otherwise be lost from sight.
+//! its messages would otherwise be lost from sight. Not here: reading the services file at each start (`services`).
 
 use crate::Config;
 use crate::config::{Frontend, Listen, Service, ServiceKind};
+use crate::services::{self, GrpcSecurity, ServiceSetupError, ServiceSpec};
 use muster_proto::text::{self, TextError};
-use muster_proto::wire::{components, grpcservice, server};
-use prost::Message as _;
+use muster_proto::wire::components;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 
 /// Why a file of Fleetspeak was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -17,17 +16,9 @@ pub enum ImportError {
     /// The components file cannot be read.
     #[error("the components file cannot be read")]
     Components(#[source] TextError),
-    /// The services file cannot be read.
-    #[error("the services file cannot be read")]
-    Services(#[source] TextError),
-    /// A service cannot be had.
-    #[error("service {name:?} cannot be had: {why}")]
-    Service {
-        /// Its name.
-        name: String,
-        /// Why.
-        why: String,
-    },
+    /// The services file cannot be read, or a service in it cannot be had.
+    #[error("the services cannot be taken over")]
+    Services(#[source] ServiceSetupError),
 }
 
 impl ImportError {
@@ -35,7 +26,7 @@ impl ImportError {
     pub fn file(&self) -> &'static str {
         match self {
             Self::Components(_) => "the components file",
-            Self::Services(_) | Self::Service { .. } => "the services file",
+            Self::Services(_) => "the services file",
         }
     }
 }
@@ -49,28 +40,21 @@ pub struct Imported {
     pub notes: Vec<String>,
 }
 
-/// Reads a Fleetspeak services file (text proto of `fleetspeak.server.ServerConfig`).
-pub fn services(text: &str) -> Result<Vec<Service>, ImportError> {
-    let file: server::ServerConfig =
-        text::parse("fleetspeak.server.ServerConfig", text).map_err(ImportError::Services)?;
-    file.services.into_iter().map(service).collect()
-}
-
-fn service(from: server::ServiceConfig) -> Result<Service, ImportError> {
-    let wrong = |why: String| ImportError::Service { name: from.name.clone(), why };
-    let parallelism = if from.max_parallelism == 0 { Service::default().parallelism } else { from.max_parallelism };
-    let service = Service { name: from.name.clone(), parallelism, ..Service::default() };
-    match from.factory.as_str() {
-        "NOOP" => Ok(Service { kind: ServiceKind::Noop, ..service }),
-        "GRPC" => {
-            let any = from.config.as_ref().ok_or_else(|| wrong("it has no config that names its target".into()))?;
-            let config = grpcservice::Config::decode(any.value.as_slice())
-                .map_err(|error| wrong(format!("its config is not a fleetspeak.grpcservice.Config: {error}")))?;
-            let cert_file = Some(config.cert_file).filter(|path| !path.is_empty()).map(PathBuf::from);
-            let target = Some(config.target);
-            Ok(Service { kind: ServiceKind::Grpc, target, insecure: config.insecure, cert_file, ..service })
+fn service(spec: ServiceSpec) -> Service {
+    let parallelism = if spec.parallelism == 0 { Service::default().parallelism } else { spec.parallelism };
+    let service = Service { name: spec.name, parallelism, ..Service::default() };
+    match spec.kind {
+        services::ServiceKind::Noop => Service { kind: ServiceKind::Noop, ..service },
+        services::ServiceKind::Spool { directory, .. } => {
+            Service { kind: ServiceKind::Spool, directory: Some(directory), ..service }
         }
-        other => Err(wrong(format!("there is no factory {other:?} here; there are GRPC and NOOP"))),
+        services::ServiceKind::Grpc { target, security } => {
+            let (insecure, cert_file) = match security {
+                GrpcSecurity::Insecure => (true, None),
+                GrpcSecurity::Tls { authority } => (false, Some(authority)),
+            };
+            Service { kind: ServiceKind::Grpc, target: Some(target), insecure, cert_file, ..service }
+        }
     }
 }
 
@@ -79,7 +63,8 @@ pub fn fleetspeak(components_text: &str, services_text: &str) -> Result<Imported
     let from: components::Config =
         text::parse("fleetspeak.components.Config", components_text).map_err(ImportError::Components)?;
     let mut imported = Imported { config: Config::default(), notes: Vec::new() };
-    imported.config.services = services(services_text)?;
+    let found = services::read_fleetspeak(services_text).map_err(ImportError::Services)?;
+    imported.config.services = found.services.into_iter().map(service).collect();
     database(&from, &mut imported);
     agents(&from, &mut imported);
     admin(&from, &mut imported);
@@ -151,11 +136,9 @@ fn frontend_mode(mode: &components::frontend_config::FrontendMode, imported: &mu
     let (frontend, header, checksum) = match mode {
         Mode::MtlsConfig(_) => return,
         Mode::HttpsHeaderConfig(c) => (Frontend::HttpsHeader, &c.client_certificate_header, None),
-        Mode::HttpsHeaderChecksumConfig(c) => (
-            Frontend::HttpsHeaderChecksum,
-            &c.client_certificate_header,
-            Some(&c.client_certificate_checksum_header),
-        ),
+        Mode::HttpsHeaderChecksumConfig(c) => {
+            (Frontend::HttpsHeaderChecksum, &c.client_certificate_header, Some(&c.client_certificate_checksum_header))
+        }
         Mode::CleartextHeaderConfig(c) => (Frontend::CleartextHeader, &c.client_certificate_header, None),
         Mode::CleartextHeaderChecksumConfig(c) => (
             Frontend::CleartextHeaderChecksum,
@@ -208,24 +191,19 @@ mod tests {
     "#;
 
     #[test]
-    fn a_services_file_is_read_as_it_is() {
-        let services = services(SERVICES).unwrap();
+    fn services_keep_their_names_targets_and_ceilings() {
+        let services = fleetspeak("", SERVICES).unwrap().config.services;
         assert_eq!((services[0].name.as_str(), services[0].parallelism), ("GRR", 7));
         assert_eq!((services[0].target.as_deref(), services[0].insecure), (Some("localhost:11111"), true));
         assert_eq!((services[1].kind, services[1].parallelism), (ServiceKind::Noop, 100));
     }
 
     #[test]
-    fn a_service_that_cannot_be_had_is_an_error_that_names_it() {
-        for (text, wanted) in [
-            (r#"services { name: "P" factory: "CPS" }"#, "CPS"),
-            (r#"services { name: "P" factory: "GRPC" }"#, "target"),
-            (r#"services { nam: "P" }"#, "nam"),
-        ] {
-            let error = services(text).unwrap_err();
-            let told = format!("{error} {:?}", std::error::Error::source(&error).map(ToString::to_string));
-            assert!(told.contains(wanted), "{told}");
-        }
+    fn what_cannot_be_taken_over_is_an_error_that_names_the_file() {
+        let error = fleetspeak("", r#"services { name: "P" factory: "CPS" }"#).unwrap_err();
+        assert_eq!(error.file(), "the services file");
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("CPS"));
+        assert_eq!(fleetspeak("httpz_config {}", SERVICES).unwrap_err().file(), "the components file");
     }
 
     #[test]
@@ -236,7 +214,10 @@ mod tests {
         assert_eq!(config.enrolment.required_label, "prod");
         assert!(!config.agents.streaming && config.agents.files_public);
         assert_eq!(config.agents.frontend, Frontend::CleartextHeaderChecksum);
-        assert_eq!((config.agents.certificate_header.as_str(), config.agents.checksum_header.as_str()), ("x-cert", "x-sum"));
+        assert_eq!(
+            (config.agents.certificate_header.as_str(), config.agents.checksum_header.as_str()),
+            ("x-cert", "x-sum")
+        );
         assert_eq!(config.services.len(), 2);
         for wanted in ["database", "certificate", "agents.proxies", "/metrics"] {
             assert!(notes.iter().any(|note| note.contains(wanted)), "{wanted}: {notes:?}");

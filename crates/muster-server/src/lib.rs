@@ -11,6 +11,7 @@ pub mod config;
 pub mod doctor;
 pub mod import;
 pub mod observe;
+pub mod offline;
 pub mod pki;
 pub mod private_file;
 pub mod rest;

@@ -1,6 +1,7 @@
 //! `muster config`: the server's configuration.
 
 use crate::serve::ConfigFile;
+use muster_api::server::Check;
 use muster_cli::{Exit, Failure, Globals, Output};
 use muster_server::Config;
 use muster_server::config::{ConfigErrors, DEFAULT_FILE, Overrides};
@@ -53,6 +54,30 @@ impl ConfigArgs {
                 let config = load(&file, &flags)?;
                 if out.json { out.json(&config) } else { out.bytes(config.to_text().as_bytes()) }
             }
+        }
+    }
+}
+
+/// `muster doctor`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// Where the configuration of the server on this machine stands
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+impl DoctorArgs {
+    /// Looks at a server of this machine that does not answer: its configuration, directory, disk and ports.
+    pub(crate) fn offline(&self, globals: &Globals) -> Vec<Check> {
+        let flags = Overrides { data: globals.data.clone(), ..Overrides::default() };
+        match load(&self.file, &flags) {
+            Ok(config) => muster_server::doctor::offline(&config),
+            Err(failure) => vec![Check {
+                name: "configuration".to_owned(),
+                outcome: "failed".to_owned(),
+                found: failure.why,
+                advice: Some(failure.next),
+            }],
         }
     }
 }

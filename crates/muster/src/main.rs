@@ -4,6 +4,7 @@
 //! muster-cli's, one that starts a server or opens its database is a file beside this one.
 
 mod config;
+mod database;
 mod dev;
 mod import;
 mod serve;
@@ -49,7 +50,26 @@ Examples:
 
 Looks at this machine's files, the connection, the token and the clocks; then the server looks at its certificates,
 database, doors, disk and file limit. Ends with 1 when something is wrong, or with the code of what kept it from looking.")]
-    Doctor,
+    Doctor(config::DoctorArgs),
+    /// Copy everything into one file, while the server runs
+    #[command(after_help = "\
+Examples:
+  muster backup --out /backup/muster-2026-01-02.db
+  muster backup --out copy.db --offline --data /var/lib/muster
+
+The copy is one consistent moment, an SQLite file whichever database the server has. It holds the keys of the server:
+keep it as safe as the server.")]
+    Backup(database::BackupArgs),
+    /// Fill an empty database from a backup, while no server runs
+    #[command(after_help = "\
+Examples:
+  muster restore /backup/muster-2026-01-02.db --data /var/lib/muster
+  muster restore copy.db --database postgresql://muster@db1/muster
+
+A database that holds machines is refused. Backups can be restored into either kind of database.")]
+    Restore(database::RestoreArgs),
+    /// The database's schema
+    Db(database::DbArgs),
     /// The server's configuration
     Config(config::ConfigArgs),
     /// Take over the configuration of another system
@@ -108,7 +128,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let context = Context::new(&globals)?;
             asking()?.block_on(command.run(&context))
         }
-        Command::Doctor => asking()?.block_on(commands::doctor::run(&globals)),
+        Command::Doctor(args) => {
+            let offline = || args.offline(&globals);
+            asking()?.block_on(commands::doctor::run(&globals, offline))
+        }
+        Command::Backup(args) => asking()?.block_on(args.run(&globals)),
+        Command::Restore(args) => asking()?.block_on(args.run(&globals)),
+        Command::Db(args) => asking()?.block_on(args.run(&globals)),
         Command::Config(args) => args.run(&globals),
         Command::Import(args) => args.run(&globals),
         Command::Completion { shell } => out.bytes(&book::completion(definition(), shell)),

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 const WHAT: &str = "could not look at the server";
 /// How far two clocks may be apart before it is worth a word; certificates and tokens go by them.
-const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
+const CLOCKS_APART_MAX: Duration = Duration::from_mins(1);
 
-/// Looks, tells, and fails if something is wrong.
-pub async fn run(globals: &Globals) -> Result<(), Failure> {
+/// Looks, tells, and fails if something is wrong. When the server cannot be asked, `offline` looks at what can be seen of
+/// it on this machine, unless the server is said to be elsewhere.
+pub async fn run(globals: &Globals, offline: impl FnOnce() -> Vec<Check>) -> Result<(), Failure> {
     let out = Output::new(globals.json);
     let mut checks = files(globals);
     let mut exit = Exit::Failed;
@@ -29,6 +30,9 @@ pub async fn run(globals: &Globals) -> Result<(), Failure> {
                 checks.push(failed("server", &failure));
             }
         }
+    }
+    if exit != Exit::Failed && globals.url.is_none() {
+        checks.extend(offline());
     }
     tell(out, &checks)?;
     let wrong: Vec<&str> = checks.iter().filter(|check| check.outcome == "failed").map(|c| c.name.as_str()).collect();
@@ -74,7 +78,8 @@ fn private(path: &Path) -> Option<Check> {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
     let found = format!("{} has mode {mode:03o}", path.display());
-    Some(if mode & 0o077 == 0 {
+    let others = mode & 0o077;
+    Some(if others == 0 {
         check("admin token", "ok", found, None)
     } else {
         let advice = "others may have read it: chmod 600, make a new token and delete this one";

@@ -1,8 +1,8 @@
 //! `muster enrol-token`: tokens that let machines enrol.
 
 use super::agent::label;
+use super::confirm;
 use super::token::tell_secret;
-use super::{ReasonArgs, confirm};
 use crate::output::{Table, time, time_or_dash};
 use crate::values::duration_text;
 use crate::{Context, Failure};
@@ -48,9 +48,6 @@ enum Command {
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
-        /// Why
-        #[command(flatten)]
-        reason: ReasonArgs,
     },
 }
 
@@ -65,10 +62,10 @@ impl Args {
                 tell_secret(context, &what, &answer)
             }
             Command::List => run_list(context).await,
-            Command::Delete { name, yes, reason } => {
+            Command::Delete { name, yes } => {
                 confirm(&format!("Withdraw enrolment token {name}?"), yes)?;
                 let what = format!("could not delete enrolment token {name}");
-                context.api.send(&what, Method::DELETE, &["enrol-tokens", &name], &reason.body()).await?;
+                context.api.order(&what, Method::DELETE, &["enrol-tokens", &name]).await?;
                 context.out.note(&format!("{name}  withdrawn"));
                 Ok(())
             }

@@ -3,7 +3,7 @@
 //! Stays true: a file goes through in pieces, whatever its size; what arrived is compared with what was sent by its
 //! SHA-256; a download appears under its name only when it is whole.
 
-use super::{ReasonArgs, confirm};
+use super::confirm;
 use crate::list::{ListArgs, Rows};
 use crate::output::{Progress, Table, size, time};
 use crate::{Context, Exit, Failure};
@@ -74,9 +74,6 @@ enum Command {
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
-        /// Why
-        #[command(flatten)]
-        reason: ReasonArgs,
     },
 }
 
@@ -87,11 +84,10 @@ impl Args {
             Command::Put { service, file, name } => put(context, &service, &file, name).await,
             Command::Get { service, name, out } => get(context, &service, &name, out).await,
             Command::List { service, list } => run_list(context, service, &list).await,
-            Command::Delete { service, name, yes, reason } => {
+            Command::Delete { service, name, yes } => {
                 confirm(&format!("Delete {service}/{name}?"), yes)?;
                 let what = format!("could not delete file {service}/{name}");
-                let path = ["files", &service, &name];
-                context.api.send(&what, Method::DELETE, &path, &reason.body()).await?;
+                context.api.order(&what, Method::DELETE, &["files", &service, &name]).await?;
                 context.out.note(&format!("{service}/{name}  deleted"));
                 Ok(())
             }

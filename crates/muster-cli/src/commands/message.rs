@@ -244,14 +244,12 @@ fn state_of(message: &Value) -> String {
 /// Returns a message's data for a terminal: text as text, all else as its first bytes in hexadecimal.
 fn data_text(message: &MessageRow) -> String {
     let Some(bytes) = message.data.as_deref().and_then(unbase64) else { return String::new() };
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => text.lines().map(crate::output::safe).collect::<Vec<_>>().join("\n"),
-        Err(_) => {
-            let head = hex::encode(&bytes[..bytes.len().min(BINARY_BYTES_SHOWN)]);
-            let more = if bytes.len() > BINARY_BYTES_SHOWN { "…" } else { "" };
-            format!("{} bytes: {head}{more}", bytes.len())
-        }
+    if let Ok(text) = std::str::from_utf8(&bytes) {
+        return text.lines().map(crate::output::safe).collect::<Vec<_>>().join("\n");
     }
+    let head = hex::encode(&bytes[..bytes.len().min(BINARY_BYTES_SHOWN)]);
+    let more = if bytes.len() > BINARY_BYTES_SHOWN { "…" } else { "" };
+    format!("{} bytes: {head}{more}", bytes.len())
 }
 
 /// Returns one end of a message: the machine and the service, or the service of the server alone.

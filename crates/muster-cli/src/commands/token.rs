@@ -1,6 +1,6 @@
 //! `muster token`: access tokens of people and scripts.
 
-use super::{ReasonArgs, confirm};
+use super::confirm;
 use crate::output::{Table, safe, time, time_or_dash};
 use crate::values::duration_text;
 use crate::{Context, Failure};
@@ -44,9 +44,6 @@ enum Command {
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
-        /// Why
-        #[command(flatten)]
-        reason: ReasonArgs,
     },
 }
 
@@ -61,10 +58,10 @@ impl Args {
                 tell_secret(context, &what, &answer)
             }
             Command::List => run_list(context).await,
-            Command::Delete { name, yes, reason } => {
+            Command::Delete { name, yes } => {
                 confirm(&format!("Withdraw token {name}?"), yes)?;
                 let what = format!("could not delete token {name}");
-                context.api.send(&what, Method::DELETE, &["tokens", &name], &reason.body()).await?;
+                context.api.order(&what, Method::DELETE, &["tokens", &name]).await?;
                 context.out.note(&format!("{name}  withdrawn"));
                 Ok(())
             }

@@ -86,14 +86,12 @@ impl Child {
         let Some(pid) = pid else { return Ok(()) };
         // A child that has ended in the meantime needs no signal.
         let _ = kill_process(pid, Signal::TERM);
-        match tokio::time::timeout(most, self.process.wait()).await {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                // It is gone either way; what is told is that it did not end by itself.
-                let _ = self.process.kill().await;
-                let why = format!("it did not end within {} s and was ended", most.as_secs());
-                Err(Failure::new(Exit::Failed, format!("the {} hung", self.name), why).on(self.log.display()))
-            }
+        if tokio::time::timeout(most, self.process.wait()).await.is_ok() {
+            return Ok(());
         }
+        // It is gone either way; what is told is that it did not end by itself.
+        let _ = self.process.kill().await;
+        let why = format!("it did not end within {} s and was ended", most.as_secs());
+        Err(Failure::new(Exit::Failed, format!("the {} hung", self.name), why).on(self.log.display()))
     }
 }

@@ -161,8 +161,8 @@ async fn start_agent(context: &Context, scratch: &Scratch) -> Result<Child, Fail
         ..AgentConfigRequest::default()
     };
     let written = config_write(context, &request, &directory).await?;
-    let config = written.iter().find(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    let config = config.ok_or_else(|| {
+    // The server names the file to start with first.
+    let config = written.first().ok_or_else(|| {
         Failure::new(Exit::Failed, "could not start the agent", "the server sent no configuration file for it")
     })?;
     let args = ["run".into(), "--config".into(), config.clone().into_os_string()];

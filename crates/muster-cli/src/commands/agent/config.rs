@@ -63,8 +63,8 @@ impl ConfigCommand {
             "muster" => "muster-agent run --config",
             _ => "fleetspeak-client -config",
         };
-        if let Some(config) = written.iter().find(|path| path.ends_with(".toml") || path.ends_with("config.textproto"))
-        {
+        // The server names the file to start with first.
+        if let Some(config) = written.first() {
             context.out.note(&format!("Start the agent with: {run} {config}"));
         }
         Ok(())

@@ -203,7 +203,7 @@ async fn set_labels(context: &Context, id: &str, labels: &[String], method: &Met
     let verb = if *method == Method::PUT { "label" } else { "unlabel" };
     for label in labels {
         let what = format!("could not {verb} agent {id} with {label}");
-        context.api.send(&what, method.clone(), &["agents", &id, "labels", label], &Value::Null).await?;
+        context.api.order(&what, method.clone(), &["agents", &id, "labels", label]).await?;
     }
     let detail = context.api.get("could not show the agent", &["agents", &id], &()).await?;
     if context.out.json {

@@ -1,0 +1,202 @@
+//! Commands on a database itself, without a server: its schema, a backup, a restore.
+
+use crate::config::load;
+use crate::serve::ConfigFile;
+use muster_cli::{Context, Exit, Failure, Globals, Output, commands};
+use muster_server::Config;
+use muster_server::config::Overrides;
+use muster_server::offline::{self, OfflineError, OfflineErrorKind, SchemaState};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Which database.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Which {
+    /// Where the configuration stands
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The database: a PostgreSQL URL, or sqlite:PATH; the one of the configuration or data directory unless told
+    #[arg(long, env = "MUSTER_DATABASE", value_name = "URL", hide_env_values = true)]
+    database: Option<String>,
+}
+
+impl Which {
+    fn config(&self, globals: &Globals) -> Result<Config, Failure> {
+        let (data, database) = (globals.data.clone(), self.database.clone());
+        load(&self.file, &Overrides { data, database, ..Overrides::default() })
+    }
+}
+
+/// `muster db`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster db status --data /var/lib/muster
+  muster db migrate --database postgresql://muster@db1/muster
+
+An embedded database is made by the first `muster serve`; it is never migrated by opening it. A PostgreSQL database is
+made by `muster db migrate`. Back up before migrating.")]
+pub(crate) struct DbArgs {
+    #[command(subcommand)]
+    command: DbCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum DbCommand {
+    /// Say which schema the database has, and which one this program speaks
+    Status(Which),
+    /// Bring the database to this program's schema, or make it
+    Migrate(Which),
+}
+
+impl DbArgs {
+    /// Runs the command.
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let out = Output::new(globals.json);
+        match self.command {
+            DbCommand::Status(which) => status(out, &which.config(globals)?).await,
+            DbCommand::Migrate(which) => migrate(out, &which.config(globals)?).await,
+        }
+    }
+}
+
+async fn status(out: Output, config: &Config) -> Result<(), Failure> {
+    const WHAT: &str = "could not look at the database";
+    let status = offline::status(config).await.map_err(|error| failed(WHAT, &error))?;
+    let (state, next) = match status.state {
+        SchemaState::Current => ("current", ""),
+        SchemaState::Empty => ("empty", "run `muster db migrate` once"),
+        SchemaState::Old(_) => ("old", "back up, then run `muster db migrate`"),
+        SchemaState::New(_) => ("new", "install a newer Muster"),
+    };
+    let have = status.have();
+    if out.json {
+        let wanted = status.wanted;
+        out.json(&json!({ "database": status.location, "state": state, "schema": have, "wanted": wanted }))?;
+    } else {
+        out.pairs(&[
+            ("Database", status.location.clone()),
+            ("Schema", have.map_or_else(|| "none".to_owned(), |have| have.to_string())),
+            ("This program's", status.wanted.to_string()),
+            ("State", state.to_owned()),
+            ("Next", next.to_owned()),
+        ])?;
+    }
+    if status.state == SchemaState::Current {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, "the database is not ready for this program", format!("its schema is {state}"))
+        .on(status.location)
+        .next(next))
+}
+
+async fn migrate(out: Output, config: &Config) -> Result<(), Failure> {
+    let done = offline::migrate(config).await.map_err(|error| failed("could not migrate the database", &error))?;
+    if out.json {
+        return out.json(&json!({ "database": done.location, "from": done.from, "to": done.to }));
+    }
+    out.line(&match done.from {
+        None => format!("{}: made, schema {}", done.location, done.to),
+        Some(from) if from == done.to => format!("{}: schema {} already", done.location, done.to),
+        Some(from) => format!("{}: schema {from} brought to {}", done.location, done.to),
+    })
+}
+
+/// `muster backup`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BackupArgs {
+    /// The file to write; one that is there is replaced when the new one is whole
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Open the database itself: for an embedded one, no server may run
+    #[arg(long)]
+    offline: bool,
+    /// Which database, with --offline
+    #[command(flatten)]
+    which: Which,
+}
+
+impl BackupArgs {
+    /// Runs the command.
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        if !self.offline {
+            return commands::backup::run(&Context::new(globals)?, &self.out).await;
+        }
+        let config = self.which.config(globals)?;
+        let part = part_of(&self.out);
+        let taken = offline::backup(&config, &part).await.map_err(|error| failed("could not take a backup", &error));
+        let placed = taken.and_then(|()| place(&part, &self.out));
+        if let Err(failure) = placed {
+            // What is left of a backup that failed is of no use.
+            let _ = std::fs::remove_file(&part);
+            return Err(failure);
+        }
+        told(Output::new(globals.json), &self.out)
+    }
+}
+
+/// A name beside `path` for a file that is not whole yet.
+fn part_of(path: &Path) -> PathBuf {
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".part-{}", std::process::id()));
+    part.into()
+}
+
+fn place(part: &Path, path: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let secret = std::fs::Permissions::from_mode(0o600);
+    let placed = std::fs::set_permissions(part, secret).and_then(|()| std::fs::rename(part, path));
+    placed.map_err(|error| Failure::local("could not take a backup", path.display(), &error))
+}
+
+fn told(out: Output, path: &Path) -> Result<(), Failure> {
+    let about =
+        std::fs::metadata(path).map_err(|error| Failure::local("could not look at it", path.display(), &error))?;
+    let bytes = about.len();
+    if out.json {
+        return out.json(&json!({ "file": path.display().to_string(), "bytes": bytes }));
+    }
+    out.line(&format!("{}  {}", path.display(), muster_cli::output::size(bytes)))
+}
+
+/// `muster restore`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup
+    file: PathBuf,
+    /// Which database to fill
+    #[command(flatten)]
+    which: Which,
+}
+
+impl RestoreArgs {
+    /// Runs the command.
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        const WHAT: &str = "could not restore the backup";
+        if let Err(error) = std::fs::File::open(&self.file) {
+            let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
+            return Err(Failure::new(exit, WHAT, error.to_string()).on(self.file.display()));
+        }
+        let config = self.which.config(globals)?;
+        let done = offline::restore(&config, &self.file).await.map_err(|error| failed(WHAT, &error))?;
+        let out = Output::new(globals.json);
+        if out.json {
+            return out.json(&json!({ "database": done.location, "file": self.file.display().to_string() }));
+        }
+        out.line(&format!("{}: filled from {}", done.location, self.file.display()))?;
+        out.note(
+            "Start the server: agents find it again by themselves, because its authority came back with the rest.",
+        );
+        Ok(())
+    }
+}
+
+fn failed(what: &str, error: &OfflineError) -> Failure {
+    let (exit, next) = match error.kind {
+        OfflineErrorKind::Schema => (Exit::Failed, "see `muster db status`"),
+        OfflineErrorKind::Refused => (Exit::Conflict, "stop the server that uses it, or choose another database"),
+        OfflineErrorKind::Unreachable => (Exit::Unreachable, "is the database running, and the URL right?"),
+        OfflineErrorKind::Other => (Exit::Failed, "is the path right, and is there room and permission?"),
+    };
+    Failure::new(exit, what, muster_cli::failure::chain(error)).on(&error.location).next(next)
+}

@@ -1,1 +1,3 @@
+//! The program `muster-agent`.
+
 fn main() {}

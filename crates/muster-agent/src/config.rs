@@ -1,0 +1,380 @@
+//! The agent's configuration: one TOML file, over which environment variables and flags lie.
+//!
+//! Stays true: an unknown key is refused by name; a value that cannot work is refused before anything starts.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the file is unless told.
+pub(crate) const DEFAULT_PATH: &str = "/etc/muster-agent/config.toml";
+
+/// The file with every key, its default and what it is for.
+pub(crate) const SAMPLE: &str = include_str!("config.sample.toml");
+
+/// Everything that can be configured. The sample file says what each key is for.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Servers as `host:port`, tried in order.
+    pub(crate) servers: Vec<String>,
+    /// PEM text, or the path of a file with it.
+    pub(crate) trusted_certs: String,
+    /// The name the server's certificate must carry; empty: the host it was reached by.
+    pub(crate) server_name: String,
+    /// Where key, spool and ledger are.
+    pub(crate) state_dir: PathBuf,
+    /// Stream or poll.
+    pub(crate) mode: Mode,
+    /// Of what is sent.
+    pub(crate) compression: Compression,
+    /// Whether HTTP/2 is offered.
+    pub(crate) http2: bool,
+    /// Labels this machine claims.
+    pub(crate) labels: Vec<String>,
+    /// Shown at enrolment; empty: none.
+    pub(crate) enrol_token: Secret,
+    /// Longest pause between polls, times 1 to 1.5.
+    pub(crate) poll_max: Span,
+    /// How long background messages wait for a poll that happens anyway.
+    pub(crate) buffer_max: Span,
+    /// First pause after a failure.
+    pub(crate) failure_delay_min: Span,
+    /// Longest pause after failures.
+    pub(crate) failure_delay_max: Span,
+    /// Where services are defined; empty: none.
+    pub(crate) services_dir: PathBuf,
+    /// `http://host:port` of a proxy that can CONNECT; empty: none.
+    pub(crate) proxy: String,
+    /// Name of a request header for the certificate, for servers behind a proxy that ends TLS; empty: none.
+    pub(crate) client_certificate_header: String,
+    /// Bytes of unsent messages kept.
+    pub(crate) spool_bytes_max: u64,
+    /// Number of unsent messages kept.
+    pub(crate) spool_messages_max: usize,
+    /// How often facts are looked at again.
+    pub(crate) facts_every: Span,
+    /// How long one command of a Stdin service may run.
+    pub(crate) stdin_timeout: Span,
+    /// How logs look.
+    pub(crate) log_format: LogFormat,
+    /// What is logged.
+    pub(crate) log_level: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            trusted_certs: String::new(),
+            server_name: String::new(),
+            state_dir: "/var/lib/muster-agent".into(),
+            mode: Mode::Stream,
+            compression: Compression::Deflate,
+            http2: true,
+            labels: Vec::new(),
+            enrol_token: Secret::default(),
+            poll_max: Span::seconds(300),
+            buffer_max: Span::seconds(5),
+            failure_delay_min: Span::seconds(1),
+            failure_delay_max: Span::seconds(300),
+            services_dir: PathBuf::new(),
+            proxy: String::new(),
+            client_certificate_header: String::new(),
+            spool_bytes_max: 64 * 1024 * 1024,
+            spool_messages_max: 50_000,
+            facts_every: Span::seconds(600),
+            stdin_timeout: Span::seconds(3600),
+            log_format: LogFormat::Text,
+            log_level: "info".into(),
+        }
+    }
+}
+
+/// How the agent keeps in touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// One connection held open; messages arrive at once.
+    Stream,
+    /// A connection now and then.
+    Poll,
+}
+
+/// How what is sent is made smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compression {
+    /// Not at all.
+    None,
+    /// zlib.
+    Deflate,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs, one object a line.
+    Json,
+}
+
+/// A length of time, written like `5m` or `1h 30m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl Span {
+    /// Whole seconds.
+    pub(crate) const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || format!("a length of time must be written like 30s, 5m or 1h30m, not {text:?}");
+        let span: jiff::SignedDuration = text.parse().map_err(|_| error())?;
+        Duration::try_from(span).map(Self).map_err(|_| error())
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let span = jiff::SignedDuration::try_from(self.0).map_err(|_| fmt::Error)?;
+        write!(f, "{span:#}")
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Text that is never printed.
+#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "(none)" } else { "(hidden)" })
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.0.is_empty() { "" } else { "(hidden)" })
+    }
+}
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {}; name another file with --config or MUSTER_AGENT_CONFIG", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it must be.
+    #[error("the configuration {} is not valid", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key has a value that cannot work.
+    #[error("`{key}` in the configuration: {reason}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// Why not, and what to write.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads the file at `path`. Values are not yet checked ([`Config::check`]).
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let mut config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        // A path in the file is meant from where the file is, not from where the agent was started.
+        let base = path.parent().unwrap_or(Path::new("."));
+        if !config.trusted_certs.is_empty() && !config.trusted_certs.contains("-----BEGIN") {
+            config.trusted_certs = base.join(&config.trusted_certs).to_string_lossy().into_owned();
+        }
+        if !config.services_dir.as_os_str().is_empty() {
+            config.services_dir = base.join(&config.services_dir);
+        }
+        config.state_dir = base.join(&config.state_dir);
+        Ok(config)
+    }
+
+    /// Refuses values that cannot work.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.to_owned() });
+        if self.servers.is_empty() {
+            return refuse("servers", "name at least one server as \"host:port\"");
+        }
+        for server in &self.servers {
+            if split_host_port(server).is_none() {
+                return refuse("servers", &format!("{server:?} is not host:port"));
+            }
+        }
+        if self.trusted_certs.is_empty() {
+            return refuse("trusted_certs", "give the certificate of the server's authority, as PEM text or as a path");
+        }
+        for label in &self.labels {
+            if let Err(error) = muster_core::text::name("label", label) {
+                return refuse("labels", &error.to_string());
+            }
+        }
+        if self.labels.len() + 3 > muster_core::limits::AGENT_LABELS_MAX {
+            return refuse("labels", "at most 61 labels can be claimed");
+        }
+        if self.poll_max.0 < Duration::from_secs(1) {
+            return refuse("poll_max", "must be at least 1s");
+        }
+        if self.failure_delay_min.0 < Duration::from_millis(100) || self.failure_delay_min > self.failure_delay_max {
+            return refuse("failure_delay_min", "must be at least 100ms and at most failure_delay_max");
+        }
+        if self.facts_every.0 < Duration::from_secs(1) {
+            return refuse("facts_every", "must be at least 1s");
+        }
+        if self.spool_bytes_max < 4 * 1024 * 1024 {
+            return refuse("spool_bytes_max", "must be at least 4194304, room for two messages of the largest size");
+        }
+        if self.spool_messages_max < 200 {
+            return refuse("spool_messages_max", "must be at least 200, two contacts");
+        }
+        if !self.proxy.is_empty() && proxy_address(&self.proxy).is_none() {
+            return refuse("proxy", "must be http://host:port");
+        }
+        if !self.client_certificate_header.is_empty()
+            && http::HeaderName::from_bytes(self.client_certificate_header.as_bytes()).is_err()
+        {
+            return refuse("client_certificate_header", "is not a header's name");
+        }
+        Ok(())
+    }
+
+    /// Returns the PEM text of the trusted certificates, reading the file if a path was given.
+    pub(crate) fn trusted_pem(&self) -> Result<String, ConfigError> {
+        if self.trusted_certs.contains("-----BEGIN") {
+            return Ok(self.trusted_certs.clone());
+        }
+        std::fs::read_to_string(&self.trusted_certs).map_err(|error| ConfigError::Value {
+            key: "trusted_certs",
+            reason: format!("cannot read {}: {error}", self.trusted_certs),
+        })
+    }
+}
+
+/// Splits `host:port`; an IPv6 address stands in brackets and comes back without them.
+pub(crate) fn split_host_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?,
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then_some((host, port))
+}
+
+/// Returns `host:port` of a proxy written as `http://host:port`.
+pub(crate) fn proxy_address(proxy: &str) -> Option<&str> {
+    let address = proxy.strip_prefix("http://")?.trim_end_matches('/');
+    split_host_port(address).map(|_| address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_has_every_key_with_its_default_and_a_line_about_it() {
+        let sample: toml::Table = toml::from_str(SAMPLE).unwrap();
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        assert_eq!(sample.keys().collect::<Vec<_>>(), defaults.keys().collect::<Vec<_>>());
+        assert_eq!(toml::from_str::<Config>(SAMPLE).unwrap(), Config::default());
+        for key in defaults.keys() {
+            let before = SAMPLE.split(&format!("\n{key} = ")).next().unwrap();
+            assert!(before.lines().last().unwrap().starts_with("# "), "{key} has no line about it");
+        }
+    }
+
+    #[test]
+    fn the_reference_page_names_every_key() {
+        let page = include_str!("../../../docs/reference/agent-config.md");
+        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
+            assert!(page.contains(&format!("| `{key}` |")), "docs/reference/agent-config.md lacks {key}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = toml::from_str::<Config>("serverz = []").unwrap_err().to_string();
+        assert!(error.contains("serverz"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_its_key() {
+        let good = Config { servers: vec!["a:1".into()], trusted_certs: "ca.pem".into(), ..Config::default() };
+        good.check().unwrap();
+        let cases = [
+            ("servers", Config { servers: vec![], ..good.clone() }),
+            ("servers", Config { servers: vec!["a".into()], ..good.clone() }),
+            ("trusted_certs", Config { trusted_certs: String::new(), ..good.clone() }),
+            ("labels", Config { labels: vec!["a\0".into()], ..good.clone() }),
+            ("poll_max", Config { poll_max: Span::seconds(0), ..good.clone() }),
+            ("failure_delay_min", Config { failure_delay_min: Span::seconds(900), ..good.clone() }),
+            ("spool_bytes_max", Config { spool_bytes_max: 1, ..good.clone() }),
+            ("proxy", Config { proxy: "socks5://a:1".into(), ..good.clone() }),
+        ];
+        for (key, config) in cases {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let config = Config { enrol_token: Secret("hunter2".into()), ..Config::default() };
+        assert!(!format!("{config:?}{}", toml::to_string(&config).unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        assert_eq!(split_host_port("a.example:4443"), Some(("a.example", 4443)));
+        assert_eq!(split_host_port("[::1]:1"), Some(("::1", 1)));
+        for bad in ["", "a", "a:", "a:0", "a:70000", "::1:1", ":1", "[::1:1"] {
+            assert_eq!(split_host_port(bad), None, "{bad}");
+        }
+        assert_eq!(proxy_address("http://p:3128/"), Some("p:3128"));
+    }
+
+    #[test]
+    fn spans_are_read_and_written() {
+        for (text, seconds) in [("30s", 30), ("5m", 300), ("1h30m", 5400), ("1h 30m", 5400)] {
+            assert_eq!(text.parse(), Ok(Span::seconds(seconds)));
+        }
+        assert_eq!(Span::seconds(300).to_string().parse(), Ok(Span::seconds(300)));
+        assert!("soon".parse::<Span>().is_err() && "-5s".parse::<Span>().is_err());
+    }
+}

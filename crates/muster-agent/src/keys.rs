@@ -1,0 +1,210 @@
+//! Who this machine is: one P-256 key in the state directory, and the certificate made of it for each start.
+//!
+//! Stays true: a key is on the disk before anything uses it. During a rekey the next key waits in its own file, so
+//! that a crash at any point leaves a usable key, and at most one change of identity.
+
+use crate::durable::{self, Sync};
+use muster_core::AgentId;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SerialNumber};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The key in use.
+const KEY_FILE: &str = "agent.key";
+/// The key that takes over once the demand for it is acknowledged.
+const NEXT_KEY_FILE: &str = "agent.key.next";
+
+/// A key with the id and the certificate that follow from it.
+pub(crate) struct Identity {
+    /// First 8 bytes of the hash of the public key.
+    pub(crate) id: AgentId,
+    /// Self-signed; nothing in it matters but the key.
+    pub(crate) certificate: CertificateDer<'static>,
+    /// The private key, as it is on the disk.
+    key: PrivateKeyDer<'static>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({})", self.id)
+    }
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyError {
+    /// The file cannot be read or written.
+    #[error("cannot {verb} the agent's key {}", path.display())]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The file holds no key that can be used.
+    #[error(
+        "{} holds no usable private key ({reason}); restore it from a backup, or remove it to enrol this machine anew",
+        path.display()
+    )]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No key could be made.
+    #[error("cannot make a key: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+impl Identity {
+    /// Makes the identity of a private key, PKCS#8 or SEC1.
+    fn of_key(key: PrivateKeyDer<'static>) -> Result<Self, rcgen::Error> {
+        let pair = KeyPair::try_from(&key)?;
+        let id = AgentId::of_key(&pair.subject_public_key_info());
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, id.to_string());
+        params.serial_number = Some(SerialNumber::from(1));
+        let certificate = params.self_signed(&pair)?.der().clone();
+        Ok(Self { id, certificate, key })
+    }
+
+    /// Makes an identity that is on no disk, for looking at a server before there is a real one.
+    pub(crate) fn temporary() -> Result<Self, rcgen::Error> {
+        let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        Self::of_key(PrivateKeyDer::Pkcs8(pair.serialize_der().into()))
+    }
+
+    /// Returns a copy of the private key for the TLS library.
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        self.key.clone_key()
+    }
+}
+
+/// Reads the key in `directory`. `None` when there is none yet.
+pub(crate) fn load(directory: &Path) -> Result<Option<Identity>, KeyError> {
+    // A crash between the new key's arrival and its taking over: the demand may be acknowledged already, so the new
+    // key is the one to go on with. A server lets the new identity acknowledge it again.
+    let next = directory.join(NEXT_KEY_FILE);
+    let path = directory.join(KEY_FILE);
+    if next.exists() && read(&next).is_ok() {
+        durable::rename(&next, &path).map_err(|source| KeyError::File { verb: "rename", path: next, source })?;
+    }
+    if path.exists() { read(&path).map(Some) } else { Ok(None) }
+}
+
+/// Reads the key in `directory`, or makes one.
+pub(crate) fn load_or_make(directory: &Path) -> Result<Identity, KeyError> {
+    if let Some(identity) = load(directory)? {
+        return Ok(identity);
+    }
+    make(&directory.join(KEY_FILE))
+}
+
+/// Makes the next key. It is on the disk when this returns; [`adopt_next`] puts it to use.
+pub(crate) fn make_next(directory: &Path) -> Result<Identity, KeyError> {
+    make(&directory.join(NEXT_KEY_FILE))
+}
+
+/// Puts the next key in the place of the present one.
+pub(crate) fn adopt_next(directory: &Path) -> Result<(), KeyError> {
+    let next = directory.join(NEXT_KEY_FILE);
+    durable::rename(&next, &directory.join(KEY_FILE)).map_err(|source| KeyError::File {
+        verb: "rename",
+        path: next,
+        source,
+    })
+}
+
+fn make(path: &Path) -> Result<Identity, KeyError> {
+    let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    durable::replace(path, pair.serialize_pem().as_bytes(), Sync::Power).map_err(|source| KeyError::File {
+        verb: "write",
+        path: path.into(),
+        source,
+    })?;
+    // Read back, so that what is used is what is on the disk.
+    read(path)
+}
+
+fn read(path: &Path) -> Result<Identity, KeyError> {
+    let bytes = std::fs::read(path).map_err(|source| KeyError::File { verb: "read", path: path.into(), source })?;
+    let content = |reason: String| KeyError::Content { path: path.into(), reason };
+    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| content(error.to_string()))?;
+    Identity::of_key(key).map_err(|error| content(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_key_is_made_once_and_private() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(load(directory.path()).unwrap().is_none());
+        let made = load_or_make(directory.path()).unwrap();
+        assert_eq!(load_or_make(directory.path()).unwrap().id, made.id);
+        let bits = std::fs::metadata(directory.path().join(KEY_FILE)).unwrap().permissions().mode();
+        assert_eq!(bits & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_id_is_the_hash_of_the_key_in_the_certificate() {
+        let identity = Identity::temporary().unwrap();
+        let (_, certificate) = x509_parser::parse_x509_certificate(&identity.certificate).unwrap();
+        assert_eq!(AgentId::of_key(certificate.public_key().raw), identity.id);
+        assert_eq!(certificate.subject().to_string(), format!("O={}", identity.id));
+    }
+
+    #[test]
+    fn a_crash_in_a_rekey_leaves_exactly_one_usable_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = load_or_make(directory.path()).unwrap();
+        let next = make_next(directory.path()).unwrap();
+        assert_ne!(old.id, next.id);
+        // Crashed here: the next start goes on with the new key.
+        assert_eq!(load(directory.path()).unwrap().unwrap().id, next.id);
+        assert!(!directory.path().join(NEXT_KEY_FILE).exists());
+
+        let third = make_next(directory.path()).unwrap();
+        adopt_next(directory.path()).unwrap();
+        assert_eq!(load(directory.path()).unwrap().unwrap().id, third.id);
+    }
+
+    #[test]
+    fn a_torn_next_key_is_not_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = load_or_make(directory.path()).unwrap();
+        std::fs::write(directory.path().join(NEXT_KEY_FILE), "-----BEGIN PRIV").unwrap();
+        assert_eq!(load(directory.path()).unwrap().unwrap().id, old.id);
+    }
+
+    #[test]
+    fn a_file_without_a_key_is_an_error_and_never_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(KEY_FILE), "garbage").unwrap();
+        let error = load_or_make(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("enrol this machine anew"), "{error}");
+        assert_eq!(std::fs::read(directory.path().join(KEY_FILE)).unwrap(), b"garbage");
+    }
+
+    #[test]
+    fn a_sec1_key_is_accepted() {
+        // A throw-away P-256 key made for this test.
+        const SEC1: &str = "-----BEGIN EC PRIVATE KEY-----\n\
+            MHcCAQEEIG42TlBc9xchtXrfNGEFXLjwRh9X5Enusb5aEjwXJ1HJoAoGCCqGSM49\n\
+            AwEHoUQDQgAEI7apZzsFSoQN+qzOOjlW2PO4FJtpfq04ZdKo9syqFJSBIBaXNcFr\n\
+            2jak7gGeV3CVHz5klH5KMkpZ2KAL+BCnPA==\n\
+            -----END EC PRIVATE KEY-----\n";
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(KEY_FILE), SEC1).unwrap();
+        assert!(load(directory.path()).unwrap().is_some());
+    }
+}

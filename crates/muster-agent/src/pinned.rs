@@ -1,0 +1,272 @@
+//! Which server is believed: one whose certificate leads to a pinned authority, carries the right name, is in date and
+//! not revoked, and whose key signs the handshake. No system roots, no other way.
+//!
+//! Certificates of the original's configurator say that the server is itself an authority (CA:TRUE), which the usual
+//! check refuses. For those, and only when issued directly by a pinned certificate, the same questions are asked here.
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+use x509_parser::certificate::X509Certificate;
+
+/// Serial numbers of certificates that are not believed any more, big-endian without leading zeros.
+pub(crate) type Revoked = Arc<RwLock<BTreeSet<Vec<u8>>>>;
+
+/// Why the pinned certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PinError {
+    /// The text is not PEM.
+    #[error("trusted_certs is not valid PEM: {0}")]
+    Pem(String),
+    /// There is no certificate in it.
+    #[error("trusted_certs holds no certificate")]
+    Empty,
+    /// One of them is not a certificate that can be pinned.
+    #[error("certificate {number} of trusted_certs cannot be used: {reason}")]
+    Certificate {
+        /// Which one, from 1.
+        number: usize,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// Reads the pinned certificates.
+pub(crate) fn read_pins(pem: &str) -> Result<Vec<CertificateDer<'static>>, PinError> {
+    let pins: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| PinError::Pem(error.to_string()))?;
+    if pins.is_empty() { Err(PinError::Empty) } else { Ok(pins) }
+}
+
+/// The check itself.
+#[derive(Debug)]
+pub(crate) struct PinnedVerifier {
+    pins: Vec<CertificateDer<'static>>,
+    roots: RootCertStore,
+    algorithms: WebPkiSupportedAlgorithms,
+    revoked: Revoked,
+}
+
+impl PinnedVerifier {
+    /// Pins `pins`; `revoked` may grow while the agent runs.
+    pub(crate) fn new(
+        pins: Vec<CertificateDer<'static>>,
+        provider: &CryptoProvider,
+        revoked: Revoked,
+    ) -> Result<Self, PinError> {
+        let mut roots = RootCertStore::empty();
+        for (index, pin) in pins.iter().enumerate() {
+            roots
+                .add(pin.clone())
+                .map_err(|error| PinError::Certificate { number: index + 1, reason: error.to_string() })?;
+        }
+        Ok(Self { pins, roots, algorithms: provider.signature_verification_algorithms, revoked })
+    }
+
+    /// Checks the chain of a certificate that says it is an authority itself.
+    fn verify_direct(&self, end_entity: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+        let leaf = parse(end_entity)?;
+        in_date(&leaf, now)?;
+        may_serve(&leaf)?;
+        if self.pins.iter().any(|pin| pin.as_ref() == end_entity.as_ref()) {
+            return Ok(());
+        }
+        for pin in &self.pins {
+            let issuer = parse(pin)?;
+            if issuer.subject().as_raw() == leaf.issuer().as_raw()
+                && may_issue(&issuer)
+                && in_date(&issuer, now).is_ok()
+                && self.signed_by(&leaf, &issuer)
+            {
+                return Ok(());
+            }
+        }
+        Err(CertificateError::UnknownIssuer.into())
+    }
+
+    /// Whether `issuer`'s key made the signature on `leaf`.
+    fn signed_by(&self, leaf: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> bool {
+        // The algorithm must be named alike inside and outside of the signed part.
+        if leaf.signature_algorithm != leaf.tbs_certificate.signature {
+            return false;
+        }
+        let (Some(signature_id), Some(key_id)) =
+            (algorithm_identifier(&leaf.signature_algorithm), algorithm_identifier(&issuer.public_key().algorithm))
+        else {
+            return false;
+        };
+        self.algorithms
+            .all
+            .iter()
+            .filter(|algorithm| {
+                *algorithm.signature_alg_id() == *signature_id && *algorithm.public_key_alg_id() == *key_id
+            })
+            .any(|algorithm| {
+                let key = &issuer.public_key().subject_public_key.data;
+                algorithm.verify_signature(key, leaf.tbs_certificate.as_ref(), &leaf.signature_value.data).is_ok()
+            })
+    }
+
+    /// Refuses when any certificate that the server showed, or a pin that issued one, is revoked.
+    fn check_revoked(&self, chain: &[&CertificateDer<'_>]) -> Result<(), Error> {
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        if revoked.is_empty() {
+            return Ok(());
+        }
+        let mut issuers = Vec::new();
+        for der in chain {
+            let certificate = parse(der)?;
+            if revoked.contains(significant(certificate.raw_serial())) {
+                return Err(CertificateError::Revoked.into());
+            }
+            issuers.push(certificate.issuer().as_raw().to_vec());
+        }
+        for pin in &self.pins {
+            let pin = parse(pin)?;
+            let issued = issuers.iter().any(|issuer| issuer.as_slice() == pin.subject().as_raw());
+            if issued && revoked.contains(significant(pin.raw_serial())) {
+                return Err(CertificateError::Revoked.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let chain =
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all);
+        match chain {
+            Err(error) if is_authority_as_server(&error) => self.verify_direct(end_entity, now)?,
+            other => other?,
+        }
+        verify_server_name(&parsed, server_name)?;
+        let shown: Vec<_> = std::iter::once(end_entity).chain(intermediates).collect();
+        self.check_revoked(&shown)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Whether the usual check failed only because the server's certificate is that of an authority.
+fn is_authority_as_server(error: &Error) -> bool {
+    let Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else { return false };
+    cause.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
+}
+
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
+    match x509_parser::parse_x509_certificate(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        _ => Err(CertificateError::BadEncoding.into()),
+    }
+}
+
+fn in_date(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if now < certificate.validity().not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if now > certificate.validity().not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    Ok(())
+}
+
+/// Whether the certificate's extensions allow its key to sign a server's handshake. An extension that is critical and
+/// not understood refuses it.
+fn may_serve(certificate: &X509Certificate<'_>) -> Result<(), Error> {
+    let refused = || Error::from(CertificateError::InvalidPurpose);
+    if certificate.key_usage().map_err(|_| refused())?.is_some_and(|usage| !usage.value.digital_signature()) {
+        return Err(refused());
+    }
+    let extended = certificate.extended_key_usage().map_err(|_| refused())?;
+    if extended.is_some_and(|usage| !usage.value.any && !usage.value.server_auth) {
+        return Err(refused());
+    }
+    critical_understood(certificate)
+}
+
+/// Whether the certificate is that of an authority whose key may sign certificates.
+fn may_issue(certificate: &X509Certificate<'_>) -> bool {
+    let authority = matches!(certificate.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca);
+    let signs = certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()));
+    // A path limit of zero forbids further authorities below it, and the leaf says it is one.
+    authority && signs && critical_understood(certificate).is_ok()
+}
+
+fn critical_understood(certificate: &X509Certificate<'_>) -> Result<(), Error> {
+    use x509_parser::oid_registry as oid;
+    let known = [
+        oid::OID_X509_EXT_BASIC_CONSTRAINTS,
+        oid::OID_X509_EXT_KEY_USAGE,
+        oid::OID_X509_EXT_EXTENDED_KEY_USAGE,
+        oid::OID_X509_EXT_SUBJECT_ALT_NAME,
+        oid::OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+        oid::OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
+    ];
+    if certificate.extensions().iter().any(|extension| extension.critical && !known.contains(&extension.oid)) {
+        Err(CertificateError::UnhandledCriticalExtension.into())
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes an algorithm as the TLS library names them: the DER inside the SEQUENCE.
+fn algorithm_identifier(algorithm: &x509_parser::x509::AlgorithmIdentifier<'_>) -> Option<Vec<u8>> {
+    let oid = algorithm.algorithm.as_bytes();
+    let mut der = vec![6, u8::try_from(oid.len()).ok()?];
+    der.extend_from_slice(oid);
+    if let Some(parameters) = &algorithm.parameters {
+        let content = parameters.as_bytes();
+        der.push(u8::try_from(parameters.tag().0).ok()?);
+        der.push(u8::try_from(content.len()).ok().filter(|length| *length < 128)?);
+        der.extend_from_slice(content);
+    }
+    Some(der)
+}
+
+/// Drops the leading zeros that DER puts before a number's high bit.
+pub(crate) fn significant(serial: &[u8]) -> &[u8] {
+    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+    &serial[zeros..]
+}
+
+#[cfg(test)]
+#[path = "pinned_tests.rs"]
+mod tests;

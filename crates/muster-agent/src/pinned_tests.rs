@@ -1,0 +1,139 @@
+use super::*;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+};
+use std::time::Duration;
+
+fn provider() -> CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
+}
+
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
+    params.serial_number = Some(77.into());
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// What the original's configurator makes: a server that says it is an authority, without extended key usage.
+fn odd_params() -> CertificateParams {
+    let mut params = CertificateParams::new(vec!["fleet.example".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
+    params.serial_number = Some(0x00c0_ffee.into());
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    params
+}
+
+fn plain_params() -> CertificateParams {
+    let mut params = odd_params();
+    params.is_ca = IsCa::NoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params
+}
+
+fn issue(params: &CertificateParams, by: &CertifiedIssuer<'static, KeyPair>) -> CertificateDer<'static> {
+    params.signed_by(&KeyPair::generate().unwrap(), by).unwrap().der().clone()
+}
+
+fn at(year: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_557_600 + 86_400))
+}
+
+struct Check {
+    verifier: PinnedVerifier,
+}
+
+impl Check {
+    fn of(pins: &[&CertificateDer<'static>]) -> Self {
+        let pins = pins.iter().map(|pin| (*pin).clone()).collect();
+        Self { verifier: PinnedVerifier::new(pins, &provider(), Revoked::default()).unwrap() }
+    }
+
+    fn run(&self, leaf: &CertificateDer<'_>, name: &str, now: UnixTime) -> Result<(), Error> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        self.verifier.verify_server_cert(leaf, &[], &name, &[], now).map(|_| ())
+    }
+}
+
+#[test]
+fn both_kinds_of_certificate_are_believed_from_the_pinned_authority_only() {
+    let (ours, theirs) = (authority("ours"), authority("ours"));
+    let check = Check::of(&[ours.der()]);
+    for params in [plain_params(), odd_params()] {
+        assert_eq!(check.run(&issue(&params, &ours), "fleet.example", at(2026)), Ok(()));
+        // The same name, another key: only the signature tells them apart.
+        let refused = check.run(&issue(&params, &theirs), "fleet.example", at(2026)).unwrap_err();
+        assert!(matches!(refused, Error::InvalidCertificate(_)), "{refused}");
+    }
+}
+
+#[test]
+fn name_and_dates_are_checked_on_both_kinds() {
+    let ours = authority("ours");
+    let check = Check::of(&[ours.der()]);
+    for params in [plain_params(), odd_params()] {
+        let leaf = issue(&params, &ours);
+        for (name, year) in [("other.example", 2026), ("fleet.example", 2019), ("fleet.example", 2031)] {
+            assert!(check.run(&leaf, name, at(year)).is_err(), "{name} in {year}");
+        }
+    }
+}
+
+#[test]
+fn a_revoked_serial_is_refused_on_both_kinds_and_on_the_authority() {
+    let ours = authority("ours");
+    for params in [plain_params(), odd_params()] {
+        let leaf = issue(&params, &ours);
+        for serial in [&[0xc0, 0xff, 0xee][..], &[77]] {
+            let check = Check::of(&[ours.der()]);
+            assert_eq!(check.run(&leaf, "fleet.example", at(2026)), Ok(()));
+            check.verifier.revoked.write().unwrap().insert(serial.to_vec());
+            let refused = check.run(&leaf, "fleet.example", at(2026)).unwrap_err();
+            assert_eq!(refused, Error::InvalidCertificate(CertificateError::Revoked));
+        }
+    }
+}
+
+#[test]
+fn an_authority_for_another_purpose_is_no_server() {
+    let ours = authority("ours");
+    let check = Check::of(&[ours.der()]);
+    let mut no_signature = odd_params();
+    no_signature.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let mut client_only = odd_params();
+    client_only.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    for params in [no_signature, client_only] {
+        assert!(check.run(&issue(&params, &ours), "fleet.example", at(2026)).is_err());
+    }
+}
+
+#[test]
+fn an_authority_below_the_pin_cannot_vouch_for_an_odd_server() {
+    let ours = authority("ours");
+    let below = CertifiedIssuer::signed_by(odd_params(), KeyPair::generate().unwrap(), &ours).unwrap();
+    let leaf = issue(&odd_params(), &below);
+    let name = ServerName::try_from("fleet.example").unwrap();
+    let check = Check::of(&[ours.der()]);
+    assert!(check.verifier.verify_server_cert(&leaf, &[below.der().clone()], &name, &[], at(2026)).is_err());
+}
+
+#[test]
+fn a_server_that_is_pinned_itself_is_believed() {
+    let mut params = odd_params();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "itself");
+    let itself = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    assert_eq!(Check::of(&[itself.der()]).run(itself.der(), "fleet.example", at(2026)), Ok(()));
+}
+
+#[test]
+fn what_is_no_certificate_cannot_be_pinned() {
+    assert!(matches!(read_pins("no pem here"), Err(PinError::Empty)));
+    let pins = vec![CertificateDer::from(vec![1, 2, 3])];
+    let error = PinnedVerifier::new(pins, &provider(), Revoked::default()).unwrap_err();
+    assert!(error.to_string().contains("certificate 1"), "{error}");
+}

@@ -7,6 +7,7 @@
 mod chain;
 mod config;
 mod durable;
+mod facts;
 mod keys;
 mod ledger;
 mod outbox;

@@ -5,14 +5,21 @@
 //! logged; the agent believes no server but the pinned ones. Not here: what the wire looks like (muster-proto).
 
 mod chain;
+pub mod cli;
+mod comms;
 mod config;
+mod doctor;
 mod durable;
 mod facts;
+mod hub;
 mod keys;
 mod ledger;
 mod outbox;
 mod pinned;
+mod run;
+mod services;
 mod spool;
 mod spool_record;
 mod state;
+mod usage;
 mod world;

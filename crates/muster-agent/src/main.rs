@@ -1,3 +1,5 @@
 //! The program `muster-agent`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    muster_agent::cli::main()
+}

@@ -1,0 +1,256 @@
+//! Keeping in touch: one loop that streams or polls, and comes back after whatever went wrong.
+//!
+//! Stays true: tries never end; a failure waits longer each time, with jitter; a message taken from the outbox is
+//! either acknowledged by a server or given back.
+
+mod connect;
+mod frame;
+mod pace;
+mod poll;
+mod stream;
+
+pub(crate) use connect::{DialError, Dialer};
+
+use connect::{Body, Connection};
+
+use crate::chain::Chain;
+use crate::config::{Compression, Config, Mode};
+use crate::hub::Hub;
+use crate::keys::Identity;
+use crate::pinned::{Revoked, significant};
+use crate::state::StateFile;
+use crate::world::Random;
+use http_body_util::{BodyExt, Limited};
+use muster_core::{Clock, limits, retry, system};
+use muster_proto::{convert, wire};
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often the list of revoked certificates is asked for.
+const REVOKED_EVERY: Duration = Duration::from_hours(1);
+/// How long one small request may take.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// A session that is shorter than this was none.
+const SHORT: Duration = Duration::from_secs(1);
+/// Bytes of the list of revoked certificates.
+const REVOKED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Everything that keeping in touch needs.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) config: Arc<Config>,
+    pub(crate) identity: watch::Receiver<Arc<Identity>>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) state: Arc<StateFile>,
+    pub(crate) revoked: Revoked,
+    pub(crate) dialer: Dialer,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<Random>,
+    pub(crate) stop: CancellationToken,
+    /// Set when a server showed that it cannot read deflated polls.
+    pub(crate) plain_polls: AtomicBool,
+}
+
+/// Why a contact failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ContactError {
+    /// No server could be reached.
+    #[error(transparent)]
+    Dial(DialError),
+    /// The connection broke.
+    #[error("the connection to {server} broke while {what}")]
+    Broken {
+        /// To whom.
+        server: String,
+        /// During what.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The server refused.
+    #[error("{server} answered {status}: {text}")]
+    Refused {
+        /// Who.
+        server: String,
+        /// How.
+        status: http::StatusCode,
+        /// In its own words, cut.
+        text: String,
+    },
+    /// The server ended the stream before it answered.
+    #[error("{server} ended the stream before its first answer, as Fleetspeak does when it refuses a machine")]
+    Silent {
+        /// Who.
+        server: String,
+    },
+    /// The server said something that is no message.
+    #[error("{server} sent something that cannot be read: {reason}")]
+    Unreadable {
+        /// Who.
+        server: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The server took too long.
+    #[error("{server} did not answer within {} s", .after.as_secs())]
+    Slow {
+        /// Who.
+        server: String,
+        /// How long it was given.
+        after: Duration,
+    },
+}
+
+impl ContactError {
+    pub(super) fn broken(server: &str, what: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Broken { server: server.to_owned(), what, source: source.into() }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// In order; the next one begins at once.
+    InOrder,
+    /// The agent is stopping.
+    Stopping,
+}
+
+impl Link {
+    /// Keeps in touch until the agent stops.
+    pub(crate) async fn run(&self) {
+        let mut failures = 0;
+        let mut revoked_due = Instant::now();
+        while !self.stop.is_cancelled() {
+            let mut contacts = 0;
+            let began = Instant::now();
+            let outcome = match self.config.mode {
+                Mode::Stream => stream::session(self, &mut revoked_due, &mut contacts).await,
+                Mode::Poll => poll::session(self, &mut revoked_due, &mut contacts).await,
+            };
+            if contacts > 0 {
+                failures = 0;
+            }
+            match outcome {
+                // A server that ends each stream at once is not asked again at once.
+                Ok(Ended::InOrder) if began.elapsed() < SHORT => self.wait(self.pause(0)).await,
+                Ok(Ended::InOrder) => {}
+                Ok(Ended::Stopping) => break,
+                Err(error) => {
+                    let wait = self.pause(failures);
+                    failures = failures.saturating_add(1);
+                    let shown = format!("{:.1}", wait.as_secs_f64());
+                    tracing::warn!(failures, error = %Chain(&error), "contact failed, trying again in {shown} s");
+                    self.wait(wait).await;
+                }
+            }
+        }
+    }
+
+    fn pause(&self, failures: u32) -> Duration {
+        let (first, most) = (self.config.failure_delay_min.0, self.config.failure_delay_max.0);
+        retry::backoff(first, most, failures, self.random.unit())
+    }
+
+    async fn wait(&self, time: Duration) {
+        let mut identity = self.identity.clone();
+        identity.mark_unchanged();
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = self.stop.cancelled() => {}
+            // A new key may be welcome where the old one was not.
+            _ = identity.changed() => {}
+        }
+    }
+
+    /// The labels that this machine claims.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        let mut labels = claimed_labels(&self.config.labels);
+        if !self.config.enrol_token.0.is_empty() {
+            labels.push(format!("{}{}", system::ENROL_TOKEN_PREFIX, self.config.enrol_token.0));
+        }
+        labels
+    }
+
+    /// Puts a contact together around messages that are encoded already.
+    fn contact(&self, messages: &[crate::spool::Outgoing], tokens: BTreeMap<String, u64>) -> wire::WrappedContactData {
+        let contact = wire::ContactData {
+            sequencing_nonce: self.state.nonce(),
+            messages: messages.iter().filter_map(|message| decode_own(&message.body)).collect(),
+            client_clock: Some(convert::time_to_wire(self.clock.now())),
+            allowed_messages: tokens,
+            ..wire::ContactData::default()
+        };
+        wire::WrappedContactData {
+            contact_data: contact.encode_to_vec().into(),
+            client_labels: self.labels(),
+            ..wire::WrappedContactData::default()
+        }
+    }
+
+    /// Asks for the list of revoked certificates when it is time. A server without one is no failure.
+    async fn fetch_revoked(&self, connection: &mut Connection, due: &mut Instant) -> Result<(), ContactError> {
+        if Instant::now() < *due {
+            return Ok(());
+        }
+        let server = connection.server().to_owned();
+        let request = connection.request(http::Method::GET, "/files/system/RevokedCertificates", Body::empty());
+        let slow = || ContactError::Slow { server: server.clone(), after: REQUEST_MAX };
+        let broken = |error| ContactError::broken(&server, "asking for revoked certificates", error);
+        let answer = tokio::time::timeout(REQUEST_MAX, async {
+            let response = connection.send(request).await.map_err(|error| broken(error.into()))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), REVOKED_BYTES_MAX).collect().await.map_err(broken)?;
+            Ok::<_, ContactError>((status, body.to_bytes()))
+        });
+        let (status, body) = answer.await.map_err(|_| slow())??;
+        *due = Instant::now() + REVOKED_EVERY;
+        if !status.is_success() {
+            tracing::debug!(%status, "the server has no list of revoked certificates");
+            return Ok(());
+        }
+        let list = wire::RevokedCertificateList::decode(body)
+            .map_err(|error| ContactError::Unreadable { server, reason: error.to_string() })?;
+        let new: Vec<Vec<u8>> = list.serials.iter().map(|serial| significant(serial).to_vec()).collect();
+        if self.state.revoke(&new) {
+            tracing::warn!(count = new.len(), "the server named revoked certificates; they are not believed any more");
+            self.revoked.write().unwrap_or_else(PoisonError::into_inner).extend(new);
+        }
+        Ok(())
+    }
+
+    /// Takes what a contact brought.
+    fn take_in(&self, contact: wire::ContactData) {
+        let wanted = contact.messages.into_iter().take(2 * limits::CONTACT_MESSAGES_MAX);
+        wanted.for_each(|message| self.hub.receive(message));
+    }
+
+    fn deflates_polls(&self) -> bool {
+        self.config.compression == Compression::Deflate && !self.plain_polls.load(Ordering::Relaxed)
+    }
+}
+
+/// The labels every machine claims, with the configured ones: architecture in Go's words, system, then those.
+pub(crate) fn claimed_labels(configured: &[String]) -> Vec<String> {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    };
+    [architecture.to_owned(), std::env::consts::OS.to_owned()].into_iter().chain(configured.iter().cloned()).collect()
+}
+
+fn decode_own(body: &[u8]) -> Option<wire::Message> {
+    wire::Message::decode(body)
+        .inspect_err(|error| tracing::error!(%error, "a message of the spool is none; it is left out"))
+        .ok()
+}

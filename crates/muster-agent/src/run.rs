@@ -1,0 +1,304 @@
+//! The program while it runs: everything is put together here, and taken apart in order.
+
+use crate::chain::Chain;
+use crate::comms::{Dialer, Link, claimed_labels};
+use crate::config::Config;
+use crate::hub::{Hub, Mail, Wait, ack_mail, any};
+use crate::keys::{self, Identity};
+use crate::ledger::Ledger;
+use crate::outbox::{Durability, Outbox};
+use crate::pinned::{PinnedVerifier, Revoked, read_pins};
+use crate::services::{Context, FactsTeller, Order, Services, Tell, read_definitions};
+use crate::spool::{Spool, SpoolLimits};
+use crate::state::StateFile;
+use crate::world::Random;
+use crate::{durable, facts, usage};
+use anyhow::Context as _;
+use muster_core::{Clock, Priority, label, system};
+use muster_proto::wire;
+use std::fs::File;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What the program ends with when a server told it to end.
+const EXIT_DIE: u8 = 7;
+/// How long the demand for a new key waits to be acknowledged under the old one.
+const REKEY_ACK_MAX: Duration = Duration::from_secs(30);
+/// How long the last words to the server may take at the end.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
+
+/// Why the loop of orders ended.
+enum Why {
+    Signal,
+    Die { force: bool },
+}
+
+/// Everything that lives as long as the program does.
+struct Agent {
+    hub: Arc<Hub>,
+    services: Arc<Services>,
+    facts: Arc<FactsTeller>,
+    identity: watch::Sender<Arc<Identity>>,
+    stop_services: CancellationToken,
+    stop_link: CancellationToken,
+    config: Arc<Config>,
+    /// Held so that no second agent works in the same directory.
+    _lock: File,
+}
+
+/// Runs the agent until a signal or a server ends it. `reread` gives the configuration as it is now.
+pub(crate) async fn run(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    random: Arc<Random>,
+    reread: impl Fn() -> anyhow::Result<Config>,
+) -> anyhow::Result<ExitCode> {
+    let config = Arc::new(config);
+    let (agent, link, unknown) = prepare(&config, clock, random)?;
+    // A process may ask for the signals only once; a service started by them must not miss one.
+    let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let mut reload = signal(SignalKind::hangup())?;
+    let (orders, mut ordered) = mpsc::channel(16);
+    agent.services.start_built_in(orders, Arc::clone(&agent.facts));
+    agent.start_background(Arc::clone(&link.clock));
+    agent.hub.report_unknown(unknown).await;
+    agent.apply_services(&config).await;
+    agent.say_who_we_are().await;
+    agent.facts.tell(Tell::Always).await;
+
+    let mut link_task = tokio::spawn(async move { link.run().await });
+    notify(&[sd_notify::NotifyState::Ready]);
+    let id = agent.identity.borrow().id;
+    tracing::info!(agent = %id, version = env!("CARGO_PKG_VERSION"), "agent {id} is running");
+    let why = agent.take_orders(&mut ordered, &mut ends, &mut reload, reread).await;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    match why {
+        Why::Die { force: true } => {
+            tracing::warn!("the server told this agent to end at once");
+            return Ok(ExitCode::from(EXIT_DIE));
+        }
+        Why::Die { force: false } => tracing::warn!("the server told this agent to end"),
+        Why::Signal => tracing::info!("stopping"),
+    }
+    agent.services.stop_all().await;
+    agent.stop_services.cancel();
+    agent.hub.flush_acks().await;
+    agent.stop_link.cancel();
+    if tokio::time::timeout(FAREWELL_MAX, &mut link_task).await.is_err() {
+        link_task.abort();
+    }
+    tracing::info!(unsent = agent.hub.outbox().len(), "stopped; what is unsent is kept for the next start");
+    Ok(if matches!(why, Why::Die { .. }) { ExitCode::from(EXIT_DIE) } else { ExitCode::SUCCESS })
+}
+
+/// Opens everything on the disk and puts the parts together.
+fn prepare(
+    config: &Arc<Config>,
+    clock: Arc<dyn Clock>,
+    random: Arc<Random>,
+) -> anyhow::Result<(Agent, Link, Vec<crate::ledger::LedgerId>)> {
+    let directory = config.state_dir.as_path();
+    durable::make_private_directory(directory)
+        .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
+    let lock = lock(directory)?;
+    let state = Arc::new(StateFile::open(&directory.join("state.json")).context("cannot read the state file")?);
+    let revoked: Revoked = Arc::new(RwLock::new(state.revoked()));
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let pins = read_pins(&config.trusted_pem()?)?;
+    let verifier = PinnedVerifier::new(pins, &provider, Arc::clone(&revoked))?;
+    let dialer = Dialer::new(config, verifier, Arc::clone(&clock));
+    let identity = keys::load_or_make(directory)?;
+
+    let limits = SpoolLimits { bytes_max: config.spool_bytes_max, messages_max: config.spool_messages_max };
+    let spool = Spool::open(&directory.join("spool"), limits, Arc::clone(&random))?;
+    let outbox = Outbox::start(spool, Arc::clone(&clock), Arc::clone(&random)).context("cannot start the spool")?;
+    let (ledger, unknown) = Ledger::open(&directory.join("ledger")).context("cannot read the ledger")?;
+    let hub = Hub::new(ledger, outbox, Arc::clone(&clock));
+
+    let (identity, identity_seen) = watch::channel(Arc::new(identity));
+    let (stop_services, stop_link) = (CancellationToken::new(), CancellationToken::new());
+    let services = Arc::new(Services::new(Context {
+        name: String::new(),
+        hub: Arc::clone(&hub),
+        identity: identity_seen.clone(),
+        stop: stop_services.clone(),
+        clock: Arc::clone(&clock),
+        stdin_timeout: config.stdin_timeout.0,
+    }));
+    let observer = facts::Observer::new(Arc::clone(&clock));
+    let facts = Arc::new(FactsTeller::new(Arc::clone(&hub), observer));
+    let link = Link {
+        config: Arc::clone(config),
+        identity: identity_seen,
+        hub: Arc::clone(&hub),
+        state,
+        revoked,
+        dialer,
+        clock,
+        random,
+        stop: stop_link.clone(),
+        plain_polls: AtomicBool::new(false),
+    };
+    let config = Arc::clone(config);
+    let agent = Agent { hub, services, facts, identity, stop_services, stop_link, config, _lock: lock };
+    Ok((agent, link, unknown))
+}
+
+/// Takes the state directory for this process alone.
+fn lock(directory: &Path) -> anyhow::Result<File> {
+    let path = directory.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!(
+            "another agent runs with the state directory {}; stop it, or choose another state_dir",
+            directory.display()
+        )
+    })?;
+    Ok(file)
+}
+
+impl Agent {
+    /// Starts what runs beside services and connection. It ends with the runtime.
+    fn start_background(&self, clock: Arc<dyn Clock>) {
+        let hub = Arc::clone(&self.hub);
+        tokio::spawn(async move { hub.acknowledge_forever().await });
+        tokio::spawn(usage::report_self_forever(Arc::clone(&self.hub), clock));
+        let (facts, every) = (Arc::clone(&self.facts), self.config.facts_every.0);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                facts.tell(Tell::WhenChanged).await;
+            }
+        });
+    }
+
+    async fn take_orders(
+        &self,
+        ordered: &mut mpsc::Receiver<Order>,
+        ends: &mut [Signal; 2],
+        reload: &mut Signal,
+        reread: impl Fn() -> anyhow::Result<Config>,
+    ) -> Why {
+        let [terminate, interrupt] = ends;
+        loop {
+            tokio::select! {
+                order = ordered.recv() => match order {
+                    Some(Order::Die { force }) => return Why::Die { force },
+                    Some(Order::Restart { name, answer }) => {
+                        let services = Arc::clone(&self.services);
+                        // A service that takes its time does not hold up other orders.
+                        tokio::spawn(async move { answer.send(services.restart(&name).await) });
+                    }
+                    Some(Order::Rekey(delivery)) => self.rekey(*delivery).await,
+                    None => return Why::Signal,
+                },
+                _ = terminate.recv() => return Why::Signal,
+                _ = interrupt.recv() => return Why::Signal,
+                _ = reload.recv() => self.reload(&reread).await,
+            }
+        }
+    }
+
+    /// Makes a new key. It is on the disk before the demand is acknowledged, which still happens under the old one.
+    async fn rekey(&self, delivery: crate::hub::Delivery) {
+        let directory = &self.config.state_dir;
+        let next = match keys::make_next(directory) {
+            Ok(next) => next,
+            Err(error) => {
+                // Unsettled: the server asks again.
+                tracing::error!(error = %Chain(&error), "cannot make the new key that the server demands");
+                return;
+            }
+        };
+        let asked = delivery.message.message_id.clone();
+        delivery.done_silently();
+        let id = self.hub.outbox().new_id();
+        let delivered = self.hub.outbox().delivery_of(id);
+        let ack = Mail { id: Some(id), ..ack_mail(vec![asked], Wait::No) };
+        if let Err(error) = self.hub.send(ack, Durability::Disk).await {
+            tracing::warn!(%error, "the demand for a new key cannot be acknowledged");
+        } else if tokio::time::timeout(REKEY_ACK_MAX, delivered).await.is_err() {
+            // The new identity may say it too.
+            tracing::warn!("the demand for a new key was not acknowledged in time under the old one");
+        }
+        if let Err(error) = keys::adopt_next(directory) {
+            tracing::error!(error = %Chain(&error), "the new key takes over at the next start only");
+            return;
+        }
+        let old = self.identity.borrow().id;
+        tracing::warn!(old = %old, new = %next.id, "this machine has a new key and a new id, as the server demanded");
+        self.identity.send_replace(Arc::new(next));
+        self.say_who_we_are().await;
+        self.facts.tell(Tell::Always).await;
+    }
+
+    /// Reads the configuration again. Services follow at once; the rest counts from the next start on.
+    async fn reload(&self, reread: &impl Fn() -> anyhow::Result<Config>) {
+        let config = match reread() {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the configuration cannot be read again; nothing changes"
+                );
+                return;
+            }
+        };
+        tracing::info!("configuration read again");
+        let connection = |config: &Config| Config { services_dir: "".into(), ..config.clone() };
+        if connection(&config) != connection(&self.config) {
+            tracing::warn!("settings besides services changed; they count from the next start on");
+        }
+        self.apply_services(&config).await;
+        self.say_who_we_are().await;
+        self.facts.tell(Tell::WhenChanged).await;
+    }
+
+    async fn apply_services(&self, config: &Config) {
+        let mut definitions = Vec::new();
+        if !config.services_dir.as_os_str().is_empty() {
+            for definition in read_definitions(&config.services_dir) {
+                match definition {
+                    Ok(definition) => definitions.push(definition),
+                    Err(error) => tracing::error!("{}", Chain(&error)),
+                }
+            }
+        }
+        self.services.apply(definitions, &claimed_labels(&config.labels)).await;
+    }
+
+    /// Tells the server the labels and services of this machine.
+    async fn say_who_we_are(&self) {
+        let labels = claimed_labels(&self.config.labels);
+        let label = |text: String| wire::Label { service_name: label::CLIENT.into(), label: text };
+        let service = |name: String| wire::client_info_data::ServiceId { name, ..Default::default() };
+        let data = wire::ClientInfoData {
+            labels: labels.into_iter().map(label).collect(),
+            services: self.hub.services().into_iter().map(service).collect(),
+        };
+        let mail = Mail {
+            from: system::SERVICE.into(),
+            to: system::SERVICE.into(),
+            message_type: system::CLIENT_INFO.into(),
+            data: Some(any("fleetspeak.ClientInfoData", &data)),
+            priority: Priority::High,
+            background: true,
+            ..Mail::default()
+        };
+        self.hub.send_or_count(mail).await;
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot tell the service manager");
+    }
+}

@@ -1,0 +1,253 @@
+//! The services of this machine: what messages of the server are for, and who answers them.
+//!
+//! Definitions are the original's text protos, so that existing ones work as they are. Two services are built in:
+//! `system` (orders to the agent itself) and `muster` (facts and echo).
+
+mod channel;
+mod daemon;
+mod link;
+mod muster;
+mod spawn;
+mod stdin;
+mod system;
+#[path = "socket.rs"]
+mod unix_socket;
+
+pub(crate) use muster::{FactsTeller, Tell};
+pub(crate) use system::Order;
+
+use crate::hub::Hub;
+use crate::keys::Identity;
+use muster_core::{Clock, system as words, text};
+use muster_proto::wire::{self, daemonservice, socketservice, stdinservice};
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long a service may take to end in order.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// What a service is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Kind {
+    /// Takes everything and does nothing.
+    Noop,
+    /// Runs a command for each message.
+    Stdin(stdinservice::Config),
+    /// Keeps a process that talks over two pipes.
+    Daemon(daemonservice::Config),
+    /// Listens on a Unix socket.
+    Socket(socketservice::Config),
+}
+
+/// A service as it is defined.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Definition {
+    /// Its name.
+    pub(crate) name: String,
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// Labels this machine must claim for it to run.
+    pub(crate) required_labels: Vec<String>,
+}
+
+/// Why a file defines no service.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DefinitionError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It does not say what it must.
+    #[error("{} defines no service: {reason}", path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Reads every definition in a directory, sorted by file name. A bad file does not hold up the others.
+pub(crate) fn read_definitions(directory: &Path) -> Vec<Result<Definition, DefinitionError>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(source) => return vec![Err(DefinitionError::Read { path: directory.into(), source })],
+    };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    paths.sort();
+    paths.retain(|path| path.is_file());
+    paths.iter().map(|path| read_definition(path)).collect()
+}
+
+fn read_definition(path: &Path) -> Result<Definition, DefinitionError> {
+    let text = std::fs::read_to_string(path).map_err(|source| DefinitionError::Read { path: path.into(), source })?;
+    parse_definition(&text).map_err(|reason| DefinitionError::Content { path: path.into(), reason })
+}
+
+fn parse_definition(text: &str) -> Result<Definition, String> {
+    let config: wire::ClientServiceConfig =
+        muster_proto::text::parse("fleetspeak.ClientServiceConfig", text).map_err(|error| error.to_string())?;
+    text::name("service", &config.name).map_err(|error| error.to_string())?;
+    if [words::SERVICE, words::MUSTER, words::CLIENT].contains(&config.name.as_str()) {
+        return Err(format!("the name {:?} is taken by the agent itself", config.name));
+    }
+    let body = config.config.map(|any| any.value).unwrap_or_default();
+    let unreadable = |error: prost::DecodeError| format!("its config is not that of a {}: {error}", config.factory);
+    let kind = match config.factory.as_str() {
+        "NOOP" => Kind::Noop,
+        "Stdin" => Kind::Stdin(stdinservice::Config::decode(&body[..]).map_err(unreadable)?),
+        "Daemon" => Kind::Daemon(daemonservice::Config::decode(&body[..]).map_err(unreadable)?),
+        "Socket" => Kind::Socket(socketservice::Config::decode(&body[..]).map_err(unreadable)?),
+        other => return Err(format!("factory {other:?} is none of NOOP, Stdin, Daemon, Socket")),
+    };
+    match &kind {
+        Kind::Stdin(config) if config.cmd.is_empty() => return Err("cmd is empty".into()),
+        Kind::Daemon(config) if config.argv.is_empty() => return Err("argv is empty".into()),
+        Kind::Socket(config) if config.api_proxy_path.is_empty() => return Err("api_proxy_path is empty".into()),
+        _ => {}
+    }
+    let required_labels = config.required_labels.into_iter().map(|label| label.label).collect();
+    Ok(Definition { name: config.name, kind, required_labels })
+}
+
+/// What every service has.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where messages come from and go to.
+    pub(crate) hub: Arc<Hub>,
+    /// Who this machine is.
+    pub(crate) identity: watch::Receiver<Arc<Identity>>,
+    /// Cancelled when it shall end.
+    pub(crate) stop: CancellationToken,
+    /// The time.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How long one command may run.
+    pub(crate) stdin_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Running {
+    definition: Definition,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// Starts and stops services.
+#[derive(Debug)]
+pub(crate) struct Services {
+    context: Context,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+impl Services {
+    /// Puts an empty set together. `context` is what each service gets a copy of.
+    pub(crate) fn new(context: Context) -> Self {
+        Self { context, running: Mutex::default() }
+    }
+
+    /// Starts the services that are built in.
+    pub(crate) fn start_built_in(&self, orders: mpsc::Sender<Order>, facts: Arc<FactsTeller>) {
+        tokio::spawn(system::run(self.context.hub.install(words::SERVICE), orders));
+        tokio::spawn(muster::run(self.context.hub.install(words::MUSTER), Arc::clone(&self.context.hub), facts));
+    }
+
+    /// Makes the running services those that are defined: stops what is gone or changed, starts what is new.
+    pub(crate) async fn apply(&self, definitions: Vec<Definition>, labels: &[String]) {
+        let mut wanted = BTreeMap::new();
+        for definition in definitions {
+            if let Some(missing) = definition.required_labels.iter().find(|label| !labels.contains(label)) {
+                tracing::info!(service = definition.name, label = missing, "a service is left out for want of a label");
+                continue;
+            }
+            if wanted.contains_key(&definition.name) {
+                tracing::error!(service = definition.name, "a service is defined twice; the first definition counts");
+                continue;
+            }
+            wanted.insert(definition.name.clone(), definition);
+        }
+        let gone: Vec<String> = {
+            let running = self.running();
+            let changed = running.iter().filter(|(name, running)| wanted.get(*name) != Some(&running.definition));
+            changed.map(|(name, _)| name.clone()).collect()
+        };
+        for name in gone {
+            self.stop(&name).await;
+            self.context.hub.remove(&name);
+        }
+        for (name, definition) in wanted {
+            if !self.running().contains_key(&name) {
+                self.start(definition);
+            }
+        }
+    }
+
+    /// Stops and starts a service. Returns whether there is one of this name.
+    pub(crate) async fn restart(&self, name: &str) -> bool {
+        let Some(definition) = self.stop(name).await else { return false };
+        self.start(definition);
+        true
+    }
+
+    /// Stops all services, each in its own time but all at once.
+    pub(crate) async fn stop_all(&self) {
+        let names: Vec<String> = self.running().keys().cloned().collect();
+        futures_util::future::join_all(names.iter().map(|name| self.stop(name))).await;
+    }
+
+    fn start(&self, definition: Definition) {
+        let name = definition.name.clone();
+        let stop = self.context.stop.child_token();
+        let context = Context { name: name.clone(), stop: stop.clone(), ..self.context.clone() };
+        let inbox = context.hub.install(&name);
+        let task = match definition.kind.clone() {
+            Kind::Noop => tokio::spawn(run_noop(inbox, context)),
+            Kind::Stdin(config) => tokio::spawn(stdin::run(config, inbox, context)),
+            Kind::Daemon(config) => tokio::spawn(daemon::run(config, inbox, context)),
+            Kind::Socket(config) => tokio::spawn(unix_socket::run(config, inbox, context)),
+        };
+        tracing::info!(service = name, "service started");
+        self.running().insert(name, Running { definition, stop, task });
+    }
+
+    async fn stop(&self, name: &str) -> Option<Definition> {
+        let mut running = self.running().remove(name)?;
+        running.stop.cancel();
+        if tokio::time::timeout(STOP_MAX, &mut running.task).await.is_err() {
+            tracing::warn!(service = name, "a service did not end in time and was cut off");
+            running.task.abort();
+        }
+        Some(running.definition)
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn run_noop(mut inbox: mpsc::Receiver<crate::hub::Delivery>, context: Context) {
+    loop {
+        tokio::select! {
+            delivery = inbox.recv() => match delivery {
+                Some(delivery) => delivery.done(),
+                None => return,
+            },
+            () = context.stop.cancelled() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,196 @@
+//! The program as it is, against a small server that speaks the wire.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod agent;
+mod fleet;
+
+use agent::AgentProcess;
+use fleet::{Fleet, Kind};
+use muster_core::system;
+use muster_proto::wire;
+use prost::Message as _;
+
+const ECHO_TEXT: &[u8] = b"hello over there";
+
+fn echo() -> (&'static str, &'static str, Option<prost_types::Any>) {
+    let value = ECHO_TEXT.to_vec().encode_to_vec();
+    let any = prost_types::Any { type_url: "type.googleapis.com/google.protobuf.BytesValue".into(), value };
+    (system::MUSTER, system::ECHO, Some(any))
+}
+
+async fn works_with(mode: &str, compression: &str, http2: bool) {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let settings = format!("mode = {mode:?}\ncompression = {compression:?}\nhttp2 = {http2}\nlabels = [\"blue\"]");
+    let mut agent = AgentProcess::start(&fleet, &settings);
+    let info = fleet.wait_for(system::CLIENT_INFO).await;
+    let info = wire::ClientInfoData::decode(&info.body()[..]).unwrap();
+    let labels: Vec<_> = info.labels.iter().map(|label| label.label.as_str()).collect();
+    assert!(labels.contains(&"linux") && labels.contains(&"blue"), "{labels:?}");
+    let facts = fleet.wait_for(system::FACTS).await;
+    let facts: Vec<u8> = prost::Message::decode(&facts.body()[..]).unwrap();
+    let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap();
+    assert_eq!(facts["kernel"], "Linux");
+
+    let (service, message_type, data) = echo();
+    let asked = fleet.send(service, message_type, data.clone());
+    let reply = fleet.wait_for(system::ECHO_REPLY).await;
+    assert_eq!(reply.message.data, data);
+    let annotations = reply.message.annotations.unwrap().entries;
+    assert_eq!((annotations[0].key.as_str(), &annotations[0].value), ("in_reply_to", &hex::encode(&asked)));
+    fleet.wait_until(|seen| seen.acknowledged.contains(&asked)).await;
+    let seen = fleet.seen();
+    assert_eq!(seen.http2, http2);
+    assert_eq!(seen.deflated, compression == "deflate");
+    assert_eq!(seen.streamed, mode == "stream");
+    assert_eq!(agent.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_stream_works_in_every_way() {
+    for (compression, http2) in [("none", false), ("none", true), ("deflate", false), ("deflate", true)] {
+        works_with("stream", compression, http2).await;
+    }
+}
+
+#[tokio::test]
+async fn polls_work_in_every_way() {
+    for (compression, http2) in [("none", false), ("none", true), ("deflate", false), ("deflate", true)] {
+        works_with("poll", compression, http2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_read_deflated_polls_gets_them_plain() {
+    let fleet = Fleet::start(Kind::NoDeflate).await;
+    let _agent = AgentProcess::start(&fleet, "mode = \"poll\"\ncompression = \"deflate\"");
+    fleet.wait_for(system::FACTS).await;
+    assert!(!fleet.seen().deflated);
+}
+
+#[tokio::test]
+async fn a_server_certificate_as_the_original_makes_it_is_believed() {
+    let fleet = Fleet::start(Kind::OddCertificate).await;
+    let _agent = AgentProcess::start(&fleet, "");
+    fleet.wait_for(system::FACTS).await;
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_gets_nothing_and_the_doctor_says_why() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let other = Fleet::start(Kind::Plain).await;
+    let agent = AgentProcess::prepare(&fleet, &format!("trusted_certs = '''{}'''", other.authority_pem()));
+    let (code, out) = agent.output(&["doctor", "--json"]).await;
+    assert_eq!(code, Some(1));
+    let findings: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let server = findings.as_array().unwrap().iter().find(|finding| finding["what"] == "server").unwrap();
+    assert_eq!(server["verdict"], "bad");
+    assert!(server["says"].as_str().unwrap().contains("certificate"), "{server}");
+    assert!(fleet.seen().agents.is_empty());
+}
+
+#[tokio::test]
+async fn what_no_server_has_acknowledged_survives_a_kill_and_is_sent_again_under_the_same_name() {
+    let fleet = Fleet::start(Kind::NeverAcknowledges).await;
+    let mut agent = AgentProcess::start(&fleet, "");
+    let (service, message_type, data) = echo();
+    fleet.wait_until(|seen| seen.streamed).await;
+    fleet.send(service, message_type, data);
+    let first = fleet.wait_for(system::ECHO_REPLY).await;
+    agent.kill().await;
+    fleet.forget();
+    fleet.acknowledge_from_now_on();
+    agent.restart();
+    let second = fleet.wait_for(system::ECHO_REPLY).await;
+    assert_eq!(second.message.source_message_id, first.message.source_message_id);
+    assert_eq!(second.message.data, first.message.data);
+    assert_eq!(second.agent, first.agent);
+}
+
+#[tokio::test]
+async fn a_message_that_comes_again_after_a_kill_is_answered_once_and_acknowledged_again() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let mut agent = AgentProcess::start(&fleet, "");
+    let (service, message_type, data) = echo();
+    let asked = fleet.send(service, message_type, data.clone());
+    fleet.wait_for(system::ECHO_REPLY).await;
+    fleet.wait_until(|seen| seen.acknowledged.contains(&asked)).await;
+    agent.kill().await;
+    fleet.forget();
+    agent.restart();
+    fleet.send_again(&asked, service, message_type, data);
+    fleet.wait_until(|seen| seen.acknowledged.contains(&asked)).await;
+    // Whatever it says last comes before its end.
+    assert_eq!(agent.stop().await, Some(0));
+    let replies = fleet.seen().messages.iter().filter(|seen| seen.message.message_type == system::ECHO_REPLY).count();
+    assert_eq!(replies, 0);
+}
+
+#[tokio::test]
+async fn a_rekey_is_acknowledged_under_the_old_key_and_kept_over_a_restart() {
+    for mode in ["stream", "poll"] {
+        let fleet = Fleet::start(Kind::Plain).await;
+        let mut agent = AgentProcess::start(&fleet, &format!("mode = {mode:?}"));
+        let old = fleet.wait_for(system::FACTS).await.agent;
+        let asked = fleet.send(system::SERVICE, system::REKEY_REQUEST, None);
+        fleet.wait_until(|seen| seen.agents.len() == 2).await;
+        let seen = fleet.seen();
+        let new = *seen.agents.iter().find(|agent| **agent != old).unwrap();
+        assert_eq!(seen.acknowledged_by[&asked], old);
+        fleet
+            .wait_until(|seen| seen.messages.iter().any(|m| m.agent == new && m.message.message_type == system::FACTS))
+            .await;
+        assert_eq!(agent.stop().await, Some(0));
+        let (_, id) = agent.output(&["id"]).await;
+        assert_eq!(id.trim(), new.to_string());
+    }
+}
+
+#[tokio::test]
+async fn an_order_to_die_ends_the_program_with_its_own_exit_code() {
+    for force in [false, true] {
+        let fleet = Fleet::start(Kind::Plain).await;
+        let mut agent = AgentProcess::start(&fleet, "");
+        let value = wire::DieRequest { force }.encode_to_vec();
+        let any = prost_types::Any { type_url: "type.googleapis.com/fleetspeak.DieRequest".into(), value };
+        let asked = fleet.send(system::SERVICE, system::DIE, Some(any));
+        assert_eq!(agent.ended().await, Some(7));
+        assert!(!fleet.seen().acknowledged.contains(&asked));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_says_it_is_done_is_followed_by_another_and_nothing_is_lost() {
+    let fleet = Fleet::start(Kind::EndsStreams).await;
+    let _agent = AgentProcess::start(&fleet, "");
+    fleet.wait_until(|seen| seen.streams >= 2).await;
+    let (service, message_type, data) = echo();
+    fleet.send(service, message_type, data);
+    fleet.wait_for(system::ECHO_REPLY).await;
+}
+
+#[tokio::test]
+async fn many_messages_are_answered_once_each() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let _agent = AgentProcess::start(&fleet, "");
+    fleet.wait_until(|seen| seen.streamed).await;
+    let (service, message_type, data) = echo();
+    let asked: Vec<_> = (0..500).map(|_| fleet.send(service, message_type, data.clone())).collect();
+    fleet.wait_until(|seen| asked.iter().all(|id| seen.acknowledged.contains(id))).await;
+    let is_reply = |seen: &&fleet::Received| seen.message.message_type == system::ECHO_REPLY;
+    fleet.wait_until(|seen| seen.messages.iter().filter(is_reply).count() >= 500).await;
+    let seen = fleet.seen();
+    let names: std::collections::BTreeSet<_> =
+        seen.messages.iter().filter(is_reply).map(|seen| seen.message.source_message_id.clone()).collect();
+    assert_eq!((names.len(), seen.messages.iter().filter(is_reply).count()), (500, 500));
+    assert!(seen.most_in_places <= 100, "{} messages were sent without a free place", seen.most_in_places);
+}
+
+#[tokio::test]
+async fn two_agents_never_share_a_directory() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let agent = AgentProcess::start(&fleet, "");
+    fleet.wait_for(system::FACTS).await;
+    let (code, _) = agent.output(&["run"]).await;
+    assert_eq!(code, Some(1));
+}

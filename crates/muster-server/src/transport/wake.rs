@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use metrics::counter;
 use muster_core::{AgentId, Clock, Timestamp, limits};
 use muster_engine::{Engine, Waker};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tracing::debug;
 
@@ -84,21 +84,13 @@ fn write(sent: Timestamp, agents: &[AgentId]) -> Vec<u8> {
 
 /// Wakes other servers over HTTP.
 ///
-/// The engine needs it to be made, and it needs the engine for the secret: [`HttpWaker::attach`] closes the circle.
+/// The engine needs it to be made, and it needs the engine for the secret: [`HttpWaker::attach`] closes the circle, and
+/// [`HttpWaker::detach`] opens it again, so that a server that has stopped lets go of its database.
 #[derive(Debug)]
 pub struct HttpWaker {
     client: reqwest::Client,
     clock: Arc<dyn Clock>,
-    engine: OnceLock<Weak>,
-}
-
-/// The engine, hidden from `Debug`.
-struct Weak(Engine);
-
-impl std::fmt::Debug for Weak {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Engine")
-    }
+    engine: RwLock<Option<Engine>>,
 }
 
 impl HttpWaker {
@@ -110,16 +102,25 @@ impl HttpWaker {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()?;
-        Ok(Self { client, clock, engine: OnceLock::new() })
+        Ok(Self { client, clock, engine: RwLock::new(None) })
     }
 
-    /// Gives it the engine that knows the secret. Only the first time counts.
+    /// Gives it the engine that knows the secret.
     pub fn attach(&self, engine: Engine) {
-        let _ = self.engine.set(Weak(engine));
+        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = Some(engine);
+    }
+
+    /// Takes the engine away; from then on nobody is woken.
+    pub fn detach(&self) {
+        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn attached(&self) -> Option<Engine> {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn call(&self, url: &str, agents: &[AgentId]) -> anyhow::Result<()> {
-        let Some(Weak(engine)) = self.engine.get() else { return Ok(()) };
+        let Some(engine) = self.attached() else { return Ok(()) };
         let body = write(self.clock.now(), agents);
         let authenticator = hex::encode(engine.wake_authenticator(&body).await?);
         let url = format!("{}{PATH}", url.trim_end_matches('/'));

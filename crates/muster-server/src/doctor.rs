@@ -66,7 +66,7 @@ pub fn offline(config: &Config) -> Vec<Check> {
         ("agents' door", config.agents.address),
         ("operators' door", config.operators.address),
         ("admin door", config.admin.address),
-        ("cluster door", config.cluster.address),
+        ("cluster door", config.cluster_listen()),
     ];
     checks.extend(doors.into_iter().filter_map(|(name, listen)| Some(port(name, listen.address()?, &own))));
     checks

@@ -72,6 +72,7 @@ fn agents(config: &Config, findings: &mut Findings<'_>) {
         let wrong = wanted && http::HeaderName::try_from(name.as_str()).is_err();
         findings.wrong_if(wrong, key, format!("{name:?} is not a header's name"), "Write one such as x-client-cert.");
     }
+    pair("agents", agents.certificate.is_some(), agents.key.is_some(), findings);
     for (index, name) in agents.names.iter().enumerate() {
         let wrong = rustls::pki_types::ServerName::try_from(name.as_str()).is_err();
         findings.wrong_if(
@@ -124,7 +125,8 @@ fn pair(section: &str, certificate: bool, key: bool, findings: &mut Findings<'_>
 
 fn cluster(config: &Config, findings: &mut Findings<'_>) {
     let cluster = &config.cluster;
-    let alone = !config.database.is_shared() && (cluster.address != Listen::Off || cluster.wake_url.is_some());
+    let listen = config.cluster_listen();
+    let alone = !config.database.is_shared() && (listen != Listen::Off || cluster.wake_url.is_some());
     findings.wrong_if(
         alone,
         "cluster.address",
@@ -135,7 +137,7 @@ fn cluster(config: &Config, findings: &mut Findings<'_>) {
         let wrong = !url.starts_with("http://") && !url.starts_with("https://");
         findings.wrong_if(wrong, "cluster.wake_url", "it is not a URL", "Write it like http://10.0.0.7:4444/.");
     }
-    let unspecified = cluster.address.address().is_some_and(|address| address.ip().is_unspecified());
+    let unspecified = listen.address().is_some_and(|address| address.ip().is_unspecified());
     findings.wrong_if(
         unspecified && cluster.wake_url.is_none(),
         "cluster.wake_url",

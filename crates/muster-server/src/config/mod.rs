@@ -14,6 +14,7 @@ pub use load::{ConfigError, ConfigErrors, Overrides};
 pub use words::{Database, Frontend, Listen, LogFormat, Policy, ProxyIdentity, ServiceKind, Span};
 
 use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Where `muster serve` looks for its configuration unless told.
@@ -131,6 +132,12 @@ keys::section!(
         streaming: bool, default "true";
         /// Whether files are given out to agents without a certificate too.
         files_public: bool, default "false";
+        /// Certificate chain (PEM) for TLS, when the server shall not make its own. Read again when it changes.
+        certificate: Option<PathBuf>, example "\"/etc/muster/agents.pem\"";
+        /// Private key (PEM) of that certificate.
+        key: Option<PathBuf>, example "\"/etc/muster/agents.key\"";
+        /// Authority (PEM) that agents shall trust, with that certificate. Unset: the last certificate of the chain.
+        authority: Option<PathBuf>, example "\"/etc/muster/agents-ca.pem\"";
     }
 );
 
@@ -167,13 +174,22 @@ keys::section!(
 keys::section!(
     /// Other servers on the same PostgreSQL database.
     Cluster in "cluster" {
-        /// Where other servers wake this one when a message for one of its streams was stored. Messages authenticate
-        /// themselves with a secret from the database. "off": streams find their messages within seconds all the same.
-        address: Listen, default "\"off\"";
-        /// The URL that other servers use for it. Unless set: http:// and the address above.
+        /// Where other servers wake this one when a message for one of its streams was stored. Wake-ups authenticate
+        /// themselves with a secret from the database. Unset, with PostgreSQL: a free port of 127.0.0.1, for servers on
+        /// one machine. "off": streams find their messages within seconds all the same.
+        address: Option<Listen>, example "\"10.0.0.7:4444\"";
+        /// The URL that other servers use for it. Unset: http:// and the address above.
         wake_url: Option<String>, example "\"http://10.0.0.7:4444/\"";
     }
 );
+
+impl Config {
+    /// Where other servers can wake this one.
+    pub fn cluster_listen(&self) -> Listen {
+        let free = || Listen::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        self.cluster.address.unwrap_or_else(|| if self.database.is_shared() { free() } else { Listen::Off })
+    }
+}
 
 keys::section!(
     /// Who may become an agent.

@@ -30,5 +30,3 @@ pub use stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
 
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod tests;

@@ -11,7 +11,6 @@ use std::io::IsTerminal;
 use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// An error with all its causes, for one field of a log line or one sentence to a person.
@@ -35,27 +34,15 @@ impl fmt::Debug for Chain<'_> {
     }
 }
 
-/// Changes what is logged while the server runs.
-#[derive(Debug, Clone)]
-pub struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>);
-
-impl LogLevel {
-    /// Sets the level anew.
-    pub fn set(&self, logs: &Logs) -> Result<(), String> {
-        self.0.reload(filter(logs)?).map_err(|error| format!("could not change the log level: {error}"))
-    }
-}
-
 fn filter(logs: &Logs) -> Result<EnvFilter, String> {
     EnvFilter::try_new(&logs.level).map_err(|error| {
         format!("logs.level: {error}. Write a level such as info, or directives such as info,muster_engine=debug")
     })
 }
 
-/// Starts log lines on standard error. `None`: another part of the process has set up its own, which stays.
-pub fn logs_start(logs: &Logs) -> Result<Option<LogLevel>, String> {
-    let (filter, handle) = reload::Layer::new(filter(logs)?);
-    let registry = tracing_subscriber::registry().with(filter);
+/// Starts log lines on standard error. Where another part of the process has set up its own, those stay.
+pub fn logs_start(logs: &Logs) -> Result<(), String> {
+    let registry = tracing_subscriber::registry().with(filter(logs)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let started = match logs.format {
         LogFormat::Text => {
@@ -64,7 +51,9 @@ pub fn logs_start(logs: &Logs) -> Result<Option<LogLevel>, String> {
         }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    Ok(started.is_ok().then_some(LogLevel(handle)))
+    // The only error is that somebody was first.
+    drop(started);
+    Ok(())
 }
 
 /// Where durations are counted, in seconds.

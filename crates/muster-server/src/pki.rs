@@ -345,6 +345,32 @@ impl CertificateFiles {
     }
 }
 
+/// A certificate from files, for a door that has its own; read again when asked.
+#[derive(Debug)]
+pub struct FileCertificate {
+    files: CertificateFiles,
+    slot: Arc<CertificateSlot>,
+}
+
+impl FileCertificate {
+    /// Reads the files.
+    pub fn open(files: CertificateFiles) -> Result<Self, PkiError> {
+        let slot = Arc::new(CertificateSlot::new(files.read()?.certified));
+        Ok(Self { files, slot })
+    }
+
+    /// Returns what TLS listeners ask for the certificate.
+    pub fn slot(&self) -> Arc<CertificateSlot> {
+        Arc::clone(&self.slot)
+    }
+
+    /// Reads the files again. On an error the present certificate stays.
+    pub fn reload(&self) -> Result<(), PkiError> {
+        self.slot.set(self.files.read()?.certified);
+        Ok(())
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, PkiError> {
     std::fs::read(path).map_err(|source| PkiError::File { doing: "read", path: path.to_owned(), source })
 }

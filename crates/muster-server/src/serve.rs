@@ -1,9 +1,46 @@
 //! A server's life: everything is put together here, in one flat list, and taken apart again at the end.
+//!
+//! Stays true: nothing is announced before every door is open; a start that fails says at which step and why; after a
+//! failure to write durably, the process ends instead of acknowledging anything more.
 
-use crate::Config;
+mod setup;
+
+pub use setup::database_url;
+
+use crate::admin::{self, AdminAccess, AdminOptions, Tokens};
+use crate::auth::Gate;
+use crate::codec::WireCodec;
+use crate::config::Config;
+use crate::doctor::Doctor;
+use crate::observe;
+use crate::pki::{self, CertificateFiles, Certificates, FileCertificate, PkiOptions};
+use crate::rest::door::Door as OperatorsDoor;
+use crate::rest::{self, Health, Rest};
+use crate::transport::{self, HttpWaker, Listener};
+use crate::world::{SystemClock, SystemRandom};
+use anyhow::anyhow;
+use muster_core::{Clock, limits};
+use muster_engine::{Engine, Outside, Random};
+use muster_store::{SqlStore, Store};
+use sd_notify::NotifyState;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
 /// The file of the data directory that names the addresses of a running server.
 pub const ADDRESSES: &str = "addresses.json";
+/// How often the certificate's age is looked at.
+const RENEWAL_CHECK: Duration = Duration::from_hours(1);
+/// How often old figures are folded away.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Why a server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -16,11 +53,403 @@ pub struct ServeError {
     pub source: anyhow::Error,
 }
 
+/// A step of the start, for the error that it may end in.
+struct Step(String);
+
+impl Step {
+    fn failed(self, source: impl Into<anyhow::Error>) -> ServeError {
+        ServeError { doing: self.0, source: source.into() }
+    }
+
+    fn run<T>(self, work: impl FnOnce() -> anyhow::Result<T>) -> Result<T, ServeError> {
+        work().map_err(|error| self.failed(error))
+    }
+}
+
+/// Where the doors of a server are; `None` for one that is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// The agents' door.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agents: Option<SocketAddr>,
+    /// The operators' door.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub operators: Option<SocketAddr>,
+    /// The admin door.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub admin: Option<SocketAddr>,
+    /// The door for other servers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cluster: Option<SocketAddr>,
+}
+
 /// Runs a server until SIGTERM or SIGINT; returns once everything that was acknowledged is durable and every door is
-/// closed. The addresses that were bound stand in `DATA/addresses.json` while it runs.
+/// closed, [`limits::DRAIN`] later at most. SIGHUP reads certificates anew. The addresses that were bound stand in
+/// `DATA/addresses.json` while it runs.
 ///
-/// Needs a running tokio runtime, and a process-wide rustls provider (aws-lc-rs), which it installs when there is none.
+/// Needs a running tokio runtime. Starts log lines and the process-wide provider of cryptography, where there are none.
 pub async fn run(config: Config) -> Result<(), ServeError> {
-    let _ = config;
-    Err(ServeError { doing: "start".into(), source: anyhow::anyhow!("the engine is not wired in yet") })
+    observe::logs_start(&config.logs).map_err(|error| Step("start log lines".into()).failed(anyhow!(error)))?;
+    let handler = |kind| signal(kind).map_err(|error| Step("listen for signals".into()).failed(error));
+    let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    let mut hangup = handler(SignalKind::hangup())?;
+    let mut server = Server::start(config).await?;
+    // Outside of a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let ended = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => server.certificates_reload(),
+            failure = server.failed() => break Err(failure),
+        }
+    };
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    server.stop().await;
+    ended
+}
+
+/// A server that runs.
+pub struct Server {
+    addresses: Addresses,
+    data: PathBuf,
+    engine: Engine,
+    store: SqlStore,
+    waker: Arc<HttpWaker>,
+    certificates: Arc<Certificates>,
+    own_certificates: Vec<FileCertificate>,
+    running: Arc<AtomicBool>,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<(), ServeError>>,
+    /// Holds the lock of the data directory.
+    _lock: File,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// What the start has opened so far.
+struct Opened {
+    config: Arc<Config>,
+    engine: Engine,
+    certificates: Arc<Certificates>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    running: Arc<AtomicBool>,
+    stop: CancellationToken,
+    own_certificates: Vec<FileCertificate>,
+    tasks: JoinSet<Result<(), ServeError>>,
+}
+
+impl Server {
+    /// Starts a server; it is ready when this returns.
+    pub async fn start(config: Config) -> Result<Self, ServeError> {
+        let config = Arc::new(config);
+        let data = config.data.0.clone();
+        let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        setup::cryptography();
+        setup::files_raise();
+        let lock = setup::data_directory(&data)?;
+        rest::copies_sweep(&data);
+        let store = setup::store_open(&config).await?;
+        let shared: Arc<dyn Store> = Arc::new(store.clone());
+        let certificates = certificates(&config, shared.as_ref(), &clock).await?;
+        admin::token::ensure(&data, shared.as_ref(), random.as_ref(), clock.now())
+            .await
+            .map_err(|error| Step("make the first admin token".into()).failed(error))?;
+        let listeners = Listeners::bind(&config).await?;
+        let addresses = listeners.addresses()?;
+        let wake_url = setup::wake_url(&config, addresses.cluster);
+        let (services, shown) = setup::services(&config, &clock)?;
+        let waker = HttpWaker::new(Arc::clone(&clock)).map_err(|error| Step("make wake-ups".into()).failed(error))?;
+        let waker = Arc::new(waker);
+        let outside = Outside {
+            clock: Arc::clone(&clock),
+            random: Arc::clone(&random),
+            codec: Arc::new(WireCodec),
+            waker: Arc::clone(&waker) as _,
+        };
+        let engine = Engine::new(shared, outside, setup::engine_config(&config, wake_url.clone()), services);
+        waker.attach(engine.clone());
+        let mut opened = Opened {
+            config,
+            engine: engine.clone(),
+            certificates: Arc::clone(&certificates),
+            clock,
+            random,
+            running: Arc::new(AtomicBool::new(true)),
+            stop: CancellationToken::new(),
+            own_certificates: Vec::new(),
+            tasks: JoinSet::new(),
+        };
+        opened.engine_run();
+        opened.doors(listeners, wake_url, shown)?;
+        opened.upkeep();
+        setup::addresses_write(&data, &addresses)?;
+        info!(?addresses, "ready");
+        let Opened { running, stop, own_certificates, tasks, .. } = opened;
+        Ok(Self {
+            addresses,
+            data,
+            engine,
+            store,
+            waker,
+            certificates,
+            own_certificates,
+            running,
+            stop,
+            tasks,
+            _lock: lock,
+        })
+    }
+
+    /// Where the doors are.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What is remembered, for tests that put something there.
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &SqlStore {
+        &self.store
+    }
+
+    /// Waits until something fails that a server cannot go on without.
+    pub async fn failed(&mut self) -> ServeError {
+        let failure = tokio::select! {
+            () = self.engine.broken() => Step("write durably".into()).failed(anyhow!(
+                "the database failed to keep what it was given; start the server again when its disk is in order"
+            )),
+            reason = self.store.broken() => Step("write durably".into()).failed(anyhow!(reason)),
+            Some(ended) = self.tasks.join_next() => ended_early(ended),
+        };
+        error!(error = %observe::Chain(&failure), "the server ends");
+        failure
+    }
+
+    /// Reads certificates anew; those that cannot be read stay as they were.
+    pub fn certificates_reload(&self) {
+        if let Err(error) = self.certificates.renew_if_due() {
+            warn!(error = %observe::Chain(&error), "could not read the certificate of the agents' door");
+        }
+        for certificate in &self.own_certificates {
+            if let Err(error) = certificate.reload() {
+                warn!(error = %observe::Chain(&error), "could not read a certificate");
+            }
+        }
+        info!("certificates were read anew");
+    }
+
+    /// Closes every door, lets what is under way finish, and returns, after [`limits::DRAIN`] at most.
+    pub async fn stop(mut self) {
+        info!("stopping");
+        self.running.store(false, Ordering::Relaxed);
+        // Whoever looks for a server now shall not find this one.
+        let _ = std::fs::remove_file(self.data.join(ADDRESSES));
+        self.stop.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(limits::DRAIN, ended).await.is_err() {
+            warn!("not everything ended in time; what was not acknowledged falls due again");
+        }
+        self.tasks.shutdown().await;
+        self.waker.detach();
+        info!("stopped");
+    }
+}
+
+/// Words the end of a task that should have gone on.
+fn ended_early(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> ServeError {
+    match ended {
+        Ok(Err(failure)) => failure,
+        Ok(Ok(())) => Step("keep every door open".into()).failed(anyhow!("one ended before it was told to")),
+        Err(panic) => Step("keep every door open".into()).failed(panic),
+    }
+}
+
+/// Doors that are bound and do not answer yet.
+struct Listeners {
+    agents: Option<tokio::net::TcpListener>,
+    operators: Option<tokio::net::TcpListener>,
+    admin: Option<tokio::net::TcpListener>,
+    cluster: Option<tokio::net::TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, ServeError> {
+        let one = async |door: &str, listen: crate::config::Listen| match listen.address() {
+            Some(address) => setup::bind(door, address).await.map(Some),
+            None => Ok(None),
+        };
+        Ok(Self {
+            agents: one("the agents' door", config.agents.address).await?,
+            operators: one("the operators' door", config.operators.address).await?,
+            admin: one("the admin door", config.admin.address).await?,
+            cluster: one("the door for other servers", config.cluster_listen()).await?,
+        })
+    }
+
+    fn addresses(&self) -> Result<Addresses, ServeError> {
+        let of = |listener: &Option<tokio::net::TcpListener>| {
+            let address = listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose();
+            address.map_err(|error| Step("find out where a door is".into()).failed(error))
+        };
+        Ok(Addresses {
+            agents: of(&self.agents)?,
+            operators: of(&self.operators)?,
+            admin: of(&self.admin)?,
+            cluster: of(&self.cluster)?,
+        })
+    }
+}
+
+async fn certificates(
+    config: &Config,
+    store: &dyn Store,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Certificates>, ServeError> {
+    let agents = &config.agents;
+    let files = agents.certificate.clone().zip(agents.key.clone());
+    let options = PkiOptions {
+        data: config.data.0.clone(),
+        names: agents.names.clone(),
+        life: pki::CERTIFICATE_LIFE,
+        files: files.map(|(certificate, key)| CertificateFiles {
+            certificate,
+            key,
+            authority: agents.authority.clone(),
+        }),
+    };
+    let opened = Certificates::open(store, &options, Arc::clone(clock)).await;
+    opened.map(Arc::new).map_err(|error| Step("make the server's certificate".into()).failed(error))
+}
+
+impl Opened {
+    fn engine_run(&mut self) {
+        let (engine, stop) = (self.engine.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            engine.run(stop).await;
+            Ok(())
+        });
+    }
+
+    /// Lets every door answer.
+    fn doors(
+        &mut self,
+        listeners: Listeners,
+        wake_url: String,
+        shown: Vec<(String, &'static str)>,
+    ) -> Result<(), ServeError> {
+        let tls = Arc::new(crate::tls::agents_config(self.certificates.slot()));
+        if let Some(listener) = listeners.agents {
+            let step = Step("open the agents' door".into());
+            let options = transport::Options::of(&self.config.agents).map_err(|error| step.failed(error))?;
+            self.agents_door(listener, options, Arc::clone(&tls));
+        }
+        if let Some(listener) = listeners.cluster {
+            self.agents_door(listener, transport::Options::wakeups(), tls);
+        }
+        if let Some(listener) = listeners.admin {
+            self.admin_door(listener)?;
+        }
+        if let Some(listener) = listeners.operators {
+            let operators = &self.config.operators;
+            let own =
+                setup::file_certificate("the operators' door", operators.certificate.as_ref(), operators.key.as_ref())?;
+            let tls = own.as_ref().map(|own| setup::operators_tls(own.slot()));
+            self.own_certificates.extend(own);
+            let door = OperatorsDoor { listener, tls, router: self.rest(wake_url, shown).router() };
+            let stop = self.stop.clone();
+            self.tasks.spawn(async move {
+                door.serve(stop).await;
+                Ok(())
+            });
+        }
+        Ok(())
+    }
+
+    fn agents_door(
+        &mut self,
+        listener: tokio::net::TcpListener,
+        options: transport::Options,
+        tls: Arc<rustls::ServerConfig>,
+    ) {
+        let (engine, clock) = (self.engine.clone(), Arc::clone(&self.clock));
+        let door = transport::Door::new(engine, clock, options, tls, self.stop.clone());
+        self.tasks.spawn(async move {
+            door.serve(Listener::Tcp(listener)).await;
+            Ok(())
+        });
+    }
+
+    fn admin_door(&mut self, listener: tokio::net::TcpListener) -> Result<(), ServeError> {
+        let settings = &self.config.admin;
+        let own = setup::file_certificate("the admin door", settings.certificate.as_ref(), settings.key.as_ref())?;
+        let access = if settings.tls {
+            let certificate = own.as_ref().map_or_else(|| self.certificates.slot(), FileCertificate::slot);
+            let client_authority = setup::client_authority(settings.client_ca.as_ref())?;
+            AdminAccess::Tls { certificate, client_authority }
+        } else {
+            AdminAccess::Loopback
+        };
+        let tokens = if settings.token { Tokens::Required } else { Tokens::Optional };
+        self.own_certificates.extend(own);
+        let defaults = AdminOptions::new(Arc::clone(&self.clock), Arc::clone(&self.random));
+        let options = AdminOptions { access, tokens, ..defaults };
+        let (engine, stop) = (self.engine.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let served = admin::serve(listener, engine, options, stop).await;
+            served.map_err(|error| Step("serve the admin door".into()).failed(error))
+        });
+        Ok(())
+    }
+
+    fn rest(&self, wake_url: String, services: Vec<(String, &'static str)>) -> Rest {
+        let (dates, names) = (Arc::clone(&self.certificates), Arc::clone(&self.certificates));
+        let has_door = self.config.agents.address.address().is_some();
+        Rest::new(rest::Parts {
+            engine: self.engine.clone(),
+            clock: Arc::clone(&self.clock),
+            random: Arc::clone(&self.random),
+            config: Arc::clone(&self.config),
+            services,
+            metrics: observe::metrics_start(),
+            health: Health {
+                running: Arc::clone(&self.running),
+                certificate: Arc::new(move || {
+                    let present = has_door.then(|| dates.present());
+                    present.map(|present| (present.not_before, present.not_after))
+                }),
+            },
+            trust_pem: self.certificates.trust_pem().to_owned(),
+            started: self.clock.now(),
+            wake_url,
+            doctor: Doctor { certificate_names: Arc::new(move || names.present().names) },
+            gate: Gate::new(self.config.limits.wrong_tokens_per_minute),
+            backup: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// What happens now and then: certificates are renewed, figures folded.
+    fn upkeep(&mut self) {
+        let (certificates, stop) = (Arc::clone(&self.certificates), self.stop.clone());
+        let metrics = observe::metrics_start();
+        self.tasks.spawn(async move {
+            let (mut renewal, mut fold) =
+                (tokio::time::interval(RENEWAL_CHECK), tokio::time::interval(UPKEEP));
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    _ = fold.tick() => metrics.run_upkeep(),
+                    _ = renewal.tick() => match certificates.renew_if_due() {
+                        Ok(true) => info!("the server's certificate was renewed"),
+                        Ok(false) => {}
+                        Err(error) => error!(error = %observe::Chain(&error), "could not renew the server's certificate"),
+                    },
+                }
+            }
+        });
+    }
 }

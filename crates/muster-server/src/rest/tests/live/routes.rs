@@ -1,0 +1,257 @@
+//! Each route does what it says.
+
+use super::{Live, is, problem};
+use muster_api::Page;
+use muster_api::agents::{AgentDetail, AgentSummary, EnrolTokenRow, Secret};
+use muster_api::broadcasts::BroadcastRow;
+use muster_api::files::FileRow;
+use muster_api::messages::{MessageRow, ServiceRow};
+use muster_api::server::{Check, ConfigFile, JournalRow, ServerStatus, TokenRow};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_listed_page_by_page_and_each_is_there_once() {
+    let live = Live::start().await;
+    let mut all = Vec::new();
+    for key in 0..7_u8 {
+        all.push(live.an_agent(&[key]).await.to_string());
+    }
+    all.sort();
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page: Page<AgentSummary> = live.get(&format!("/api/v1/agents?limit=3{cursor}")).await;
+        seen.extend(page.items.into_iter().map(|agent| agent.id));
+        let Some(next) = page.next else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen, all);
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_is_labelled_blocked_unblocked_and_deleted_with_reasons() {
+    let live = Live::start().await;
+    let id = live.an_agent(b"key").await;
+    let path = |rest: &str| format!("/api/v1/agents/{id}{rest}");
+    live.done(Method::PUT, &path("/labels/web"), None).await;
+    live.done(Method::PUT, &path("/labels/team%3Ared%2Fblue"), None).await;
+    let refused = problem(live.admin(Method::PUT, &path("/labels/client:linux"))).await;
+    is(&refused, StatusCode::BAD_REQUEST, "invalid_request");
+    let agent: AgentDetail = live.get(&path("")).await;
+    assert_eq!(agent.summary.labels, ["operator:web", "team:red/blue"]);
+    assert!(agent.public_key.starts_with("-----BEGIN PUBLIC KEY-----\n"));
+    let listed: Page<AgentSummary> = live.get("/api/v1/agents?labels=web,team:red/blue").await;
+    assert_eq!(listed.items.len(), 1);
+    live.done(Method::DELETE, &path("/labels/web"), None).await;
+    let blocked: AgentDetail = live.post(&path("/block"), json!({ "reason": "stolen" })).await;
+    assert_eq!(blocked.summary.state, "blocked");
+    let order: MessageRow = live.post(&path("/rekey"), json!({})).await;
+    assert_eq!(order.message_type, "RekeyRequest");
+    let open: AgentDetail = live.done(Method::POST, &path("/unblock"), None).await.json().await.unwrap();
+    assert_eq!(open.summary.state, "enrolled");
+    live.done(Method::DELETE, &path(""), Some(json!({ "reason": "gone" }))).await;
+    let listed: Page<AgentSummary> = live.get("/api/v1/agents").await;
+    assert!(listed.items.is_empty());
+    let journal: Page<JournalRow> = live.get("/api/v1/journal").await;
+    let stolen = journal.items.iter().find(|line| line.reason == "stolen").unwrap();
+    assert!(stolen.actor.starts_with("admin") && stolen.subject == id.to_string(), "{stolen:?}");
+    assert_eq!(stolen.request.len(), 16);
+    is(&problem(live.admin(Method::POST, &path("/block"))).await, StatusCode::CONFLICT, "conflict");
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_a_machine_waits_and_can_be_cancelled_once() {
+    let live = Live::start().await;
+    let id = live.an_agent(b"key").await;
+    let body = json!({ "agent": id.to_string(), "service": "muster", "message_type": "Echo", "data": "aGk=",
+        "annotations": [{ "key": "k", "value": "v" }], "expires_in": "2h", "priority": "high" });
+    let sent: MessageRow = live.post("/api/v1/messages", body).await;
+    assert_eq!((sent.state.as_str(), sent.data.as_deref()), ("pending", Some("aGk=")));
+    assert_eq!((sent.source_service.as_str(), sent.annotations.len()), ("operator", 1));
+    let again: MessageRow = live.get(&format!("/api/v1/messages/{}", sent.id)).await;
+    assert_eq!(again.data, sent.data);
+    let detail: AgentDetail = live.get(&format!("/api/v1/agents/{id}")).await;
+    assert_eq!(detail.pending_messages, 1);
+    let listed: Page<MessageRow> = live.get(&format!("/api/v1/messages?agent={id}&state=pending")).await;
+    assert_eq!(listed.items.iter().map(|row| &row.id).collect::<Vec<_>>(), [&sent.id]);
+    let answers: Vec<MessageRow> = live.get(&format!("/api/v1/messages/{}/answers", sent.id)).await;
+    assert!(answers.is_empty());
+    let cancel = format!("/api/v1/messages/{}/cancel", sent.id);
+    let cancelled: MessageRow = live.post(&cancel, json!({ "reason": "not any more" })).await;
+    assert_eq!(cancelled.state, "failed");
+    is(&problem(live.admin(Method::POST, &cancel)).await, StatusCode::CONFLICT, "conflict");
+    let retry = format!("/api/v1/messages/{}/retry", sent.id);
+    is(&problem(live.admin(Method::POST, &retry)).await, StatusCode::CONFLICT, "conflict");
+    let unknown = json!({ "agent": "0000000000000000", "service": "muster" });
+    let refused = problem(live.admin(Method::POST, "/api/v1/messages").json(&unknown)).await;
+    is(&refused, StatusCode::NOT_FOUND, "not_found");
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_message_twice_is_one_and_another_of_its_id_is_refused() {
+    let live = Live::start().await;
+    let id = live.an_agent(b"key").await;
+    let message = |data: &str| json!({ "id": "ab".repeat(32), "agent": id.to_string(), "service": "s", "data": data });
+    let first: MessageRow = live.post("/api/v1/messages", message("YQ==")).await;
+    let second: MessageRow = live.post("/api/v1/messages", message("YQ==")).await;
+    assert_eq!((&first.id, &first.created), (&second.id, &second.created));
+    let refused = problem(live.admin(Method::POST, "/api/v1/messages").json(&message("Yg=="))).await;
+    is(&refused, StatusCode::CONFLICT, "conflict");
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_a_service_of_the_server_is_processed_at_once() {
+    let live = Live::start().await;
+    let sent: MessageRow = live.post("/api/v1/messages", json!({ "service": "sink", "data": "aGk=" })).await;
+    let path = format!("/api/v1/messages/{}", sent.id);
+    let done = tokio::time::timeout(Duration::from_secs(5), async {
+        while live.get::<MessageRow>(&path).await.state != "done" {
+            tokio::task::yield_now().await;
+        }
+    });
+    done.await.expect("the message is processed");
+    let services: Vec<ServiceRow> = live.get("/api/v1/services").await;
+    let names: Vec<_> = services.iter().map(|row| (row.name.as_str(), row.kind.as_str())).collect();
+    assert_eq!(names, [("system", "built-in"), ("muster", "built-in"), ("sink", "noop")]);
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broadcasts_are_created_shown_and_switched_off() {
+    let live = Live::start().await;
+    let body = json!({ "service": "muster", "message_type": "FactsRequest", "labels": ["client:linux"], "limit": 5,
+        "expires_in": "1h", "group": "daily" });
+    let made: BroadcastRow = live.post("/api/v1/broadcasts", body.clone()).await;
+    assert_eq!((made.active, made.limit, made.sent), (true, Some(5), 0));
+    let newer: BroadcastRow = live.post("/api/v1/broadcasts", body).await;
+    let older: BroadcastRow = live.get(&format!("/api/v1/broadcasts/{}", made.id)).await;
+    assert!(!older.active, "a newer one of its group has replaced it");
+    let off: BroadcastRow = live.post(&format!("/api/v1/broadcasts/{}/disable", newer.id), json!({})).await;
+    assert!(!off.active);
+    let listed: Page<BroadcastRow> = live.get("/api/v1/broadcasts").await;
+    assert_eq!(listed.items.len(), 2);
+    let unknown = live.admin(Method::POST, "/api/v1/broadcasts/0000000000000000/disable");
+    is(&problem(unknown).await, StatusCode::NOT_FOUND, "not_found");
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_any_size_go_in_and_come_out_unchanged() {
+    let live = Live::start().await;
+    let pattern: Vec<u8> = (0..3_000_001_u32).map(|index| (index % 251) as u8).collect();
+    for (name, content) in
+        [("big", &pattern[..]), ("empty", b""), ("a%2Fb%20%C3%A9", b"x"), ("exact", &pattern[..262_144])]
+    {
+        let path = format!("/api/v1/files/tools/{name}");
+        let put = live.admin(Method::PUT, &path).body(content.to_vec()).send().await.unwrap();
+        let row: FileRow = put.json().await.unwrap();
+        assert_eq!(row.bytes, content.len() as u64, "{name}");
+        let got = live.done(Method::GET, &path, None).await;
+        assert_eq!(got.headers()["content-length"], content.len().to_string().as_str());
+        assert!(got.headers()["content-disposition"].to_str().unwrap().starts_with("attachment; filename*=UTF-8''"));
+        let etag = got.headers()["etag"].clone();
+        assert_eq!(etag, format!("\"{}\"", row.sha256).as_str());
+        assert!(got.bytes().await.unwrap() == content, "{name} came back changed");
+        let same = live.admin(Method::GET, &path).header("if-none-match", etag).send().await.unwrap();
+        assert_eq!(same.status(), 304);
+    }
+    let listed: Page<FileRow> = live.get("/api/v1/files?service=tools&limit=2").await;
+    let next = listed.next.unwrap();
+    let rest: Page<FileRow> = live.get(&format!("/api/v1/files?service=tools&limit=2&cursor={next}")).await;
+    let names: Vec<_> = listed.items.into_iter().chain(rest.items).map(|row| row.name).collect();
+    assert_eq!(names, ["a/b é", "big", "empty", "exact"]);
+    live.done(Method::DELETE, "/api/v1/files/tools/big", None).await;
+    let gone = live.admin(Method::GET, "/api/v1/files/tools/big");
+    is(&problem(gone).await, StatusCode::NOT_FOUND, "not_found");
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_made_shown_without_their_secret_and_withdrawn() {
+    let live = Live::start().await;
+    let body = json!({ "name": "ci", "role": "reader", "expires_in": "90d" });
+    let secret: Secret = live.post("/api/v1/tokens", body.clone()).await;
+    is(&problem(live.admin(Method::POST, "/api/v1/tokens").json(&body)).await, StatusCode::CONFLICT, "conflict");
+    let listed = live.done(Method::GET, "/api/v1/tokens", None).await.text().await.unwrap();
+    assert!(!listed.contains(&secret.token), "{listed}");
+    let rows: Vec<TokenRow> = serde_json::from_str(&listed).unwrap();
+    let row = rows.iter().find(|row| row.name == "ci").unwrap();
+    assert!(row.role == "reader" && row.expires.is_some());
+    live.done(Method::DELETE, "/api/v1/tokens/ci", None).await;
+    let again = live.admin(Method::DELETE, "/api/v1/tokens/ci");
+    is(&problem(again).await, StatusCode::NOT_FOUND, "not_found");
+    let lapsed = tokio::time::timeout(Duration::from_secs(10), async {
+        let ask = || live.anonymous(Method::GET, "/api/v1/server").bearer_auth(&secret.token).send();
+        while ask().await.unwrap().status() != 401 {
+            tokio::task::yield_now().await;
+        }
+    });
+    lapsed.await.expect("a withdrawn token is refused within seconds");
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enrolment_tokens_are_made_and_withdrawn() {
+    let live = Live::start().await;
+    let body = json!({ "name": "web", "uses": 3, "labels": ["web"], "expires_in": "2h" });
+    let secret: Secret = live.post("/api/v1/enrol-tokens", body).await;
+    assert!(secret.token.len() > 40);
+    let rows: Vec<EnrolTokenRow> = live.get("/api/v1/enrol-tokens").await;
+    assert_eq!((rows[0].uses_left, rows[0].labels.as_slice()), (3, ["web".to_owned()].as_slice()));
+    let none = live.admin(Method::POST, "/api/v1/enrol-tokens").json(&json!({ "name": "x", "uses": 0 }));
+    is(&problem(none).await, StatusCode::BAD_REQUEST, "invalid_request");
+    live.done(Method::DELETE, "/api/v1/enrol-tokens/web", None).await;
+    assert!(live.get::<Vec<EnrolTokenRow>>("/api/v1/enrol-tokens").await.is_empty());
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_tells_how_it_stands() {
+    let live = Live::start().await;
+    live.an_agent(b"key").await;
+    let status: ServerStatus = live.get("/api/v1/server").await;
+    assert_eq!((status.database.as_str(), status.servers.len(), status.streams), ("sqlite", 1, 0));
+    assert!(status.servers[0].this);
+    assert!(status.agents.iter().any(|count| count.name == "enrolled" && count.count == 1), "{:?}", status.agents);
+    let checks: Vec<Check> = live.get("/api/v1/doctor").await;
+    let bad: Vec<_> = checks.iter().filter(|check| check.outcome == "failed").collect();
+    assert!(bad.is_empty(), "{bad:?}");
+    assert!(checks.iter().any(|check| check.name == "certificate names"));
+    for path in ["/api/v1/refusals", "/api/v1/dead-letters"] {
+        assert_eq!(live.get::<Value>(path).await, json!({ "items": [] }));
+    }
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_is_told_what_to_trust() {
+    let live = Live::start().await;
+    let trust = live.done(Method::GET, "/api/v1/agent-trust", None).await.text().await.unwrap();
+    assert_eq!(trust, std::fs::read_to_string(live.data.path().join("ca.pem")).unwrap());
+    for format in ["muster", "fleetspeak"] {
+        let body = json!({ "format": format, "servers": ["127.0.0.1:4443"], "directory": "/etc/a" });
+        let files: Vec<ConfigFile> = live.post("/api/v1/agent-configs", body).await;
+        assert!(files[0].text.contains("127.0.0.1:4443"), "{format}: {}", files[0].text);
+    }
+    let body = json!({ "format": "mig", "servers": ["a:1"], "directory": "/etc/a" });
+    let refused = problem(live.admin(Method::POST, "/api/v1/agent-configs").json(&body)).await;
+    is(&refused, StatusCode::BAD_REQUEST, "invalid_request");
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_a_database_and_leaves_nothing_behind() {
+    let live = Live::start().await;
+    let response = live.done(Method::POST, "/api/v1/backup", None).await;
+    assert_eq!(response.headers()["content-type"], "application/vnd.sqlite3");
+    let copy = response.bytes().await.unwrap();
+    assert!(copy.starts_with(b"SQLite format 3\0"));
+    let left = std::fs::read_dir(live.data.path()).unwrap().flatten();
+    assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with(".backup")));
+    live.server.stop().await;
+}

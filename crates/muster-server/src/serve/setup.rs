@@ -1,0 +1,257 @@
+//! What a start needs before anything runs: directory, limits, database, services, TLS.
+
+use super::{ServeError, Step};
+use crate::config::{self, Config, Policy};
+use crate::pki::{CertificateFiles, FileCertificate};
+use crate::services::{self, GrpcSecurity, ServiceKind, ServiceSpec};
+use anyhow::{Context, anyhow, bail};
+use muster_core::{Clock, system};
+use muster_engine::{EngineConfig, EnrolmentPolicy, Service};
+use muster_store::{SqlStore, StoreOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::server::ResolvesServerCert;
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// Below this, a server soon runs out of files.
+const FILES_WANTED: u64 = 1024;
+/// The file by whose lock a second server on the same data directory is noticed.
+const LOCK: &str = "server.lock";
+/// A file of each server, by which a directory is known to be one.
+const MARKS: [&str; 3] = [LOCK, "muster.db", "ca.pem"];
+
+/// Raises the number of files that may be open to what the system allows.
+pub(super) fn files_raise() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(error = %error, "could not raise the number of open files");
+    }
+    if limit.maximum.is_some_and(|most| most < FILES_WANTED) {
+        let most = limit.maximum.unwrap_or_default();
+        tracing::warn!(most, "only {most} files may be open, and each connection is one: raise the hard limit");
+    }
+}
+
+/// Makes the data directory its owner's alone, and locks it for this process.
+pub(super) fn data_directory(data: &Path) -> Result<File, ServeError> {
+    let step = Step(format!("use the data directory {}", data.display()));
+    step.run(|| {
+        DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+        let mode = std::fs::metadata(data)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let is_ours = MARKS.iter().any(|mark| data.join(mark).exists());
+            if !is_ours && std::fs::read_dir(data)?.next().is_some() {
+                bail!(
+                    "it has mode {:o} and holds files that are not Muster's: name a directory of its own, or make this \
+                     one private with `chmod 700`",
+                    mode & 0o777
+                );
+            }
+            std::fs::set_permissions(data, Permissions::from_mode(0o700))?;
+        }
+        let lock = File::options().create(true).truncate(false).write(true).open(data.join(LOCK))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => bail!("another server uses it: stop that one, or name another directory"),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    })
+}
+
+/// Opens the database. A file that is not there yet is created; anything else has to be migrated on purpose.
+pub(super) async fn store_open(config: &Config) -> Result<SqlStore, ServeError> {
+    let url = database_url(config);
+    let step = Step(match &config.database {
+        config::Database::Postgres(_) => format!("open the database {}", config.database),
+        _ => format!("open the database {url}"),
+    });
+    let opened = async {
+        if let Some(path) = config.database.sqlite_path(&config.data.0)
+            && !path.exists()
+        {
+            SqlStore::migrate(&url).await?;
+        }
+        SqlStore::open(&url, &StoreOptions::default()).await
+    };
+    opened.await.map_err(|error| step.failed(error))
+}
+
+/// The database's URL as the store reads it.
+pub fn database_url(config: &Config) -> String {
+    match (&config.database, config.database.sqlite_path(&config.data.0)) {
+        (config::Database::Postgres(url), _) => url.clone(),
+        (_, path) => format!("sqlite:{}", path.unwrap_or_default().display()),
+    }
+}
+
+/// Binds a door.
+pub(super) async fn bind(door: &str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let step = Step(format!("open {door} at {address}"));
+    TcpListener::bind(address).await.map_err(|error| step.failed(error))
+}
+
+/// Sets the services up that the configuration and an existing Fleetspeak file name.
+pub(super) fn services(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Vec<Arc<dyn Service>>, Vec<(String, &'static str)>), ServeError> {
+    let mut specs: Vec<_> = config.services.iter().map(spec).collect();
+    if let Some(path) = &config.fleetspeak_services {
+        let step = Step(format!("read the services file {}", path.display()));
+        let read = step.run(|| Ok(services::read_fleetspeak(&std::fs::read_to_string(path)?)?))?;
+        specs.extend(read.services);
+    }
+    let kind = |spec: &ServiceSpec| match spec.kind {
+        ServiceKind::Grpc { .. } => "grpc",
+        ServiceKind::Noop => "noop",
+        ServiceKind::Spool { .. } => "spool",
+    };
+    let built_in = [system::SERVICE, system::MUSTER].map(|name| (name.to_owned(), "built-in"));
+    let shown = built_in.into_iter().chain(specs.iter().map(|spec| (spec.name.clone(), kind(spec)))).collect();
+    let step = Step("set up the services".into());
+    Ok((services::factory(&specs, clock).map_err(|error| step.failed(error))?, shown))
+}
+
+fn spec(service: &config::Service) -> ServiceSpec {
+    let kind = match service.kind {
+        config::ServiceKind::Noop => ServiceKind::Noop,
+        config::ServiceKind::Spool => ServiceKind::Spool { directory: path(service.directory.as_ref()) },
+        config::ServiceKind::Grpc => ServiceKind::Grpc {
+            target: service.target.clone().unwrap_or_default(),
+            security: match &service.cert_file {
+                Some(authority) => GrpcSecurity::Tls { authority: authority.clone() },
+                None => GrpcSecurity::Insecure,
+            },
+        },
+    };
+    ServiceSpec { name: service.name.clone(), parallelism: service.parallelism, kind }
+}
+
+/// A path that the check of the configuration has found to be there.
+fn path(path: Option<&PathBuf>) -> PathBuf {
+    path.cloned().unwrap_or_default()
+}
+
+/// What the engine is told.
+pub(super) fn engine_config(config: &Config, wake_url: String) -> EngineConfig {
+    EngineConfig {
+        enrolment: match config.enrolment.policy {
+            Policy::Open => EnrolmentPolicy::Open,
+            Policy::Token => EnrolmentPolicy::Token,
+            Policy::Label => EnrolmentPolicy::Label,
+            Policy::Approval => EnrolmentPolicy::Approval,
+            Policy::Closed => EnrolmentPolicy::Closed,
+        },
+        enrolment_labels: config.enrolment.labels.iter().cloned().collect(),
+        enrolments_per_minute: config.enrolment.per_minute,
+        required_label: config.enrolment.required_label.clone(),
+        agent_messages_per_second: config.limits.agent_messages_per_second,
+        wake_url,
+        stream_life: config.limits.stream_life.0,
+        message_life: config.limits.message_life.0,
+        contact_retention: config.retention.contacts.0,
+        message_retention: config.retention.messages.0,
+        ..EngineConfig::default()
+    }
+}
+
+/// Where other servers reach this one.
+pub(super) fn wake_url(config: &Config, bound: Option<SocketAddr>) -> String {
+    match (&config.cluster.wake_url, bound) {
+        (Some(url), _) => url.clone(),
+        (None, Some(bound)) => format!("http://{bound}/"),
+        (None, None) => String::new(),
+    }
+}
+
+/// Reads the certificate of a door that has its own.
+pub(super) fn file_certificate(
+    door: &str,
+    certificate: Option<&PathBuf>,
+    key: Option<&PathBuf>,
+) -> Result<Option<FileCertificate>, ServeError> {
+    let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
+    let files = CertificateFiles { certificate: certificate.clone(), key: key.clone(), authority: None };
+    let step = Step(format!("read the certificate of {door}"));
+    FileCertificate::open(files).map(Some).map_err(|error| step.failed(error))
+}
+
+/// The TLS settings of the operators' door.
+pub(super) fn operators_tls(certificate: Arc<dyn ResolvesServerCert>) -> Arc<rustls::ServerConfig> {
+    let mut config = rustls::ServerConfig::builder_with_provider(crate::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .expect("the provider speaks both versions")
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// Reads the authority of the admin door's clients.
+pub(super) fn client_authority(path: Option<&PathBuf>) -> Result<Option<String>, ServeError> {
+    let Some(path) = path else { return Ok(None) };
+    let step = Step(format!("read the client authority {}", path.display()));
+    step.run(|| {
+        let text = std::fs::read_to_string(path)?;
+        if text.contains("BEGIN CERTIFICATE") { Ok(Some(text)) } else { Err(anyhow!("it holds no certificate")) }
+    })
+}
+
+/// Makes sure that TLS has its one provider of cryptography in this process.
+pub(super) fn cryptography() {
+    // The only error is that another part of the process was first.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Writes where the doors are, for programs on this machine.
+pub(super) fn addresses_write(data: &Path, addresses: &super::Addresses) -> Result<(), ServeError> {
+    let step = Step(format!("write {}", data.join(super::ADDRESSES).display()));
+    step.run(|| {
+        let text = serde_json::to_string(addresses).context("the addresses")?;
+        let path = data.join(super::ADDRESSES);
+        Ok(crate::private_file::write(&path, (text + "\n").as_bytes(), crate::private_file::Readers::All)?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_data_directory_is_private_and_one_servers() {
+        let root = tempfile::tempdir().unwrap();
+        let data = root.path().join("a/b");
+        let lock = data_directory(&data).unwrap();
+        assert_eq!(mode(&data), 0o700);
+        let error = data_directory(&data).unwrap_err();
+        assert!(crate::observe::Chain(&error).to_string().contains("another server uses it"));
+        drop(lock);
+        std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+        data_directory(&data).unwrap();
+        assert_eq!(mode(&data), 0o700);
+    }
+
+    #[test]
+    fn a_directory_of_other_things_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(root.path().join("thesis.txt"), "").unwrap();
+        let error = data_directory(root.path()).unwrap_err();
+        assert!(crate::observe::Chain(&error).to_string().contains("not Muster's"));
+        assert_eq!(mode(root.path()), 0o755);
+    }
+
+    #[test]
+    fn an_embedded_database_lies_in_the_data_directory() {
+        let config = Config { data: config::DataDir("/d".into()), ..Config::default() };
+        assert_eq!(database_url(&config), "sqlite:/d/muster.db");
+    }
+}

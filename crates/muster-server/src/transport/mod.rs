@@ -18,3 +18,6 @@ mod wake;
 
 pub use door::{Door, DoorError, Listener, Options};
 pub use wake::HttpWaker;
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,14 @@
 //! Stays true: every request has a time limit; a redirect is never followed, because it would carry the token; what
 //! goes into a path is one segment of it, whatever it holds; what the server answered is kept as it was for `--json`.
 
-use crate::connect::Door;
+use crate::connect::{Door, Trust};
 use crate::failure::{Exit, Failure, chain};
 use muster_api::Problem;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
 use url::Url;
 
@@ -19,6 +20,11 @@ const CONNECT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Characters of an answer that is no problem document, shown as the reason of a failure.
 const ANSWER_CHARS_MAX: usize = 300;
+
+fn authorities(what: &str, path: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let pem = std::fs::read(path).map_err(|error| Failure::local(what, path.display(), &error))?;
+    reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| Failure::local(what, path.display(), &error))
+}
 
 /// A client of one server.
 #[derive(Debug, Clone)]
@@ -41,13 +47,12 @@ impl Api {
             .tcp_keepalive(KEEPALIVE)
             .tcp_user_timeout(KEEPALIVE * 4)
             .redirect(reqwest::redirect::Policy::none());
-        if door.url.scheme() == "https"
-            && let Some(path) = &door.ca
-        {
-            let pem = std::fs::read(path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| Failure::local(WHAT, path.display(), &error))?;
-            builder = builder.tls_certs_only(certificates);
+        if door.url.scheme() == "https" {
+            builder = match &door.trust {
+                Trust::System => builder,
+                Trust::Besides(path) => builder.tls_certs_merge(authorities(WHAT, path)?),
+                Trust::Only(path) => builder.tls_certs_only(authorities(WHAT, path)?),
+            };
         }
         let http = builder.build().map_err(|error| Failure::local(WHAT, &door.url, &error))?;
         Ok(Self { http, door, timeout })

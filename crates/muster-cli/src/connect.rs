@@ -25,8 +25,19 @@ pub struct Door {
     pub url: Url,
     /// The access token.
     pub token: Option<String>,
-    /// PEM certificates to trust, and no others; `None`: those that the system trusts.
-    pub ca: Option<PathBuf>,
+    /// What to trust.
+    pub trust: Trust,
+}
+
+/// Whose certificates are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// Those that the system trusts.
+    System,
+    /// Those, and the ones in this file (PEM): the authority of a server on this machine.
+    Besides(PathBuf),
+    /// Only the ones in this file (PEM).
+    Only(PathBuf),
 }
 
 /// Finds the server.
@@ -46,8 +57,12 @@ pub fn find(globals: &Globals) -> Result<Door, Failure> {
         Some(text) => Some(read_token(text)?),
         None => local.as_ref().and_then(|local| local.token.clone()),
     };
-    let ca = globals.ca.clone().or_else(|| local.and_then(|local| local.ca));
-    Ok(Door { url, token, ca })
+    let trust = match (&globals.ca, local) {
+        (Some(path), _) => Trust::Only(path.clone()),
+        (None, Some(local)) => local.trust,
+        (None, None) => Trust::System,
+    };
+    Ok(Door { url, token, trust })
 }
 
 fn same_door(one: &Url, other: &Url) -> bool {
@@ -154,8 +169,9 @@ fn local_door(given: Option<&Path>) -> Result<Door, Failure> {
             continue;
         };
         let token = std::fs::read_to_string(dir.join(ADMIN_TOKEN)).ok().map(|text| text.trim().to_owned());
-        let ca = Some(dir.join(CA)).filter(|ca| ca.exists());
-        return Ok(Door { url, token: token.filter(|token| !token.is_empty()), ca });
+        let ca = dir.join(CA);
+        let trust = if ca.exists() { Trust::Besides(ca) } else { Trust::System };
+        return Ok(Door { url, token: token.filter(|token| !token.is_empty()), trust });
     }
     let next = "give --url and --token (or MUSTER_URL and MUSTER_TOKEN), or --data DIR of a server on this machine; \
                 start one with `muster serve` or, to try it, `muster dev`";
@@ -183,7 +199,7 @@ mod tests {
         let door = find(&globals(&dir)).unwrap();
         assert_eq!(door.url.as_str(), "http://127.0.0.1:8080/");
         assert_eq!(door.token.as_deref(), Some("secret"));
-        assert_eq!(door.ca, None);
+        assert_eq!(door.trust, Trust::System);
     }
 
     #[test]
@@ -192,7 +208,10 @@ mod tests {
         std::fs::write(dir.path().join(CA), "pem").unwrap();
         let door = find(&globals(&dir)).unwrap();
         assert_eq!(door.url.as_str(), "https://localhost:8080/");
-        assert_eq!(door.ca, Some(dir.path().join(CA)));
+        assert_eq!(door.trust, Trust::Besides(dir.path().join(CA)));
+        let other = dir.path().join("other.pem");
+        let door = find(&Globals { ca: Some(other.clone()), ..globals(&dir) }).unwrap();
+        assert_eq!(door.trust, Trust::Only(other));
     }
 
     #[test]

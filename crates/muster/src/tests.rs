@@ -125,3 +125,48 @@ fn man_pages_and_completions_are_made_for_every_command() {
         assert!(script.contains("enrol-token"), "{shell}");
     }
 }
+
+/// Returns the lines of the shell blocks of a page that call `muster`.
+fn calls(page: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let blocks = text.split("```").skip(1).step_by(2).filter(|block| block.starts_with("sh\n"));
+    let lines = blocks.flat_map(str::lines).map(str::trim);
+    lines.filter(|line| line.starts_with("muster ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_command_in_the_book_is_one_that_there_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(std::fs::read_dir(root.join("docs/operate")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut seen = 0;
+    for page in pages {
+        for line in calls(&page) {
+            let line = line.split(['#', '>']).next().unwrap_or_default().replace(['"', '\''], " ");
+            let mut args: Vec<_> = line.split_whitespace().collect();
+            if let Some(reason) = args.iter().position(|word| *word == "--reason") {
+                args.truncate(reason + 2);
+            }
+            let parsed = definition().try_get_matches_from(args);
+            assert!(parsed.is_ok(), "{}: {line}: {}", page.display(), parsed.unwrap_err());
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen}");
+}
+
+#[test]
+fn every_page_of_the_book_is_in_its_summary_and_there() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    for link in summary.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        assert!(docs.join(link).is_file(), "{link}");
+    }
+    for folder in ["operate", "reference"] {
+        for entry in std::fs::read_dir(docs.join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let link = format!("({folder}/{name})");
+            assert!(!name.ends_with(".md") || summary.contains(&link), "{link} is not in docs/SUMMARY.md");
+        }
+    }
+}

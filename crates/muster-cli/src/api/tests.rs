@@ -21,7 +21,7 @@ async fn double(routes: Router) -> Api {
 }
 
 fn api(url: Url) -> Api {
-    let door = Door { url, token: Some("secret".to_owned()), ca: None };
+    let door = Door { url, token: Some("secret".to_owned()), trust: Trust::System };
     Api::new(door, Duration::from_secs(2)).unwrap()
 }
 
@@ -79,7 +79,7 @@ async fn nobody_there_is_its_own_exit_code() {
 async fn a_server_that_says_nothing_is_given_up_in_time() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let door = Door { url, token: None, ca: None };
+    let door = Door { url, token: None, trust: Trust::System };
     let api = Api::new(door, Duration::from_millis(100)).unwrap();
     let failure = api.get(WHAT, &["agents"], &()).await.unwrap_err();
     assert_eq!((failure.exit, failure.why.as_str()), (Exit::Unreachable, "the time ran out"));

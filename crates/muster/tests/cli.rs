@@ -1,0 +1,316 @@
+//! The program as people and scripts meet it: a real server, real commands, their output and exit codes.
+
+use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_muster");
+/// How long a server may take to start or end.
+const CEILING: Duration = Duration::from_secs(30);
+
+/// The program without whatever the environment says.
+fn muster() -> Command {
+    let mut command = Command::new(PROGRAM);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
+        command.env_remove(name);
+    }
+    command.env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+/// Looks again and again until there is something.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < CEILING, "{what} did not come");
+        std::thread::yield_now();
+    }
+}
+
+/// A server in a directory of its own, ended with the test.
+struct Server {
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("muster.toml");
+        std::fs::write(&config, "[[services]]\nname = \"Sink\"\nkind = \"noop\"\n").unwrap();
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        let mut process = muster()
+            .args(["serve", "--agents", "127.0.0.1:0", "--operators", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args([
+                "--config".as_ref(),
+                config.as_os_str(),
+                "--data".as_ref(),
+                directory.path().join("data").as_os_str(),
+            ])
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let addresses = directory.path().join("data/addresses.json");
+        wait_for("the server", || {
+            if let Some(status) = process.try_wait().unwrap() {
+                let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
+                panic!("the server ended with {status}: {log}");
+            }
+            addresses.exists().then_some(())
+        });
+        Self { process, directory }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = muster();
+        command.arg("--data").arg(self.data()).args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs a command that must work, and returns what it wrote.
+    fn text(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// As [`Server::text`], with `--json`.
+    fn json(&self, args: &[&str]) -> Value {
+        let mut with = vec!["--json"];
+        with.extend(args);
+        serde_json::from_str(&self.text(&with)).unwrap()
+    }
+
+    /// Runs a command that must fail, and returns its exit code and what it said.
+    fn fails(&self, args: &[&str]) -> (i32, String) {
+        failed(&self.run(args))
+    }
+}
+
+fn failed(output: &Output) -> (i32, String) {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    (output.status.code().unwrap(), said)
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A server that has ended already is no trouble here.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn in_directory(path: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = path.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_fresh_server_is_found_by_its_data_directory_and_shows_itself() {
+    let server = Server::start();
+    let status = server.json(&["server", "status"]);
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["database"], "sqlite");
+    assert!(server.text(&["server", "status"]).contains("sqlite"));
+    for list in ["agent list", "message list", "broadcast list", "file list", "agent refusals", "agent dead-letters"] {
+        let args: Vec<_> = list.split(' ').collect();
+        assert!(server.json(&args)["items"].is_array(), "{list}");
+        server.text(&args);
+    }
+    assert!(server.text(&["service", "list"]).contains("Sink"));
+    let doctor = server.run(&["doctor"]);
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("admin token"), "{doctor:?}");
+}
+
+#[test]
+fn each_kind_of_failure_has_its_exit_code_and_says_what_to_do() {
+    let server = Server::start();
+    let unknown = "00000000000000aa";
+    for (code, wanted, args) in [
+        (2, "Usage", &["agent", "lst"] as &[&str]),
+        (2, "hexadecimal", &["agent", "show", "web-1"]),
+        (3, unknown, &["agent", "show", unknown]),
+        (3, "agent list", &["agent", "show", "00aa"]),
+        (3, "no file", &["file", "delete", "Updates", "nothing"]),
+        (4, "token create", &["--token", "wrong", "agent", "list"]),
+        (5, "doctor", &["--url", "http://127.0.0.1:1", "agent", "list"]),
+    ] {
+        let (exit, said) = server.fails(args);
+        assert_eq!(exit, code, "{args:?}: {said}");
+        assert!(said.contains(wanted), "{args:?}: {said}");
+    }
+    server.text(&["token", "create", "twice", "--role", "reader"]);
+    let (exit, said) = server.fails(&["token", "create", "twice", "--role", "reader"]);
+    assert_eq!(exit, 6, "{said}");
+    let (exit, said) = server.fails(&["--json", "agent", "show", unknown]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((exit, &said["error"]["exit"]), (3, &Value::from(3)));
+}
+
+#[test]
+fn without_a_server_it_is_said_where_was_looked() {
+    let empty = tempfile::tempdir().unwrap();
+    let (exit, said) = failed(&muster().arg("--data").arg(empty.path()).args(["agent", "list"]).output().unwrap());
+    assert_eq!(exit, 5);
+    for wanted in ["error: ", "on: ", "why: ", "next:", "addresses.json", "MUSTER_URL"] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+}
+
+#[test]
+fn a_reader_looks_and_may_not_change() {
+    let server = Server::start();
+    let token = server.text(&["token", "create", "grafana", "--role", "reader", "--expires-in", "1h"]);
+    let token = token.trim();
+    server.text(&["--token", token, "agent", "list"]);
+    let (exit, said) = server.fails(&["--token", token, "enrol-token", "create", "x"]);
+    assert_eq!(exit, 4, "{said}");
+    assert!(said.contains("role admin"), "{said}");
+    server.text(&["token", "delete", "grafana"]);
+    assert_eq!(server.fails(&["--token", token, "agent", "list"]).0, 4);
+    let journal = server.text(&["journal", "list"]);
+    assert!(journal.contains("grafana"), "{journal}");
+}
+
+#[test]
+fn files_of_any_bytes_go_in_and_come_out() {
+    let server = Server::start();
+    let here = server.directory.path();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[(n % 3) as usize]).collect();
+    let path = in_directory(here, "rules.bin", &bytes);
+    server.text(&["file", "put", "Updates", &path]);
+    let out = here.join("copy").display().to_string();
+    server.text(&["file", "get", "Updates", "rules.bin", "--out", &out]);
+    assert_eq!(std::fs::read(&out).unwrap(), bytes);
+    assert_eq!(server.run(&["file", "get", "Updates", "rules.bin", "--out", "-"]).stdout, bytes);
+
+    let odd = "a b/ü?#%2e..";
+    let mut put = server.command(&["file", "put", "Updates", "-", "--name", odd]);
+    let mut put = put.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    put.stdin.take().unwrap().write_all(b"from a pipe").unwrap();
+    assert!(put.wait().unwrap().success());
+    assert_eq!(server.run(&["file", "get", "Updates", odd, "--out", "-"]).stdout, b"from a pipe");
+    let names: Vec<_> = server.json(&["file", "list", "--service", "Updates"])["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, [odd, "rules.bin"]);
+    server.text(&["file", "delete", "Updates", odd]);
+    assert_eq!(server.fails(&["file", "get", "Updates", odd, "--out", "-"]).0, 3);
+}
+
+#[test]
+fn a_message_to_a_service_is_taken_and_shown() {
+    let server = Server::start();
+    let sent = server.json(&["message", "send", "server", "--service", "Sink", "--type", "T", "--wait", "hello"]);
+    assert_eq!(sent["message"]["state"], "done");
+    let id = server.text(&["message", "send", "server", "--service", "Sink", "--type", "T", "hello"]);
+    let id = id.trim();
+    assert_eq!(id.len(), 64);
+    wait_for("the message", || (server.json(&["message", "show", id])["state"] == "done").then_some(()));
+    assert_eq!(server.json(&["message", "list", "--service", "Sink"])["items"].as_array().unwrap().len(), 2);
+    assert!(server.text(&["message", "show", &id[..24]]).contains("Sink"));
+    assert!(server.text(&["message", "list", "--limit", "1"]).lines().count() == 2);
+}
+
+#[test]
+fn a_broadcast_is_made_listed_and_switched_off() {
+    let server = Server::start();
+    let args = ["broadcast", "create", "--service", "muster", "--type", "FactsRequest", "--limit", "3", "--label", "x"];
+    let id = server.text(&args);
+    let id = id.trim();
+    let row = server.json(&["broadcast", "show", &id[..6]]);
+    assert_eq!((row["active"].as_bool(), row["limit"].as_u64()), (Some(true), Some(3)));
+    assert_eq!(row["labels"][0], "operator:x");
+    server.text(&["broadcast", "disable", id]);
+    assert_eq!(server.json(&["broadcast", "show", id])["active"], false);
+}
+
+#[test]
+fn an_agents_configuration_is_written_for_both_programs() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = Server::start();
+    for format in ["muster", "fleetspeak"] {
+        let out = server.directory.path().join(format);
+        let dir = out.display().to_string();
+        let args = ["agent", "config", "--format", format, "--server", "muster.example:4443", "--out", &dir];
+        let written = server.json(&args)["written"].as_array().unwrap().clone();
+        let first = PathBuf::from(written[0].as_str().unwrap());
+        let text = std::fs::read_to_string(&first).unwrap();
+        assert!(text.contains("muster.example:4443"), "{text}");
+        assert_eq!(std::fs::metadata(&first).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let config = server.directory.path().join("fleetspeak/config.textproto");
+    assert!(std::fs::read_to_string(config).unwrap().contains("BEGIN CERTIFICATE"));
+}
+
+#[test]
+fn a_backup_restores_into_another_directory() {
+    let server = Server::start();
+    let path = in_directory(server.directory.path(), "f", b"kept");
+    server.text(&["file", "put", "S", &path]);
+    let copy = server.directory.path().join("copy.db").display().to_string();
+    server.text(&["backup", "--out", &copy]);
+    let (exit, said) = server.fails(&["backup", "--offline", "--out", &copy]);
+    assert_eq!(exit, 6, "{said}");
+
+    let other = server.directory.path().join("other").display().to_string();
+    let run = |args: &[&str]| muster().args(["--data", &other]).args(args).output().unwrap();
+    assert_eq!(run(&["db", "status"]).status.code(), Some(1));
+    let restored = run(&["restore", &copy]);
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert!(run(&["db", "status"]).status.success());
+    let again = server.directory.path().join("again.db").display().to_string();
+    assert!(run(&["backup", "--offline", "--out", &again]).status.success());
+    assert_eq!(run(&["restore", "/no/such/file"]).status.code(), Some(3));
+}
+
+#[test]
+fn a_server_ends_in_order_when_it_is_told_to() {
+    let mut server = Server::start();
+    let pid = rustix::process::Pid::from_child(&server.process);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = wait_for("the end", || server.process.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+    assert!(!server.data().join("addresses.json").exists());
+}
+
+#[test]
+fn a_configuration_is_checked_before_anything_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = in_directory(directory.path(), "muster.toml", b"[agents]\nadress = \"127.0.0.1:0\"\n");
+    for args in [&["config", "check", "--config", &config] as &[&str], &["serve", "--config", &config]] {
+        let (exit, said) = failed(&muster().args(args).output().unwrap());
+        assert_eq!(exit, 2, "{said}");
+        assert!(said.contains("muster.toml:2") && said.contains("adress"), "{said}");
+    }
+    let defaults = muster().args(["config", "show", "--defaults"]).output().unwrap();
+    let config = in_directory(directory.path(), "defaults.toml", &defaults.stdout);
+    assert!(muster().args(["config", "check", "--config", &config]).status().unwrap().success());
+    let (exit, said) = failed(&muster().env("MUSTER_LIMITS_ODD", "1").args(["config", "check"]).output().unwrap());
+    assert_eq!(exit, 2, "{said}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = muster().args(["reference"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}

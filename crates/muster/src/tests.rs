@@ -74,6 +74,12 @@ fn every_command_has_a_summary_and_every_noun_examples() {
     });
 }
 
+/// Parses a command line as `main` does, to its end: a name that two arguments share shows only then.
+fn parse(args: Vec<&str>, place: &str) {
+    let parsed = definition().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    assert!(parsed.is_ok(), "{place}: {}", parsed.unwrap_err());
+}
+
 #[test]
 fn every_example_is_a_command_that_there_is() {
     let mut examples = Vec::new();
@@ -94,8 +100,7 @@ fn every_example_is_a_command_that_there_is() {
         if let Some(reason) = args.iter().position(|word| *word == "--reason") {
             args.truncate(reason + 2);
         }
-        let parsed = definition().try_get_matches_from(args);
-        assert!(parsed.is_ok(), "{path}: {line}: {}", parsed.unwrap_err());
+        parse(args, &format!("{path}: {line}"));
     }
 }
 
@@ -147,8 +152,7 @@ fn every_command_in_the_book_is_one_that_there_is() {
             if let Some(reason) = args.iter().position(|word| *word == "--reason") {
                 args.truncate(reason + 2);
             }
-            let parsed = definition().try_get_matches_from(args);
-            assert!(parsed.is_ok(), "{}: {line}: {}", page.display(), parsed.unwrap_err());
+            parse(args, &format!("{}: {line}", page.display()));
             seen += 1;
         }
     }
@@ -162,11 +166,8 @@ fn every_page_of_the_book_is_in_its_summary_and_there() {
     for link in summary.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         assert!(docs.join(link).is_file(), "{link}");
     }
-    for folder in ["operate", "reference"] {
-        for entry in std::fs::read_dir(docs.join(folder)).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            let link = format!("({folder}/{name})");
-            assert!(!name.ends_with(".md") || summary.contains(&link), "{link} is not in docs/SUMMARY.md");
-        }
+    for entry in std::fs::read_dir(docs.join("operate")).unwrap() {
+        let link = format!("(operate/{})", entry.unwrap().file_name().display());
+        assert!(summary.contains(&link), "{link} is not in docs/SUMMARY.md");
     }
 }

@@ -48,6 +48,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct CreateCommand {
     /// The data: a text, @FILE, or - for standard input
+    #[arg(id = "body", value_name = "DATA")]
     data: Option<String>,
     /// The service on the machines
     #[arg(long)]

@@ -63,6 +63,7 @@ struct SendCommand {
     /// The machine's id, or `server` for a service of the server
     to: String,
     /// The data: a text, @FILE, or - for standard input
+    #[arg(id = "body", value_name = "DATA")]
     data: Option<String>,
     /// The service that shall have it
     #[arg(long)]

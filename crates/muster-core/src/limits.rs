@@ -117,6 +117,8 @@ pub const SERVER_DEAD: Duration = Duration::from_secs(30);
 pub const ALLOCATION_LIFE: Duration = Duration::from_secs(600);
 /// How often broadcasts are looked for when no wake-up came.
 pub const BROADCAST_POLL: Duration = Duration::from_secs(2);
+/// How far the clocks of two servers may be apart without a message being late.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// How long a call to wake another server may take.
 pub const WAKE_CALL_MAX: Duration = Duration::from_secs(5);
 /// How long a checked access token is believed without asking the database again.

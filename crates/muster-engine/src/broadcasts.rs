@@ -75,6 +75,33 @@ struct Share {
     sent: AtomicU64,
 }
 
+/// One unit of a share, for as long as it is not known whether it was sent.
+///
+/// Of a share with a limit it is counted from the start. Where there is no limit it is counted when it was sent, and the
+/// counter can be taken away at any time.
+struct Counted<'a>(&'a Share);
+
+impl<'a> Counted<'a> {
+    fn new(share: &'a Share) -> Self {
+        if share.id.is_some() {
+            share.sent.fetch_add(1, Ordering::AcqRel);
+        }
+        Self(share)
+    }
+
+    fn keep(self) {
+        if self.0.id.is_none() {
+            self.0.sent.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn take_back(self) {
+        if self.0.id.is_some() {
+            self.0.sent.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
 impl Broadcasts {
     /// Makes the job look for changed broadcasts now.
     pub(crate) fn look_again(&self) {
@@ -103,10 +130,7 @@ impl Broadcasts {
     }
 
     fn retire(&self, broadcast: BroadcastId, share: Arc<Share>) {
-        // A share of a broadcast without a limit has no record to end.
-        if share.id.is_some() {
-            lock(&self.retired).push((broadcast, share));
-        }
+        lock(&self.retired).push((broadcast, share));
     }
 
     /// Takes the retired shares that nobody uses any more.
@@ -178,12 +202,22 @@ impl Inner {
         }
     }
 
-    /// Ends the shares that are no longer used.
+    /// Ends the shares that are no longer used, and adds up what was sent without a limit.
     pub(crate) async fn shares_end(&self) -> Result<(), StoreError> {
+        for active in self.broadcasts.active().iter() {
+            if let Hold::Some(share) = &*active.held.lock().await
+                && share.id.is_none()
+            {
+                self.unlimited_count(active.broadcast.id, share).await?;
+            }
+        }
         let mut unused = self.broadcasts.retired_take().into_iter();
         while let Some((broadcast, share)) = unused.next() {
-            let sent = share.sent.load(Ordering::Acquire);
-            if let Err(failure) = self.store.allocation_end(broadcast, share.id, sent).await {
+            let ended = match share.id {
+                None => self.unlimited_count(broadcast, &share).await,
+                id => self.store.allocation_end(broadcast, id, share.sent.load(Ordering::Acquire)).await,
+            };
+            if let Err(failure) = ended {
                 let mut retired = lock(&self.broadcasts.retired);
                 retired.push((broadcast, share));
                 retired.extend(unused);
@@ -191,6 +225,18 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    async fn unlimited_count(&self, broadcast: BroadcastId, share: &Share) -> Result<(), StoreError> {
+        let sent = share.sent.swap(0, Ordering::AcqRel);
+        if sent == 0 {
+            return Ok(());
+        }
+        let added = self.store.allocation_end(broadcast, None, sent).await;
+        if added.is_err() {
+            share.sent.fetch_add(sent, Ordering::AcqRel);
+        }
+        added
     }
 
     /// Gives up all shares, at the end of this server.
@@ -283,23 +329,32 @@ impl Inner {
         let broadcast = &active.broadcast;
         let now = self.now();
         let message = self.broadcast_message(broadcast, agent, now);
-        let mut spent = None;
+        let mut used_up = None;
         for _ in 0..SHARES_TRIED_MAX {
-            let Some(share) = self.share(active, spent.as_ref(), now).await? else {
+            let Some(share) = self.share(active, used_up.as_ref(), now).await? else {
                 return Ok(None);
             };
-            match self.store.broadcast_send(broadcast.id, share.id, message.clone(), Some(contact), now).await {
+            // Counted before it is tried: an attempt that is given up half-way may have been stored all the same, and
+            // one unit too many is never above the limit.
+            let counted = Counted::new(&share);
+            let sent = self.store.broadcast_send(broadcast.id, share.id, message.clone(), Some(contact), now).await;
+            match sent {
                 Ok(BroadcastSent::Yes) => {
-                    share.sent.fetch_add(1, Ordering::AcqRel);
+                    counted.keep();
                     counter!("muster_engine_messages_out_total", "kind" => "broadcast").increment(1);
                     return Ok(Some(message));
                 }
-                Ok(BroadcastSent::Before) => return Ok(None),
-                Ok(BroadcastSent::Disabled | BroadcastSent::Exhausted) => spent = Some(share),
+                Ok(BroadcastSent::Before) => {
+                    counted.take_back();
+                    return Ok(None);
+                }
+                Ok(BroadcastSent::Disabled | BroadcastSent::Exhausted) => {
+                    counted.take_back();
+                    used_up = Some(share);
+                }
                 Err(failure) => {
-                    if failure.kind() == ErrorKind::Unknown {
-                        // It may have been counted; one too many is never above the limit.
-                        share.sent.fetch_add(1, Ordering::AcqRel);
+                    if failure.kind() != ErrorKind::Unknown {
+                        counted.take_back();
                     }
                     return Err(failure);
                 }

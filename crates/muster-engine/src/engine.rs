@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::error;
+use tracing::{debug, error};
 
 /// Why an operator's request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,8 @@ impl Inner {
     pub(crate) fn refusal_of(&self, doing: &'static str, failure: &StoreError) -> Refusal {
         self.saw(failure);
         if failure.is_passing() {
-            tracing::warn!(error = %Chain(failure), "could not {doing}, the agent is asked to come again");
+            // The jobs say it once, loudly; here it happens to every agent that comes meanwhile.
+            debug!(error = %Chain(failure), "could not {doing}, the agent is asked to come again");
         } else {
             error!(error = %Chain(failure), "could not {doing}");
         }

@@ -50,6 +50,9 @@ impl Inner {
                 security_event("foreign_source", agent, &from.address, "a message claims to come from another machine");
             }
             if let Err(reason) = acceptable(&incoming) {
+                if !incoming.destination_agent.is_empty() || incoming.destination_service == system::CLIENT {
+                    security_event("misaddressed", agent, &from.address, reason);
+                }
                 judged.rejected.push(dead_letter(agent, &incoming, reason.to_owned(), now));
                 continue;
             }

@@ -33,6 +33,34 @@ pub(crate) struct Ended {
     pub(crate) replaced: bool,
 }
 
+/// How often in a row a job has failed: only the first time is worth a warning.
+#[derive(Debug, Default)]
+struct Failures {
+    in_a_row: u64,
+}
+
+impl Failures {
+    fn note(&mut self, inner: &Inner, doing: &'static str, done: Result<(), StoreError>) {
+        match done {
+            Ok(()) if self.in_a_row > 0 => {
+                info!(failures = self.in_a_row, "could {doing} again");
+                self.in_a_row = 0;
+            }
+            Ok(()) => {}
+            Err(failure) if self.in_a_row == 0 => {
+                inner.job_failed(doing, &failure);
+                self.in_a_row = 1;
+            }
+            Err(failure) => {
+                inner.saw(&failure);
+                counter!("muster_engine_job_failures_total").increment(1);
+                debug!(error = %Chain(&failure), failures = self.in_a_row, "could still not {doing}");
+                self.in_a_row += 1;
+            }
+        }
+    }
+}
+
 impl Inner {
     pub(crate) async fn run(self: &Arc<Self>, stop: CancellationToken) {
         let (jobs_stop, hard_stop) = (CancellationToken::new(), CancellationToken::new());
@@ -84,11 +112,11 @@ impl Inner {
         let turns = async move {
             let mut ticks = interval(period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut failures = Failures::default();
             loop {
                 ticks.tick().await;
-                if let Err(failure) = work(Arc::clone(&inner)).await {
-                    inner.job_failed(doing, &failure);
-                }
+                let done = work(Arc::clone(&inner)).await;
+                failures.note(&inner, doing, done);
             }
         };
         self.tasks.spawn(async move { stop.run_until_cancelled(turns).await });
@@ -134,13 +162,10 @@ impl Inner {
 
     /// Follows the list of broadcasts: every few seconds, and at once when somebody says that it has changed.
     async fn broadcasts_follow(self: Arc<Self>) {
+        let (mut looks, mut ends) = (Failures::default(), Failures::default());
         loop {
-            if let Err(failure) = self.broadcasts_refresh().await {
-                self.job_failed("look for broadcasts", &failure);
-            }
-            if let Err(failure) = self.shares_end().await {
-                self.job_failed("end shares of broadcasts", &failure);
-            }
+            looks.note(&self, "look for broadcasts", self.broadcasts_refresh().await);
+            ends.note(&self, "end shares of broadcasts", self.shares_end().await);
             // A time-out is the usual case: it only sets the pace.
             let _ = timeout(limits::BROADCAST_POLL, self.broadcasts.changed()).await;
         }

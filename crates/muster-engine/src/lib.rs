@@ -30,3 +30,5 @@ pub use stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

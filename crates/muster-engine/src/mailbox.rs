@@ -46,7 +46,8 @@ impl Inner {
     }
 
     async fn insert_for_agent(&self, agent: AgentId, message: Message) -> Result<(), OperatorError> {
-        let put = self.put(message, self.now()).await?;
+        // Due a little before now, because the server that hands it out may have a clock that is a little behind.
+        let put = self.put(message, self.now().minus(limits::CLOCK_SKEW)).await?;
         if put.taken == Taken::New {
             self.agent_wake(agent, put.streaming_to.as_deref());
         }

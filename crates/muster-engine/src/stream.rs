@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// What a stream has to send.
 #[derive(Debug)]
@@ -301,7 +301,9 @@ impl Inner {
 
     fn collect_failed(&self, doing: &'static str, stream: &Stream, failure: &StoreError) {
         self.saw(failure);
-        warn!(error = %Chain(failure), agent.id = %stream.agent, "could not {doing}, trying again");
+        counter!("muster_engine_stream_failures_total").increment(1);
+        // The jobs say it once, loudly; here it may happen to thousands of streams in the same second.
+        debug!(error = %Chain(failure), agent.id = %stream.agent, "could not {doing}, trying again");
     }
 
     async fn stream_record(&self, stream: &Stream, from: &ContactFrom, data: ContactData) -> Result<(), Refusal> {

@@ -1,0 +1,227 @@
+use crate::testing::{World, ack, cause, data, ids, machine, poll, run, say, tell, types, with_labels};
+use crate::{ContactFrom, EngineConfig, EnrolmentPolicy, RefusalCode, Role};
+use muster_core::{AgentState, Label, MessageId, Timestamp};
+use muster_store::cluster::{EnrolTokenRow, TokenRow};
+use muster_store::messages::MessageState;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+fn enrolment(policy: EnrolmentPolicy) -> EngineConfig {
+    EngineConfig { enrolment: policy, ..EngineConfig::default() }
+}
+
+#[tokio::test]
+async fn a_closed_server_takes_only_machines_that_it_knows() {
+    let world = World::new().await;
+    poll(&world.plain(), &machine(1)).await;
+    let engine = world.engine(enrolment(EnrolmentPolicy::Closed), &[]);
+    poll(&engine, &machine(1)).await;
+    let refusal = engine.contact_poll(machine(2), data(vec![])).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::EnrolmentRefused);
+    assert_eq!(world.store.agent_get(machine(2).agent()).await.unwrap(), None);
+    let row = world.store.refusal_page(None, 10).await.unwrap().remove(0);
+    assert_eq!((row.code.as_str(), row.address.as_str()), ("enrolment_refused", "192.0.2.2:4000"));
+}
+
+#[tokio::test]
+async fn a_token_lets_so_many_machines_in_and_gives_them_its_labels() {
+    let world = World::new().await;
+    let engine = world.engine(enrolment(EnrolmentPolicy::Token), &[]);
+    let token = EnrolTokenRow {
+        name: "rack".into(),
+        sha256: Sha256::digest(b"secret").into(),
+        uses_left: 1,
+        labels: vec!["rack1".into()],
+        created: Timestamp::EPOCH,
+        expires: None,
+    };
+    world.store.enrol_token_put(token, &cause()).await.unwrap();
+    let refused = async |from: ContactFrom| engine.contact_poll(from, data(vec![])).await.unwrap_err().code;
+    assert_eq!(refused(machine(1)).await, RefusalCode::EnrolmentRefused);
+    assert_eq!(refused(with_labels(1, &["enrol-token:wrong"])).await, RefusalCode::EnrolmentRefused);
+    let shows = |number| with_labels(number, &["enrol-token:secret", "linux"]);
+    poll(&engine, &shows(1)).await;
+    let agent = world.store.agent_get(machine(1).agent()).await.unwrap().unwrap();
+    assert_eq!(agent.labels, [Label::client("linux"), Label::new("operator", "rack1")]);
+    poll(&engine, &machine(1)).await;
+    assert_eq!(refused(shows(2)).await, RefusalCode::EnrolmentRefused);
+}
+
+#[tokio::test]
+async fn a_label_lets_a_machine_in() {
+    let world = World::new().await;
+    let config = EngineConfig { enrolment_labels: ["prod".to_owned()].into(), ..enrolment(EnrolmentPolicy::Label) };
+    let engine = world.engine(config, &[]);
+    let refusal = engine.contact_poll(with_labels(1, &["test"]), data(vec![])).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::EnrolmentRefused);
+    poll(&engine, &with_labels(1, &["test", "prod"])).await;
+}
+
+#[tokio::test]
+async fn a_machine_waits_until_it_is_approved() {
+    let world = World::new().await;
+    let engine = world.engine(enrolment(EnrolmentPolicy::Approval), &[]);
+    let agent = machine(1).agent();
+    poll(&engine, &machine(1)).await;
+    let id = engine.message_insert(world.message_to(1, agent, "s")).await.unwrap();
+    assert_eq!(tell(&engine, &machine(1), vec![say(1, "muster", "Note", b"")]).await.messages, []);
+    let note = MessageId::derive(agent, "agent", &[1]);
+    assert_eq!(world.store.message_get(&[note], false).await.unwrap(), []);
+    assert!(matches!(engine.agent_unblock(agent, &cause()).await, Err(crate::OperatorError::Conflict(_))));
+    engine.agent_approve(agent, &cause()).await.unwrap();
+    engine.agent_approve(agent, &cause()).await.unwrap();
+    assert_eq!(ids(&poll(&engine, &machine(1)).await.messages), [id]);
+}
+
+#[tokio::test]
+async fn one_network_brings_only_so_many_machines_and_known_ones_are_not_touched() {
+    let world = World::new().await;
+    let engine = world.engine(EngineConfig { enrolments_per_minute: 3, ..EngineConfig::default() }, &[]);
+    for number in 1..=3 {
+        poll(&engine, &machine(number)).await;
+    }
+    let refusal = engine.contact_poll(machine(4), data(vec![])).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::EnrolmentRate);
+    assert!(refusal.retry_after.is_some());
+    assert_eq!(world.store.agent_get(machine(4).agent()).await.unwrap(), None);
+    poll(&engine, &machine(1)).await;
+    poll(&engine, &ContactFrom { address: "198.51.100.1:1".into(), ..machine(5) }).await;
+}
+
+#[tokio::test]
+async fn refusals_of_one_network_leave_a_bounded_number_of_rows() {
+    let world = World::new().await;
+    let engine = world.engine(enrolment(EnrolmentPolicy::Closed), &[]);
+    for number in 0..100 {
+        engine.contact_poll(machine(number), data(vec![])).await.unwrap_err();
+    }
+    let rows = world.store.refusal_page(None, 1000).await.unwrap().len();
+    assert!((30..100).contains(&rows), "{rows} rows");
+}
+
+#[tokio::test]
+async fn a_blocked_machine_is_given_one_demand_for_a_new_key_and_nothing_else() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let agent = machine(1).agent();
+    poll(&engine, &machine(1)).await;
+    let held = engine.message_insert(world.message_to(1, agent, "s")).await.unwrap();
+    engine.agent_block(agent, &cause()).await.unwrap();
+    let first = poll(&engine, &machine(1)).await.messages;
+    assert_eq!(types(&first), ["RekeyRequest"]);
+    let again = tell(&engine, &machine(1), vec![say(1, "muster", "Note", b"")]).await.messages;
+    assert_eq!(ids(&again), ids(&first), "they do not pile up");
+    let note = world.row(MessageId::derive(agent, "agent", &[1])).await;
+    assert!(note.message.from_blocked);
+    tell(&engine, &machine(1), vec![ack(2, &ids(&first))]).await;
+    assert_eq!(world.row(first[0].id).await.state, MessageState::Done);
+    assert_eq!(world.row(held).await.state, MessageState::Pending);
+}
+
+#[tokio::test]
+async fn an_unblocked_machine_goes_on_under_its_key() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let agent = machine(1).agent();
+    poll(&engine, &machine(1)).await;
+    engine.agent_block(agent, &cause()).await.unwrap();
+    let demand = poll(&engine, &machine(1)).await.messages;
+    engine.agent_unblock(agent, &cause()).await.unwrap();
+    world.clock.advance(Duration::from_hours(1));
+    assert_eq!(poll(&engine, &machine(1)).await.messages, [], "the demand does not follow it");
+    assert_eq!(world.row(demand[0].id).await.state, MessageState::Failed);
+}
+
+#[tokio::test]
+async fn a_deleted_machine_is_refused_and_its_id_stays_taken() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let agent = machine(1).agent();
+    poll(&engine, &machine(1)).await;
+    engine.agent_delete(agent, &cause()).await.unwrap();
+    for engine in [engine, world.plain()] {
+        let refusal = engine.contact_poll(machine(1), data(vec![])).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Deleted);
+    }
+    assert_eq!(world.store.agent_get(agent).await.unwrap().unwrap().state, AgentState::Deleted);
+}
+
+#[tokio::test]
+async fn what_is_not_known_cannot_be_blocked() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let agent = machine(1).agent();
+    for result in [
+        engine.agent_block(agent, &cause()).await,
+        engine.agent_unblock(agent, &cause()).await,
+        engine.agent_approve(agent, &cause()).await,
+        engine.agent_delete(agent, &cause()).await,
+        engine.agent_rekey(agent, &cause()).await.map(drop),
+    ] {
+        assert!(matches!(result, Err(crate::OperatorError::NotFound(_))), "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rekey_is_ordered_and_written_in_the_journal() {
+    let world = World::new().await;
+    let engine = world.plain();
+    poll(&engine, &machine(1)).await;
+    let id = engine.agent_rekey(machine(1).agent(), &cause()).await.unwrap();
+    let messages = poll(&engine, &machine(1)).await.messages;
+    assert_eq!((ids(&messages), types(&messages)), (vec![id], vec!["RekeyRequest"]));
+    let line = world.store.journal_page(None, 1).await.unwrap().remove(0);
+    assert_eq!((line.action.as_str(), line.cause.actor.as_str()), ("agent.rekey", "test"));
+}
+
+#[tokio::test]
+async fn two_machines_with_one_key_are_noticed() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let agent = machine(1).agent();
+    let contact = async |nonce| {
+        let data = muster_core::contact::ContactData { nonce, ..Default::default() };
+        engine.contact_poll(machine(1), data).await.unwrap().nonce
+    };
+    let image = contact(0).await;
+    let (mut one, mut other) = (image, image);
+    for _ in 0..3 {
+        one = contact(one).await;
+        other = contact(other).await;
+    }
+    let agent = world.store.agent_get(agent).await.unwrap().unwrap();
+    assert!(agent.clone_suspected.is_some(), "{agent:?}");
+}
+
+#[tokio::test]
+async fn an_access_token_is_known_until_it_lapses() {
+    let world = World::new().await;
+    let engine = world.plain();
+    assert_eq!(engine.token_check("secret").await.unwrap(), None);
+    let row = TokenRow {
+        name: "ci".into(),
+        sha256: Sha256::digest(b"secret").into(),
+        role: "reader".into(),
+        created: Timestamp::EPOCH,
+        expires: Some(muster_core::Clock::now(&*world.clock).plus(Duration::from_mins(1))),
+    };
+    world.store.token_put(row, &cause()).await.unwrap();
+    let principal = engine.token_check("secret").await.unwrap().unwrap();
+    assert_eq!((principal.name.as_str(), principal.role), ("ci", Role::Reader));
+    assert_eq!(engine.token_check("secret2").await.unwrap(), None);
+    world.clock.advance(Duration::from_mins(1));
+    assert_eq!(engine.token_check("secret").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_server_that_ends_is_no_longer_among_the_living() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let running = run(&engine);
+    crate::testing::until("it lives", || async { engine.inner.broadcasts.servers().len() == 1 }).await;
+    running.end().await;
+    let other = world.plain();
+    other.inner.server_beat().await.unwrap();
+    let living = other.inner.broadcasts.servers();
+    assert_eq!(living.iter().map(|server| server.id).collect::<Vec<_>>(), [other.server()]);
+}

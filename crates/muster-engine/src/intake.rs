@@ -56,7 +56,8 @@ impl Inner {
                 judged.rejected.push(dead_letter(agent, &incoming, reason.to_owned(), now));
                 continue;
             }
-            let message = message_of(agent, from, incoming, now);
+            let expires = Some(now.plus(self.config.message_life));
+            let message = Message { expires, ..message_of(agent, from, incoming, now) };
             if let Err(reason) = message.check_text() {
                 judged.rejected.push(dead_letter_of(agent, &message, reason.to_string(), now));
                 continue;

@@ -5,18 +5,19 @@
 
 use crate::engine::{Chain, Inner, lock};
 use crate::registry::wake;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use metrics::counter;
 use muster_core::{AgentId, ContactId, limits};
 use muster_store::StoreError;
 use muster_store::cluster::{Retention, ServerRow};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// How many ends of streams are told to the store at once.
 const ENDS_AT_ONCE: usize = 32;
@@ -115,8 +116,12 @@ impl Inner {
             let mut failures = Failures::default();
             loop {
                 ticks.tick().await;
-                let done = work(Arc::clone(&inner)).await;
-                failures.note(&inner, doing, done);
+                // A turn that panics is a defect, and still must not be the job's last.
+                if let Ok(done) = AssertUnwindSafe(work(Arc::clone(&inner))).catch_unwind().await {
+                    failures.note(&inner, doing, done);
+                } else {
+                    error!("a job of this server ended abnormally, it goes on: {doing}");
+                }
             }
         };
         self.tasks.spawn(async move { stop.run_until_cancelled(turns).await });

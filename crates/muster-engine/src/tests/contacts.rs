@@ -4,6 +4,7 @@ use crate::testing::{World, ack, data, ids, machine, poll, run, say, tell, types
 use crate::{EngineConfig, RefusalCode};
 use muster_core::contact::{ContactData, IncomingMessage};
 use muster_core::{Address, Label, MessageId, Timestamp};
+use muster_store::StoreError;
 use muster_store::messages::MessageState;
 use std::time::Duration;
 
@@ -253,4 +254,34 @@ async fn a_contact_is_refused_while_the_server_stops() {
     let refusal = engine.contact_poll(machine(1), data(vec![])).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Stopping);
     assert_eq!(world.store.refusal_page(None, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_message_that_its_service_never_takes_is_parked_in_the_end() {
+    let world = World::new().await;
+    let service = TestService::new("s", 1);
+    let config = EngineConfig { message_life: Duration::from_hours(1), ..EngineConfig::default() };
+    let engine = world.engine(config, &[&service]);
+    tell(&engine, &machine(1), vec![say(1, "s", "", b"x")]).await;
+    let id = MessageId::derive(machine(1).agent(), "agent", &[1]);
+    engine.inner.park().await.unwrap();
+    assert_eq!(world.row(id).await.state, MessageState::Pending);
+    world.clock.advance(Duration::from_hours(1));
+    engine.inner.park().await.unwrap();
+    let row = world.row(id).await;
+    assert_eq!(row.state, MessageState::Parked);
+    assert_eq!(row.message.payload.unwrap().value, b"x", "what is parked can be sent again");
+}
+
+#[tokio::test]
+async fn errors_of_the_store_become_a_refusal_and_a_broken_one_ends_the_server() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let refusal = engine.inner.refusal_of("test", &StoreError::Full("no room".into()));
+    assert_eq!(refusal.code, RefusalCode::Unavailable);
+    assert!(!refusal.reason.contains("no room"), "the agent is not told what goes on here");
+    assert!(tokio::time::timeout(Duration::from_millis(20), engine.broken()).await.is_err());
+    let refusal = engine.inner.refusal_of("test", &StoreError::Broken("sync failed".into()));
+    assert_eq!(refusal.code, RefusalCode::Unavailable);
+    engine.broken().await;
 }

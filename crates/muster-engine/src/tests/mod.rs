@@ -1,6 +1,7 @@
 //! Tests of the engine over a real store.
 
 mod broadcasts;
+mod chaos;
 mod contacts;
 mod dispatch;
 mod identity;

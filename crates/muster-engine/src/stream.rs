@@ -12,8 +12,6 @@ use crate::engine::{Chain, Inner};
 use crate::intake::{Judged, intake_done};
 use crate::jobs::Ended;
 use crate::registry::{Held, Stream, wake};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use metrics::{counter, gauge};
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::{AgentState, Message, limits, retry, system};
@@ -23,6 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
@@ -84,8 +83,9 @@ impl StreamIn {
 /// The writing side of a stream.
 pub struct StreamOut {
     held: Arc<Held>,
-    /// What is being taken from the store. It is kept here, so that a wait that is given up loses nothing.
-    work: Option<BoxFuture<'static, Collected>>,
+    /// What is being taken from the store: a task of its own, so that a wait that is given up loses nothing, and that a
+    /// stream whose reader is slow holds nothing that others wait for.
+    work: Option<JoinHandle<Collected>>,
     ends: Instant,
     /// When to look again without being woken, and for what.
     later: Option<(Instant, u8)>,
@@ -106,7 +106,8 @@ impl StreamOut {
                 return StreamEvent::End(end);
             }
             if let Some(work) = &mut self.work {
-                let collected = work.await;
+                // Only a defect or the end of the process ends a task without its result.
+                let collected = work.await.unwrap_or(Collected { failed: wake::MESSAGES, ..Collected::default() });
                 self.work = None;
                 let messages = self.collected(collected);
                 if !messages.is_empty() {
@@ -119,7 +120,7 @@ impl StreamOut {
             }
             let wanted = self.held.stream.take_work() | self.take_later();
             if wanted != 0 {
-                self.work = Some(collect(Arc::clone(&self.held.inner), Arc::clone(&self.held.stream), wanted).boxed());
+                self.work = Some(tokio::spawn(collect(Arc::clone(&self.held), wanted)));
                 continue;
             }
             let until = self.later.map_or(self.ends, |(at, _)| at.min(self.ends));
@@ -190,8 +191,10 @@ struct Collected {
     failed: u8,
 }
 
-async fn collect(inner: Arc<Inner>, stream: Arc<Stream>, wanted: u8) -> Collected {
-    let collected = inner.stream_collect(&stream, wanted).await;
+/// Takes from the store what a stream was woken for. The stream stays registered until that is done, so that its end
+/// lets everything fall due again that it was given.
+async fn collect(held: Arc<Held>, wanted: u8) -> Collected {
+    let collected = held.inner.stream_collect(&held.stream, wanted).await;
     counter!("muster_engine_messages_out_total", "kind" => "stream").increment(collected.messages.len() as u64);
     collected
 }
@@ -231,7 +234,7 @@ impl Inner {
             AgentState::Blocked => wake::REKEY,
             AgentState::Waiting | AgentState::Deleted => 0,
         };
-        let messages = outgoing.collected(collect(Arc::clone(self), Arc::clone(&stream), first).await);
+        let messages = outgoing.collected(collect(Arc::clone(&held), first).await);
         if recorded.state == AgentState::Enrolled {
             stream.mark(wake::BROADCASTS);
         }

@@ -248,3 +248,20 @@ async fn the_same_broadcast_again_is_accepted_and_another_of_its_id_is_not() {
     let wrong = Broadcast { source: Address::server(""), ..news };
     assert!(matches!(engine.broadcast_create(wrong, &cause()).await, Err(OperatorError::Invalid(_))));
 }
+
+#[tokio::test]
+async fn streams_whose_writers_are_stuck_hold_up_nobody() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let mut stuck = Vec::new();
+    for number in 1..=u8::try_from(limits::BROADCAST_SENDS_MAX).unwrap() {
+        stuck.push(open(&engine, number).await);
+    }
+    create(&engine, broadcast(&world, 1, BroadcastLimit::Machines(1000))).await;
+    for stream in &mut stuck {
+        // They begin to take it, and then nobody asks them any more.
+        let _ = tokio::time::timeout(Duration::ZERO, stream.outgoing.next()).await;
+    }
+    let mut other = open(&engine, 200).await;
+    assert_eq!(types(&messages(&mut other.outgoing).await), ["News1"]);
+}

@@ -4,6 +4,7 @@
 //! silent connections have a time limit; a stop lets requests that are under way finish, for a bounded time.
 
 use super::layers::Peer;
+use super::patience::Patient;
 use axum::Router;
 use axum::body::Body;
 use http::Request;
@@ -126,7 +127,7 @@ async fn serve_http1(
         .header_read_timeout(limits::SLOW_READ)
         .max_headers(limits::HEADERS_MAX)
         .max_buf_size(limits::HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service(router, peer));
+        .serve_connection(TokioIo::new(Patient::new(stream)), service(router, peer));
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -153,7 +154,7 @@ async fn serve_http2(
         .max_header_list_size(header_bytes)
         .keep_alive_interval(limits::SLOW_READ)
         .keep_alive_timeout(limits::SLOW_READ)
-        .serve_connection(TokioIo::new(stream), service(router, peer));
+        .serve_connection(TokioIo::new(Patient::new(stream)), service(router, peer));
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

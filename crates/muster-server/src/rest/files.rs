@@ -4,7 +4,7 @@
 //! when it is complete.
 
 use super::Rest;
-use super::input::{Args, Names, next_piece};
+use super::input::{Args, Names, Pieces};
 use super::layers::Caller;
 use super::pages::Paging;
 use super::problem::{Doing, Failure};
@@ -80,11 +80,11 @@ pub(crate) async fn file_put(
     check(&service, &name)?;
     let store = rest.engine.store();
     let content = store.file_begin(rest.clock.now()).await.doing("begin the file")?;
-    let mut body = request.into_body().into_data_stream();
+    let mut body = Pieces::new(request.into_body());
     let (mut bytes, mut index, mut hash) = (0_u64, 0_u32, Sha256::new());
     let mut waiting = BytesMut::with_capacity(limits::FILE_CHUNK_BYTES);
     loop {
-        let piece = next_piece(&mut body).await?;
+        let piece = body.next().await?;
         let is_end = piece.is_none();
         waiting.extend_from_slice(&piece.unwrap_or_default());
         while waiting.len() >= limits::FILE_CHUNK_BYTES || (is_end && !waiting.is_empty()) {

@@ -15,6 +15,7 @@ use muster_core::limits;
 use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
+use std::time::{Duration, Instant};
 
 /// How deep a body may nest.
 const DEPTH_MAX: u32 = 32;
@@ -74,11 +75,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Names<T
     }
 }
 
-/// Reads a body of at most `bytes_max`; a sender that pauses for [`limits::SLOW_READ`] is given up.
+/// Reads a body of at most `bytes_max`, at the pace of [`Pieces`].
 pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Failure> {
-    let mut pieces = body.into_data_stream();
+    let mut pieces = Pieces::new(body);
     let mut all = BytesMut::new();
-    while let Some(piece) = next_piece(&mut pieces).await? {
+    while let Some(piece) = pieces.next().await? {
         if all.len() + piece.len() > bytes_max {
             return Err(Failure::too_large(bytes_max));
         }
@@ -87,14 +88,42 @@ pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Failure>
     Ok(all.freeze())
 }
 
-/// Waits for the next piece of a body; `None` at its end.
-pub(crate) async fn next_piece(pieces: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, Failure> {
-    match tokio::time::timeout(limits::SLOW_READ, pieces.next()).await {
-        Err(_) => Err(Failure::timeout()),
-        Ok(None) => Ok(None),
-        Ok(Some(Ok(piece))) => Ok(Some(piece)),
-        Ok(Some(Err(_))) => Err(Failure::invalid("the body broke off before its end")),
+/// A body as it comes in. Its sender is given up after a pause of [`limits::SLOW_READ`], and once it has been waited
+/// for that long in all, when it brings less than [`BYTES_PER_SECOND_MIN`]. The time that we take ourselves is not
+/// held against it.
+pub(crate) struct Pieces {
+    stream: axum::body::BodyDataStream,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pieces {
+    pub(crate) fn new(body: Body) -> Self {
+        Self { stream: body.into_data_stream(), waited: Duration::ZERO, bytes: 0 }
     }
+
+    /// Waits for the next piece; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let begun = Instant::now();
+        let piece = tokio::time::timeout(limits::SLOW_READ, self.stream.next()).await;
+        self.waited += begun.elapsed();
+        match piece {
+            Err(_) => Err(Failure::timeout()),
+            Ok(None) => Ok(None),
+            Ok(Some(Err(_))) => Err(Failure::invalid("the body broke off before its end")),
+            Ok(Some(Ok(piece))) => {
+                self.bytes += piece.len() as u64;
+                if is_too_slow(self.bytes, self.waited) { Err(Failure::timeout()) } else { Ok(Some(piece)) }
+            }
+        }
+    }
+}
+
+/// Bytes that a body must bring in a second, on average.
+const BYTES_PER_SECOND_MIN: u64 = 1024;
+
+fn is_too_slow(bytes: u64, waited: Duration) -> bool {
+    waited > limits::SLOW_READ && bytes < waited.as_secs().saturating_mul(BYTES_PER_SECOND_MIN)
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), Failure> {
@@ -222,6 +251,14 @@ mod tests {
         for body in [&b"1e400"[..], b"NaN", b"\"\\ud800\"", b"\xef\xbb\xbf{}", b"\"\xff\"", b"{} x", b"", b"{'a':1}"] {
             refused(body);
         }
+    }
+
+    #[test]
+    fn a_body_that_trickles_is_given_up() {
+        let seconds = Duration::from_secs;
+        assert!(!is_too_slow(1, seconds(15)), "the first moments are free");
+        assert!(is_too_slow(20, seconds(20)));
+        assert!(!is_too_slow(20 * 1024, seconds(20)));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod messages;
 mod openapi;
 mod orders;
 mod pages;
+mod patience;
 mod permission;
 mod problem;
 mod server;

@@ -371,6 +371,13 @@ impl FileCertificate {
     }
 }
 
+/// Returns for which names and addresses the certificate in a file is valid.
+pub fn file_names(path: &Path) -> Result<Vec<String>, PkiError> {
+    let certificates = certificates_from(path)?;
+    let facts = validity(&certificates[0]);
+    facts.map(|(_, _, names)| names).map_err(|problem| PkiError::Content { path: path.to_owned(), problem })
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, PkiError> {
     std::fs::read(path).map_err(|source| PkiError::File { doing: "read", path: path.to_owned(), source })
 }

@@ -5,8 +5,6 @@
 
 mod setup;
 
-pub use setup::database_url;
-
 use crate::admin::{self, AdminAccess, AdminOptions, Tokens};
 use crate::auth::Gate;
 use crate::codec::WireCodec;
@@ -67,7 +65,7 @@ impl Step {
 }
 
 /// Where the doors of a server are; `None` for one that is off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     /// The agents' door.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -75,6 +73,9 @@ pub struct Addresses {
     /// The operators' door.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub operators: Option<SocketAddr>,
+    /// How to reach the operators' door under a name that its certificate has; only when it speaks TLS.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub operators_url: Option<String>,
     /// The admin door.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub admin: Option<SocketAddr>,
@@ -161,7 +162,7 @@ impl Server {
             .await
             .map_err(|error| Step("make the first admin token".into()).failed(error))?;
         let listeners = Listeners::bind(&config).await?;
-        let addresses = listeners.addresses()?;
+        let mut addresses = listeners.addresses()?;
         let wake_url = setup::wake_url(&config, addresses.cluster);
         let (services, shown) = setup::services(&config, &clock)?;
         let waker = HttpWaker::new(Arc::clone(&clock)).map_err(|error| Step("make wake-ups".into()).failed(error))?;
@@ -188,6 +189,7 @@ impl Server {
         opened.engine_run();
         opened.doors(listeners, wake_url, shown)?;
         opened.upkeep();
+        addresses.operators_url = opened.operators_url(addresses.operators)?;
         setup::addresses_write(&data, &addresses)?;
         info!(?addresses, "ready");
         let Opened { running, stop, own_certificates, tasks, .. } = opened;
@@ -207,8 +209,8 @@ impl Server {
     }
 
     /// Where the doors are.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// What is remembered, for tests that put something there.
@@ -299,6 +301,7 @@ impl Listeners {
         Ok(Addresses {
             agents: of(&self.agents)?,
             operators: of(&self.operators)?,
+            operators_url: None,
             admin: of(&self.admin)?,
             cluster: of(&self.cluster)?,
         })
@@ -368,6 +371,18 @@ impl Opened {
             });
         }
         Ok(())
+    }
+
+    /// How programs on this machine reach an operators' door with TLS.
+    fn operators_url(&self, bound: Option<SocketAddr>) -> Result<Option<String>, ServeError> {
+        let (Some(bound), Some(path)) = (bound, &self.config.operators.certificate) else { return Ok(None) };
+        let step = Step(format!("read the names in the certificate {}", path.display()));
+        let names = pki::file_names(path).map_err(|error| step.failed(error))?;
+        let name = names.into_iter().find(|name| !name.starts_with('*'));
+        let url = |name: String| {
+            format!("https://{}:{}", if name.contains(':') { format!("[{name}]") } else { name }, bound.port())
+        };
+        Ok(name.map(url))
     }
 
     fn agents_door(

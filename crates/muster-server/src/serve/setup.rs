@@ -2,6 +2,7 @@
 
 use super::{ServeError, Step};
 use crate::config::{self, Config, Policy};
+use crate::offline;
 use crate::pki::{CertificateFiles, FileCertificate};
 use crate::services::{self, GrpcSecurity, ServiceKind, ServiceSpec};
 use anyhow::{Context, anyhow, bail};
@@ -64,11 +65,8 @@ pub(super) fn data_directory(data: &Path) -> Result<File, ServeError> {
 
 /// Opens the database. A file that is not there yet is created; anything else has to be migrated on purpose.
 pub(super) async fn store_open(config: &Config) -> Result<SqlStore, ServeError> {
-    let url = database_url(config);
-    let step = Step(match &config.database {
-        config::Database::Postgres(_) => format!("open the database {}", config.database),
-        _ => format!("open the database {url}"),
-    });
+    let url = offline::database_url(config);
+    let step = Step(format!("open the database {}", offline::location(config)));
     let opened = async {
         if let Some(path) = config.database.sqlite_path(&config.data.0)
             && !path.exists()
@@ -78,14 +76,6 @@ pub(super) async fn store_open(config: &Config) -> Result<SqlStore, ServeError> 
         SqlStore::open(&url, &StoreOptions::default()).await
     };
     opened.await.map_err(|error| step.failed(error))
-}
-
-/// The database's URL as the store reads it.
-pub fn database_url(config: &Config) -> String {
-    match (&config.database, config.database.sqlite_path(&config.data.0)) {
-        (config::Database::Postgres(url), _) => url.clone(),
-        (_, path) => format!("sqlite:{}", path.unwrap_or_default().display()),
-    }
 }
 
 /// Binds a door.
@@ -247,11 +237,5 @@ mod tests {
         let error = data_directory(root.path()).unwrap_err();
         assert!(crate::observe::Chain(&error).to_string().contains("not Muster's"));
         assert_eq!(mode(root.path()), 0o755);
-    }
-
-    #[test]
-    fn an_embedded_database_lies_in_the_data_directory() {
-        let config = Config { data: config::DataDir("/d".into()), ..Config::default() };
-        assert_eq!(database_url(&config), "sqlite:/d/muster.db");
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 async fn a_server_is_ready_where_it_says_and_gone_when_it_stopped() {
     let live = Live::start().await;
     let written = std::fs::read_to_string(live.data.path().join("addresses.json")).unwrap();
-    assert_eq!(serde_json::from_str::<Addresses>(&written).unwrap(), live.server.addresses());
+    assert_eq!(serde_json::from_str::<Addresses>(&written).unwrap(), *live.server.addresses());
     let mode = |name: &str| std::fs::metadata(live.data.path().join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(""), mode("admin.token"), mode("ca.pem")), (0o700, 0o600, 0o644));
     for path in ["/healthz", "/readyz", "/metrics", "/api/openapi.json"] {
@@ -194,7 +194,7 @@ async fn the_door_speaks_tls_with_its_own_certificate() {
     let live = Live::with(&text).await;
     let trusted = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([trusted]).no_proxy().build().unwrap();
-    let url = live.url.replace("http://", "https://");
+    let url = live.server.addresses().operators_url.clone().unwrap();
     let response = client.get(format!("{url}/healthz")).send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.version()), (200, reqwest::Version::HTTP_2));
     // Plain HTTP is no TLS: the connection ends without an answer.

@@ -83,7 +83,6 @@ fn describe() {
         "Time from a request's header to its answer's header at the operators' door."
     );
     metrics::describe_counter!("muster_rest_tokens_refused_total", "Requests with a token that is not known.");
-    metrics::describe_gauge!("muster_server_streams", "Streams of agents that this server holds.");
     metrics::describe_gauge!("muster_server_info", "1; its label is the version of the program.");
     metrics::describe_gauge!("muster_certificate_remaining_seconds", "Until the agents' door's certificate ends.");
     metrics::describe_gauge!("muster_process_resident_bytes", "Memory that the process holds.");
@@ -127,6 +126,17 @@ mod tests {
         let page = handle.render();
         assert!(page.contains("muster_process_resident_bytes "), "{page}");
         assert!(page.contains("muster_server_info{version="), "{page}");
+    }
+
+    #[test]
+    fn every_metric_of_this_page_and_door_is_documented() {
+        let page = include_str!("../../../docs/reference/metrics.md");
+        for source in [include_str!("observe.rs"), include_str!("auth.rs"), include_str!("rest/layers.rs")] {
+            let names = source.split('"').filter(|text| text.starts_with("muster_") && !text.contains(' '));
+            for name in names.filter(|name| name.ends_with(['s', 'l', 'o'])) {
+                assert!(page.contains(&format!("| `{name}` |")), "{name} is missing in docs/reference/metrics.md");
+            }
+        }
     }
 
     #[test]

@@ -24,18 +24,28 @@ fn the_sample_lists_every_key_and_is_the_default() {
 }
 
 #[test]
+fn the_sample_of_the_handbook_is_the_one_that_the_program_shows() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/muster.toml");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, Config::defaults_text()).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == Config::defaults_text(), "docs/reference/muster.toml is old: run with UPDATE_GOLDEN=1");
+}
+
+#[test]
 fn every_field_is_a_key_and_every_example_is_one_that_works() {
     // With every comment mark before a key removed, all fields are set; what serialises is then all there is.
-    let all: String = Config::defaults_text()
+    let text = Config::defaults_text();
+    let lines: Vec<_> = text
         .lines()
         .map(|line| {
             line.strip_prefix('#')
                 .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['))
                 .unwrap_or(line)
         })
-        .map(|line| format!("{line}\n"))
         .collect();
-    let config: Config = toml::from_str(&all).unwrap();
+    let config: Config = toml::from_str(&lines.join("\n")).unwrap();
     let values = toml::Value::try_from(&config).unwrap();
     let keys = |value: &toml::Value| value.as_table().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     for section in &SECTIONS[1..] {

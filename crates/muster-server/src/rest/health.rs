@@ -90,8 +90,6 @@ fn invalid((from, until): (Timestamp, Timestamp), now: Timestamp) -> Option<Stri
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, description = "Text format 0.0.4", body = String)))]
 pub(crate) async fn metrics(State(rest): State<Rest>) -> Response {
     crate::observe::process_figures();
-    let streams = u32::try_from(rest.engine.streams_open()).unwrap_or(u32::MAX);
-    metrics::gauge!("muster_server_streams").set(f64::from(streams));
     if let Some((_, until)) = (rest.health.certificate)() {
         metrics::gauge!("muster_certificate_remaining_seconds").set(until.since(rest.clock.now()).as_secs_f64());
     }

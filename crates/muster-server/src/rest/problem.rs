@@ -12,7 +12,7 @@ use muster_store::{ErrorKind, StoreError};
 use std::time::Duration;
 
 /// The kinds of problems: a stable word, its HTTP status, and its meaning.
-pub(crate) const KINDS: [(&str, StatusCode, &str); 13] = [
+pub(crate) const KINDS: [(&str, StatusCode, &str); 12] = [
     ("invalid_request", StatusCode::BAD_REQUEST, "The request is not what this route takes"),
     ("unauthorized", StatusCode::UNAUTHORIZED, "No valid token came with the request"),
     ("forbidden", StatusCode::FORBIDDEN, "The token does not allow this"),
@@ -25,7 +25,6 @@ pub(crate) const KINDS: [(&str, StatusCode, &str); 13] = [
     ("too_many_requests", StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens from this address"),
     ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The server failed"),
     ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "The server cannot do this now"),
-    ("disk_full", StatusCode::INSUFFICIENT_STORAGE, "The disk of the database is full"),
 ];
 
 /// Why a request was not done. Its text is for the person who asked.
@@ -117,7 +116,10 @@ impl Failure {
             ErrorKind::NotFound => Self::not_found(error.to_string()),
             ErrorKind::Exists | ErrorKind::Refused => Self::conflict(error.to_string()),
             ErrorKind::Invalid => Self::invalid(error.to_string()),
-            ErrorKind::Full => Self::new("disk_full", format!("could not {doing}: the disk of the database is full")),
+            ErrorKind::Full => {
+                tracing::error!(error = %Chain(error), "could not {doing}");
+                Self::unavailable(format!("could not {doing}: the disk of the database is full, make room"))
+            }
             _ if error.is_passing() => {
                 tracing::warn!(error = %Chain(error), "could not {doing}");
                 Self::unavailable(format!("could not {doing}: the database cannot be used now, try again"))
@@ -176,6 +178,16 @@ mod tests {
         }
         assert_eq!(Failure::of_status(StatusCode::IM_A_TEAPOT).kind, "invalid_request");
         assert_eq!(Failure::of_status(StatusCode::BAD_GATEWAY).kind, "internal");
+    }
+
+    #[test]
+    fn every_kind_is_explained() {
+        let page = include_str!("../../../../docs/reference/errors.md");
+        let headings: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(headings, KINDS.map(|(kind, _, _)| kind));
+        for (kind, status, _) in KINDS {
+            assert!(page.contains(&format!("## {kind}\n\n{}. ", status.as_u16())), "{kind} has another status");
+        }
     }
 
     #[test]

@@ -116,21 +116,36 @@ pub(crate) fn pause_before(number: u32, period: Duration) -> Duration {
     if number < 5 { warm_up.min(period) } else { period }
 }
 
+/// What is told of a process.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Report {
+    /// What it used since the last report.
+    Usage(AggregatedResourceUsage),
+    /// That it is no more.
+    Ended,
+}
+
 /// Tells the server what a process used.
 pub(crate) async fn report(
     hub: &Hub,
     clock: &Arc<dyn Clock>,
     subject: &Subject,
     started: Option<Timestamp>,
-    usage: Option<AggregatedResourceUsage>,
+    report: Report,
 ) {
+    let (usage, terminated) = match report {
+        Report::Usage(usage) => (usage, false),
+        // The original's server fails as a whole on a report without figures, so the last one has them too.
+        Report::Ended => (AggregatedResourceUsage::default(), true),
+    };
+    let now = clock.now();
     let data = ResourceUsageData {
         scope: subject.scope.clone(),
         pid: subject.pid.into(),
-        process_start_time: started.map(convert::time_to_wire),
-        data_timestamp: Some(convert::time_to_wire(clock.now())),
-        process_terminated: usage.is_none(),
-        resource_usage: usage,
+        process_start_time: Some(convert::time_to_wire(started.unwrap_or(now))),
+        data_timestamp: Some(convert::time_to_wire(now)),
+        process_terminated: terminated,
+        resource_usage: Some(usage),
         version: subject.version.clone(),
         ..ResourceUsageData::default()
     };
@@ -157,7 +172,7 @@ pub(crate) async fn report_self_forever(hub: Arc<Hub>, clock: Arc<dyn Clock>) {
         if summary.add(sample) >= SAMPLES {
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let subject = Subject { scope: system::SERVICE.into(), pid, version };
-            report(&hub, &clock, &subject, started, Some(summary.take())).await;
+            report(&hub, &clock, &subject, started, Report::Usage(summary.take())).await;
         }
     }
 }

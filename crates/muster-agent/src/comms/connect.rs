@@ -310,12 +310,9 @@ impl Connection {
         &self.server
     }
 
-    /// The protocol spoken, for logs.
-    pub(crate) fn protocol(&self) -> &'static str {
-        match self.sender {
-            Sender::One(_) => "HTTP/1.1",
-            Sender::Two(_) => "HTTP/2",
-        }
+    /// Whether HTTP/2 is spoken, and not HTTP/1.1.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.sender, Sender::Two(_))
     }
 
     /// Whether another request can be sent.

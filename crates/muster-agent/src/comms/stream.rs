@@ -12,7 +12,7 @@ use crate::outbox::Outbox;
 use crate::spool::SpoolId;
 use bytes::{Bytes, BytesMut};
 use flate2::write::ZlibEncoder;
-use http::header::{CONTENT_ENCODING, HeaderValue};
+use http::header::{CONNECTION, CONTENT_ENCODING, HeaderValue};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use muster_core::limits;
@@ -55,7 +55,7 @@ pub(super) async fn session(link: &Link, revoked_due: &mut Instant, contacts: &m
         () = link.stop.cancelled() => return Ok(Ended::Stopping),
     };
     *contacts += 1;
-    tracing::info!(server, protocol = connection.protocol(), agent = %current.id, "streaming");
+    tracing::info!(server, http2 = connection.is_http2(), agent = %current.id, "streaming");
     loop {
         let step = tokio::select! {
             step = stream.step(link) => step?,
@@ -165,6 +165,11 @@ impl Stream {
         drop(messages);
         let (pieces, body) = mpsc::channel(UNACKNOWLEDGED_MAX + 2);
         let mut request = connection.request(http::Method::POST, "/streaming-message", Body::pieces(body));
+        if !connection.is_http2() {
+            // The original's server reads an HTTP/1.1 request to its end before it answers, unless the connection is
+            // to be closed after the answer. A stream has no end.
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if matches!(packer, Packer::Deflate(_)) {
             request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("deflate"));
         }

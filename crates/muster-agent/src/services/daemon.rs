@@ -6,7 +6,7 @@
 use super::link::{self, Peer};
 use super::{Context, spawn};
 use crate::hub::{Delivery, Mail, any};
-use crate::usage::{self, Subject, Summary};
+use crate::usage::{self, Report, Subject, Summary};
 use muster_core::{Priority, Timestamp, system};
 use muster_proto::convert;
 use muster_proto::wire::daemonservice::{Config, StdOutputData};
@@ -176,7 +176,7 @@ impl Life {
             notify_killed(context, &subject, started, reason).await;
         }
         if !settings.config.disable_resource_monitoring {
-            usage::report(&context.hub, &context.clock, &subject, started, None).await;
+            usage::report(&context.hub, &context.clock, &subject, started, Report::Ended).await;
         }
         end
     }
@@ -295,7 +295,7 @@ async fn watch_usage(
         if count >= settings.samples || exceeded {
             let version = peer.borrow().version.clone();
             let subject = Subject { scope: context.name.clone(), pid, version };
-            usage::report(&context.hub, &context.clock, &subject, started, Some(summary.take())).await;
+            usage::report(&context.hub, &context.clock, &subject, started, Report::Usage(summary.take())).await;
         }
         if exceeded {
             return Reason::MemoryExceeded;
@@ -327,7 +327,7 @@ async fn notify_killed(context: &Context, subject: &Subject, started: Option<Tim
         service: subject.scope.clone(),
         pid: subject.pid.into(),
         version: subject.version.clone(),
-        process_start_time: started.map(convert::time_to_wire),
+        process_start_time: Some(convert::time_to_wire(started.unwrap_or(context.clock.now()))),
         killed_when: Some(convert::time_to_wire(context.clock.now())),
         reason: reason.into(),
     };

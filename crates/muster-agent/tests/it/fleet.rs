@@ -208,6 +208,13 @@ async fn answer(shared: Arc<Shared>, agent: AgentId, request: Request<Incoming>)
             let contact = give(&shared, &mut tokens.clone());
             plain(StatusCode::OK, contact.encode_to_vec())
         }
+        // The original's server would read such a request to its end before it answered.
+        "/streaming-message"
+            if request.version() != http::Version::HTTP_2
+                && request.headers().get("connection").is_none_or(|value| value != "close") =>
+        {
+            plain(StatusCode::BAD_REQUEST, "this would never be answered\n")
+        }
         "/streaming-message" => stream(shared, agent, request.into_body(), deflated).await,
         "/files/system/RevokedCertificates" => plain(StatusCode::OK, Bytes::new()),
         _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),

@@ -125,8 +125,9 @@ fn agents(from: &components::Config, imported: &mut Imported) {
     }
     if !https.certificates.is_empty() {
         imported.note(
-            "the server's certificate is not taken over: give each machine the new authority first (`muster agent \
-             config --format fleetspeak` writes it; the old trusted_certs may stay beside it), then switch",
+            "the certificate is not taken over. Machines that are out there believe only their old authority: put \
+             `certificates` and `key` into files, and name these in agents.certificate and agents.key. Or give each \
+             machine the new authority first (`muster agent config --format fleetspeak` writes it), then switch",
         );
     }
 }

@@ -43,7 +43,8 @@ fn spec(service: wire::server::ServiceConfig) -> Result<ServiceSpec, ServiceSetu
 
 fn grpc(config: Option<prost_types::Any>) -> Result<ServiceKind, String> {
     const TYPE: &str = "fleetspeak.grpcservice.Config";
-    let any = config.ok_or_else(|| format!("factory GRPC needs config {{ [type.googleapis.com/{TYPE}] {{ … }} }}"))?;
+    let any = config
+        .ok_or_else(|| format!("factory GRPC needs config {{ [type.googleapis.com/{TYPE}] {{ target: … }} }}"))?;
     if any.type_url.rsplit('/').next() != Some(TYPE) {
         return Err(format!("factory GRPC needs a config of type {TYPE}, not {:?}", any.type_url));
     }

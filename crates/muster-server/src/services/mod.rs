@@ -130,3 +130,6 @@ fn set_up(spec: &ServiceSpec, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Service>
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

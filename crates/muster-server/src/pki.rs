@@ -458,3 +458,6 @@ fn can_be_named(name: &str) -> bool {
         Err(_) => rustls_pki_types::DnsName::try_from(name.trim_start_matches("*.")).is_ok(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,6 +157,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 async fn health_watch(health: tonic_health::server::HealthReporter, engine: Engine, stop: CancellationToken) {
     let name = <AdminServer<AdminCalls> as tonic::server::NamedService>::NAME;
     let mut timer = tokio::time::interval(HEALTH_CHECK);
+    let mut shown = ServingStatus::Serving;
     loop {
         let status = tokio::select! {
             () = stop.cancelled() => ServingStatus::NotServing,
@@ -165,10 +166,17 @@ async fn health_watch(health: tonic_health::server::HealthReporter, engine: Engi
                 Err(_) => ServingStatus::NotServing,
             },
         };
-        health.set_service_status("", status).await;
-        health.set_service_status(name, status).await;
+        // Whoever watches is told of changes only.
+        if status != shown {
+            health.set_service_status("", status).await;
+            health.set_service_status(name, status).await;
+            shown = status;
+        }
         if stop.is_cancelled() {
             return std::future::pending().await;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

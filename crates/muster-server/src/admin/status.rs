@@ -60,16 +60,12 @@ pub(super) fn of_operator(error: OperatorError) -> Status {
     }
 }
 
-/// Says what is wrong with a request.
-#[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
+/// Says what is wrong with a request. The form of the text about an id is the original's.
 pub(super) fn of_convert(error: ConvertError) -> Status {
-    let mut text = error.to_string();
-    if let Some(source) = error.source()
-        && !text.contains(&source.to_string())
-    {
-        text = format!("{text}: {source}");
-    }
-    Status::invalid_argument(text)
+    Status::invalid_argument(match error {
+        ConvertError::Id { field, source } => format!("error parsing {field} ({source})"),
+        other => other.to_string(),
+    })
 }
 
 /// Replaces codes of the gRPC library by those that other implementations answer with: a request that is too long is

@@ -1,0 +1,227 @@
+//! Who is let in, to what, and what a stop does.
+
+use super::*;
+use crate::admin::access::{NEEDS, Need};
+use crate::pki::{Certificates, PkiOptions};
+use muster_engine::access::Role;
+use muster_proto::wire::EmptyMessage;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use std::collections::{BTreeMap, BTreeSet};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic_prost::ProstCodec;
+
+/// Every call of a service, by its path.
+fn paths(descriptors: &[u8], service: &str) -> BTreeSet<String> {
+    let set = FileDescriptorSet::decode(descriptors).unwrap();
+    let mut paths = BTreeSet::new();
+    for file in set.file {
+        for found in &file.service {
+            let name = format!("{}.{}", file.package(), found.name());
+            if name == service {
+                paths.extend(found.method.iter().map(|method| format!("/{name}/{}", method.name())));
+            }
+        }
+    }
+    assert!(!paths.is_empty(), "{service} has no calls");
+    paths
+}
+
+#[test]
+fn every_call_of_the_descriptors_stands_in_the_table_and_no_other() {
+    let mut want = paths(wire::DESCRIPTORS, "fleetspeak.server.Admin");
+    assert_eq!(want.len(), 17);
+    want.extend(paths(tonic_health::pb::FILE_DESCRIPTOR_SET, "grpc.health.v1.Health"));
+    want.extend(paths(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, "grpc.reflection.v1.ServerReflection"));
+    want.extend(paths(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET, "grpc.reflection.v1alpha.ServerReflection"));
+    let have: BTreeSet<_> = NEEDS.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(have, want);
+    assert_eq!(have.len(), NEEDS.len());
+}
+
+/// What a call without content is answered, whatever it answers with.
+async fn call(channel: Channel, path: &'static str, token: Option<&str>) -> Code {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let mut request = tonic::Request::new(tokio_stream::once(EmptyMessage::default()));
+    if let Some(token) = token {
+        let value = MetadataValue::try_from(format!("Bearer {token}")).unwrap();
+        request.metadata_mut().insert("authorization", value);
+    }
+    let codec = ProstCodec::<EmptyMessage, EmptyMessage>::default();
+    let answer = grpc.streaming(request, http::uri::PathAndQuery::from_static(path), codec).await;
+    answer.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+#[tokio::test]
+async fn each_call_is_open_to_those_the_table_names_and_nobody_else() {
+    let door = Door::open(AdminOptions { tokens: Tokens::Required, ..options() }).await;
+    let reader = door.token("looker", "reader", None).await;
+    let admin = door.token("chief", "admin", None).await;
+    let lapsed = door.token("former", "admin", Some(NOW)).await;
+    for (path, need) in NEEDS {
+        let mut answers = BTreeMap::new();
+        let callers = [("nobody", None), ("reader", Some(&reader)), ("admin", Some(&admin)), ("lapsed", Some(&lapsed))];
+        for (who, token) in callers {
+            answers.insert(who, call(door.channel(), path, token.map(String::as_str)).await);
+        }
+        let outside = [Code::Unauthenticated, Code::PermissionDenied];
+        let stays_out = |who: &str| outside.contains(&answers[who]);
+        match need {
+            Need::Nothing => assert!(!answers.values().any(|code| outside.contains(code)), "{path}: {answers:?}"),
+            Need::Role(role) => {
+                assert_eq!(answers["nobody"], Code::Unauthenticated, "{path}");
+                assert_eq!(answers["lapsed"], Code::Unauthenticated, "{path}");
+                assert!(!stays_out("admin"), "{path}: {answers:?}");
+                let reader_may = *role == Role::Reader;
+                assert_eq!(answers["reader"] != Code::PermissionDenied, reader_may, "{path}: {answers:?}");
+            }
+        }
+    }
+    assert_eq!(call(door.channel(), "/fleetspeak.server.Admin/Surprise", Some(&admin)).await, Code::Unimplemented);
+    assert_eq!(call(door.channel(), "/other.Service/KeepAlive", None).await, Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn nothing_a_request_says_of_itself_makes_it_somebody() {
+    let door = Door::local().await;
+    let id = door.agent(1).await;
+    let mut request = tonic::Request::new(wire::server::BlacklistClientRequest { client_id: id_bytes(id) });
+    for name in ["x-muster-user", "x-muster-actor", "grpc-metadata-user", "x-forwarded-user"] {
+        request.metadata_mut().insert(name, MetadataValue::from_static("mallory"));
+    }
+    door.client().blacklist_client(request).await.unwrap();
+    let journal = door.journal().await;
+    assert_eq!(journal[0].cause.actor, "local");
+    assert!(!format!("{journal:?}").contains("mallory"));
+}
+
+#[tokio::test]
+async fn a_token_says_who_somebody_is_even_where_none_is_needed() {
+    let door = Door::local().await;
+    let id = door.agent(1).await;
+    let token = door.token("ada", "admin", None).await;
+    let with = |authorization: &str| {
+        let mut request = tonic::Request::new(wire::server::BlacklistClientRequest { client_id: id_bytes(id) });
+        request.metadata_mut().insert("authorization", MetadataValue::try_from(authorization).unwrap());
+        request
+    };
+    door.client().blacklist_client(with(&format!("bearer {token}"))).await.unwrap();
+    assert_eq!(door.journal().await[0].cause.actor, "ada");
+    for wrong in ["Bearer wrong", "Bearer ", "Basic YTpi", "nonsense"] {
+        refused(door.client().blacklist_client(with(wrong)).await, Code::Unauthenticated, "");
+    }
+}
+
+#[tokio::test]
+async fn without_tls_the_door_opens_on_loopback_only() {
+    let public: SocketAddr = "0.0.0.0:9090".parse().unwrap();
+    let error = check_exposure(public, &AdminAccess::Loopback).unwrap_err().to_string();
+    assert!(error.contains("0.0.0.0:9090") && error.contains("127.0.0.1") && error.contains("TLS"), "{error}");
+    for local in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        assert!(check_exposure(local.parse().unwrap(), &AdminAccess::Loopback).is_ok(), "{local}");
+    }
+    let door = Door::local().await;
+    let engine_stop = CancellationToken::new();
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let engine = Engine::new(
+        Arc::clone(&door.store),
+        Outside {
+            clock: Arc::new(Fixed),
+            random: Arc::new(SystemRandom),
+            codec: Arc::new(WireCodec),
+            waker: Arc::new(Nobody),
+        },
+        EngineConfig::default(),
+        Vec::new(),
+    );
+    assert!(matches!(serve(listener, engine, options(), engine_stop).await, Err(AdminError::Exposed(_))));
+}
+
+/// An authority for client certificates.
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn identity(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let certificate = params.signed_by(&key, authority).unwrap();
+    Identity::from_pem(certificate.pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn over_tls_a_certificate_or_a_token_opens_the_door() {
+    // A store of its own gives the server's certificate; the door has another one.
+    let (home, directory) = (Door::local().await, tempfile::tempdir().unwrap());
+    let pki = PkiOptions {
+        data: directory.path().into(),
+        names: Vec::new(),
+        life: crate::pki::CERTIFICATE_LIFE,
+        files: None,
+    };
+    let clock = Arc::new(crate::world::SystemClock);
+    let certificates = Certificates::open(home.store.as_ref(), &pki, clock).await.unwrap();
+    let clients = authority();
+    let client_authority = Some(clients.pem());
+    let access = AdminAccess::Tls { certificate: certificates.slot(), client_authority };
+    let door = Door::open(AdminOptions { access, ..options() }).await;
+    let id = door.agent(1).await;
+    let token = door.token("ada", "reader", None).await;
+
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificates.trust_pem()));
+    let channel = |tls: ClientTlsConfig| {
+        Endpoint::new(format!("https://{}", door.address)).unwrap().tls_config(tls).unwrap().connect_lazy()
+    };
+    let path = "/fleetspeak.server.Admin/KeepAlive";
+    assert_eq!(call(channel(tls.clone()), path, None).await, Code::Unauthenticated);
+    assert_eq!(call(channel(tls.clone()), path, Some(&token)).await, Code::Ok);
+    assert_eq!(call(channel(tls.clone()), "/grpc.health.v1.Health/Check", None).await, Code::Ok);
+
+    let known = tls.clone().identity(identity(&clients, "grace"));
+    let request = wire::server::BlacklistClientRequest { client_id: id_bytes(id) };
+    AdminClient::new(channel(known)).blacklist_client(request.clone()).await.unwrap();
+    assert_eq!(door.journal().await[0].cause.actor, "certificate grace");
+    let foreign = tls.identity(identity(&authority(), "grace"));
+    assert!(AdminClient::new(channel(foreign)).blacklist_client(request).await.is_err());
+    // Without TLS nobody gets anywhere.
+    assert!(door.client().keep_alive(EmptyMessage::default()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_authority_that_is_none_is_refused_at_the_start() {
+    let (home, directory) = (Door::local().await, tempfile::tempdir().unwrap());
+    let life = crate::pki::CERTIFICATE_LIFE;
+    let pki = PkiOptions { data: directory.path().into(), names: Vec::new(), life, files: None };
+    let certificates = Certificates::open(home.store.as_ref(), &pki, Arc::new(Fixed)).await.unwrap();
+    for wrong in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        let access = AdminAccess::Tls { certificate: certificates.slot(), client_authority: Some(wrong.into()) };
+        let door = Door::open(AdminOptions { access, ..options() }).await;
+        assert!(matches!(door.served.await.unwrap(), Err(AdminError::ClientAuthority(_))), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer_and_a_stop_ends_every_call() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let door = Door::local().await;
+    let ask = HealthCheckRequest { service: "fleetspeak.server.Admin".into() };
+    let mut health = HealthClient::new(door.channel());
+    let answer = health.check(ask.clone()).await.unwrap().into_inner();
+    assert_eq!(answer.status, 1);
+    let mut watch = health.watch(ask).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
+    let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    assert_eq!(call(door.channel(), reflection, None).await, Code::Ok);
+
+    let begun = tokio::time::Instant::now();
+    door.stop.cancel();
+    assert_eq!(watch.message().await.unwrap().unwrap().status, 2);
+    door.served.await.unwrap().unwrap();
+    assert!(begun.elapsed() < limits::DRAIN + Duration::from_secs(1), "{:?}", begun.elapsed());
+}

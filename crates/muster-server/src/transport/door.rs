@@ -278,9 +278,10 @@ impl Shared {
         open.increment(1.0);
         let head = if protocol == Protocol::Http2 { HeadGuard::off() } else { HeadGuard::default() };
         let io = TokioIo::new(Watched { io, connection: Arc::clone(&connection), head });
+        // Boxed, so that a connection holds what its protocol needs and not what the larger one does.
         match protocol {
-            Protocol::Http1 => self.http1(io, &connection).await,
-            Protocol::Http2 => self.http2(io, &connection).await,
+            Protocol::Http1 => Box::pin(self.http1(io, &connection)).await,
+            Protocol::Http2 => Box::pin(self.http2(io, &connection)).await,
         }
         open.decrement(1.0);
         self.lock().remove(&number);
@@ -309,7 +310,7 @@ impl Shared {
         let presented = Presented::of(session.peer_certificates()).map_err(io::Error::other)?;
         let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
         let connection = Connection::new(presented, address, peer);
-        Ok(Begun { io: Either::Left(stream), connection, protocol })
+        Ok(Begun { io: Either::Left(Box::new(stream)), connection, protocol })
     }
 
     async fn http1<I>(self: &Arc<Self>, io: TokioIo<I>, connection: &Arc<Connection>)
@@ -378,7 +379,8 @@ impl Shared {
         if hyper::body::Body::is_end_stream(request.body()) {
             connection.head_expect();
         }
-        let (door, answered) = self.route(connection, request).await;
+        // Boxed, because hyper keeps room for this future as long as the connection lives.
+        let (door, answered) = Box::pin(self.route(connection, request)).await;
         let response = answered.unwrap_or_else(Response::from);
         let status = response.status();
         let code = status.as_str().to_owned();
@@ -429,7 +431,8 @@ enum Protocol {
 
 /// A connection on which HTTP can begin.
 struct Begun {
-    io: Either<tokio_rustls::server::TlsStream<Prefixed<Socket>>, Prefixed<Socket>>,
+    /// TLS is boxed, because every layer above it moves what it wraps.
+    io: Either<Box<tokio_rustls::server::TlsStream<Prefixed<Socket>>>, Prefixed<Socket>>,
     connection: Arc<Connection>,
     protocol: Protocol,
 }

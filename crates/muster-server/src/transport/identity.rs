@@ -107,8 +107,9 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, Stri
     }
 }
 
-/// Reads a percent-encoded PEM text that holds exactly one certificate and nothing after it.
-pub(super) fn pem_certificate(text: &str) -> Result<CertificateDer<'static>, String> {
+/// Reads a percent-encoded PEM text that holds exactly one certificate and nothing after it. The error is a reason for
+/// people.
+pub fn pem_certificate(text: &str) -> Result<CertificateDer<'static>, String> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
     let text = percent_encoding::percent_decode_str(text).decode_utf8().map_err(|_| "the certificate is no text")?;
@@ -123,7 +124,8 @@ pub(super) fn pem_certificate(text: &str) -> Result<CertificateDer<'static>, Str
 }
 
 /// Takes the first `Cert` out of an Envoy `x-forwarded-client-cert` header; without one, the whole header is it.
-pub(super) fn xfcc_certificate(value: &str) -> Result<String, String> {
+/// The error is a reason for people.
+pub fn xfcc_certificate(value: &str) -> Result<String, String> {
     let mut rest = value;
     loop {
         let (key, after) = match rest.find(['=', ';', ',']) {

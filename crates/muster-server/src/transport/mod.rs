@@ -17,6 +17,7 @@ mod streaming;
 mod wake;
 
 pub use door::{Door, DoorError, Listener, Options};
+pub use identity::{pem_certificate, xfcc_certificate};
 pub use wake::HttpWaker;
 
 #[cfg(test)]

@@ -182,18 +182,22 @@ impl Stream {
                 Err(answer) => return self.failed(&answer.text),
             };
             self.storing.store(true, Ordering::Relaxed);
-            let (from, data) = match decode(&self.shared, &self.connection, &self.key, record).await {
-                Ok(decoded) => decoded,
-                Err(answer) => return self.failed(&answer.text),
-            };
-            if let Err(refusal) = incoming.record(&from, data).await {
-                return self.failed(&refusal.reason);
+            // Boxed, because a stream that waits needs no room for it.
+            if let Err(reason) = Box::pin(self.take(record, incoming)).await {
+                return self.failed(&reason);
             }
             ack_index += 1;
             let ack = wire::ContactData { ack_index, ..wire::ContactData::default() };
             self.outlet.put(record_bytes(&ack)).await;
             self.storing.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Stores one record. The error is the reason why it was not stored.
+    async fn take(&self, record: Bytes, incoming: &mut StreamIn) -> Result<(), String> {
+        let decoded = decode(&self.shared, &self.connection, &self.key, record).await;
+        let (from, data) = decoded.map_err(|answer| answer.text)?;
+        incoming.record(&from, data).await.map_err(|refusal| refusal.reason)
     }
 
     fn failed(&self, reason: &str) {

@@ -1,0 +1,28 @@
+//! F-03: an inflater keeps its ceilings, whatever it is fed and however that is split.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use muster_proto::inflate::{InflateError, Inflater, STEP_BYTES, deflate};
+
+const BYTES_MAX: usize = 100_000;
+
+fn inflate<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, InflateError> {
+    let mut inflater = Inflater::new(BYTES_MAX as u64);
+    let mut output = Vec::new();
+    for piece in pieces {
+        let result = inflater.all(piece, &mut output);
+        assert!(output.len() <= BYTES_MAX + STEP_BYTES);
+        result?;
+    }
+    inflater.finish().map(|()| output)
+}
+
+fuzz_target!(|input: (u8, Vec<u8>)| {
+    let (size, bytes) = input;
+    let size = usize::from(size).max(1);
+    let whole = inflate(std::iter::once(&bytes[..]));
+    assert_eq!(whole.is_ok(), inflate(bytes.chunks(size)).is_ok());
+    if bytes.len() <= BYTES_MAX {
+        assert_eq!(inflate(deflate(&bytes).chunks(size)), Ok(bytes));
+    }
+});

@@ -11,6 +11,9 @@ pub(crate) mod sqlite;
 pub(crate) mod threads;
 pub(crate) mod value;
 
+#[cfg(test)]
+mod tests;
+
 use crate::StoreError;
 use dialect::Insert;
 use std::borrow::Cow;

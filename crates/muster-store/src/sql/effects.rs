@@ -102,6 +102,7 @@ fn new_row<'a>(sender: &Sender, intake: &'a Intake) -> NewRow<'a> {
         due,
         attempts: 0,
         result: message.result.clone().or(done),
+        keeps_body: intake.effect == Effect::Keep,
         from_blocked: message.from_blocked || sender.state == AgentState::Blocked,
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct NewRow<'a> {
     pub(super) attempts: u32,
     /// What became of it; `None` leaves it pending.
     pub(super) result: Option<MessageResult>,
+    /// Whether its body is kept although there is a result.
+    pub(super) keeps_body: bool,
     /// Whether its sender is blocked.
     pub(super) from_blocked: bool,
 }
@@ -69,7 +71,14 @@ pub(super) struct NewRow<'a> {
 impl<'a> NewRow<'a> {
     /// A message that waits until `due`, unless it brings a result.
     pub(super) fn waiting(message: &'a Message, due: Timestamp) -> Self {
-        Self { message, due, attempts: 0, result: message.result.clone(), from_blocked: message.from_blocked }
+        Self {
+            message,
+            due,
+            attempts: 0,
+            result: message.result.clone(),
+            keeps_body: false,
+            from_blocked: message.from_blocked,
+        }
     }
 
     fn state(&self) -> MessageState {
@@ -84,7 +93,7 @@ impl<'a> NewRow<'a> {
     pub(super) fn write(&'a self, contact: Option<ContactId>, out: &mut Vec<Value<'a>>) {
         let message = self.message;
         let pending = self.result.is_none();
-        let payload = message.payload.as_ref().filter(|_| pending);
+        let payload = message.payload.as_ref().filter(|_| pending || self.keeps_body);
         out.extend([
             Value::from(&message.id),
             Value::from(self.state() as i32),

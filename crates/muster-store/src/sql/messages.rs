@@ -55,7 +55,7 @@ async fn put(tx: &mut Tx, args: &PutArgs) -> Result<Vec<Put>, StoreError> {
     let streams = addressees(tx, args.messages.iter()).await?;
     let due = |message: &Message| match message.destination.agent {
         // At once, also for a claim of the same instant.
-        Some(_) => message.created.minus(Duration::from_nanos(1)).min(args.server_due),
+        Some(_) => message.created.min(args.server_due).minus(Duration::from_nanos(1)),
         None => args.server_due,
     };
     let rows: Vec<_> = args.messages.iter().map(|message| NewRow::waiting(message, due(message))).collect();

@@ -3,6 +3,14 @@
 //! A PostgreSQL that is missing fails the suite; nothing is skipped.
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on fails")]
 
+mod agents;
+mod broadcasts;
+mod cluster;
+mod contacts;
+mod files;
 mod messages;
+mod parity;
 mod postgres;
+mod races;
+mod schema;
 mod stage;

@@ -104,6 +104,14 @@ pub(crate) async fn run<F>(backend: Backend, case: fn(Stage) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    run_with(backend, case).await;
+}
+
+/// Runs a case on an empty database, and removes the database whatever became of the case.
+pub(crate) async fn run_with<F>(backend: Backend, case: impl FnOnce(Stage) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let place = Place::new(backend).await;
     assert_eq!(SqlStore::migrate(&place.url).await.unwrap(), None);
     let stage = Stage { store: open(&place.url).await, url: place.url.clone() };

@@ -198,6 +198,11 @@ impl Engine {
         self.inner.server
     }
 
+    /// When this server started, as other servers see it.
+    pub fn started(&self) -> Timestamp {
+        self.inner.started
+    }
+
     /// Runs everything that happens without a request (dispatch, sweeps for lost wake-ups, broadcasts, retention,
     /// heartbeats) until `stop` resolves, then drains for at most [`muster_core::limits::DRAIN`]. To be called once.
     pub async fn run(&self, stop: CancellationToken) {

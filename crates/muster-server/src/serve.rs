@@ -84,6 +84,15 @@ pub struct Addresses {
     pub cluster: Option<SocketAddr>,
 }
 
+impl std::fmt::Display for Addresses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let doors =
+            [("agents", self.agents), ("operators", self.operators), ("admin", self.admin), ("cluster", self.cluster)];
+        let doors = doors.into_iter().filter_map(|(name, address)| Some(format!("{name} {}", address?)));
+        f.write_str(&doors.collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// Runs a server until SIGTERM or SIGINT; returns once everything that was acknowledged is durable and every door is
 /// closed, [`limits::DRAIN`] later at most. SIGHUP reads certificates anew. The addresses that were bound stand in
 /// `DATA/addresses.json` while it runs.
@@ -191,7 +200,7 @@ impl Server {
         opened.upkeep();
         addresses.operators_url = opened.operators_url(addresses.operators)?;
         setup::addresses_write(&data, &addresses)?;
-        info!(?addresses, "ready");
+        info!("ready: {addresses}");
         let Opened { running, stop, own_certificates, tasks, .. } = opened;
         Ok(Self {
             addresses,
@@ -339,12 +348,7 @@ impl Opened {
     }
 
     /// Lets every door answer.
-    fn doors(
-        &mut self,
-        listeners: Listeners,
-        wake_url: String,
-        shown: Vec<(String, &'static str)>,
-    ) -> Result<(), ServeError> {
+    fn doors(&mut self, listeners: Listeners, wake_url: String, shown: setup::Shown) -> Result<(), ServeError> {
         let tls = Arc::new(crate::tls::agents_config(self.certificates.slot()));
         if let Some(listener) = listeners.agents {
             let step = Step("open the agents' door".into());
@@ -421,7 +425,7 @@ impl Opened {
         Ok(())
     }
 
-    fn rest(&self, wake_url: String, services: Vec<(String, &'static str)>) -> Rest {
+    fn rest(&self, wake_url: String, services: setup::Shown) -> Rest {
         let (dates, names) = (Arc::clone(&self.certificates), Arc::clone(&self.certificates));
         let has_door = self.config.agents.address.address().is_some();
         Rest::new(rest::Parts {
@@ -439,7 +443,7 @@ impl Opened {
                 }),
             },
             trust_pem: self.certificates.trust_pem().to_owned(),
-            started: self.clock.now(),
+            started: self.engine.started(),
             wake_url,
             doctor: Doctor { certificate_names: Arc::new(move || names.present().names) },
             gate: Gate::new(self.config.limits.wrong_tokens_per_minute),

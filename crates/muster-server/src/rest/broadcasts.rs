@@ -77,13 +77,12 @@ async fn find(rest: &Rest, id: BroadcastId) -> Result<BroadcastRow, Failure> {
 }
 
 fn broadcast(rest: &Rest, request: BroadcastRequest) -> Result<Broadcast, Failure> {
-    let id = match request.id.as_deref() {
-        Some(text) => broadcast_id(text)?,
-        None => {
-            let mut id = [0; BroadcastId::BYTES];
-            rest.random.fill(&mut id);
-            BroadcastId::from_bytes(id)
-        }
+    let id = if let Some(text) = request.id.as_deref() {
+        broadcast_id(text)?
+    } else {
+        let mut id = [0; BroadcastId::BYTES];
+        rest.random.fill(&mut id);
+        BroadcastId::from_bytes(id)
     };
     let source = request.source_service.unwrap_or_else(|| request.service.clone());
     let invalid = |error: text::TextError| Failure::invalid(error.to_string());

@@ -154,7 +154,7 @@ async fn answers(rest: &Rest, asked: &Message) -> Result<Vec<MessageId>, Failure
         found.extend(young.filter(is_answer).map(|row| row.message.id));
         match page.last() {
             Some(last) if last.message.created >= asked.created => {
-                before = Some((last.message.created, last.message.id))
+                before = Some((last.message.created, last.message.id));
             }
             _ => break,
         }
@@ -177,13 +177,12 @@ pub(crate) async fn journal(
 
 fn message(rest: &Rest, request: MessageRequest) -> Result<Message, Failure> {
     let now = rest.clock.now();
-    let id = match request.id.as_deref() {
-        Some(text) => message_id(text)?,
-        None => {
-            let mut random = [0; 24];
-            rest.random.fill(&mut random);
-            MessageId::ordered(now, random)
-        }
+    let id = if let Some(text) = request.id.as_deref() {
+        message_id(text)?
+    } else {
+        let mut random = [0; 24];
+        rest.random.fill(&mut random);
+        MessageId::ordered(now, random)
     };
     let source = Address::server(request.source_service.as_deref().unwrap_or(OPERATOR));
     let agent = request.agent.as_deref().map(agent_id).transpose()?;

@@ -84,11 +84,11 @@ pub(super) async fn bind(door: &str, address: SocketAddr) -> Result<TcpListener,
     TcpListener::bind(address).await.map_err(|error| step.failed(error))
 }
 
+/// Names and kinds of services, as operators see them.
+pub(super) type Shown = Vec<(String, &'static str)>;
+
 /// Sets the services up that the configuration and an existing Fleetspeak file name.
-pub(super) fn services(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Vec<Arc<dyn Service>>, Vec<(String, &'static str)>), ServeError> {
+pub(super) fn services(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Vec<Arc<dyn Service>>, Shown), ServeError> {
     let mut specs: Vec<_> = config.services.iter().map(spec).collect();
     if let Some(path) = &config.fleetspeak_services {
         let step = Step(format!("read the services file {}", path.display()));

@@ -80,7 +80,7 @@ async fn each_role_may_what_the_matrix_says_and_nothing_else() {
         write!(matrix, "{method} {path}:").unwrap();
         for token in [None, Some(&nobody), Some(&reader), Some(&live.token)] {
             let request = live.anonymous(method.clone(), &filled(path));
-            let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token));
+            let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
             write!(matrix, " {}", request.send().await.unwrap().status().as_u16()).unwrap();
         }
         matrix.push('\n');
@@ -208,7 +208,7 @@ async fn the_door_speaks_tls_with_its_own_certificate() {
 async fn too_many_headers_are_refused_and_smuggling_ends_the_connection() {
     let live = Live::start().await;
     let address = live.server.addresses().operators.unwrap();
-    let many: String = (0..200).map(|index| format!("x-{index}: 1\r\n")).collect();
+    let many = "x-many: 1\r\n".repeat(200);
     let long = format!("x-long: {}\r\n", "a".repeat(64 * 1024));
     for (head, status) in [
         (format!("GET /healthz HTTP/1.1\r\nhost: a\r\n{many}\r\n"), "431"),

@@ -40,6 +40,9 @@ const RENEWAL_CHECK: Duration = Duration::from_hours(1);
 /// How often old figures are folded away.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// How long a server that failed lets things end: nothing can be acknowledged any more, so there is little to wait for.
+const FAILED_DRAIN: Duration = Duration::from_millis(500);
+
 /// Why a server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {doing}")]
@@ -115,7 +118,8 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
         }
     };
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    server.stop().await;
+    let patience = if ended.is_ok() { limits::DRAIN } else { FAILED_DRAIN };
+    server.stop_within(patience).await;
     ended
 }
 
@@ -255,14 +259,18 @@ impl Server {
     }
 
     /// Closes every door, lets what is under way finish, and returns, after [`limits::DRAIN`] at most.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.stop_within(limits::DRAIN).await;
+    }
+
+    async fn stop_within(mut self, patience: Duration) {
         info!("stopping");
         self.running.store(false, Ordering::Relaxed);
         // Whoever looks for a server now shall not find this one.
         let _ = std::fs::remove_file(self.data.join(ADDRESSES));
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(limits::DRAIN, ended).await.is_err() {
+        if tokio::time::timeout(patience, ended).await.is_err() {
             warn!("not everything ended in time; what was not acknowledged falls due again");
         }
         self.tasks.shutdown().await;

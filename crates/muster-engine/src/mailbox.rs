@@ -3,13 +3,15 @@
 //! Stays true: a message is stored before anybody is told of it; the same message again is accepted again, another one
 //! of the same id is not.
 
-use crate::engine::{Inner, LOCAL, OperatorError};
+use crate::engine::{Chain, Inner, LOCAL, OperatorError};
 use crate::registry::wake;
 use metrics::counter;
 use muster_core::system;
 use muster_core::{AgentId, Cause, Message, MessageId, MessageResult, limits, text};
+use muster_store::StoreError;
 use muster_store::agents::Taken;
 use muster_store::messages::Put;
+use tracing::warn;
 
 impl Inner {
     pub(crate) async fn message_insert(&self, message: Message) -> Result<MessageId, OperatorError> {
@@ -104,15 +106,26 @@ impl Inner {
         Ok(put)
     }
 
+    async fn addressee_wake(&self, id: MessageId) -> Result<(), StoreError> {
+        let rows = self.store.message_get(&[id], false).await?;
+        let Some(agent) = rows.first().and_then(|row| row.message.destination.agent) else {
+            return Ok(());
+        };
+        let known = self.store.agent_get(agent).await?;
+        self.agent_wake(agent, known.map(|agent| agent.streaming_to).as_deref());
+        Ok(())
+    }
+
     pub(crate) async fn message_unpark(&self, id: MessageId, cause: &Cause) -> Result<bool, OperatorError> {
         let now = self.now();
         let unparked = self.store.message_unpark(id, now.plus(self.config.message_life), now, cause).await;
         let unparked = unparked.map_err(|failure| self.operator_error("send a message again", failure))?;
-        let rows = self.store.message_get(&[id], false).await;
-        let rows = rows.map_err(|failure| self.operator_error("look up a message", failure))?;
-        // Streams of other servers find it with their next sweep.
-        if let Some(agent) = rows.first().and_then(|row| row.message.destination.agent) {
-            self.agent_wake(agent, None);
+        if unparked {
+            // It is stored: whatever fails from here on, the next sweep finds it.
+            if let Err(failure) = self.addressee_wake(id).await {
+                self.saw(&failure);
+                warn!(error = %Chain(&failure), message.id = %id, "could not wake the addressee of a message");
+            }
         }
         Ok(unparked)
     }

@@ -29,6 +29,28 @@ async fn a_message_stored_by_one_server_reaches_a_stream_of_another() {
 }
 
 #[tokio::test]
+async fn a_parked_message_that_is_sent_again_by_one_server_reaches_a_stream_of_another() {
+    let world = World::new().await;
+    let (one, other) = (server(&world, "https://one", &[]), server(&world, "https://other", &[]));
+    let running = run(&other);
+    poll(&one, &machine(1)).await;
+    let expires = Some(world.clock.now());
+    let message = muster_core::Message { expires, ..world.message_to(1, machine(1).agent(), "s") };
+    let id = one.message_insert(message).await.unwrap();
+    one.inner.park().await.unwrap();
+    let mut stream = open(&one, 1).await;
+    world.clock.advance(Duration::from_secs(1));
+    assert!(other.message_unpark(id, &cause()).await.unwrap());
+    let call = ("https://one".to_owned(), vec![machine(1).agent()]);
+    until("the other server is woken", || async { lock(&world.network.calls).contains(&call) }).await;
+    // The hand-moved clock stands still: a wake-up of the same instant finds it not due yet.
+    world.clock.advance(Duration::from_nanos(1));
+    one.wake_here(&[machine(1).agent()]);
+    assert_eq!(ids(&messages(&mut stream.outgoing).await), [id]);
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_lost_wake_up_is_found_by_the_sweep() {
     let world = World::new().await;
     world.network.is_cut.store(true, Ordering::SeqCst);

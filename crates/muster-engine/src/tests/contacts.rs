@@ -285,3 +285,13 @@ async fn errors_of_the_store_become_a_refusal_and_a_broken_one_ends_the_server()
     assert_eq!(refusal.code, RefusalCode::Unavailable);
     engine.broken().await;
 }
+
+#[tokio::test]
+async fn an_answer_to_an_operator_stays_readable() {
+    let world = World::new().await;
+    let engine = world.plain();
+    tell(&engine, &machine(1), vec![say(1, "muster", "EchoReply", b"hello")]).await;
+    let row = world.row(MessageId::derive(machine(1).agent(), "agent", &[1])).await;
+    assert_eq!(row.state, MessageState::Done);
+    assert_eq!(row.message.payload.unwrap().value, b"hello");
+}

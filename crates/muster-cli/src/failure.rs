@@ -23,11 +23,13 @@ pub enum Exit {
     Conflict = 6,
     /// The time to wait ran out. What was asked may still happen.
     TimedOut = 7,
+    /// Somebody ended it with Ctrl-C.
+    Interrupted = 130,
 }
 
 impl Exit {
     /// Every code with its meaning, as the manual prints them.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Done, "everything was done"),
         (
             Self::Failed,
@@ -39,6 +41,7 @@ impl Exit {
         (Self::Unreachable, "the server cannot be reached, or is not ready"),
         (Self::Conflict, "it contradicts what is there, such as a name that is taken"),
         (Self::TimedOut, "the time to wait ran out; what was asked may still happen"),
+        (Self::Interrupted, "it was ended with Ctrl-C; what was asked may still happen"),
     ];
 
     /// The number.
@@ -166,10 +169,8 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_codes_is_complete_and_in_order() {
-        for (number, (exit, _)) in Exit::ALL.iter().enumerate() {
-            assert_eq!(usize::from(exit.code()), number);
-        }
+    fn the_codes_are_the_ones_that_scripts_go_by() {
+        assert_eq!(Exit::ALL.map(|(exit, _)| exit.code()), [0, 1, 2, 3, 4, 5, 6, 7, 130]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::services::{self, GrpcSecurity, ServiceSetupError, ServiceSpec};
 use muster_proto::text::{self, TextError};
 use muster_proto::wire::components;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 /// Why a file of Fleetspeak was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +37,19 @@ impl ImportError {
 pub struct Imported {
     /// The configuration. It may still want something, such as the names of proxies.
     pub config: Config,
+    /// Files that the configuration names and that must be written, for their owner only: certificate and key.
+    pub files: Vec<ImportedFile>,
     /// What to look at, each a sentence.
     pub notes: Vec<String>,
+}
+
+/// A file to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedFile {
+    /// Where.
+    pub path: PathBuf,
+    /// What.
+    pub text: String,
 }
 
 fn service(spec: ServiceSpec) -> Service {
@@ -58,15 +70,16 @@ fn service(spec: ServiceSpec) -> Service {
     }
 }
 
-/// Reads both files of a Fleetspeak server.
-pub fn fleetspeak(components_text: &str, services_text: &str) -> Result<Imported, ImportError> {
+/// Reads both files of a Fleetspeak server. The server's certificate and key stand inside the first; they become files
+/// of `directory`.
+pub fn fleetspeak(components_text: &str, services_text: &str, directory: &Path) -> Result<Imported, ImportError> {
     let from: components::Config =
         text::parse("fleetspeak.components.Config", components_text).map_err(ImportError::Components)?;
-    let mut imported = Imported { config: Config::default(), notes: Vec::new() };
+    let mut imported = Imported { config: Config::default(), files: Vec::new(), notes: Vec::new() };
     let found = services::read_fleetspeak(services_text).map_err(ImportError::Services)?;
     imported.config.services = found.services.into_iter().map(service).collect();
     database(&from, &mut imported);
-    agents(&from, &mut imported);
+    agents(&from, directory, &mut imported);
     admin(&from, &mut imported);
     imported.config.enrolment.required_label = from.required_label;
     if from.stats_config.is_some() || from.health_check_config.is_some() {
@@ -108,7 +121,7 @@ fn database(from: &components::Config, imported: &mut Imported) {
     }
 }
 
-fn agents(from: &components::Config, imported: &mut Imported) {
+fn agents(from: &components::Config, directory: &Path, imported: &mut Imported) {
     let Some(https) = &from.https_config else {
         imported.config.agents.address = Listen::Off;
         imported.note("there is no https_config, so the agents' door is off");
@@ -123,11 +136,18 @@ fn agents(from: &components::Config, imported: &mut Imported) {
     if let Some(frontend) = https.frontend_config.as_ref().and_then(|config| config.frontend_mode.as_ref()) {
         frontend_mode(frontend, imported);
     }
-    if !https.certificates.is_empty() {
+    if !https.certificates.is_empty() && !https.key.is_empty() {
+        let mut file = |name: &str, text: &str| {
+            let path = directory.join(name);
+            imported.files.push(ImportedFile { path: path.clone(), text: text.to_owned() });
+            Some(path)
+        };
+        imported.config.agents.certificate = file("agents.pem", &https.certificates);
+        imported.config.agents.key = file("agents.key", &https.key);
         imported.note(
-            "the certificate is not taken over. Machines that are out there believe only their old authority: put \
-             `certificates` and `key` into files, and name these in agents.certificate and agents.key. Or give each \
-             machine the new authority first (`muster agent config --format fleetspeak` writes it), then switch",
+            "the server's certificate is taken over, so that machines trust this server as they did the old one; it is \
+             not renewed by itself. Set agents.authority to the file of the authority that machines trust (its \
+             trusted_cert_file), for new agents",
         );
     }
 }
@@ -191,9 +211,13 @@ mod tests {
         stats_config { address: "localhost:8081" }
     "#;
 
+    fn read(components: &str, services: &str) -> Result<Imported, ImportError> {
+        fleetspeak(components, services, Path::new("/etc/muster"))
+    }
+
     #[test]
     fn services_keep_their_names_targets_and_ceilings() {
-        let services = fleetspeak("", SERVICES).unwrap().config.services;
+        let services = read("", SERVICES).unwrap().config.services;
         assert_eq!((services[0].name.as_str(), services[0].parallelism), ("GRR", 7));
         assert_eq!((services[0].target.as_deref(), services[0].insecure), (Some("localhost:11111"), true));
         assert_eq!((services[1].kind, services[1].parallelism), (ServiceKind::Noop, 100));
@@ -201,15 +225,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_taken_over_is_an_error_that_names_the_file() {
-        let error = fleetspeak("", r#"services { name: "P" factory: "CPS" }"#).unwrap_err();
+        let error = read("", r#"services { name: "P" factory: "CPS" }"#).unwrap_err();
         assert_eq!(error.file(), "the services file");
         assert!(std::error::Error::source(&error).unwrap().to_string().contains("CPS"));
-        assert_eq!(fleetspeak("httpz_config {}", SERVICES).unwrap_err().file(), "the components file");
+        assert_eq!(read("httpz_config {}", SERVICES).unwrap_err().file(), "the components file");
     }
 
     #[test]
     fn both_files_become_a_configuration_and_notes() {
-        let Imported { config, notes } = fleetspeak(COMPONENTS, SERVICES).unwrap();
+        let Imported { config, files, notes } = read(COMPONENTS, SERVICES).unwrap();
+        assert_eq!(config.agents.certificate.as_deref(), Some(Path::new("/etc/muster/agents.pem")));
+        assert_eq!(files[1], ImportedFile { path: "/etc/muster/agents.key".into(), text: "PEM".into() });
         assert_eq!(config.agents.address.to_string(), "0.0.0.0:4443");
         assert_eq!(config.admin.address.to_string(), "127.0.0.1:4444");
         assert_eq!(config.enrolment.required_label, "prod");
@@ -228,7 +254,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let plain = r#"https_config { listen_address: "0.0.0.0:4443" enable_file_server_authorization: true }"#;
-        let config = fleetspeak(plain, SERVICES).unwrap().config;
+        let config = read(plain, SERVICES).unwrap().config;
         let again = Config::from_parts(&config.to_text(), "x", [], &crate::config::Overrides::default()).unwrap();
         assert_eq!(again, config);
     }

@@ -41,8 +41,13 @@ impl ImportArgs {
         let Command::Fleetspeak { components, services, out: path } = self.command;
         let read =
             |path: &Path| std::fs::read_to_string(path).map_err(|error| Failure::local(WHAT, path.display(), &error));
-        let imported = import::fleetspeak(&read(&components)?, &read(&services)?)
+        let absolute = std::path::absolute(&path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
+        let directory = absolute.parent().unwrap_or(Path::new("/"));
+        let imported = import::fleetspeak(&read(&components)?, &read(&services)?, directory)
             .map_err(|error| Failure::new(Exit::Usage, WHAT, muster_cli::failure::chain(&error)).on(error.file()))?;
+        for file in &imported.files {
+            write_new(&file.path, &file.text)?;
+        }
         write_new(&path, &imported.config.to_text())?;
         tell(Output::new(globals.json), &path, &imported)
     }
@@ -66,7 +71,9 @@ fn tell(out: Output, path: &Path, imported: &Imported) -> Result<(), Failure> {
         let path = path.display().to_string();
         return out.json(&serde_json::json!({ "written": path, "notes": imported.notes }));
     }
-    out.line(&format!("{}", path.display()))?;
+    for path in imported.files.iter().map(|file| file.path.as_path()).chain([path]) {
+        out.line(&path.display().to_string())?;
+    }
     for note in &imported.notes {
         out.note(&format!("note: {note}"));
     }

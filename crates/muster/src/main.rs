@@ -32,7 +32,8 @@ First steps:
   muster agent list              the machines it knows
 
 Every flag is also an environment variable: MUSTER_, the commands that lead to it, and its name, unless its help
-names another. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, 6 conflict, 7 timed out.";
+names another. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, 6 conflict, 7 timed out,
+130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -126,13 +127,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev(args) => asking()?.block_on(args.run(&globals)),
         Command::Operator(command) => {
             let context = Context::new(&globals)?;
-            asking()?.block_on(command.run(&context))
+            asking()?.block_on(until_interrupted(command.run(&context)))
         }
         Command::Doctor(args) => {
             let offline = || args.offline(&globals);
             asking()?.block_on(commands::doctor::run(&globals, offline))
         }
-        Command::Backup(args) => asking()?.block_on(args.run(&globals)),
+        Command::Backup(args) => asking()?.block_on(until_interrupted(args.run(&globals))),
         Command::Restore(args) => asking()?.block_on(args.run(&globals)),
         Command::Db(args) => asking()?.block_on(args.run(&globals)),
         Command::Config(args) => args.run(&globals),
@@ -169,6 +170,16 @@ fn serving() -> Result<tokio::runtime::Runtime, Failure> {
 /// The runtime of a command that waits for others: one thread starts at once.
 fn asking() -> Result<tokio::runtime::Runtime, Failure> {
     started(tokio::runtime::Builder::new_current_thread().enable_all().build())
+}
+
+/// Lets Ctrl-C end a command in order, so that half a file is not left behind.
+async fn until_interrupted(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        result = command => result,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            Err(Failure::new(Exit::Interrupted, "interrupted", "what was asked of the server may still happen"))
+        }
+    }
 }
 
 fn started(runtime: std::io::Result<tokio::runtime::Runtime>) -> Result<tokio::runtime::Runtime, Failure> {

@@ -1,5 +1,7 @@
 //! The program as people and scripts meet it: a real server, real commands, their output and exit codes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -230,6 +232,47 @@ fn a_message_to_a_service_is_taken_and_shown() {
     assert_eq!(server.json(&["message", "list", "--service", "Sink"])["items"].as_array().unwrap().len(), 2);
     assert!(server.text(&["message", "show", &id[..24]]).contains("Sink"));
     assert!(server.text(&["message", "list", "--limit", "1"]).lines().count() == 2);
+}
+
+#[test]
+fn a_wait_that_runs_out_has_its_own_exit_code() {
+    let server = Server::start();
+    let args = ["message", "send", "server", "--service", "Sink", "--answer", "--wait-max", "200ms", "hello"];
+    let (exit, said) = server.fails(&args);
+    assert_eq!(exit, 7, "{said}");
+    assert!(said.contains("no answer came") && said.contains("--wait-max"), "{said}");
+}
+
+#[test]
+fn dev_starts_everything_and_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let mut dev = muster();
+    dev.env("HOME", home.path()).env_remove("XDG_STATE_HOME").env("TMPDIR", home.path());
+    let output = dev.args(["dev", "--no-agent", "--once", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(told["url"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{told}");
+    assert!(!Path::new(told["data"].as_str().unwrap()).exists());
+    assert!(!home.path().join(".local/state/muster/dev").exists());
+}
+
+#[test]
+fn a_services_file_and_components_become_a_configuration_that_is_not_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let components =
+        in_directory(here, "components", b"https_config { listen_address: \":4443\" certificates: \"C\" key: \"K\" }");
+    let services = in_directory(here, "services", b"services { name: \"Sink\" factory: \"NOOP\" }");
+    let out = here.join("muster.toml").display().to_string();
+    let run = || {
+        let args = ["import", "fleetspeak", "--components", &components, "--services", &services, "--out", &out];
+        muster().args(args).output().unwrap()
+    };
+    let first = run();
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    assert!(muster().args(["config", "check", "--config", &out]).status().unwrap().success());
+    assert_eq!(std::fs::read_to_string(here.join("agents.key")).unwrap(), "K");
+    assert_eq!(failed(&run()).0, 6);
 }
 
 #[test]

@@ -159,9 +159,14 @@ async fn health_watch(health: tonic_health::server::HealthReporter, engine: Engi
     let mut timer = tokio::time::interval(HEALTH_CHECK);
     let mut shown = ServingStatus::Serving;
     loop {
+        // A stop is noticed while the database is asked, too.
+        let asked = async {
+            timer.tick().await;
+            engine.store().ping().await
+        };
         let status = tokio::select! {
-            () = stop.cancelled() => ServingStatus::NotServing,
-            _ = timer.tick() => match engine.store().ping().await {
+            () = stop.cancelled() => break,
+            answer = asked => match answer {
                 Ok(()) => ServingStatus::Serving,
                 Err(_) => ServingStatus::NotServing,
             },
@@ -172,10 +177,10 @@ async fn health_watch(health: tonic_health::server::HealthReporter, engine: Engi
             health.set_service_status(name, status).await;
             shown = status;
         }
-        if stop.is_cancelled() {
-            return std::future::pending().await;
-        }
     }
+    health.set_service_status("", ServingStatus::NotServing).await;
+    health.set_service_status(name, ServingStatus::NotServing).await;
+    std::future::pending().await
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use crate::config::Config;
 use crate::keys::{self, Identity};
 use crate::pinned::{PinnedVerifier, Revoked, read_pins};
 use crate::services::read_definitions;
+use crate::state::StateFile;
 use muster_core::{Clock, Timestamp};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 /// Below this the disk is called full.
@@ -179,6 +180,12 @@ fn look_at_certificate(what: &'static str, certificate: &CertificateDer<'_>, now
     }
 }
 
+/// What servers named as revoked so far.
+fn revoked(directory: &Path) -> Revoked {
+    let state = StateFile::open(&directory.join("state.json"));
+    Arc::new(RwLock::new(state.map(|state| state.revoked()).unwrap_or_default()))
+}
+
 async fn look_at_servers(
     config: &Config,
     pins: Vec<CertificateDer<'static>>,
@@ -186,7 +193,7 @@ async fn look_at_servers(
     clock: Arc<dyn Clock>,
 ) -> Vec<Finding> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let verifier = match PinnedVerifier::new(pins, &provider, Revoked::default()) {
+    let verifier = match PinnedVerifier::new(pins, &provider, revoked(&config.state_dir)) {
         Ok(verifier) => verifier,
         Err(error) => return vec![finding("trusted", Verdict::Bad, Chain(&error).to_string())],
     };

@@ -379,7 +379,9 @@ impl Delivery {
     /// The message failed for good, for a reason that is told to its sender.
     pub(crate) async fn fail(mut self, reason: &str) {
         self.settled = true;
-        tracing::warn!(service = self.service, message.id = %hex::encode(&self.message.message_id), "{reason}");
+        // The reason is for the sender; it may have words of a command's output, which are not for logs.
+        let id = hex::encode(&self.message.message_id);
+        tracing::warn!(service = self.service, message.id = id, "message {id} failed for good, its sender is told why");
         self.hub.note_finished(self.key);
         self.hub.settle(&self.service, &self.key);
         self.hub.send_or_count(error_mail(&self.message.message_id, reason)).await;

@@ -196,10 +196,11 @@ impl Link {
         }
     }
 
-    /// Asks for the list of revoked certificates when it is time. A server without one is no failure.
-    async fn fetch_revoked(&self, connection: &mut Connection, due: &mut Instant) -> Result<(), ContactError> {
+    /// Asks for the list of revoked certificates when it is time. A server without one is no failure. Returns whether
+    /// something new is revoked: then this very connection may be to a server that is not believed any more.
+    async fn fetch_revoked(&self, connection: &mut Connection, due: &mut Instant) -> Result<bool, ContactError> {
         if Instant::now() < *due {
-            return Ok(());
+            return Ok(false);
         }
         let server = connection.server().to_owned();
         let request = connection.request(http::Method::GET, "/files/system/RevokedCertificates", Body::empty());
@@ -215,16 +216,17 @@ impl Link {
         *due = Instant::now() + REVOKED_EVERY;
         if !status.is_success() {
             tracing::debug!(%status, "the server has no list of revoked certificates");
-            return Ok(());
+            return Ok(false);
         }
         let list = wire::RevokedCertificateList::decode(body)
             .map_err(|error| ContactError::Unreadable { server, reason: error.to_string() })?;
         let new: Vec<Vec<u8>> = list.serials.iter().map(|serial| significant(serial).to_vec()).collect();
-        if self.state.revoke(&new) {
+        let grew = self.state.revoke(&new);
+        if grew {
             tracing::warn!(count = new.len(), "the server named revoked certificates; they are not believed any more");
             self.revoked.write().unwrap_or_else(PoisonError::into_inner).extend(new);
         }
-        Ok(())
+        Ok(grew)
     }
 
     /// Takes what a contact brought.

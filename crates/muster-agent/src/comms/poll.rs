@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 /// Bytes of messages in one poll.
 const POLL_BYTES_MAX: usize = 15 * 1024 * 1024;
-/// How long one poll may take.
-const POLL_MAX: Duration = Duration::from_mins(5);
+/// How long one poll may take: a little longer than the five minutes that the original gives it.
+const POLL_MAX: Duration = Duration::from_secs(330);
 /// How long a connection is kept for the next poll; the original's server closes after 30 s.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
@@ -113,7 +113,11 @@ async fn poll(
             None => kept.insert(link.dialer.dial(identity).await.map_err(ContactError::Dial)?),
         };
         let result = match link.fetch_revoked(connection, revoked_due).await {
-            Ok(()) => exchange(link, connection, &contact).await,
+            Ok(false) => exchange(link, connection, &contact).await,
+            Ok(true) => {
+                *kept = None;
+                continue;
+            }
             Err(error) => Err(error),
         };
         match result {

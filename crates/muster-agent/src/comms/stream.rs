@@ -30,8 +30,9 @@ const GATHER: Duration = Duration::from_millis(10);
 const RECORD_BYTES_MAX: usize = 7 * 1024 * 1024 + 512 * 1024;
 /// Records that may wait for their acknowledgement.
 const UNACKNOWLEDGED_MAX: usize = 8;
-/// How long the first answer, or an acknowledgement, may take.
-const ANSWER_MAX: Duration = Duration::from_mins(1);
+/// How long the first answer, or an acknowledgement, may take. The original gives a contact five minutes, and uses them
+/// when the service behind it is slow; a connection that is dead is noticed sooner, by TCP.
+const ANSWER_MAX: Duration = Duration::from_secs(330);
 /// How long a stream lives when the server does not end it (as the original: 12 min).
 const LIFE_MAX: Duration = Duration::from_mins(12);
 /// How long the end of a stream may take.

@@ -23,10 +23,13 @@ impl AgentProcess {
         } else {
             format!("trusted_certs = '''{}'''\n", fleet.authority_pem())
         };
+        let servers = match settings.contains("servers") {
+            true => String::new(),
+            false => format!("servers = [\"{}\"]\n", fleet.address),
+        };
         let config = format!(
-            "servers = [\"{}\"]\nstate_dir = \"state\"\nfailure_delay_min = \"100ms\"\nfailure_delay_max = \"200ms\"\n\
-             poll_max = \"1s\"\nbuffer_max = \"100ms\"\nlog_level = \"debug\"\n{trusted}{settings}\n",
-            fleet.address
+            "{servers}state_dir = \"state\"\nfailure_delay_min = \"100ms\"\nfailure_delay_max = \"200ms\"\n\
+             poll_max = \"1s\"\nbuffer_max = \"100ms\"\nlog_level = \"debug\"\n{trusted}{settings}\n"
         );
         std::fs::write(directory.path().join("config.toml"), config).unwrap();
         Self { directory, child: None }
@@ -63,9 +66,29 @@ impl AgentProcess {
 
     /// Asks the program to end, and returns its exit code.
     pub(crate) async fn stop(&mut self) -> Option<i32> {
-        let pid = self.child.as_ref().unwrap().id().unwrap();
-        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.ended().await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().unwrap().id().unwrap();
+        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    /// Waits until the agent's state file has this text in it.
+    pub(crate) async fn wait_for_state(&self, text: &str) {
+        let path = self.directory.path().join("state/state.json");
+        let waiting = async {
+            while !std::fs::read_to_string(&path).unwrap_or_default().contains(text) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(CEILING, waiting).await.expect("the state never came");
+    }
+
+    /// The directory of its configuration.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     /// Waits for the program to end.

@@ -26,6 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 
+/// The serial number of the server's certificate.
+const SERIAL: u8 = 0xd7;
+
 /// What is special about a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -38,6 +41,8 @@ pub(crate) enum Kind {
     NeverAcknowledges,
     /// Ends the first stream right after its first record.
     EndsStreams,
+    /// Names its own certificate as revoked.
+    RevokesItself,
 }
 
 /// A message with its sender.
@@ -61,6 +66,10 @@ pub(crate) struct Seen {
     pub(crate) acknowledged: BTreeSet<Bytes>,
     pub(crate) acknowledged_by: BTreeMap<Bytes, AgentId>,
     pub(crate) agents: BTreeSet<AgentId>,
+    /// Labels of the last contact.
+    pub(crate) labels: Vec<String>,
+    /// How often the list of revoked certificates was asked for.
+    pub(crate) revoked_asked: u32,
     pub(crate) streams: u32,
     pub(crate) http2: bool,
     pub(crate) deflated: bool,
@@ -216,7 +225,13 @@ async fn answer(shared: Arc<Shared>, agent: AgentId, request: Request<Incoming>)
             plain(StatusCode::BAD_REQUEST, "this would never be answered\n")
         }
         "/streaming-message" => stream(shared, agent, request.into_body(), deflated).await,
-        "/files/system/RevokedCertificates" => plain(StatusCode::OK, Bytes::new()),
+        "/files/system/RevokedCertificates" => {
+            shared.seen().revoked_asked += 1;
+            shared.changed.notify_waiters();
+            let revokes = shared.kind == Kind::RevokesItself;
+            let serials = if revokes { vec![Bytes::from_static(&[0, SERIAL])] } else { Vec::new() };
+            plain(StatusCode::OK, wire::RevokedCertificateList { serials }.encode_to_vec())
+        }
         _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
@@ -234,6 +249,7 @@ fn take(shared: &Shared, agent: AgentId, wrapped: Bytes) -> BTreeMap<String, u64
     assert!(contact.messages.len() <= 100 && contact.client_clock.is_some());
     let mut seen = shared.seen();
     seen.agents.insert(agent);
+    seen.labels = wrapped.client_labels;
     for message in contact.messages {
         assert_eq!(message.source_message_id.len(), 16);
         if message.message_type == system::MESSAGE_ACK {
@@ -370,6 +386,7 @@ fn tls(kind: Kind) -> (String, rustls::ServerConfig) {
     params.distinguished_name.push(rcgen::DnType::CommonName, "Test CA");
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.serial_number = Some(u64::from(SERIAL).into());
     if kind == Kind::OddCertificate {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];

@@ -194,3 +194,81 @@ async fn two_agents_never_share_a_directory() {
     let (code, _) = agent.output(&["run"]).await;
     assert_eq!(code, Some(1));
 }
+
+#[tokio::test]
+async fn a_server_that_is_revoked_gets_nothing_in_either_mode() {
+    for mode in ["stream", "poll"] {
+        let fleet = Fleet::start(Kind::RevokesItself).await;
+        let mut agent = AgentProcess::start(&fleet, &format!("mode = {mode:?}"));
+        agent.wait_for_state("d7").await;
+        // It ends in order, and whatever it would have said by then was not said.
+        assert_eq!(agent.stop().await, Some(0));
+        let (code, findings) = agent.output(&["doctor"]).await;
+        assert!(code == Some(1) && findings.to_lowercase().contains("revoked"), "{findings}");
+        assert!(fleet.seen().agents.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_token_is_claimed_and_never_written_anywhere_else() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let agent = AgentProcess::start(&fleet, "enrol_token = \"hunter2\"");
+    let info = fleet.wait_for(system::CLIENT_INFO).await;
+    assert!(fleet.seen().labels.contains(&format!("{}hunter2", system::ENROL_TOKEN_PREFIX)));
+    assert!(!String::from_utf8_lossy(info.body()).contains("hunter2"));
+    let (_, shown) = agent.output(&["config", "show"]).await;
+    assert!(shown.contains("enrol_token") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[tokio::test]
+async fn services_follow_the_directory_when_the_agent_is_told_to_look_again() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let agent = AgentProcess::prepare(&fleet, "services_dir = \"services\"");
+    let directory = agent.directory().join("services");
+    std::fs::create_dir(&directory).unwrap();
+    let mut agent = agent;
+    agent.restart();
+    fleet.wait_for(system::CLIENT_INFO).await;
+    std::fs::write(directory.join("new"), "name: \"newcomer\" factory: \"NOOP\"").unwrap();
+    agent.signal(rustix::process::Signal::HUP);
+    let names_it = |seen: &fleet::Received| {
+        let info = wire::ClientInfoData::decode(&seen.body()[..]).unwrap_or_default();
+        info.services.iter().any(|service| service.name == "newcomer")
+    };
+    let is_info = |seen: &&fleet::Received| seen.message.message_type == system::CLIENT_INFO;
+    fleet.wait_until(|seen| seen.messages.iter().filter(is_info).any(names_it)).await;
+    let asked = fleet.send("newcomer", "anything", None);
+    fleet.wait_until(|seen| seen.acknowledged.contains(&asked)).await;
+}
+
+#[tokio::test]
+async fn the_next_server_is_tried_when_the_first_is_not_there() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _agent = AgentProcess::start(&fleet, &format!("servers = [\"{nobody}\", \"{}\"]", fleet.address));
+    fleet.wait_for(system::FACTS).await;
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_to_connect() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = format!("proxy = \"http://{}\"", listener.local_addr().unwrap());
+    let _agent = AgentProcess::start(&fleet, &settings);
+    let (mut inside, _) = listener.accept().await.unwrap();
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        asked.push(tokio::io::AsyncReadExt::read_u8(&mut inside).await.unwrap());
+    }
+    let asked = String::from_utf8(asked).unwrap();
+    assert!(asked.starts_with(&format!("CONNECT {} HTTP/1.1\r\n", fleet.address)), "{asked}");
+    let mut outside = tokio::net::TcpStream::connect(&fleet.address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut inside, b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    // Only this one connection is carried: the list of revoked certificates is asked for over it.
+    let carried = tokio::io::copy_bidirectional(&mut inside, &mut outside);
+    tokio::select! {
+        _ = carried => {}
+        () = fleet.wait_until(|seen| seen.revoked_asked > 0) => {}
+    }
+    assert_eq!(fleet.seen().revoked_asked, 1);
+}

@@ -65,23 +65,26 @@ pub fn daemon_service(name: &str, argv: &[String]) -> (String, String) {
 }
 
 impl Client {
-    /// Makes a configuration with `muster agent config --format fleetspeak`, adds the mode and the services, starts.
+    /// Makes a configuration with `muster agent config --format fleetspeak`, shortens its pauses, adds the services,
+    /// starts.
     pub fn start(server: &Server, directory: &Path, mode: Mode, services: &[(String, String)]) -> Result<Self> {
         let (address, out) = (server.addresses.agents.to_string(), directory.display().to_string());
-        server.muster(&["agent", "config", "--format", "fleetspeak", "--server", &address, "--out", &out])?;
+        let mut args = vec!["agent", "config", "--format", "fleetspeak", "--server", &address, "--out", &out];
+        args.extend((!mode.streaming).then_some("--polling"));
+        args.extend(["--compression", if mode.deflate { "deflate" } else { "none" }]);
+        args.extend(mode.http2.then_some("--http2"));
+        server.muster(&args)?;
         let config = directory.join("config.textproto");
         let text = std::fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
-        let kept = text.lines().filter(|line| !line.starts_with("streaming"));
-        let streaming = format!("streaming: {}\n", mode.streaming);
-        let text = kept.chain([&*streaming]).collect::<Vec<_>>().join("\n");
-        std::fs::write(&config, &text)?;
         let quoted = text.lines().find_map(|line| line.trim().strip_prefix("configuration_directory:"));
         let home = PathBuf::from(quoted.context("the configuration names no directory")?.trim().trim_matches('"'));
-        let compression = if mode.deflate { "COMPRESSION_DEFLATE" } else { "COMPRESSION_NONE" };
         // The shortest pauses the client knows, so that a test does not wait for a fleet's politeness.
-        let pace = "max_poll_delay_seconds: 2\nmax_buffer_delay_seconds: 1\nmin_failure_delay_seconds: 1\n";
-        let pace = format!("{pace}compression: {compression}\nprefer_http2: {}\n", mode.http2);
-        std::fs::write(home.join("communicator.txt"), pace)?;
+        let pace = ["max_poll_delay_seconds: 2", "max_buffer_delay_seconds: 1", "min_failure_delay_seconds: 1"];
+        let keys = pace.map(|line| line.split(':').next().unwrap_or_default());
+        let communicator = home.join("communicator.txt");
+        let written = std::fs::read_to_string(&communicator).unwrap_or_default();
+        let kept = written.lines().filter(|line| !keys.iter().any(|key| line.trim().starts_with(key)));
+        std::fs::write(&communicator, kept.chain(pace).collect::<Vec<_>>().join("\n"))?;
         std::fs::create_dir_all(home.join("textservices"))?;
         std::fs::create_dir_all(home.join("services"))?;
         for (name, text) in services {

@@ -1,3 +1,12 @@
 //! Tests with real processes: servers, agents, databases, and the original's own programs.
 //!
 //! One binary on purpose: every further one would link everything again. Each module is one promise to users.
+
+mod agent;
+mod bad_input;
+mod cluster;
+mod command_line;
+mod operations;
+mod original;
+mod restart;
+mod scene;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Which room stands on which. An edge that is not here is forbidden; one that is here and not used is a mistake too.
 const EDGES: &[(&str, &[&str])] = &[
-    ("muster", &["muster-cli", "muster-server"]),
+    ("muster", &["muster-api", "muster-cli", "muster-server"]),
     ("muster-agent", &["muster-core", "muster-proto"]),
     ("muster-api", &[]),
     ("muster-cli", &["muster-api", "muster-core"]),
@@ -139,7 +139,8 @@ fn every_edge_is_used() {
 #[test]
 fn fenced_crates_stay_behind_their_fence() {
     for (name, (_, manifest)) in manifests() {
-        let have = dependencies(&manifest, &["dependencies", "build-dependencies", "dev-dependencies"]);
+        // Tests may name more: a command line is tested against a small server of its own.
+        let have = dependencies(&manifest, &["dependencies", "build-dependencies"]);
         for (fenced, may) in FENCED {
             let allowed = may.contains(&name.as_str());
             assert!(!have.contains(*fenced) || allowed, "{name} may not depend on {fenced}; only {may:?} may");
@@ -190,14 +191,17 @@ fn forbidden_words_do_not_occur() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+fn is_test(file: &str) -> bool {
+    file.contains("/tests/") || file.ends_with("/tests.rs") || file.ends_with("_tests.rs")
+}
+
 #[test]
 fn files_are_short() {
     let mut faults = Vec::new();
     let mut used = BTreeSet::new();
     for (file, text) in sources() {
-        let is_test = file.contains("/tests/") || file.ends_with("/tests.rs") || file.ends_with("_tests.rs");
         let production = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
-        if is_test || production <= FILE_LINES_MAX {
+        if is_test(&file) || production <= FILE_LINES_MAX {
             continue;
         }
         if LONG_FILES.iter().any(|(name, _)| *name == file) {
@@ -218,8 +222,10 @@ fn files_are_short() {
 #[test]
 fn every_source_says_what_it_is_for() {
     let opens = |text: &str| text.starts_with("//!") || text.starts_with("#![");
-    // Generated code has no opening, and lies in the build's output.
-    let silent: Vec<String> = sources().into_iter().filter(|(_, text)| !opens(text)).map(|(file, _)| file).collect();
+    // Generated code has no opening, and lies in the build's output; a module of tests is told by what it tests.
+    let mut sources = sources();
+    sources.retain(|(file, text)| !opens(text) && !is_test(file));
+    let silent: Vec<String> = sources.into_iter().map(|(file, _)| file).collect();
     assert!(silent.is_empty(), "these files do not open with what they are for (//!):\n{}", silent.join("\n"));
 }
 

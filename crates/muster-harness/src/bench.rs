@@ -60,7 +60,9 @@ enum Better {
 const JOBS: &[Job] = &[
     Job { name: "start-to-ready", unit: "ms", better: Better::Less, goal: "≤ 1000 ms" },
     Job { name: "resident-after-start", unit: "MiB", better: Better::Less, goal: "≤ 40 MiB" },
-    Job { name: "contacts-of-100", unit: "messages/s", better: Better::More, goal: "≥ 10x SQLite, ≥ 5x PostgreSQL" },
+    Job {
+        name: "contacts-of-100", unit: "messages/s", better: Better::More, goal: "≥ 10x SQLite, ≥ 5x PostgreSQL"
+    },
     Job { name: "contacts-of-1", unit: "contacts/s", better: Better::More, goal: "≥ 8x SQLite" },
     Job { name: "insert-message", unit: "calls/s", better: Better::More, goal: "≥ 6x" },
     Job { name: "down-one-stream", unit: "messages/s", better: Better::More, goal: "≥ 20x" },

@@ -81,7 +81,7 @@ pub(super) async fn inserts(target: &Target, callers: usize, time: Duration) -> 
         tasks.spawn(async move {
             let mut count = 0;
             while began.elapsed() < time {
-                admin.insert(to_agent(&identity.id, rand::random())).await?;
+                admin.insert(to_agent(identity.id, rand::random())).await?;
                 count += 1;
             }
             Ok(count)
@@ -91,7 +91,7 @@ pub(super) async fn inserts(target: &Target, callers: usize, time: Duration) -> 
     Ok(rate(total, began.elapsed()))
 }
 
-fn to_agent(id: &muster_core::AgentId, message_id: [u8; 32]) -> Message {
+fn to_agent(id: muster_core::AgentId, message_id: [u8; 32]) -> Message {
     let destination = Address { client_id: id.as_bytes().to_vec(), service_name: SERVICE.to_owned() };
     let made = Message { destination: Some(destination), message_id: message_id.to_vec(), ..message(0) };
     Message { source_message_id: Vec::new(), ..made }
@@ -123,7 +123,7 @@ pub(super) async fn down_one_stream(target: &Target, count: u64) -> Result<f64> 
         let mut admin = Admin::connect(&target.admin()).await?;
         inserting.spawn(async move {
             for _ in 0..count / 8 {
-                admin.insert(to_agent(&id, rand::random())).await?;
+                admin.insert(to_agent(id, rand::random())).await?;
             }
             Ok(count / 8)
         });
@@ -183,7 +183,8 @@ pub(super) async fn request_to_answer(target: &Target, part: f64) -> Result<Opti
     let home = directory.path().join(format!("agent-{part}"));
     let _agent = Agent::start(server, &home)?;
     let id = enrolled(server, &known, CEILING).await?;
-    wait::until_true("the agent's stream", CEILING, async || Ok(server.rest.agent(&id).await?.summary.streaming)).await?;
+    wait::until_true("the agent's stream", CEILING, async || Ok(server.rest.agent(&id).await?.summary.streaming))
+        .await?;
     let mut times = Vec::with_capacity(REQUESTS);
     for _ in 0..REQUESTS {
         let sent = Instant::now();
@@ -198,7 +199,12 @@ pub(super) async fn request_to_answer(target: &Target, part: f64) -> Result<Opti
         times.push(sent.elapsed().as_secs_f64() * 1000.0);
     }
     times.sort_unstable_by(f64::total_cmp);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "300 times")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "300 times"
+    )]
     let at = ((times.len() as f64 * part) as usize).min(times.len() - 1);
     Ok(Some(times[at]))
 }

@@ -1,7 +1,7 @@
 //! What all fault runs on servers share: servers, load, an operator who sends commands, and the check at the end.
 
 use super::{Backend, Load};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use muster_api::agents::UsageRow;
 use muster_api::messages::MessageRow;
 use muster_core::{AgentId, MessageId};
@@ -81,7 +81,8 @@ impl Rig {
         let all = load.polling + load.streaming;
         wait::until_true("every agent to be in contact", CONNECT_CEILING, async || {
             let connected = swarm.connected();
-            if connected < all { bail!("{connected} of {all} are") } else { Ok(true) }
+            ensure!(connected >= all, "{connected} of {all} are");
+            Ok(true)
         })
         .await?;
         let mut rig = Self {

@@ -3,6 +3,7 @@
 use super::rig::{self, Rig};
 use super::{Backend, Load, Score};
 use anyhow::Result;
+use muster_harness::ledger::Findings;
 use rand::RngExt as _;
 use serde_json::json;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub(super) async fn run(backend: Backend, load: Load) -> Result<Score> {
             "after_ms": after, "victim": victim, "ready_again_ms": recovery, "sent": sent, "acked": acked, "error": error,
         });
         rig::report(kind, cycle, &figures, findings);
-        let sound = checked.as_ref().map(|result| result.as_ref().is_ok_and(|findings| findings.sound()));
+        let sound = checked.as_ref().map(|result| result.as_ref().is_ok_and(Findings::sound));
         score.cycle(back.is_ok(), sound);
     }
     recoveries.sort_unstable();

@@ -66,17 +66,16 @@ async fn a_stop_drains_two_hundred_streams_within_three_seconds() {
     let ledger = Arc::new(Ledger::create(&directory.path().join("ledger")).unwrap());
     let doors = vec![server.addresses.agents];
     let plan = Plan { polling: 0, streaming: 200, doors, batch: 1, pace: Duration::from_millis(500) };
-    let swarm = Swarm::start(plan, Arc::clone(&ledger)).unwrap();
+    let mut swarm = Swarm::start(plan, Arc::clone(&ledger)).unwrap();
     wait::until_true("200 streams", Duration::from_secs(60), async || Ok(swarm.connected() == 200)).await.unwrap();
-    let asked = Instant::now();
+    let told = Instant::now();
     server.process.terminate().unwrap();
-    let status = server.process.wait(CEILING).await.unwrap();
-    let took = asked.elapsed();
-    assert!(status.success(), "{status}: {}", server.process.log_tail());
+    let exit = server.process.wait(CEILING).await.unwrap();
+    let took = told.elapsed();
+    assert!(exit.success(), "{exit}: {}", server.process.log_tail());
     assert!(took < STOP_CEILING, "the stop took {took:?}");
     // Every record that was acknowledged before the end is there, and nothing twice.
     server.restart().await.unwrap();
-    let mut swarm = swarm;
     swarm.drain(Duration::from_secs(60)).await.unwrap();
     let (sent, acked) = ledger.progress();
     assert_eq!(sent, acked);

@@ -32,7 +32,7 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let spool = directory.path().join("out");
         std::fs::create_dir(&spool).unwrap();
-        let config = format!("[[services]]\nname = \"out\"\nkind = \"spool\"\ndirectory = {spool:?}\n");
+        let config = format!("[[services]]\nname = \"out\"\nkind = \"spool\"\ndirectory = \"{}\"\n", spool.display());
         let services = format!("services {{ name: \"sink\" factory: \"NOOP\" }}\n{services}");
         let setup = Setup::new(directory.path().join("server")).config(config).services(services);
         Self { server: setup.start().await.unwrap(), directory }

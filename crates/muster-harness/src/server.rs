@@ -70,7 +70,8 @@ impl Setup {
 
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Result<Server> {
-        std::fs::create_dir_all(&self.data).with_context(|| format!("creating {}", self.data.display()))?;
+        let beside = self.beside();
+        std::fs::create_dir_all(&beside).with_context(|| format!("creating {}", beside.display()))?;
         let ready = self.data.join("addresses.json");
         // What a killed server left behind would be taken for the new one's.
         let _ = std::fs::remove_file(&ready);
@@ -91,8 +92,8 @@ impl Setup {
     fn program(&self) -> Result<Program> {
         let muster = programs::program("muster")?;
         let mut program = match &self.wrapper[..] {
-            [] => Program::new("muster", muster, &self.data),
-            [wrapper, args @ ..] => Program::new("muster", wrapper, &self.data).args(args).args([muster]),
+            [] => Program::new("muster", muster, &self.beside()),
+            [wrapper, args @ ..] => Program::new("muster", wrapper, &self.beside()).args(args).args([muster]),
         };
         let free = || SocketAddr::from(([127, 0, 0, 1], 0));
         let at =
@@ -117,8 +118,13 @@ impl Setup {
         Ok(program)
     }
 
+    /// Where its log and configuration lie: beside its data, because a server wants a directory of its own.
+    fn beside(&self) -> PathBuf {
+        self.data.with_extension("beside")
+    }
+
     fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.data.join(name);
+        let path = self.beside().join(name);
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }

@@ -60,9 +60,10 @@ pub(crate) fn original() -> Result<()> {
     }
     let wanted =
         ["fleetspeak", "fleetspeak-client-bin", "fleetspeak-server-bin"].map(|name| format!("{name}=={ORIGINAL}"));
+    // The connectors need the last two without saying so.
     again(|| {
         let mut pip = Command::new(root.join("bin/pip"));
-        pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(&wanted).arg("grpcio");
+        pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(&wanted).args(["grpcio", "protobuf"]);
         check(&mut pip)
     })?;
     std::fs::write(root.join("installed"), ORIGINAL).context("marking the environment as whole")

@@ -137,12 +137,17 @@ impl Rest {
     }
 
     /// Sends a protobuf message to a service of a machine.
-    pub async fn send_typed(&self, agent: &str, service: &str, body: &prost_types::Any) -> Result<MessageRow> {
-        let name = body.type_url.rsplit(['/', '.']).next().unwrap_or_default();
+    pub async fn send_typed(
+        &self,
+        agent: &str,
+        service: &str,
+        message_type: &str,
+        body: &prost_types::Any,
+    ) -> Result<MessageRow> {
         let request = MessageRequest {
             agent: Some(agent.to_owned()),
             service: service.to_owned(),
-            message_type: name.to_owned(),
+            message_type: message_type.to_owned(),
             type_url: Some(body.type_url.clone()),
             data: Some(STANDARD.encode(&body.value)),
             ..MessageRequest::default()

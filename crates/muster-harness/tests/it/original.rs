@@ -17,6 +17,9 @@ struct InputMessage {
     args: Vec<String>,
 }
 
+/// The message type that the client's stdin services take.
+const INPUT: &str = "StdinServiceInputMessage";
+
 fn input(text: &str) -> prost_types::Any {
     let message = InputMessage { input: text.as_bytes().to_vec(), args: Vec::new() };
     wire::any("fleetspeak.stdinservice.InputMessage", &message)
@@ -29,7 +32,7 @@ async fn works_in(mode: Mode) {
     let services = [stdin_service("out", "/usr/bin/tr", &["a-z", "A-Z"])];
     let _client = Client::start(&scene.server, &scene.path("client"), mode, &services).unwrap();
     let id = enrolled(&scene.server, &[], CEILING).await.unwrap();
-    let sent = scene.server.rest.send_typed(&id, "out", &input("carried both ways")).await.unwrap();
+    let sent = scene.server.rest.send_typed(&id, "out", INPUT, &input("carried both ways")).await.unwrap();
     let line = scene.written(|line| mentions(line, "CARRIED BOTH WAYS")).await;
     assert!(mentions(&line, &id), "the line does not name the machine: {line}");
     wait::until_true("the message to be done with", CEILING, async || {
@@ -90,7 +93,7 @@ async fn a_daemon_service_answers() {
     let _client = Client::start(&scene.server, &scene.path("client"), STREAM, &services).unwrap();
     let id = enrolled(&scene.server, &[], CEILING).await.unwrap();
     let body = prost_types::Any { type_url: "type.googleapis.com/a.B".into(), value: b"good morning".to_vec() };
-    scene.server.rest.send_typed(&id, "greeter", &body).await.unwrap();
+    scene.server.rest.send_typed(&id, "greeter", "Greeting", &body).await.unwrap();
     scene.written(|line| mentions(line, "daemon heard: good morning")).await;
 }
 
@@ -103,7 +106,7 @@ async fn a_broadcast_reaches_the_client_once() {
     let body = input("to everybody");
     let request = BroadcastRequest {
         service: "out".into(),
-        message_type: "StdinServiceInputMessage".into(),
+        message_type: INPUT.into(),
         type_url: Some(body.type_url.clone()),
         data: Some(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &body.value)),
         labels: vec!["client:linux".into()],

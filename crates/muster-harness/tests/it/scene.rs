@@ -46,11 +46,16 @@ impl Scene {
     /// Waits for a message in the directory of service `out` whose line `wanted` accepts, and returns the line.
     pub(crate) async fn written(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         let spool = self.path("out");
-        wait::until("a line of the spool service", CEILING, async || {
+        let found = wait::until("a line of the spool service", CEILING, async || {
             Ok(lines(&spool).into_iter().find(|line| wanted(line)))
-        })
-        .await
-        .unwrap()
+        });
+        match found.await {
+            Ok(line) => line,
+            Err(error) => {
+                let messages: Vec<muster_api::messages::MessageRow> = self.server.rest.all("/messages?").await.unwrap();
+                panic!("{error:#}; the server has {messages:#?}, the service wrote {:#?}", lines(&spool))
+            }
+        }
     }
 }
 

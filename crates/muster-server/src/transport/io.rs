@@ -59,7 +59,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if matches!(polled, Poll::Ready(Ok(()))) {
             if self.connection.head_expected() {
-                self.head = HeadGuard::default();
+                self.head.restart();
             }
             self.head.check(&mut buf.filled_mut()[before..]);
         }
@@ -94,6 +94,9 @@ pub(super) struct HeadGuard {
     name: Vec<u8>,
     lengths: u8,
     last: u8,
+    /// Never looks at anything. HTTP/2 frames are binary: a 0x0a in a body is no line break, and to spoil it would be
+    /// to change what an agent says.
+    off: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -115,7 +118,14 @@ const NAME_BYTES: usize = "transfer-encoding".len();
 impl HeadGuard {
     /// A guard that looks at nothing, for HTTP/2.
     pub(super) fn off() -> Self {
-        Self { state: State::Over, ..Self::default() }
+        Self { state: State::Over, off: true, ..Self::default() }
+    }
+
+    /// Looks at the next head, if it looks at heads at all.
+    fn restart(&mut self) {
+        if !self.off {
+            *self = Self::default();
+        }
     }
 
     fn check(&mut self, bytes: &mut [u8]) {
@@ -183,5 +193,18 @@ mod tests {
             assert!(spoiled("POST / HTTP/1.1\nHost: a\r\n\r\n", size));
             assert!(spoiled(&format!("{post}A: b\n\r\n"), size));
         }
+    }
+
+    #[test]
+    fn a_guard_that_is_off_stays_off_when_the_next_request_begins() {
+        let mut guard = HeadGuard::off();
+        let mut frame = *b"\x0a\x20 a frame \n of HTTP/2";
+        guard.restart();
+        guard.check(&mut frame);
+        assert_eq!(&frame, b"\x0a\x20 a frame \n of HTTP/2");
+        let mut guard = HeadGuard::default();
+        guard.restart();
+        guard.check(&mut frame);
+        assert_ne!(&frame, b"\x0a\x20 a frame \n of HTTP/2");
     }
 }

@@ -26,6 +26,18 @@ impl Identity {
         Self::with(id, vec![certificate], &key)
     }
 
+    /// Shows no certificate at all; its id is none that anybody has.
+    pub fn anonymous() -> Result<Self> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .context("choosing TLS versions")?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+            .with_no_client_auth();
+        Ok(Self { id: AgentId::from_bytes([0; 8]), tls: Arc::new(tls) })
+    }
+
     /// Shows `chain` and signs with `key`, whether they belong together or not.
     pub fn with(id: AgentId, chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());

@@ -72,6 +72,7 @@ impl Setup {
     pub async fn start(self) -> Result<Server> {
         let beside = self.beside();
         std::fs::create_dir_all(&beside).with_context(|| format!("creating {}", beside.display()))?;
+        self.migrate()?;
         let ready = self.data.join("addresses.json");
         // What a killed server left behind would be taken for the new one's.
         let _ = std::fs::remove_file(&ready);
@@ -116,6 +117,16 @@ impl Setup {
             program = program.args(["--config".into(), self.write("muster.toml", text)?]);
         }
         Ok(program)
+    }
+
+    /// Brings a database of its own to the schema, as an operator does: a server never does so by itself.
+    fn migrate(&self) -> Result<()> {
+        let Some(database) = &self.database else { return Ok(()) };
+        let mut command = std::process::Command::new(programs::program("muster")?);
+        let output = command.args(["db", "migrate", "--database", database]).output().context("starting muster")?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "muster db migrate ended with {}:\n{errors}", output.status);
+        Ok(())
     }
 
     /// Where its log and configuration lie: beside its data, because a server wants a directory of its own.

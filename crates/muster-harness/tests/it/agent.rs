@@ -31,7 +31,7 @@ async fn facts_of_this_machine_are_readable_over_the_api() {
     let text = serde_json::to_string(&machine.facts).unwrap();
     assert!(text.contains(kernel.trim()), "no kernel {kernel:?} in {text}");
     assert_eq!(machine.summary.hostname.as_deref(), Some(hostname.trim()));
-    for part in ["arch", "cpu", "memory", "boot", "uptime", "packages", "os"] {
+    for part in ["arch", "cpu", "memory", "boot", "uptime", "package", "os"] {
         assert!(
             machine.facts.keys().any(|name| name.contains(part)),
             "no fact about {part}: {:?}",

@@ -42,7 +42,7 @@ async fn a_file_comes_back_as_it_was_put() {
     let content: Vec<u8> = (0..3_000_001_u32).map(|number| (number % 251) as u8).collect();
     std::fs::write(&path, &content).unwrap();
     let (from, to) = (path.display().to_string(), back.display().to_string());
-    scene.server.muster(&["file", "put", "sink", "big.bin", &from]).unwrap();
+    scene.server.muster(&["file", "put", "sink", &from, "--name", "big.bin"]).unwrap();
     assert!(scene.server.muster(&["file", "list"]).unwrap().contains("big.bin"));
     scene.server.muster(&["file", "get", "sink", "big.bin", "--out", &to]).unwrap();
     assert!(std::fs::read(&back).unwrap() == content, "the file came back changed");
@@ -82,7 +82,7 @@ async fn a_backup_of_a_running_server_restores() {
     let _agent = Agent::start(&scene.server, &scene.path("agent")).unwrap();
     let id = enrolled(&scene.server, &[], CEILING).await.unwrap();
     let file = scene.path("backup.db");
-    scene.server.muster(&["backup", &file.display().to_string()]).unwrap();
+    scene.server.muster(&["backup", "--out", &file.display().to_string()]).unwrap();
     let data = scene.path("restored");
     let output = Command::new(program("muster").unwrap())
         .args(["restore", &file.display().to_string(), "--data", &data.display().to_string()])

@@ -119,9 +119,9 @@ impl Setup {
         Ok(program)
     }
 
-    /// Brings a database of its own to the schema, as an operator does: a server never does so by itself.
+    /// Brings PostgreSQL to the schema, as an operator does: there, a server never does so by itself.
     fn migrate(&self) -> Result<()> {
-        let Some(database) = &self.database else { return Ok(()) };
+        let Some(database) = self.database.as_deref().filter(|url| url.starts_with("postgres")) else { return Ok(()) };
         let mut command = std::process::Command::new(programs::program("muster")?);
         let output = command.args(["db", "migrate", "--database", database]).output().context("starting muster")?;
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -87,7 +87,7 @@ async fn fill_and_free(rig: &mut Rig, disk: &SmallDisk) -> Result<()> {
     .await?;
     let (status, _) = rig.servers[0].rest.outside("/healthz").await?;
     ensure!(status.is_success(), "/healthz was answered {status} while the disk was full");
-    let _: muster_api::server::ServerStatus = rig.servers[0].rest.get("/server").await.context("reading while full")?;
+    rig.servers[0].rest.agents().await.context("reading while the disk was full")?;
     std::fs::remove_file(filler)?;
     rig.acknowledges_again(BACK_CEILING).await?;
     let ended = rig.servers[0].process.ended()?;

@@ -138,11 +138,9 @@ fn run_bench(bench: Bench) -> Result<()> {
             harness(Profile::Release, ["bench"].into_iter().chain(args))
         }
         Bench::Store { args } => {
-            build_programs(Profile::Release)?;
-            // The example gets its PostgreSQL from the same guard as the tests, this time one that waits for its disk.
-            let store = ["cargo", "run", "--release", "-p", "muster-store", "--example", "bench", "--"];
-            let args = store.into_iter().chain(args.iter().map(String::as_str));
-            harness(Profile::Release, ["with-postgres", "--durable", "--"].into_iter().chain(args))
+            // The example looks after its databases itself.
+            let mut store = cargo(&["run", "--release", "-p", "muster-store", "--example", "bench_store", "--"]);
+            run::check(store.args(args)).context("measuring the store")
         }
     }
 }

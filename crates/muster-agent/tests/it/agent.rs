@@ -23,10 +23,8 @@ impl AgentProcess {
         } else {
             format!("trusted_certs = '''{}'''\n", fleet.authority_pem())
         };
-        let servers = match settings.contains("servers") {
-            true => String::new(),
-            false => format!("servers = [\"{}\"]\n", fleet.address),
-        };
+        let servers =
+            if settings.contains("servers") { String::new() } else { format!("servers = [\"{}\"]\n", fleet.address) };
         let config = format!(
             "{servers}state_dir = \"state\"\nfailure_delay_min = \"100ms\"\nfailure_delay_max = \"200ms\"\n\
              poll_max = \"1s\"\nbuffer_max = \"100ms\"\nlog_level = \"debug\"\n{trusted}{settings}\n"

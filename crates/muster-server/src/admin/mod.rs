@@ -180,7 +180,7 @@ async fn health_watch(health: tonic_health::server::HealthReporter, engine: Engi
     }
     health.set_service_status("", ServingStatus::NotServing).await;
     health.set_service_status(name, ServingStatus::NotServing).await;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]

@@ -232,9 +232,9 @@ mod spooled {
         }
     }
 
-    fn spool(directory: &Path, clock: Arc<dyn Clock>) -> Arc<dyn Service> {
+    fn spool(directory: &Path, clock: &Arc<dyn Clock>) -> Arc<dyn Service> {
         let kind = ServiceKind::Spool { directory: directory.to_owned() };
-        factory(&[spec("../out/of it", kind)], &clock).unwrap().remove(0)
+        factory(&[spec("../out/of it", kind)], clock).unwrap().remove(0)
     }
 
     /// All files with their lines, by name.
@@ -257,7 +257,7 @@ mod spooled {
     async fn a_message_is_a_line_that_says_everything() {
         let directory = tempfile::tempdir().unwrap();
         let inside = directory.path().join("a/b");
-        spool(&inside, clock()).process(&message()).await.unwrap();
+        spool(&inside, &clock()).process(&message()).await.unwrap();
         let files = files(&inside);
         assert_eq!(files.len(), 1);
         assert!(files[0].0.starts_with("_._out_of_it-2023-11-14T221320Z-"), "{}", files[0].0);
@@ -275,7 +275,7 @@ mod spooled {
     #[tokio::test]
     async fn many_at_once_share_a_file_and_lose_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let service = spool(directory.path(), clock());
+        let service = spool(directory.path(), &clock());
         let calls = (0..500_u16).map(|number| {
             let service = Arc::clone(&service);
             let mut id = [0; 32];
@@ -296,13 +296,13 @@ mod spooled {
     async fn a_new_day_and_a_new_start_begin_a_new_file() {
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(Moved(Mutex::new(Timestamp::from_secs(86_399))));
-        let first = spool(directory.path(), Arc::clone(&clock) as Arc<dyn Clock>);
+        let first = spool(directory.path(), &(Arc::clone(&clock) as Arc<dyn Clock>));
         first.process(&message()).await.unwrap();
         first.process(&message()).await.unwrap();
         *clock.0.lock().unwrap() = Timestamp::from_secs(86_400);
         first.process(&message()).await.unwrap();
         // Another start at the very same moment takes another name.
-        spool(directory.path(), clock).process(&message()).await.unwrap();
+        spool(directory.path(), &(clock as Arc<dyn Clock>)).process(&message()).await.unwrap();
         let lines: Vec<_> = files(directory.path()).iter().map(|(_, lines)| lines.len()).collect();
         assert_eq!(lines, [2, 1, 1]);
     }
@@ -311,7 +311,7 @@ mod spooled {
     async fn what_cannot_be_written_comes_again() {
         let directory = tempfile::tempdir().unwrap();
         let inside = directory.path().join("spool");
-        let service = spool(&inside, clock());
+        let service = spool(&inside, &clock());
         std::fs::remove_dir(&inside).unwrap();
         let outcome = service.process(&message()).await;
         assert!(matches!(&outcome, Err(ServiceError::Passing(reason)) if reason.contains("spool")), "{outcome:?}");

@@ -146,7 +146,8 @@ pub(super) async fn request(
             sender.send_request(request).await
         }
     };
-    Ok(soon(sent).await?)
+    // Both kinds of connection make a large future, which every test that asks would carry.
+    Ok(soon(Box::pin(sent)).await?)
 }
 
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_api::agents::{AgentDetail, AgentSummary};
 use muster_api::messages::{MessageRequest, MessageRow};
+use muster_api::server::ServerStatus;
 use muster_api::{Page, Problem, ROOT};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -117,6 +118,11 @@ impl Rest {
     /// Lists all machines.
     pub async fn agents(&self) -> Result<Vec<AgentSummary>> {
         self.all("/agents?").await
+    }
+
+    /// Shows how the server stands.
+    pub async fn server(&self) -> Result<ServerStatus> {
+        self.get("/server").await
     }
 
     /// Shows one machine.

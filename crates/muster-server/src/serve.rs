@@ -186,7 +186,7 @@ impl Server {
             codec: Arc::new(WireCodec),
             waker: Arc::clone(&waker) as _,
         };
-        let engine = Engine::new(shared, outside, setup::engine_config(&config, wake_url.clone()), services);
+        let engine = Engine::new(shared, outside, setup::engine_config(&config, wake_url), services);
         waker.attach(engine.clone());
         let mut opened = Opened {
             config,
@@ -200,7 +200,7 @@ impl Server {
             tasks: JoinSet::new(),
         };
         opened.engine_run();
-        opened.doors(listeners, wake_url, shown)?;
+        opened.doors(listeners, shown)?;
         opened.upkeep();
         addresses.operators_url = opened.operators_url(addresses.operators)?;
         setup::addresses_write(&data, &addresses)?;
@@ -356,7 +356,7 @@ impl Opened {
     }
 
     /// Lets every door answer.
-    fn doors(&mut self, listeners: Listeners, wake_url: String, shown: setup::Shown) -> Result<(), ServeError> {
+    fn doors(&mut self, listeners: Listeners, shown: setup::Shown) -> Result<(), ServeError> {
         let tls = Arc::new(crate::tls::agents_config(self.certificates.slot()));
         if let Some(listener) = listeners.agents {
             let step = Step("open the agents' door".into());
@@ -375,7 +375,7 @@ impl Opened {
                 setup::file_certificate("the operators' door", operators.certificate.as_ref(), operators.key.as_ref())?;
             let tls = own.as_ref().map(|own| setup::operators_tls(own.slot()));
             self.own_certificates.extend(own);
-            let door = OperatorsDoor { listener, tls, router: self.rest(wake_url, shown).router() };
+            let door = OperatorsDoor { listener, tls, router: self.rest(shown).router() };
             let stop = self.stop.clone();
             self.tasks.spawn(async move {
                 door.serve(stop).await;
@@ -433,7 +433,7 @@ impl Opened {
         Ok(())
     }
 
-    fn rest(&self, wake_url: String, services: setup::Shown) -> Rest {
+    fn rest(&self, services: setup::Shown) -> Rest {
         let (dates, names) = (Arc::clone(&self.certificates), Arc::clone(&self.certificates));
         let has_door = self.config.agents.address.address().is_some();
         Rest::new(rest::Parts {
@@ -452,7 +452,6 @@ impl Opened {
             },
             trust_pem: self.certificates.trust_pem().to_owned(),
             started: self.engine.started(),
-            wake_url,
             doctor: Doctor { certificate_names: Arc::new(move || names.present().names) },
             gate: Gate::new(self.config.limits.wrong_tokens_per_minute),
             backup: tokio::sync::Mutex::new(()),

@@ -111,6 +111,9 @@ pub trait ClusterStore: Send + Sync {
     /// Says that a server lives, and forgets those that did not since `dead_before`. Returns the living, by id.
     async fn server_beat(&self, server: ServerRow, dead_before: Timestamp) -> Result<Vec<ServerRow>, StoreError>;
 
+    /// Returns the servers that said so at `dead_before` or later, by id. Writes nothing.
+    async fn server_list(&self, dead_before: Timestamp) -> Result<Vec<ServerRow>, StoreError>;
+
     /// Says that a server has stopped.
     async fn server_end(&self, id: ServerId) -> Result<(), StoreError>;
 

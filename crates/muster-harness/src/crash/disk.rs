@@ -88,6 +88,7 @@ async fn fill_and_free(rig: &mut Rig, disk: &SmallDisk) -> Result<()> {
     let (status, _) = rig.servers[0].rest.outside("/healthz").await?;
     ensure!(status.is_success(), "/healthz was answered {status} while the disk was full");
     rig.servers[0].rest.agents().await.context("reading while the disk was full")?;
+    rig.servers[0].rest.server().await.context("asking how the server stands while the disk was full")?;
     std::fs::remove_file(filler)?;
     rig.acknowledges_again(BACK_CEILING).await?;
     let ended = rig.servers[0].process.ended()?;

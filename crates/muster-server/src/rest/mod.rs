@@ -69,8 +69,6 @@ pub struct Parts {
     pub trust_pem: String,
     /// When this server started.
     pub started: Timestamp,
-    /// Where other servers wake it; empty for a server alone.
-    pub wake_url: String,
     /// What `GET /doctor` looks at.
     pub doctor: crate::doctor::Doctor,
     /// Counts wrong tokens.

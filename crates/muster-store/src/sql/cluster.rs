@@ -19,7 +19,7 @@ const PUT: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) \
 const BEAT: &str = "INSERT INTO servers (server_id, wake_url, started, beat) VALUES ($1, $2, $3, $4) \
      ON CONFLICT (server_id) DO UPDATE SET wake_url = excluded.wake_url, beat = excluded.beat";
 const FORGET: &str = "DELETE FROM servers WHERE beat < $1 AND server_id <> $2";
-const LIVING: &str = "SELECT server_id, wake_url, started, beat FROM servers ORDER BY server_id";
+const LIVING: &str = "SELECT server_id, wake_url, started, beat FROM servers WHERE beat >= $1 ORDER BY server_id";
 const END: &str = "DELETE FROM servers WHERE server_id = $1";
 const CLAIM: &str = "INSERT INTO leases (job, owner, until, fence) VALUES ($1, $2, $3, 1) ON CONFLICT (job) \
      DO UPDATE SET owner = excluded.owner, until = excluded.until, fence = CASE WHEN leases.owner = excluded.owner \
@@ -54,8 +54,12 @@ async fn setting_put(
 async fn beat(tx: &mut Tx, (server, dead_before): &(ServerRow, Timestamp)) -> Result<Vec<ServerRow>, StoreError> {
     tx.execute(BEAT, params![&server.id, &server.wake_url, server.started, server.beat]).await?;
     tx.execute(FORGET, params![*dead_before, &server.id]).await?;
+    living(tx, dead_before).await
+}
+
+async fn living(tx: &mut Tx, dead_before: &Timestamp) -> Result<Vec<ServerRow>, StoreError> {
     let mut living = Vec::new();
-    for row in tx.query(LIVING, &[]).await? {
+    for row in tx.query(LIVING, params![*dead_before]).await? {
         let mut fields = row.fields("servers");
         living.push(ServerRow {
             id: fields.take()?,
@@ -131,6 +135,10 @@ impl ClusterStore for SqlStore {
 
     async fn server_beat(&self, server: ServerRow, dead_before: Timestamp) -> Result<Vec<ServerRow>, StoreError> {
         self.write((server, dead_before), |tx, args| Box::pin(beat(tx, args))).await
+    }
+
+    async fn server_list(&self, dead_before: Timestamp) -> Result<Vec<ServerRow>, StoreError> {
+        self.read(dead_before, |tx, args| Box::pin(living(tx, args))).await
     }
 
     async fn server_end(&self, id: ServerId) -> Result<(), StoreError> {

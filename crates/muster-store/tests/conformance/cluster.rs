@@ -31,6 +31,8 @@ for_each_backend! {
         assert_eq!(beat(1, 10).await, [row(1, 10), row(2, 0)]);
         assert_eq!(beat(1, 30).await, [row(1, 30), row(2, 0)]);
         assert_eq!(beat(1, 31).await, [row(1, 31)]);
+        assert_eq!(stage.store.server_list(at(31)).await.unwrap(), [row(1, 31)]);
+        assert_eq!(stage.store.server_list(at(32)).await.unwrap(), []);
         stage.store.server_end(server(1)).await.unwrap();
         assert_eq!(beat(3, 32).await, [row(3, 32)]);
     }

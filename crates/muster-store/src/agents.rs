@@ -188,7 +188,8 @@ pub struct Recorded {
     pub taken: Vec<Taken>,
     /// Ids that were acknowledged or refused but belong to other agents.
     pub foreign: Vec<MessageId>,
-    /// What was claimed, oldest due first. (`Die` to `system` is claimed without regard to `per_service` and stored as
+    /// What was claimed, oldest due first. When the agent refers to an earlier contact of its own than the last, the
+    /// answers since then were lost: what they handed out and is not acknowledged is claimed again at once. (`Die` to `system` is claimed without regard to `per_service` and stored as
     /// done in the same transaction, because no agent lives to acknowledge it.)
     pub claimed: Vec<Message>,
     /// Broadcasts that this agent has had.

@@ -25,6 +25,8 @@ const SELECT_GIVEN: &str = "SELECT contact_id FROM contacts WHERE agent_id = $1 
 const UPDATE_AGENT: &str = "UPDATE agents SET last_contact = $2, last_address = $3, last_clock = $4, \
      last_nonce = $5, streaming_to = $6, stream_contact = $7, nonce_splits = $8, nonce_skips = $9, \
      clone_suspected = $10 WHERE agent_id = $1";
+const DUE_AGAIN: &str = "UPDATE messages SET due = $2 WHERE destination_agent = $1 AND state = 0 AND due > $2 \
+     AND attempts > 0 AND contact_id > $3";
 const END_STREAM: &str = "UPDATE agents SET streaming_to = '', stream_contact = NULL \
      WHERE agent_id = $1 AND stream_contact = $2";
 const SELECT_CONTACTS: &str = "SELECT contact_id, at, sent_nonce, received_nonce, address FROM contacts \
@@ -101,6 +103,9 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
     }
     put_dead_letters(tx, &put.rejected).await?;
     if let Some(claim) = put.claim.as_ref().filter(|_| state == AgentState::Enrolled) {
+        if matches!(link, Link::Split | Link::Skip) {
+            due_again(tx, put).await?;
+        }
         recorded.claimed = claim_due(tx, put.agent, claim, Some(contact), put.at).await?;
     }
     recorded.broadcasts_had = broadcasts_had(tx, put.agent).await?;
@@ -116,6 +121,17 @@ async fn judge(tx: &mut Tx, put: &ContactPut, chain: &Chain) -> Result<Link, Sto
     let referred = tx.query_opt(SELECT_REFERRED, params![&put.agent, received]).await?.is_some();
     let split = referred || tx.query_opt(SELECT_GIVEN, params![&put.agent, received]).await?.is_none();
     Ok(nonce::judge(put.received_nonce, chain.last_nonce, split))
+}
+
+/// Lets fall due what went out with answers that the agent did not get: it refers to an earlier contact than the last,
+/// so whatever later ones were handed never arrived. Without this it would wait for the whole lease. An agent that
+/// refers to nothing that was ever given out says nothing about what arrived.
+async fn due_again(tx: &mut Tx, put: &ContactPut) -> Result<(), StoreError> {
+    let given = tx.query_opt(SELECT_GIVEN, params![&put.agent, put.received_nonce.cast_signed()]).await?;
+    let Some(referred) = given.map(|row| row.only::<i64>("contacts")).transpose()? else { return Ok(()) };
+    // What is due is due before the moment of the claim.
+    let due = put.at.minus(Duration::from_nanos(1));
+    tx.execute(DUE_AGAIN, params![&put.agent, due, referred]).await.map(drop)
 }
 
 async fn insert_contact(tx: &mut Tx, put: &ContactPut) -> Result<(ContactId, Timestamp), StoreError> {

@@ -250,6 +250,25 @@ for_each_backend! {
         assert_eq!(stage.contact(contact(1, at(2))).await.claimed, []);
     }
 
+    async fn what_a_lost_answer_handed_out_is_claimed_again_by_the_next_contact(stage) {
+        let agent = stage.agent(1).await;
+        let poll = |ms: i64, sent_nonce, received_nonce| {
+            ContactPut { sent_nonce, received_nonce, claim: Some(all()), ..contact(1, at(ms)) }
+        };
+        let claimed = async |put| stage.contact(put).await.claimed.iter().map(|message| message.id).collect::<Vec<_>>();
+        stage.put(to_agent(1, agent, "s")).await;
+        assert_eq!(claimed(poll(10, 100, 0)).await, [id(1)]);
+        // That answer arrived: the message is being worked on, and stays hidden.
+        stage.put(to_agent(2, agent, "s")).await;
+        assert_eq!(claimed(poll(20, 200, 100)).await, [id(2)]);
+        // This one did not: the machine knows of the first answer only, so the second message comes again, and only it.
+        assert_eq!(claimed(poll(30, 300, 100)).await, [id(2)]);
+        assert_eq!(claimed(poll(40, 400, 300)).await, []);
+        // Who refers to nothing, or to what was never given out, says nothing about what arrived.
+        assert_eq!(claimed(poll(50, 500, 0)).await, []);
+        assert_eq!(claimed(poll(60, 600, 999)).await, []);
+    }
+
     async fn a_record_of_a_stream_is_taken_like_a_contact(stage) {
         let one = stage.agent_in(1, AgentState::Enrolled, &[Label::client("a")]).await;
         let stream = stage.contact(contact(1, at(1))).await.contact;

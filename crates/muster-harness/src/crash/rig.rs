@@ -145,8 +145,9 @@ impl Rig {
         }
         self.swarm().drain(DRAIN_CEILING).await?;
         let ids = self.swarm().ids().to_vec();
+        let acked = self.ledger.acknowledged();
         let stored = stored(&self.servers[0].rest, &ids).await?;
-        let findings = self.ledger.check(&stored);
+        let findings = self.ledger.check(&acked, &stored);
         self.swarm().resume();
         self.command_at_random();
         Ok(findings)

@@ -264,11 +264,11 @@ impl SwarmAgent {
 
     /// Runs what has not run yet and queues the acknowledgement of everything.
     fn take_commands(&mut self, record: &ContactData) -> Result<()> {
-        let mut ids = Vec::new();
+        let (mut ids, mut first_time) = (Vec::new(), Vec::new());
         for message in &record.messages {
             let id = MessageId::from_slice(&message.message_id)?;
             if self.shared.ledger.delivered(id)? {
-                self.shared.ledger.ran(id)?;
+                first_time.push(id);
             }
             ids.push(message.message_id.clone());
         }
@@ -280,7 +280,9 @@ impl SwarmAgent {
         let name = self.made.to_be_bytes().to_vec();
         let data = wire::any("fleetspeak.MessageAckData", &MessageAckData { message_ids: ids });
         let id = self.push(name, (SYSTEM, SYSTEM), "MessageAck", data);
-        self.shared.ledger.sent(id, None)
+        self.shared.ledger.sent(id, None)?;
+        // Only now, so that a swarm without an open command has no acknowledgement still to make either.
+        first_time.into_iter().try_for_each(|id| self.shared.ledger.ran(id))
     }
 }
 

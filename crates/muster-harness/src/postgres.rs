@@ -70,7 +70,20 @@ impl Postgres {
     }
 
     /// Starts the stopped or killed cluster again, on the same port, and waits until it answers.
+    ///
+    /// The sessions of a killed cluster are processes of their own, which end a moment after it and hold its memory until
+    /// then; a new one refuses to start beside them, so that is tried again.
     pub async fn start_again(&mut self) -> Result<()> {
+        crate::wait::until("the sessions of a killed PostgreSQL to end", START_CEILING, async || {
+            match self.try_start().await {
+                Err(error) if format!("{error:#}").contains("shared memory block") => Ok(None),
+                other => Ok(Some(other)),
+            }
+        })
+        .await?
+    }
+
+    async fn try_start(&mut self) -> Result<()> {
         let fsync = if self.durability == Durability::Full { "fsync=on" } else { "fsync=off" };
         let port = format!("port={}", self.port);
         let sockets = format!("unix_socket_directories={}", self.directory.path().display());

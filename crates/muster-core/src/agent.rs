@@ -62,7 +62,7 @@ pub struct Agent {
     pub last_clock: Option<Timestamp>,
     /// Where the server that holds its stream can be woken (its wake-up URL); empty for a machine that polls.
     pub streaming_to: String,
-    /// How often the chain of contacts split: a nonce that two later contacts refer to, the mark of a clone.
+    /// How often the chain of contacts split: a nonce that two later contacts refer to.
     pub nonce_splits: i64,
     /// How often a contact did not refer to the one just before it.
     pub nonce_skips: i64,

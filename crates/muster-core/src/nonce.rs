@@ -11,9 +11,10 @@ pub enum Link {
     /// It refers to none: the machine has lost what it knew, but kept its key.
     Fresh,
     /// It refers to an earlier contact that another contact already referred to, or to one that is not known: the
-    /// chain has split.
+    /// chain has split. One lost answer does this too, because the machine then refers to the same contact twice; so a
+    /// split alone is no proof of a clone.
     Split,
-    /// It refers to an earlier contact that nobody has referred to: an answer was lost on its way.
+    /// It refers past the last contact to one that nobody has referred to. After a split this is the mark of a clone.
     Skip,
 }
 

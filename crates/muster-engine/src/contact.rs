@@ -266,7 +266,8 @@ fn link_report(agent: AgentId, from: &ContactFrom, link: Link) {
         Link::Next | Link::Fresh => {}
         Link::Skip => counter!("muster_engine_nonce_skips_total").increment(1),
         Link::Split => {
-            let text = "the chain of contacts split: an old image was restored, or two machines share this key";
+            let text =
+                "the chain of contacts split: an answer was lost, an old image is back, or two machines share this key";
             security_event("chain_split", agent, &from.address, text);
         }
     }

@@ -3,6 +3,7 @@
 //! Stays true: nothing here does I/O, waits, reads a clock or draws a random number; what a function needs of the
 //! world is an argument. Not here: wire formats (muster-proto), what is remembered (muster-store), policy (muster-engine).
 
+pub mod action;
 pub mod agent;
 pub mod broadcast;
 pub mod cause;
@@ -18,6 +19,7 @@ pub mod system;
 pub mod text;
 pub mod time;
 
+pub use action::{Action, ActionId, CommandId, InvestigatorId};
 pub use agent::{Agent, AgentState, Contact, Facts, ResourceUsage};
 pub use broadcast::{Allocation, Broadcast, BroadcastLimit};
 pub use cause::Cause;

@@ -79,6 +79,27 @@ pub const REFUSAL_ROWS_PER_MINUTE: u32 = 30;
 /// Access tokens that a server remembers to have checked.
 pub const TOKENS_REMEMBERED: usize = 1024;
 
+/// Bytes of one signed action, as JSON.
+pub const ACTION_BYTES_MAX: usize = 1024 * 1024;
+/// Characters of an action's name or of its target (MIG's columns hold 2,048).
+pub const ACTION_NAME_CHARS_MAX: usize = 2048;
+/// Operations in one action.
+pub const ACTION_OPERATIONS_MAX: usize = 64;
+/// Levels of arrays and objects in an action.
+pub const ACTION_DEPTH_MAX: usize = 64;
+/// Signatures on one action or on one signed document.
+pub const ACTION_SIGNATURES_MAX: usize = 16;
+/// Bytes of one OpenPGP signature, as text.
+pub const PGP_SIGNATURE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of one OpenPGP key, armored (MIG's column holds 65,536).
+pub const PGP_KEY_BYTES_MAX: usize = 64 * 1024;
+/// Keys in one keyring.
+pub const KEYRING_KEYS_MAX: usize = 1024;
+/// Bytes of an ACL or of a signed document.
+pub const TRUST_DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest weight that an ACL may give or demand.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+
 /// How long a message handed to an agent waits for its acknowledgement before it falls due again (Fleetspeak: 15 min).
 pub const AGENT_RETRY: Duration = Duration::from_secs(15 * 60);
 /// How soon what a broken stream left unacknowledged falls due again.
@@ -139,3 +160,11 @@ pub const CONTACT_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 pub const MESSAGE_RETENTION: Duration = Duration::from_secs(15 * 86_400);
 /// How long a message waits for its addressee before it is parked, unless it says itself (30 days).
 pub const MESSAGE_LIFE: Duration = Duration::from_secs(30 * 86_400);
+/// From an action's first moment to its last, at most.
+pub const ACTION_WINDOW_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// How long an agent remembers what it ran beyond the action's last moment.
+pub const LEDGER_MEMORY: Duration = Duration::from_secs(8 * 86_400);
+/// How far an agent's clock may stand behind what it knows to be past before it refuses every action.
+pub const TIME_FLOOR_SLACK: Duration = Duration::from_secs(10 * 60);
+/// How far in the future a signature may say it was made, because clocks differ.
+pub const SIGNATURE_SKEW: Duration = Duration::from_secs(5 * 60);

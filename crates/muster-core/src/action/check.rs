@@ -1,0 +1,102 @@
+//! What an action must be before anybody looks at its signatures.
+
+use super::{Action, ActionError, SYNTAX_VERSION};
+use crate::{Timestamp, limits, text};
+use std::time::Duration;
+
+/// What parts the fields of the signed text. A name or a target that holds one could be read as another pair of name and
+/// target with the very same signature.
+pub const MARKERS: &[&str] = &[";target=", ";validfrom=", ";expireafter=", ";operations="];
+
+/// Accepts a name: one line, bounded, without [`MARKERS`].
+pub fn name_check(name: &str) -> Result<(), ActionError> {
+    if name.is_empty() {
+        return Err(ActionError::NameEmpty);
+    }
+    if name.chars().any(char::is_control) {
+        return Err(ActionError::Text { field: "name", problem: "must not hold control characters".to_owned() });
+    }
+    field_check("name", name)
+}
+
+/// Accepts a target's text: bounded, without [`MARKERS`]. Whether it is an expression is asked elsewhere.
+pub fn target_check(target: &str) -> Result<(), ActionError> {
+    if target.is_empty() {
+        return Err(ActionError::TargetEmpty);
+    }
+    field_check("target", target)
+}
+
+fn field_check(field: &'static str, value: &str) -> Result<(), ActionError> {
+    let problem = |problem: String| ActionError::Text { field, problem };
+    if value.chars().count() > limits::ACTION_NAME_CHARS_MAX {
+        return Err(problem(format!("must be at most {} characters", limits::ACTION_NAME_CHARS_MAX)));
+    }
+    if value.contains('\0') {
+        return Err(problem("must not hold a zero byte".to_owned()));
+    }
+    match MARKERS.iter().find(|marker| value.contains(**marker)) {
+        Some(marker) => Err(ActionError::Ambiguous { field, marker }),
+        None => Ok(()),
+    }
+}
+
+impl Action {
+    /// Checks everything but signatures, in MIG's order. The server asks when an action comes in, and the agent again.
+    ///
+    /// Whether the window has begun is asked apart ([`Action::window_check`]): a server takes an action that begins
+    /// later.
+    pub fn check(&self, now: Timestamp) -> Result<(), ActionError> {
+        name_check(&self.name)?;
+        target_check(&self.target)?;
+        if self.syntax_version != SYNTAX_VERSION {
+            return Err(ActionError::SyntaxVersion);
+        }
+        if self.valid_from > self.expire_after {
+            return Err(ActionError::WindowReversed);
+        }
+        if now > self.expire_after {
+            return Err(ActionError::Expired);
+        }
+        if self.operations.is_empty() {
+            return Err(ActionError::OperationsEmpty);
+        }
+        bound("operations", self.operations.len(), limits::ACTION_OPERATIONS_MAX)?;
+        for operation in &self.operations {
+            text::name("module", &operation.module)
+                .map_err(|error| ActionError::Text { field: "operation", problem: format!("is wrong: {error}") })?;
+        }
+        if self.pgp_signatures.is_empty() {
+            return Err(ActionError::SignaturesEmpty);
+        }
+        bound("signatures", self.pgp_signatures.len(), limits::ACTION_SIGNATURES_MAX)
+    }
+
+    /// Checks that the window is no longer than `longest`; its two ends are compared in whole seconds, as signed.
+    pub fn window_length_check(&self, longest: Duration) -> Result<(), ActionError> {
+        let secs = |moment: Timestamp| moment.to_parts().0;
+        let have = u64::try_from(secs(self.expire_after).saturating_sub(secs(self.valid_from))).unwrap_or(0);
+        if have > longest.as_secs() {
+            return Err(ActionError::WindowTooLong { have_secs: have, max_secs: longest.as_secs() });
+        }
+        Ok(())
+    }
+
+    /// Checks that `now` lies within the window.
+    pub fn window_check(&self, now: Timestamp) -> Result<(), ActionError> {
+        if now < self.valid_from {
+            return Err(ActionError::TooEarly);
+        }
+        if now > self.expire_after {
+            return Err(ActionError::Expired);
+        }
+        Ok(())
+    }
+}
+
+fn bound(what: &'static str, have: usize, max: usize) -> Result<(), ActionError> {
+    if have > max {
+        return Err(ActionError::TooMany { what, have, max });
+    }
+    Ok(())
+}

@@ -46,6 +46,34 @@ pub const DEAD_LETTERS_MAX: u64 = 10_000;
 pub const REFUSALS_MAX: u64 = 10_000;
 /// Bytes of one agent's facts, as JSON.
 pub const FACTS_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one operation's parameters, as JSON.
+pub const MODULE_PARAMETERS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of one module's result, as JSON.
+pub const MODULE_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// First bytes kept of what a module writes to standard error.
+pub const MODULE_NOISE_BYTES_MAX: usize = 16 * 1024;
+/// Seconds a module may take unless told (MIG's moduletimeout: 300).
+pub const MODULE_TIME_S: u64 = 300;
+/// Bytes of address space of one module process.
+pub const MODULE_MEMORY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Seconds of processor time of one module process.
+pub const MODULE_PROCESSOR_S_MAX: u64 = 300;
+/// Files one module process may have open.
+pub const MODULE_FILES_MAX: u64 = 256;
+/// Things one list in a module's result names; what is beyond is counted, not named.
+pub const MODULE_FOUND_MAX: usize = 50_000;
+/// Searches in one operation of the file module.
+pub const SEARCHES_MAX: usize = 256;
+/// Values of one kind in one search, such as its paths or its names.
+pub const SEARCH_VALUES_MAX: usize = 1000;
+/// Bytes of one regular expression.
+pub const PATTERN_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of one regular expression, compiled.
+pub const PATTERN_COMPILED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a line that a content check judges as one; longer lines are judged in pieces of this size.
+pub const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes a module reads of a file that it takes in whole: a package list, a key, a table of the kernel.
+pub const WHOLE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Rows on one page of a list, at most and unless told.
 pub const PAGE_ROWS_MAX: u32 = 1000;
 /// Rows on one page of a list unless told.

@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("muster-core", &[]),
     ("muster-engine", &["muster-core", "muster-store"]),
     ("muster-harness", &["muster-api", "muster-core"]),
+    ("muster-modules", &["muster-core"]),
     ("muster-proto", &["muster-core"]),
     ("muster-server", &["muster-api", "muster-core", "muster-engine", "muster-proto", "muster-store"]),
     ("muster-store", &["muster-core"]),

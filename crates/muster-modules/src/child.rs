@@ -1,0 +1,81 @@
+//! A process that is one module: it gives up what it does not need, reads one question and answers it.
+//!
+//! Stays true: nothing is read before limits and privileges are lowered; the answer is one line, also when it is that
+//! something failed. A program that can be a module calls [`entry`] first thing in `main`, before it has threads.
+
+use crate::confine::{self, Code};
+use crate::foreign::{Plan, open_program};
+use crate::module::Context;
+use crate::registry;
+use crate::result::ModuleResult;
+use muster_core::Clock;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+/// The first argument of a process that is to be a module; the second is its [`Plan`].
+pub const ARGUMENT: &str = "module-process";
+
+/// Becomes a module when that is what the process was started for; otherwise returns `None`, having done nothing.
+///
+/// `arguments` are those of the process, with its own name first.
+pub fn entry(arguments: impl IntoIterator<Item = OsString>, clock: Arc<dyn Clock>) -> Option<ExitCode> {
+    let mut arguments = arguments.into_iter().skip(1);
+    if arguments.next()? != ARGUMENT {
+        return None;
+    }
+    let plan = arguments.next().and_then(|plan| serde_json::from_str(plan.to_str()?).ok());
+    let ended = plan.ok_or_else(|| "the plan of the module's process is missing or damaged".to_owned());
+    Some(match ended.and_then(|plan| be(&plan, clock)) {
+        Ok(code) => code,
+        Err(why) => tell(&ModuleResult::failed(why)),
+    })
+}
+
+fn be(plan: &Plan, clock: Arc<dyn Clock>) -> Result<ExitCode, String> {
+    if plan.foreign.is_some() {
+        return Err(be_foreign(plan));
+    }
+    let module = registry::find(&plan.module).ok_or_else(|| registry::missing(&plan.module))?;
+    let info = module.info();
+    lower(plan, info.privilege, info.effect, Code::Ours)?;
+    let context = Context { asker: plan.asker.clone(), ..Context::new(clock) };
+    // An answer that cannot be written has nobody left to read it.
+    Ok(match crate::run(module, std::io::stdin(), std::io::stdout().lock(), &context) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+fn lower(plan: &Plan, privilege: crate::Privilege, effect: crate::Effect, code: Code) -> Result<(), String> {
+    confine::lower(&plan.limits, privilege, effect, code).map_err(|error| format!("{error}: {}", error.source))
+}
+
+/// Becomes another program. Returns only when that fails.
+fn be_foreign(plan: &Plan) -> String {
+    let Some(foreign) = &plan.foreign else { return registry::missing(&plan.module) };
+    let program = match open_program(foreign) {
+        Ok(program) => program,
+        Err(why) => return why,
+    };
+    if let Err(why) = lower(plan, foreign.privilege, foreign.effect, Code::Foreign) {
+        return why;
+    }
+    // The program is executed through the file that was hashed, not through its name again. A script's interpreter opens
+    // that file once more, so it stays open in the new program.
+    if let Err(error) = rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty()) {
+        return format!("could not hand on {}: {error}", foreign.path.display());
+    }
+    let opened = format!("/proc/self/fd/{}", program.as_raw_fd());
+    let error = Command::new(opened).arg0(&foreign.path).args(&foreign.arguments).exec();
+    format!("could not run {}: {}", foreign.path.display(), crate::gotext::reason(&error))
+}
+
+fn tell(result: &ModuleResult) -> ExitCode {
+    let line = serde_json::to_string(result).expect("a result is text, truth values and JSON");
+    let told = writeln!(std::io::stdout().lock(), "{line}");
+    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

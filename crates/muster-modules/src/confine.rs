@@ -1,0 +1,117 @@
+//! How a module's process gives up what it does not need, before it reads a word.
+//!
+//! Stays true: it happens in the process itself, while it has one thread, so nothing runs with more; what cannot be given
+//! up ends the process with a result that says so. A process that is not root keeps its user and loses nothing it has
+//! not.
+
+use crate::module::{Effect, Privilege};
+use muster_core::limits::{MODULE_FILES_MAX, MODULE_MEMORY_BYTES_MAX, MODULE_PROCESSOR_S_MAX};
+use rustix::io;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, set_parent_process_death_signal,
+    setrlimit,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, Uid, configure_capability_in_ambient_set, set_capabilities,
+    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+use serde::{Deserialize, Serialize};
+
+/// The user and group that own nothing.
+const NOBODY: u32 = 65_534;
+
+/// What a module's process may use of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of address space.
+    pub memory_bytes: u64,
+    /// Seconds of processor time.
+    pub processor_s: u64,
+    /// Files open at once.
+    pub files: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory_bytes: MODULE_MEMORY_BYTES_MAX, processor_s: MODULE_PROCESSOR_S_MAX, files: MODULE_FILES_MAX }
+    }
+}
+
+/// Whose code the process is going to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// A module of this program.
+    Ours,
+    /// Another program, which is executed.
+    Foreign,
+}
+
+/// What could not be given up.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {step} for a module's process")]
+pub struct ConfineError {
+    /// The step that failed.
+    pub step: &'static str,
+    /// What the system answered.
+    #[source]
+    pub source: io::Errno,
+}
+
+fn step<T>(step: &'static str, result: io::Result<T>) -> Result<T, ConfineError> {
+    result.map_err(|source| ConfineError { step, source })
+}
+
+/// Gives up what a module of this privilege and effect does not need. Called while the process has one thread.
+///
+/// # Errors
+/// A limit or a privilege that could not be lowered. The process must not go on then.
+pub fn lower(limits: &Limits, privilege: Privilege, effect: Effect, code: Code) -> Result<(), ConfineError> {
+    limit("limit memory", Resource::As, limits.memory_bytes)?;
+    limit("limit processor time", Resource::Cpu, limits.processor_s)?;
+    limit("limit open files", Resource::Nofile, limits.files)?;
+    limit("forbid core files", Resource::Core, 0)?;
+    if effect == Effect::Reads && code == Code::Ours {
+        // Pipes are no files to this limit: the result can still be written.
+        limit("forbid writing files", Resource::Fsize, 0)?;
+    }
+    if rustix::process::geteuid().is_root() && privilege != Privilege::Agent {
+        become_nobody(capabilities(privilege), code)?;
+    }
+    step("forbid new privileges", set_no_new_privs(true))?;
+    // After the change of user, which forgets it: a module does not outlive the agent that asked.
+    step("tie the process to the agent", set_parent_process_death_signal(Some(Signal::KILL)))
+}
+
+fn limit(what: &'static str, resource: Resource, most: u64) -> Result<(), ConfineError> {
+    // Never above what the process was given: raising is not ours to do, and fails without privileges.
+    let most = getrlimit(resource).maximum.map_or(most, |given| given.min(most));
+    step(what, setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }))
+}
+
+fn capabilities(privilege: Privilege) -> CapabilitySet {
+    match privilege {
+        Privilege::None | Privilege::Agent => CapabilitySet::empty(),
+        Privilege::ReadFiles => CapabilitySet::DAC_READ_SEARCH,
+        Privilege::ReadProcesses => CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_PTRACE,
+        Privilege::RawSockets => CapabilitySet::NET_RAW,
+    }
+}
+
+fn become_nobody(keep: CapabilitySet, code: Code) -> Result<(), ConfineError> {
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    step("keep capabilities", set_keep_capabilities(true))?;
+    step("leave the groups", set_thread_groups(&[]))?;
+    step("become group nobody", set_thread_res_gid(group, group, group))?;
+    step("become user nobody", set_thread_res_uid(user, user, user))?;
+    let inheritable = if code == Code::Foreign { keep } else { CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable };
+    step("drop capabilities", set_capabilities(None, sets))?;
+    for capability in inheritable.iter() {
+        step("hand capabilities on", configure_capability_in_ambient_set(capability, true))?;
+    }
+    if code == Code::Foreign {
+        // The change of user closed /proc/self to the process, where the program to execute is named.
+        step("open the process to itself", set_dumpable_behavior(DumpableBehavior::Dumpable))?;
+    }
+    Ok(())
+}

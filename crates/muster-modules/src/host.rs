@@ -1,0 +1,297 @@
+//! The side that asks: starts a process for one question, feeds it, takes its answer, and leaves nothing behind.
+//!
+//! Stays true: a question ends within its time and with one [`Ended`]; whatever the process does, it and its group are
+//! gone then. Nothing here waits for a process that does not want to end. Calls block: an asynchronous caller makes them
+//! in a thread of their own.
+
+use crate::child::ARGUMENT;
+use crate::foreign::Plan;
+use crate::message::Message;
+use crate::module::Stop;
+use crate::result::ModuleResult;
+use muster_core::limits::{MODULE_NOISE_BYTES_MAX, MODULE_OUTPUT_BYTES_MAX, MODULE_TIME_S};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often a wish to stop is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a module that was asked to stop may take to answer.
+const STOP_TIME: Duration = Duration::from_secs(2);
+/// How long a process may take to end after its answer.
+const END_TIME: Duration = Duration::from_secs(1);
+
+/// The program that becomes a module when started with [`ARGUMENT`]: usually the asker's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The program.
+    pub program: PathBuf,
+    /// What stands before [`ARGUMENT`] on its command line.
+    pub arguments: Vec<OsString>,
+}
+
+/// What the asker grants one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// How long it may take.
+    pub time: Duration,
+    /// Bytes of the answer, at most.
+    pub output_bytes: usize,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(MODULE_TIME_S), output_bytes: MODULE_OUTPUT_BYTES_MAX }
+    }
+}
+
+/// How a question ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ended {
+    /// With an answer, good or bad.
+    Answered(ModuleResult),
+    /// Its time was over.
+    TimedOut(Duration),
+    /// It was asked to stop, and gave no answer.
+    Stopped,
+    /// It wrote more than was granted.
+    TooMuch(usize),
+    /// It wrote what is no result, or nothing.
+    Died {
+        /// How the process ended.
+        how: String,
+        /// The first of what it wrote to standard error.
+        noise: String,
+    },
+    /// It could not be started.
+    NotStarted(String),
+}
+
+impl Ended {
+    /// Returns the result to report for the module called `name`.
+    pub fn into_result(self, name: &str) -> ModuleResult {
+        let why = match self {
+            Self::Answered(result) => return result,
+            Self::TimedOut(time) => format!("did not answer within {}", crate::gotext::duration(time)),
+            Self::Stopped => "was stopped".to_owned(),
+            Self::TooMuch(bytes) => format!("answered with more than {bytes} bytes"),
+            Self::Died { how, noise } if noise.is_empty() => format!("ended without an answer: {how}"),
+            Self::Died { how, noise } => format!("ended without an answer: {how}: {noise}"),
+            Self::NotStarted(why) => format!("could not be started: {why}"),
+        };
+        ModuleResult::failed(format!("module '{name}' {why}"))
+    }
+}
+
+impl Host {
+    /// Returns this program as host of its own modules.
+    ///
+    /// # Errors
+    /// The system does not tell which program this is.
+    pub fn this_program() -> io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, arguments: Vec::new() })
+    }
+
+    /// Asks one question and waits for its end.
+    pub fn ask(&self, plan: &Plan, parameters: &Value, patience: Patience, stop: &Stop) -> Ended {
+        match Process::start(self, plan) {
+            Err(error) => Ended::NotStarted(format!("{}: {}", self.program.display(), crate::gotext::reason(&error))),
+            Ok(process) => process.converse(parameters, patience, stop),
+        }
+    }
+}
+
+/// A running process, which ends with this value.
+struct Process {
+    child: Child,
+    group: Pid,
+    /// Becomes readable when the process has ended.
+    exit: Option<OwnedFd>,
+    /// How the process ended, once it was waited for.
+    ended: Option<ExitStatus>,
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
+    stderr: Option<ChildStderr>,
+    to_write: Vec<u8>,
+    written: usize,
+    answer: Vec<u8>,
+    noise: Vec<u8>,
+}
+
+/// What a round of reading came to.
+enum Heard {
+    Goes,
+    Line,
+    Closed,
+}
+
+impl Process {
+    fn start(host: &Host, plan: &Plan) -> io::Result<Self> {
+        let plan = serde_json::to_string(plan)?;
+        let mut command = Command::new(&host.program);
+        command.args(&host.arguments).arg(ARGUMENT).arg(plan).current_dir("/").env_clear();
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
+        // A group of its own, so that all it starts can be ended with it.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let taken = "every stream was asked for as a pipe";
+        let (stdin, stdout) = (child.stdin.take().expect(taken), child.stdout.take().expect(taken));
+        let stderr = child.stderr.take().expect(taken);
+        let group = Pid::from_child(&child);
+        let (stdin, stderr) = (Some(stdin), Some(stderr));
+        let (to_write, written, answer, noise) = (Vec::new(), 0, Vec::new(), Vec::new());
+        let (exit, ended) = (None, None);
+        let mut process = Self { child, group, exit, ended, stdin, stdout, stderr, to_write, written, answer, noise };
+        process.exit = Some(pidfd_open(group, PidfdFlags::empty())?);
+        for stream in [process.stdin.as_ref().map(AsFd::as_fd), Some(process.stdout.as_fd())].into_iter().flatten() {
+            fcntl_setfl(stream, OFlags::NONBLOCK)?;
+        }
+        if let Some(stderr) = &process.stderr {
+            fcntl_setfl(stderr, OFlags::NONBLOCK)?;
+        }
+        Ok(process)
+    }
+
+    fn converse(mut self, parameters: &Value, patience: Patience, stop: &Stop) -> Ended {
+        self.to_write = Message::parameters(parameters.clone()).to_line().into_bytes();
+        let begun = Instant::now();
+        let mut stop_asked: Option<Instant> = None;
+        loop {
+            if stop_asked.is_none() && stop.is_asked() {
+                self.to_write.extend_from_slice(Message::stop().to_line().as_bytes());
+                stop_asked = Some(Instant::now());
+            }
+            if stop_asked.is_some_and(|asked| asked.elapsed() >= STOP_TIME) {
+                return Ended::Stopped;
+            }
+            let Some(left) = patience.time.checked_sub(begun.elapsed()) else {
+                return Ended::TimedOut(patience.time);
+            };
+            self.wait(left.min(LOOK));
+            self.write();
+            self.hear_noise();
+            match self.read() {
+                _ if self.answer.len() > patience.output_bytes => return Ended::TooMuch(patience.output_bytes),
+                Heard::Goes => {}
+                Heard::Line | Heard::Closed => return self.close(),
+            }
+        }
+    }
+
+    /// Waits until something can be read or written, or the time is over.
+    fn wait(&self, time: Duration) {
+        let mut streams = vec![PollFd::new(&self.stdout, PollFlags::IN)];
+        streams.extend(self.stderr.as_ref().map(|stderr| PollFd::new(stderr, PollFlags::IN)));
+        let unsent = self.written < self.to_write.len();
+        streams.extend(self.exit.as_ref().map(|exit| PollFd::new(exit, PollFlags::IN)));
+        streams.extend(self.stdin.as_ref().filter(|_| unsent).map(|stdin| PollFd::new(stdin, PollFlags::OUT)));
+        let time = Timespec::try_from(time).ok();
+        // An interrupted wait is one that ended early.
+        let _ = poll(&mut streams, time.as_ref());
+    }
+
+    fn write(&mut self) {
+        let Some(stdin) = &mut self.stdin else { return };
+        while self.written < self.to_write.len() {
+            match stdin.write(&self.to_write[self.written..]) {
+                Ok(bytes) => self.written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It reads no more; what it has to say is still heard.
+                Err(_) => {
+                    self.stdin = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn read(&mut self) -> Heard {
+        let mut buffer = [0; 64 * 1024];
+        match self.stdout.read(&mut buffer) {
+            Ok(0) => Heard::Closed,
+            Ok(bytes) => {
+                let line = buffer[..bytes].iter().position(|byte| *byte == b'\n');
+                self.answer.extend_from_slice(&buffer[..line.unwrap_or(bytes)]);
+                if line.is_some() { Heard::Line } else { Heard::Goes }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Heard::Goes,
+            // What it started may hold the stream open after it has ended.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.has_ended_within(Duration::ZERO) => {
+                Heard::Goes
+            }
+            Err(_) => Heard::Closed,
+        }
+    }
+
+    fn hear_noise(&mut self) {
+        let Some(stderr) = &mut self.stderr else { return };
+        let mut buffer = [0; 8 * 1024];
+        match stderr.read(&mut buffer) {
+            Ok(0) => self.stderr = None,
+            Ok(bytes) => {
+                let room = MODULE_NOISE_BYTES_MAX.saturating_sub(self.noise.len());
+                self.noise.extend_from_slice(&buffer[..bytes.min(room)]);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.stderr = None,
+        }
+    }
+
+    /// Waits for the process to end, for `time` at most.
+    fn has_ended_within(&self, time: Duration) -> bool {
+        let Some(exit) = &self.exit else { return false };
+        let time = Timespec::try_from(time).ok();
+        poll(&mut [PollFd::new(exit, PollFlags::IN)], time.as_ref()).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Ends the process with its whole group, and takes it from the system's table. Twice is once.
+    fn end(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            // The leader has not been waited for yet, so the group's number is still its own.
+            let _ = kill_process_group(self.group, Signal::KILL);
+            self.ended = self.child.wait().ok();
+        }
+        self.ended
+    }
+
+    /// Lets the process end by itself for a moment, and judges its answer.
+    fn close(mut self) -> Ended {
+        self.stdin = None;
+        self.has_ended_within(END_TIME);
+        self.hear_noise();
+        let parsed = serde_json::from_slice(&self.answer);
+        let ended = self.end();
+        match parsed {
+            Ok(result) => Ended::Answered(result),
+            Err(error) => {
+                let noise = String::from_utf8_lossy(&self.noise).trim().to_owned();
+                let how = ended.map_or_else(|| "it vanished".to_owned(), how);
+                let how =
+                    if self.answer.is_empty() { how } else { format!("what it wrote is no result ({error}); {how}") };
+                Ended::Died { how, noise }
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("it was killed by signal {signal}"),
+        (None, code) => format!("its exit code was {}", code.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,6 @@
+//! The modules, a file or a folder each.
+
+pub(crate) mod timedrift;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,56 @@
+//! What tests of modules share.
+
+use crate::module::Context;
+use crate::result::ModuleResult;
+use muster_core::{Clock, Timestamp};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A clock that stands still.
+#[derive(Debug)]
+pub(crate) struct Still(pub(crate) Timestamp);
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        self.0
+    }
+}
+
+/// The world of a machine whose files lie below `root`, at a fixed moment.
+pub(crate) fn context(root: &Path) -> Context {
+    let now = "2026-11-20T13:39:47Z".parse().unwrap();
+    Context { root: root.to_owned(), ..Context::new(Arc::new(Still(now))) }
+}
+
+/// A result that the original gave.
+pub(crate) fn fixture(name: &str) -> ModuleResult {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Demands that two results have the same fields of the same kinds, and the same outcome.
+pub(crate) fn same_form(have: &ModuleResult, want: &ModuleResult) {
+    let (have, want) = (serde_json::to_value(have).unwrap(), serde_json::to_value(want).unwrap());
+    for field in ["foundanything", "success"] {
+        assert_eq!(have[field], want[field], "{field} of {have:#}");
+    }
+    same_fields("", &have, &want);
+}
+
+fn same_fields(at: &str, have: &Value, want: &Value) {
+    match (have, want) {
+        (Value::Object(have), Value::Object(want)) => {
+            assert_eq!(have.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "fields at {at:?}");
+            for (field, want) in want {
+                same_fields(&format!("{at}.{field}"), &have[field], want);
+            }
+        }
+        (Value::Array(have), Value::Array(want)) => {
+            for (have, want) in have.iter().zip(want) {
+                same_fields(&format!("{at}[]"), have, want);
+            }
+        }
+        _ => assert_eq!(std::mem::discriminant(have), std::mem::discriminant(want), "{at}: {have} and {want}"),
+    }
+}

@@ -1,0 +1,187 @@
+//! Modules as processes: what a host makes of a good, a hanging, a loud and a dying one.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+
+use muster_modules::confine::Limits;
+use muster_modules::foreign::{Catalogue, ForeignModule, Plan};
+use muster_modules::host::{Ended, Host, Patience};
+use muster_modules::{ModuleResult, Stop};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+fn host() -> Host {
+    Host { program: PathBuf::from(env!("CARGO_BIN_EXE_muster-module")), arguments: Vec::new() }
+}
+
+fn ask(plan: &Plan, parameters: &Value, patience: Patience) -> Ended {
+    host().ask(plan, parameters, patience, &Stop::default())
+}
+
+fn built_in(name: &str) -> Plan {
+    Catalogue::default().plan(name, Limits::default(), None).unwrap()
+}
+
+/// A module that is a script. It lies where nobody may reach it too: below a directory that is open.
+struct Script {
+    directory: tempfile::TempDir,
+}
+
+impl Script {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { directory }
+    }
+
+    fn plan(&self, text: &str) -> Plan {
+        let path = self.directory.path().join("module");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        plan_of(&path, Limits::default())
+    }
+}
+
+fn plan_of(path: &Path, limits: Limits) -> Plan {
+    let module: ForeignModule = serde_json::from_value(json!({"path": path})).unwrap();
+    let catalogue = Catalogue::new(BTreeMap::from([("script".to_owned(), module)])).unwrap();
+    catalogue.plan("script", limits, None).unwrap()
+}
+
+fn seconds(time: u64) -> Patience {
+    Patience { time: Duration::from_secs(time), ..Patience::default() }
+}
+
+#[test]
+fn a_module_built_in_answers_from_a_process_of_its_own() {
+    let Ended::Answered(result) = ask(&built_in("timedrift"), &json!({"drift": ""}), seconds(30)) else { panic!() };
+    assert!(result.success && result.foundanything, "{result:?}");
+    assert!(result.elements["localtime"].is_string());
+}
+
+#[test]
+fn parameters_that_are_wrong_are_an_answer() {
+    let Ended::Answered(result) = ask(&built_in("timedrift"), &json!({"drift": "soon"}), seconds(30)) else { panic!() };
+    assert_eq!(result.errors(), ["time: invalid duration \"soon\""]);
+}
+
+#[test]
+fn a_script_is_a_module() {
+    let script = Script::new();
+    let plan = script.plan(r#"read line; printf '{"success":true,"foundanything":true,"elements":%s}\n' "$line""#);
+    let Ended::Answered(result) = ask(&plan, &json!({"a": [1, 2]}), seconds(30)) else { panic!() };
+    assert_eq!(result.elements, json!({"class": "parameters", "parameters": {"a": [1, 2]}}));
+}
+
+#[test]
+fn a_foreign_module_keeps_no_privileges() {
+    let script = Script::new();
+    let plan = script.plan(r#"printf '{"success":true,"elements":"%s %s"}\n' "$(id -u)" "$(ulimit -n)""#);
+    let Ended::Answered(result) = ask(&plan, &Value::Null, seconds(30)) else { panic!() };
+    let user = if rustix_is_root() { 65_534 } else { rustix::process::getuid().as_raw() };
+    assert_eq!(result.elements, json!(format!("{user} 256")), "{result:?}");
+}
+
+fn rustix_is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn a_program_that_was_exchanged_is_not_run() {
+    let script = Script::new();
+    let mut plan = script.plan("echo '{\"success\":true}'");
+    plan.foreign.as_mut().unwrap().sha256 = Some("0".repeat(64));
+    let Ended::Answered(result) = ask(&plan, &Value::Null, seconds(30)) else { panic!() };
+    assert!(!result.success && result.errors()[0].contains("not the program that was configured"), "{result:?}");
+}
+
+#[test]
+fn a_module_that_hangs_ends_with_all_it_started() {
+    let script = Script::new();
+    let left = script.directory.path().join("left");
+    std::fs::File::create(&left).unwrap();
+    let plan = script.plan(&format!("sleep 1000 < {} & exec sleep 1000", left.display()));
+    let begun = Instant::now();
+    let time = Duration::from_millis(700);
+    let ended = ask(&plan, &Value::Null, Patience { time, ..Patience::default() });
+    assert_eq!(ended, Ended::TimedOut(time));
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(!is_open_somewhere(&left), "what the module started is still there");
+}
+
+/// Tells whether a process still has `path` open; gives the system a moment to take a killed one away.
+fn is_open_somewhere(path: &Path) -> bool {
+    let until = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < until {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let opened = processes.flat_map(|process| std::fs::read_dir(process.path().join("fd")).into_iter().flatten());
+        if !opened.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|opened| opened == path)) {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+#[test]
+fn a_module_that_was_stopped_answers_or_is_ended() {
+    let script = Script::new();
+    let stop = Stop::default();
+    stop.ask();
+    let polite = script.plan(r#"read a; read b; printf '{"success":true,"elements":%s}\n' "$b""#);
+    let Ended::Answered(result) = host().ask(&polite, &Value::Null, seconds(30), &stop) else { panic!() };
+    assert_eq!(result.elements, json!({"class": "stop"}));
+    let deaf = script.plan("exec sleep 1000");
+    assert_eq!(host().ask(&deaf, &Value::Null, seconds(30), &stop), Ended::Stopped);
+}
+
+#[test]
+fn a_module_that_talks_too_much_is_ended() {
+    let script = Script::new();
+    let patience = Patience { output_bytes: 100_000, ..seconds(30) };
+    assert_eq!(ask(&script.plan("exec cat /dev/zero"), &Value::Null, patience), Ended::TooMuch(100_000));
+    // A megabyte of noise neither blocks the module nor is kept.
+    let loud = script.plan("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 3");
+    let Ended::Died { how, noise } = ask(&loud, &Value::Null, seconds(30)) else { panic!() };
+    assert_eq!((how.as_str(), noise.len()), ("its exit code was 3", 16 * 1024));
+}
+
+#[test]
+fn a_module_that_dies_says_how() {
+    let script = Script::new();
+    let killed = ask(&script.plan("kill -9 $$"), &Value::Null, seconds(30)).into_result("script");
+    assert_eq!(killed, ModuleResult::failed("module 'script' ended without an answer: it was killed by signal 9"));
+    let garbage = ask(&script.plan("echo hello"), &Value::Null, seconds(30)).into_result("script");
+    assert!(garbage.errors()[0].contains("what it wrote is no result"), "{garbage:?}");
+    let gone = plan_of(Path::new("/nonexistent/module"), Limits::default());
+    let gone = ask(&gone, &Value::Null, seconds(30)).into_result("script");
+    assert_eq!(gone.errors(), ["open /nonexistent/module: no such file or directory"]);
+    let program = Host { program: PathBuf::from("/nonexistent/host"), arguments: Vec::new() };
+    let ended = program.ask(&built_in("timedrift"), &Value::Null, seconds(30), &Stop::default());
+    assert_eq!(ended, Ended::NotStarted("/nonexistent/host: no such file or directory".into()));
+}
+
+#[test]
+fn a_module_that_takes_all_memory_or_time_is_ended_by_the_system() {
+    let script = Script::new();
+    let hungry = "dd if=/dev/zero of=/dev/null bs=300M count=1 2>/dev/null || echo '{\"elements\":\"refused\"}'";
+    let mut plan = script.plan(hungry);
+    plan.limits.memory_bytes = 200 * 1024 * 1024;
+    let Ended::Answered(result) = ask(&plan, &Value::Null, seconds(30)) else { panic!() };
+    assert_eq!(result.elements, json!("refused"));
+    let mut plan = script.plan("while :; do :; done");
+    plan.limits.processor_s = 1;
+    let Ended::Died { how, .. } = ask(&plan, &Value::Null, seconds(60)) else { panic!() };
+    assert!(how.starts_with("it was killed by signal"), "{how}");
+}
+
+#[test]
+fn a_giant_question_to_a_module_that_does_not_read_ends() {
+    let script = Script::new();
+    let parameters = json!({"text": "x".repeat(3_000_000)});
+    let deaf = script.plan("echo '{\"success\":true}'");
+    let Ended::Answered(result) = ask(&deaf, &parameters, seconds(30)) else { panic!() };
+    assert!(result.success);
+}

@@ -6,8 +6,23 @@ use crate::StoreError;
 use crate::error::SchemaError;
 use rusqlite::{Connection, OptionalExtension};
 
+/// What leads from one version to the next: first what both databases take, then what each writes in its own way.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    both: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [&str; 1] = [include_str!("../migrations/0001.sql")];
+const STEPS: [Step; 2] = [
+    Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
+    Step {
+        both: include_str!("../migrations/0002.sql"),
+        sqlite: include_str!("../migrations/0002.sqlite.sql"),
+        postgres: include_str!("../migrations/0002.postgres.sql"),
+    },
+];
 
 /// The version this program speaks.
 #[expect(clippy::cast_possible_wrap, reason = "a handful of steps")]
@@ -30,7 +45,7 @@ pub(crate) fn check(have: Option<i64>) -> Result<(), SchemaError> {
 }
 
 /// The steps that lead from `have` to this program's version, with the versions they lead to.
-fn missing(have: Option<i64>) -> Result<impl Iterator<Item = (i64, &'static str)>, SchemaError> {
+fn missing(have: Option<i64>) -> Result<impl Iterator<Item = (i64, Step)>, SchemaError> {
     match check(have) {
         Err(error @ SchemaError::New { .. }) => Err(error),
         _ => Ok((1..).zip(STEPS).skip_while(move |(version, _)| *version <= have.unwrap_or(0))),
@@ -59,7 +74,8 @@ pub(crate) fn sqlite_migrate(connection: &mut Connection) -> Result<Option<i64>,
         if version == 1 {
             transaction.execute_batch(&dialect::sqlite(CREATE)).map_err(refuse)?;
         }
-        transaction.execute_batch(&dialect::sqlite(step)).map_err(refuse)?;
+        transaction.execute_batch(&dialect::sqlite(step.both)).map_err(refuse)?;
+        transaction.execute_batch(step.sqlite).map_err(refuse)?;
         transaction.execute_batch(&format!("{INSERT} ({version})")).map_err(refuse)?;
         transaction.commit().map_err(refuse)?;
     }
@@ -86,7 +102,8 @@ pub(crate) async fn postgres_migrate(target: &Target) -> Result<Option<i64>, Sto
         if version == 1 {
             transaction.batch_execute(CREATE).await.map_err(dialect::postgres_error)?;
         }
-        transaction.batch_execute(step).await.map_err(dialect::postgres_error)?;
+        transaction.batch_execute(step.both).await.map_err(dialect::postgres_error)?;
+        transaction.batch_execute(step.postgres).await.map_err(dialect::postgres_error)?;
         transaction.batch_execute(&format!("{INSERT} ({version})")).await.map_err(dialect::postgres_error)?;
     }
     transaction.commit().await.map_err(dialect::postgres_error)?;

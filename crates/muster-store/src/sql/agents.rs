@@ -20,16 +20,16 @@ use std::collections::{BTreeMap, HashMap};
 const COLUMNS: &str = "agent_id, public_key, state, created, last_contact, last_address, last_clock, streaming_to, \
      nonce_splits, nonce_skips, clone_suspected";
 const LABELS_OF: &str = "SELECT agent_id, service, label FROM agent_labels WHERE agent_id = ANY($1)";
-const INSERT: &str = "INSERT INTO agents (agent_id, id_text, public_key, state, created, last_contact, last_address, \
+const INSERT: &str = "INSERT INTO machines (agent_id, id_text, public_key, state, created, last_contact, last_address, \
      streaming_to, nonce_splits, nonce_skips, host_name) VALUES ($1, $2, $3, $4, $5, $5, '', '', 0, 0, '') \
      ON CONFLICT (agent_id) DO NOTHING";
 const SPEND_TOKEN: &str = "UPDATE enrol_tokens SET uses_left = uses_left - 1 \
      WHERE sha256 = $1 AND uses_left > 0 AND (expires IS NULL OR expires > $2) RETURNING labels";
-const COUNT: &str = "SELECT state, count(*) FROM agents GROUP BY state";
-const STATES: &str = "SELECT agent_id, state FROM agents WHERE agent_id = ANY($1) ORDER BY agent_id";
-const LOCK_STATE: &str = "SELECT state FROM agents WHERE agent_id = $1 FOR UPDATE";
-const SET_STATE: &str = "UPDATE agents SET state = $2 WHERE agent_id = $1";
-const FORGET: &str = "UPDATE agents SET last_address = '', last_clock = NULL, last_nonce = NULL, streaming_to = '', \
+const COUNT: &str = "SELECT state, count(*) FROM machines GROUP BY state";
+const STATES: &str = "SELECT agent_id, state FROM machines WHERE agent_id = ANY($1) ORDER BY agent_id";
+const LOCK_STATE: &str = "SELECT state FROM machines WHERE agent_id = $1 FOR UPDATE";
+const SET_STATE: &str = "UPDATE machines SET state = $2 WHERE agent_id = $1";
+const FORGET: &str = "UPDATE machines SET last_address = '', last_clock = NULL, last_nonce = NULL, streaming_to = '', \
      stream_contact = NULL, host_name = '', facts_at = NULL, clone_suspected = NULL WHERE agent_id = $1";
 const DELETED_WITH_AGENT: [&str; 6] = [
     "DELETE FROM agent_labels WHERE agent_id = $1",
@@ -43,7 +43,7 @@ const DELETE_LABEL: &str = "DELETE FROM agent_labels WHERE agent_id = $1 AND ser
 const USAGE: &str = "SELECT scope, pid, process_start, measured, received, mean_user_cpu, max_user_cpu, \
      mean_system_cpu, max_system_cpu, mean_memory_mib, max_memory_mib, mean_fds, max_fds, terminated \
      FROM usage_records WHERE agent_id = $1 AND received >= $2 AND received < $3 ORDER BY received, number";
-const FACTS_AT: &str = "SELECT facts_at FROM agents WHERE agent_id = $1 AND facts_at IS NOT NULL";
+const FACTS_AT: &str = "SELECT facts_at FROM machines WHERE agent_id = $1 AND facts_at IS NOT NULL";
 const FACTS: &str = "SELECT name, value FROM agent_facts WHERE agent_id = $1";
 const FACT_OF: &str =
     "SELECT agent_id, value FROM agent_facts WHERE agent_id = ANY($1) AND name = $2 ORDER BY agent_id";
@@ -66,7 +66,7 @@ fn id_list(ids: &[AgentId]) -> Vec<&[u8]> {
 
 /// Reads agents and gives them their labels.
 async fn with_labels(tx: &mut Tx, rows: Vec<Row>) -> Result<Vec<Agent>, StoreError> {
-    let mut agents = rows.into_iter().map(|row| read(&mut row.fields("agents"))).collect::<Result<Vec<_>, _>>()?;
+    let mut agents = rows.into_iter().map(|row| read(&mut row.fields("machines"))).collect::<Result<Vec<_>, _>>()?;
     let ids: Vec<AgentId> = agents.iter().map(|agent| agent.id).collect();
     if ids.is_empty() {
         return Ok(agents);
@@ -102,7 +102,7 @@ fn read(fields: &mut Fields) -> Result<Agent, StoreError> {
 }
 
 async fn get(tx: &mut Tx, id: &AgentId) -> Result<Option<Agent>, StoreError> {
-    let rows = tx.query(format!("SELECT {COLUMNS} FROM agents WHERE agent_id = $1"), params![id]).await?;
+    let rows = tx.query(format!("SELECT {COLUMNS} FROM machines WHERE agent_id = $1"), params![id]).await?;
     Ok(with_labels(tx, rows).await?.pop())
 }
 
@@ -123,7 +123,7 @@ async fn enrol(tx: &mut Tx, (enrolment, now): &(Enrolment, Timestamp)) -> Result
     let mut labels = enrolment.labels.clone();
     if let Some(token) = &enrolment.token {
         let Some(row) = tx.query_opt(SPEND_TOKEN, params![token, *now]).await? else {
-            tx.execute("DELETE FROM agents WHERE agent_id = $1", params![&enrolment.id]).await?;
+            tx.execute("DELETE FROM machines WHERE agent_id = $1", params![&enrolment.id]).await?;
             return Ok(Enrolled::TokenRefused);
         };
         let mut fields = row.fields("enrol_tokens");
@@ -154,7 +154,7 @@ async fn put_labels(tx: &mut Tx, id: &AgentId, labels: &[Label]) -> Result<bool,
 }
 
 async fn list(tx: &mut Tx, ids: &[AgentId]) -> Result<Vec<Agent>, StoreError> {
-    let sql = format!("SELECT {COLUMNS} FROM agents WHERE agent_id = ANY($1) AND state <> 3 ORDER BY agent_id");
+    let sql = format!("SELECT {COLUMNS} FROM machines WHERE agent_id = ANY($1) AND state <> 3 ORDER BY agent_id");
     let rows = tx.query(sql, params![id_list(ids)]).await?;
     with_labels(tx, rows).await
 }
@@ -179,7 +179,7 @@ async fn page(
     for label in &filter.labels {
         values.extend([Value::from(&label.service), Value::from(&label.label)]);
         wheres.push(format!(
-            "EXISTS (SELECT 1 FROM agent_labels WHERE agent_labels.agent_id = agents.agent_id \
+            "EXISTS (SELECT 1 FROM agent_labels WHERE agent_labels.agent_id = machines.agent_id \
              AND service = ${} AND label = ${})",
             values.len() - 1,
             values.len()
@@ -201,7 +201,7 @@ async fn page(
     }
     values.push((*limit).into());
     let filter = wheres.join(" AND ");
-    let sql = format!("SELECT {COLUMNS} FROM agents WHERE {filter} ORDER BY agent_id LIMIT ${}", values.len());
+    let sql = format!("SELECT {COLUMNS} FROM machines WHERE {filter} ORDER BY agent_id LIMIT ${}", values.len());
     let rows = tx.query(sql, &values).await?;
     with_labels(tx, rows).await
 }
@@ -222,7 +222,7 @@ fn pattern(text: &str) -> String {
 async fn count(tx: &mut Tx, (): &()) -> Result<BTreeMap<AgentStateKey, u64>, StoreError> {
     let mut counts = BTreeMap::new();
     for row in tx.query(COUNT, &[]).await? {
-        let mut fields = row.fields("agents");
+        let mut fields = row.fields("machines");
         counts.insert(fields.take::<AgentState>()?.word(), fields.take()?);
     }
     Ok(counts)
@@ -231,7 +231,7 @@ async fn count(tx: &mut Tx, (): &()) -> Result<BTreeMap<AgentStateKey, u64>, Sto
 async fn states(tx: &mut Tx, ids: &[AgentId]) -> Result<Vec<(AgentId, AgentState)>, StoreError> {
     let mut states = Vec::with_capacity(ids.len());
     for row in tx.query(STATES, params![id_list(ids)]).await? {
-        let mut fields = row.fields("agents");
+        let mut fields = row.fields("machines");
         states.push((fields.take()?, fields.take()?));
     }
     Ok(states)
@@ -252,7 +252,7 @@ struct Change<T> {
 /// Returns the agent's state and keeps others from changing it. Not found: it is not known, or was deleted.
 async fn lock(tx: &mut Tx, id: AgentId) -> Result<AgentState, StoreError> {
     let row = tx.query_opt(LOCK_STATE, params![&id]).await?.ok_or_else(|| not_found(id))?;
-    row.only("agents")
+    row.only("machines")
 }
 
 async fn label_put(tx: &mut Tx, change: &Change<Label>) -> Result<(), StoreError> {
@@ -341,7 +341,7 @@ async fn usage_list(
 
 async fn facts(tx: &mut Tx, id: &AgentId) -> Result<Option<(Facts, Timestamp)>, StoreError> {
     let Some(row) = tx.query_opt(FACTS_AT, params![id]).await? else { return Ok(None) };
-    let at = row.only("agents")?;
+    let at = row.only("machines")?;
     let mut facts = Facts::new();
     for row in tx.query(FACTS, params![id]).await? {
         let mut fields = row.fields("agent_facts");

@@ -14,20 +14,20 @@ use std::time::Duration;
 const SAME_MOMENT_MAX: u32 = 1_000;
 
 const SELECT_AGENT: &str = "SELECT public_key, state, last_nonce, nonce_splits, nonce_skips, clone_suspected \
-     FROM agents WHERE agent_id = $1 FOR NO KEY UPDATE";
-const SELECT_STATE: &str = "SELECT state FROM agents WHERE agent_id = $1 FOR NO KEY UPDATE";
+     FROM machines WHERE agent_id = $1 FOR NO KEY UPDATE";
+const SELECT_STATE: &str = "SELECT state FROM machines WHERE agent_id = $1 FOR NO KEY UPDATE";
 const SELECT_LABELS: &str = "SELECT service, label FROM agent_labels WHERE agent_id = $1 ORDER BY service, label";
 const SELECT_HAD: &str = "SELECT broadcast_id FROM broadcast_sent WHERE agent_id = $1 ORDER BY broadcast_id";
 const INSERT_CONTACT: &str = "INSERT INTO contacts (agent_id, at, sent_nonce, received_nonce, address) \
      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (agent_id, at) DO NOTHING RETURNING contact_id";
 const SELECT_REFERRED: &str = "SELECT contact_id FROM contacts WHERE agent_id = $1 AND received_nonce = $2 LIMIT 1";
 const SELECT_GIVEN: &str = "SELECT contact_id FROM contacts WHERE agent_id = $1 AND sent_nonce = $2 LIMIT 1";
-const UPDATE_AGENT: &str = "UPDATE agents SET last_contact = $2, last_address = $3, last_clock = $4, \
+const UPDATE_AGENT: &str = "UPDATE machines SET last_contact = $2, last_address = $3, last_clock = $4, \
      last_nonce = $5, streaming_to = $6, stream_contact = $7, nonce_splits = $8, nonce_skips = $9, \
      clone_suspected = $10 WHERE agent_id = $1";
 const DUE_AGAIN: &str = "UPDATE messages SET due = $2 WHERE destination_agent = $1 AND state = 0 AND due > $2 \
      AND attempts > 0 AND contact_id > $3";
-const END_STREAM: &str = "UPDATE agents SET streaming_to = '', stream_contact = NULL \
+const END_STREAM: &str = "UPDATE machines SET streaming_to = '', stream_contact = NULL \
      WHERE agent_id = $1 AND stream_contact = $2";
 const SELECT_CONTACTS: &str = "SELECT contact_id, at, sent_nonce, received_nonce, address FROM contacts \
      WHERE agent_id = $1 AND at < $2 ORDER BY at DESC LIMIT $3";
@@ -64,7 +64,7 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
     let Some(row) = tx.query_opt(SELECT_AGENT, params![&put.agent]).await? else {
         return Ok(ContactTaken::Unknown);
     };
-    let mut fields = row.fields("agents");
+    let mut fields = row.fields("machines");
     if fields.take::<Vec<u8>>()? != put.key {
         return Ok(ContactTaken::OtherKey);
     }
@@ -172,7 +172,7 @@ async fn note_contact(
 /// Records what a further record of a stream brings.
 pub(super) async fn record_put(tx: &mut Tx, put: &RecordPut) -> Result<Option<Recorded>, StoreError> {
     let Some(row) = tx.query_opt(SELECT_STATE, params![&put.agent]).await? else { return Ok(None) };
-    let state: AgentState = row.only("agents")?;
+    let state: AgentState = row.only("machines")?;
     if state == AgentState::Deleted {
         return Ok(None);
     }

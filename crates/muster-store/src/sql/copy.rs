@@ -9,8 +9,8 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 
 /// All tables, those that others refer to first. What is said of living servers is not worth keeping.
-const TABLES: [&str; 21] = [
-    "agents",
+const TABLES: [&str; 34] = [
+    "machines",
     "agent_labels",
     "agent_facts",
     "contacts",
@@ -31,9 +31,23 @@ const TABLES: [&str; 21] = [
     "tokens",
     "enrol_tokens",
     "journal",
+    "journal_head",
+    "agent_sessions",
+    "agent_times",
+    "agents_stats",
+    "investigators",
+    "modules",
+    "agtmodreq",
+    "invagtmodperm",
+    "action_rows",
+    "action_jobs",
+    "signatures",
+    "command_rows",
+    "result_rows",
 ];
 /// Tables whose rows are numbered by the database, and the column.
-const NUMBERED: [(&str, &str); 7] = [
+const NUMBERED: [(&str, &str); 13] = [
+    ("machines", "number"),
     ("contacts", "contact_id"),
     ("usage_records", "number"),
     ("messages", "number"),
@@ -41,6 +55,11 @@ const NUMBERED: [(&str, &str); 7] = [
     ("refusals", "number"),
     ("contents", "content"),
     ("journal", "number"),
+    ("agent_sessions", "session"),
+    ("investigators", "id"),
+    ("modules", "id"),
+    ("action_rows", "number"),
+    ("result_rows", "number"),
 ];
 /// Rows moved at once, and the same for rows that hold pieces of files.
 const ROWS: usize = 400;
@@ -49,7 +68,7 @@ const ROWS_OF_PIECES: usize = 16;
 /// that the past may have changed.
 const EPOCH: &str = "epoch";
 
-const ANY_AGENT: &str = "SELECT agent_id FROM agents LIMIT 1";
+const ANY_AGENT: &str = "SELECT agent_id FROM machines LIMIT 1";
 const GET_EPOCH: &str = "SELECT value FROM settings WHERE name = $1";
 const SET_EPOCH: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) \
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
@@ -124,6 +143,10 @@ async fn dump(tx: &mut Tx, partial: &Path) -> Result<(), StoreError> {
     copy.pragma_update(None, "synchronous", "OFF").map_err(refuse)?;
     schema::sqlite_migrate(&mut copy)?;
     copy.execute_batch("PRAGMA foreign_keys = OFF; BEGIN").map_err(refuse)?;
+    // A new schema has rows of its own.
+    for table in TABLES.iter().rev() {
+        copy.execute(&format!("DELETE FROM {table}"), []).map_err(refuse)?;
+    }
     for table in TABLES {
         tx.execute(format!("DECLARE copy_{table} NO SCROLL CURSOR FOR SELECT * FROM {table}"), &[]).await?;
         let fetch = format!("FETCH {} FROM copy_{table}", rows_at_once(table));

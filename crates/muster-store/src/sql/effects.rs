@@ -20,7 +20,7 @@ const SELECT_FOREIGN: &str = "SELECT message_id FROM messages WHERE message_id =
 const SELECT_CLIENT_LABELS: &str = "SELECT label FROM agent_labels WHERE agent_id = $1 AND service = $2";
 const DELETE_CLIENT_LABELS: &str = "DELETE FROM agent_labels WHERE agent_id = $1 AND service = $2 AND label = ANY($3)";
 const DELETE_FACTS: &str = "DELETE FROM agent_facts WHERE agent_id = $1";
-const SET_FACTS: &str = "UPDATE agents SET host_name = $2, facts_at = $3 WHERE agent_id = $1";
+const SET_FACTS: &str = "UPDATE machines SET host_name = $2, facts_at = $3 WHERE agent_id = $1";
 
 /// The fact that lists of machines show and search.
 const HOST_NAME: &str = "hostname";

@@ -156,7 +156,7 @@ pub(super) async fn addressees(
     messages: impl Iterator<Item = &Message> + Send,
 ) -> Result<HashMap<AgentId, String>, StoreError> {
     const SELECT: &str =
-        "SELECT agent_id, streaming_to FROM agents WHERE agent_id = ANY($1) AND state <> 3 FOR KEY SHARE";
+        "SELECT agent_id, streaming_to FROM machines WHERE agent_id = ANY($1) AND state <> 3 FOR KEY SHARE";
     let wanted: HashSet<AgentId> = messages.filter_map(|message| message.destination.agent).collect();
     let mut found = HashMap::with_capacity(wanted.len());
     if wanted.is_empty() {
@@ -166,7 +166,7 @@ pub(super) async fn addressees(
     let mut ids: Vec<&[u8]> = wanted.iter().map(|agent| &agent.as_bytes()[..]).collect();
     ids.sort_unstable();
     for row in tx.query(SELECT, params![ids]).await? {
-        let mut fields = row.fields("agents");
+        let mut fields = row.fields("machines");
         found.insert(fields.take()?, fields.take()?);
     }
     match wanted.iter().find(|agent| !found.contains_key(agent)) {

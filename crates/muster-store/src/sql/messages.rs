@@ -35,9 +35,9 @@ const PICK_EXPIRED: &str = "SELECT number FROM messages WHERE state = 0 AND expi
      ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED";
 const PARK: &str = "UPDATE messages SET state = 3, due = NULL, processed = $2, failure = $3 WHERE number = ANY($1)";
 const CLAIM_OVERDUE: &str = "UPDATE messages SET attempts = attempts + 1, due = $2 WHERE number = ANY($1)";
-const ENROLLED: &str = "SELECT state FROM agents WHERE agent_id = $1 AND state = 0";
-const AGENTS_DUE: &str = "SELECT agent_id FROM agents WHERE agent_id = ANY($1) AND state = 0 AND EXISTS (SELECT 1 \
-     FROM messages WHERE destination_agent = agents.agent_id AND messages.state = 0 AND due < $2) ORDER BY agent_id";
+const ENROLLED: &str = "SELECT state FROM machines WHERE agent_id = $1 AND state = 0";
+const AGENTS_DUE: &str = "SELECT agent_id FROM machines WHERE agent_id = ANY($1) AND state = 0 AND EXISTS (SELECT 1 \
+     FROM messages WHERE destination_agent = machines.agent_id AND messages.state = 0 AND due < $2) ORDER BY agent_id";
 const BACKLOG_PENDING: &str = "SELECT destination_service, count(*), min(created) FROM messages \
      WHERE state = 0 AND destination_agent IS NULL GROUP BY destination_service";
 const BACKLOG_PARKED: &str = "SELECT destination_service, count(*) FROM messages \
@@ -272,7 +272,7 @@ async fn park_expired(tx: &mut Tx, (now, limit): &(Timestamp, u32)) -> Result<u6
 
 async fn agents_due(tx: &mut Tx, (agents, now): &(Vec<AgentId>, Timestamp)) -> Result<Vec<AgentId>, StoreError> {
     let rows = tx.query(AGENTS_DUE, params![agent_list(agents), *now]).await?;
-    rows.into_iter().map(|row| row.only("agents")).collect()
+    rows.into_iter().map(|row| row.only("machines")).collect()
 }
 
 async fn backlog(tx: &mut Tx, (): &()) -> Result<Vec<ServiceBacklog>, StoreError> {

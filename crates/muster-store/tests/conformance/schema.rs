@@ -42,11 +42,11 @@ async fn opening_never_migrates() {
         assert_eq!(SqlStore::migrate(&place.url).await.unwrap(), Some(want));
         drop(try_open(&place.url).await.unwrap());
 
-        past_the_store(&place.url, &format!("UPDATE muster_schema SET version = {}", want - 1)).await;
+        past_the_store(&place.url, &format!("DELETE FROM muster_schema WHERE version = {want}")).await;
         let error = try_open(&place.url).await.unwrap_err();
         assert!(matches!(error, StoreError::Schema(SchemaError::Old { have, .. }) if have == want - 1), "{error:?}");
 
-        past_the_store(&place.url, &format!("UPDATE muster_schema SET version = {}", want + 1)).await;
+        past_the_store(&place.url, &format!("INSERT INTO muster_schema VALUES ({})", want + 1)).await;
         for error in [try_open(&place.url).await.unwrap_err(), SqlStore::migrate(&place.url).await.unwrap_err()] {
             let newer = SchemaError::New { have: want + 1, want };
             assert!(matches!(&error, StoreError::Schema(schema) if *schema == newer), "{error:?}");
@@ -206,7 +206,7 @@ for_each_backend! {
         let folder = folder();
         let copy = folder.path().join("copy.db");
         stage.store.backup(&copy).await.unwrap();
-        rusqlite::Connection::open(&copy).unwrap().execute_batch("UPDATE muster_schema SET version = 99").unwrap();
+        rusqlite::Connection::open(&copy).unwrap().execute_batch("INSERT INTO muster_schema VALUES (99)").unwrap();
         assert_eq!(stage.store.restore(&copy).await.unwrap_err().kind(), ErrorKind::Schema);
         let missing = folder.path().join("missing.db");
         assert_eq!(stage.store.restore(&missing).await.unwrap_err().kind(), ErrorKind::NotFound);
@@ -221,11 +221,11 @@ async fn a_row_that_cannot_be_is_named() {
         let store = open(&place.url).await;
         store.agent_enrol(enrolment(1, AgentState::Enrolled, &[]), at(0)).await.unwrap();
         drop(store);
-        past_the_store(&place.url, "UPDATE agents SET state = 77").await;
+        past_the_store(&place.url, "UPDATE machines SET state = 77").await;
         let store = open(&place.url).await;
         let error = store.agent_get(agent(1)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Inconsistent);
-        assert!(error.to_string().contains("agents") && error.to_string().contains("0000000000000001"), "{error}");
+        assert!(error.to_string().contains("machines") && error.to_string().contains("0000000000000001"), "{error}");
         drop(store);
         place.remove().await;
     })

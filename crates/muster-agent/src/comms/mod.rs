@@ -4,7 +4,6 @@
 //! either acknowledged by a server or given back.
 
 mod connect;
-mod frame;
 mod pace;
 mod poll;
 mod stream;

@@ -4,7 +4,6 @@
 //! acknowledged when the stream ends goes back to the outbox.
 
 use super::connect::{Body, Connection};
-use super::frame::{self, Frames};
 use super::{ContactError, Ended, Link};
 use crate::config::Compression;
 use crate::hub::Tokens;
@@ -16,6 +15,7 @@ use http::header::{CONNECTION, CONTENT_ENCODING, HeaderValue};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use muster_core::limits;
+use muster_proto::framing::{self, FrameReader};
 use muster_proto::wire;
 use prost::Message as _;
 use std::collections::VecDeque;
@@ -131,7 +131,7 @@ struct Stream {
     pieces: Option<mpsc::Sender<Bytes>>,
     packer: Packer,
     answer: Incoming,
-    frames: Frames,
+    records: FrameReader,
     flight: Flight,
     tokens: Tokens,
     /// Something is to be sent when the time of gathering is over.
@@ -161,8 +161,8 @@ impl Stream {
                 Packer::Deflate(Box::new(ZlibEncoder::new(Vec::new(), flate2::Compression::fast())))
             }
         };
-        let mut bytes = BytesMut::from(&frame::MAGIC[..]);
-        frame::encode(&link.contact(&messages, free), &mut bytes);
+        let mut bytes = BytesMut::from(&framing::MAGIC[..]);
+        framing::record_put(&link.contact(&messages, free), &mut bytes);
         drop(messages);
         let (pieces, body) = mpsc::channel(UNACKNOWLEDGED_MAX + 2);
         let mut request = connection.request(http::Method::POST, "/streaming-message", Body::pieces(body));
@@ -192,7 +192,7 @@ impl Stream {
             pieces: Some(pieces),
             packer,
             answer: response.into_body(),
-            frames: Frames::default(),
+            records: FrameReader::without_magic(limits::CONTACT_BYTES_MAX),
             flight,
             tokens,
             wants: true,
@@ -224,7 +224,8 @@ impl Stream {
         self.flight.acknowledge_first();
         self.closing |= contact.done_sending;
         link.take_in(contact);
-        Ok(())
+        // What came in the same piece is not kept waiting for the next one.
+        self.take_records(link)
     }
 
     /// Waits for one thing to happen, and deals with it.
@@ -254,7 +255,7 @@ impl Stream {
         frame: Option<Result<hyper::body::Frame<Bytes>, hyper::Error>>,
     ) -> Result<Step, ContactError> {
         let Some(frame) = frame else {
-            if self.closing && self.flight.records.is_empty() && !self.frames.is_in_between() {
+            if self.closing && self.flight.records.is_empty() && self.records.finish().is_ok() {
                 return Ok(Step::Done);
             }
             let early = "the server ended the stream without a word";
@@ -265,6 +266,12 @@ impl Stream {
             return Ok(Step::Done);
         }
         self.push(frame)?;
+        self.take_records(link)?;
+        Ok(Step::Again)
+    }
+
+    /// Takes the whole records that are there.
+    fn take_records(&mut self, link: &Link) -> Result<(), ContactError> {
         while let Some(contact) = self.next_record()? {
             if contact.ack_index != 0 {
                 if !self.flight.acknowledge_first() {
@@ -279,7 +286,7 @@ impl Stream {
                 self.close(CLOSE_MAX);
             }
         }
-        Ok(Step::Again)
+        Ok(())
     }
 
     fn send(&mut self, link: &Link) -> Result<(), ContactError> {
@@ -296,7 +303,7 @@ impl Stream {
         let freed = link.hub.tokens_since(&mut self.tokens);
         let full = messages.len() == limits::CONTACT_MESSAGES_MAX;
         let mut bytes = BytesMut::new();
-        frame::encode(&link.contact(&messages, freed), &mut bytes);
+        framing::record_put(&link.contact(&messages, freed), &mut bytes);
         let broken = |error: std::io::Error| ContactError::broken(&self.server, "packing", error);
         let piece = self.packer.pack(bytes).map_err(broken)?;
         if let Some(pieces) = &self.pieces {
@@ -329,14 +336,16 @@ impl Stream {
     fn push(&mut self, frame: Result<hyper::body::Frame<Bytes>, hyper::Error>) -> Result<(), ContactError> {
         let frame = frame.map_err(|error| ContactError::broken(&self.server, "streaming", error))?;
         if let Ok(data) = frame.into_data() {
-            self.frames.push(&data);
+            self.records.push(data);
         }
         Ok(())
     }
 
     fn next_record(&mut self) -> Result<Option<wire::ContactData>, ContactError> {
         let unreadable = |reason: String| ContactError::Unreadable { server: self.server.clone(), reason };
-        let Some(record) = self.frames.next().map_err(|error| unreadable(error.to_string()))? else { return Ok(None) };
+        let Some(record) = self.records.record_next().map_err(|error| unreadable(error.to_string()))? else {
+            return Ok(None);
+        };
         wire::ContactData::decode(record).map(Some).map_err(|error| unreadable(error.to_string()))
     }
 }

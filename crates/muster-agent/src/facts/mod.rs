@@ -86,7 +86,7 @@ impl Observer {
         put("addresses", Some(addresses.into()));
         put("interfaces", Some(interfaces.into()));
         let packages = packages::count(&self.root);
-        put("package_count", packages.map(|(_, count)| count.into()));
+        put("package_count", packages.and_then(|(_, count)| count).map(Into::into));
         put("package_format", packages.map(|(format, _)| format.into()));
         facts
     }

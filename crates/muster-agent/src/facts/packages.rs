@@ -1,23 +1,39 @@
 //! How many packages are installed, counted in the package managers' own files.
 
+#[path = "rpm.rs"]
+mod rpm;
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Returns the kind of the first package database that is found and how many packages are in it.
-pub(super) fn count(root: &Path) -> Option<(&'static str, u64)> {
+/// Files of rpm's database, newest form first, with what counts each.
+const RPM: [(&str, fn(&Path) -> Option<u64>); 6] = [
+    ("usr/lib/sysimage/rpm/rpmdb.sqlite", count_sqlite),
+    ("var/lib/rpm/rpmdb.sqlite", count_sqlite),
+    ("usr/lib/sysimage/rpm/Packages.db", rpm::count_ndb),
+    ("var/lib/rpm/Packages.db", rpm::count_ndb),
+    ("usr/lib/sysimage/rpm/Packages", rpm::count_bdb),
+    ("var/lib/rpm/Packages", rpm::count_bdb),
+];
+
+/// Returns the kind of the first package database with packages in it, and how many: `None` when that cannot be told. A
+/// machine may have the tools of a package manager that is not its own, whose database is empty.
+pub(super) fn count(root: &Path) -> Option<(&'static str, Option<u64>)> {
     let dpkg = || count_lines(&root.join("var/lib/dpkg/status"), |line| line == b"Status: install ok installed");
     let apk = || count_lines(&root.join("lib/apk/db/installed"), |line| line.starts_with(b"P:"));
-    let rpm = || {
-        ["usr/lib/sysimage/rpm/rpmdb.sqlite", "var/lib/rpm/rpmdb.sqlite"]
-            .iter()
-            .find_map(|path| count_rows(&root.join(path), "Packages"))
-    };
-    dpkg()
-        .map(|count| ("dpkg", count))
-        .or_else(|| apk().map(|count| ("apk", count)))
-        .or_else(|| rpm().map(|count| ("rpm", count)))
+    let of = |kind, count: Option<u64>| count.filter(|count| *count > 0).map(|count| (kind, Some(count)));
+    of("dpkg", dpkg()).or_else(|| of("apk", apk())).or_else(|| {
+        let found: Vec<_> = RPM.iter().map(|(path, count)| (root.join(path), count)).collect();
+        let present: Vec<_> = found.iter().filter(|(path, _)| path.is_file()).collect();
+        let count = present.iter().find_map(|(path, count)| count(path)).filter(|count| *count > 0);
+        (!present.is_empty()).then_some(("rpm", count))
+    })
+}
+
+fn count_sqlite(path: &Path) -> Option<u64> {
+    count_rows(path, "Packages")
 }
 
 fn count_lines(path: &Path, is_one: impl Fn(&[u8]) -> bool) -> Option<u64> {
@@ -230,18 +246,27 @@ mod tests {
     fn dpkg_counts_what_is_installed_and_not_what_was() {
         let status = "Package: a\nStatus: install ok installed\n\nPackage: b\nStatus: deinstall ok config-files\n\n\
                       Package: c\nStatus: install ok installed\n";
-        assert_eq!(count(root_with("var/lib/dpkg/status", status.as_bytes()).path()), Some(("dpkg", 2)));
+        assert_eq!(count(root_with("var/lib/dpkg/status", status.as_bytes()).path()), Some(("dpkg", Some(2))));
     }
 
     #[test]
     fn apk_counts_its_packages() {
         let root = root_with("lib/apk/db/installed", b"C:Q1\nP:musl\nV:1\n\nC:Q2\nP:zlib\n");
-        assert_eq!(count(root.path()), Some(("apk", 2)));
+        assert_eq!(count(root.path()), Some(("apk", Some(2))));
     }
 
     #[test]
     fn a_machine_without_a_known_package_manager_has_no_count() {
         assert_eq!(count(tempfile::tempdir().unwrap().path()), None);
+    }
+
+    #[test]
+    fn the_empty_database_of_another_package_manager_is_passed_over() {
+        let root = root_with("var/lib/dpkg/status", b"");
+        assert_eq!(count(root.path()), None);
+        std::fs::create_dir_all(root.path().join("var/lib/rpm")).unwrap();
+        std::fs::write(root.path().join("var/lib/rpm/rpmdb.sqlite"), database(1, 3)).unwrap();
+        assert_eq!(count(root.path()), Some(("rpm", Some(3))));
     }
 
     /// A database of one schema page and a table of `leaves` pages with `cells` rows each below one inner page.
@@ -279,7 +304,7 @@ mod tests {
     #[test]
     fn rpm_counts_the_rows_of_its_database() {
         let root = root_with("usr/lib/sysimage/rpm/rpmdb.sqlite", &database(5, 7));
-        assert_eq!(count(root.path()), Some(("rpm", 35)));
+        assert_eq!(count(root.path()), Some(("rpm", Some(35))));
     }
 
     #[test]
@@ -292,10 +317,13 @@ mod tests {
             bytes[at] ^= 0xff;
             std::fs::write(&path, &bytes).unwrap();
             // Whatever comes of it comes at once: a tree that leads back to itself is left.
-            assert!(count(root.path()).is_none_or(|(_, count)| count < 1_000_000), "byte {at}");
+            let counted = count(root.path()).and_then(|(_, count)| count);
+            assert!(counted.is_none_or(|count| count < 1_000_000), "byte {at}");
         }
         for cut in [0, 50, 100, 511, 513, 1500] {
-            assert_eq!(count(root_with("var/lib/rpm/rpmdb.sqlite", &whole[..cut]).path()), None, "cut at {cut}");
+            let root = root_with("var/lib/rpm/rpmdb.sqlite", &whole[..cut]);
+            // That it is there is known, how many is not.
+            assert_eq!(count(root.path()), Some(("rpm", None)), "cut at {cut}");
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::keys::{self, Identity};
 use crate::ledger::Ledger;
 use crate::outbox::{Durability, Outbox};
 use crate::pinned::{PinnedVerifier, Revoked, read_pins};
-use crate::services::{Context, FactsTeller, Order, Services, Tell, read_definitions};
+use crate::services::{Context, FactsTeller, Order, RESPAWN_EVERY, Services, Tell, read_definitions};
 use crate::spool::{Spool, SpoolLimits};
 use crate::state::StateFile;
 use crate::world::Random;
@@ -130,6 +130,7 @@ fn prepare(
         stop: stop_services.clone(),
         clock: Arc::clone(&clock),
         stdin_timeout: config.stdin_timeout.0,
+        respawn_every: RESPAWN_EVERY,
     }));
     let observer = facts::Observer::new(Arc::clone(&clock));
     let facts = Arc::new(FactsTeller::new(Arc::clone(&hub), observer));
@@ -278,7 +279,11 @@ impl Agent {
     async fn say_who_we_are(&self) {
         let labels = claimed_labels(&self.config.labels);
         let label = |text: String| wire::Label { service_name: label::CLIENT.into(), label: text };
-        let service = |name: String| wire::client_info_data::ServiceId { name, ..Default::default() };
+        let mut signatures = self.services.signatures();
+        let service = |name: String| {
+            let signature = signatures.remove(&name).unwrap_or_default();
+            wire::client_info_data::ServiceId { name, signature }
+        };
         let data = wire::ClientInfoData {
             labels: labels.into_iter().map(label).collect(),
             services: self.hub.services().into_iter().map(service).collect(),

@@ -1,12 +1,12 @@
 //! Daemon services: a process that is kept running and talks over two pipes, as the original's daemons do.
 //!
-//! Stays true: it is started at most once a minute; a message that it did not take whole waits for its next life; when
+//! Stays true: two starts have some time between them; a message that it did not take whole waits for its next life; when
 //! it uses too much memory or stops saying that it lives, it is ended and the server is told.
 
-use super::link::{self, Peer};
+use super::link::{self, Peer, Watch};
 use super::{Context, spawn};
 use crate::hub::{Delivery, Mail, any};
-use crate::usage::{self, Report, Subject, Summary};
+use crate::usage::{self, Report, Subject};
 use muster_core::{Priority, Timestamp, system};
 use muster_proto::convert;
 use muster_proto::wire::daemonservice::{Config, StdOutputData};
@@ -21,8 +21,6 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-/// Shortest time between two starts.
-const RESPAWN_EVERY: Duration = Duration::from_mins(1);
 /// How long a daemon may take to end once its channel is closed.
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
 /// Bytes of output gathered before they are sent, unless configured, and at most.
@@ -37,9 +35,7 @@ const FLUSH_TIME_DEFAULT: Duration = Duration::from_mins(1);
 struct Settings {
     config: Config,
     idle_max: Option<Duration>,
-    samples: u32,
-    period: Duration,
-    memory_max: Option<u64>,
+    watch: Watch,
     heartbeat: Option<(Duration, Duration)>,
 }
 
@@ -60,12 +56,14 @@ impl Settings {
         let beats = (grace.unwrap_or(Duration::from_mins(10)), kill.unwrap_or(Duration::from_mins(2)));
         Self {
             idle_max: span(config.inactivity_timeout.as_ref()),
-            samples: u32::try_from(config.resource_monitoring_sample_size)
-                .ok()
-                .filter(|n| *n > 0)
-                .unwrap_or(usage::SAMPLES),
-            period: span(config.resource_monitoring_sample_period.as_ref()).or(older.0).unwrap_or(usage::PERIOD),
-            memory_max: u64::try_from(config.memory_limit).ok().filter(|bytes| *bytes > 0),
+            watch: Watch {
+                samples: u32::try_from(config.resource_monitoring_sample_size)
+                    .ok()
+                    .filter(|n| *n > 0)
+                    .unwrap_or(usage::SAMPLES),
+                period: span(config.resource_monitoring_sample_period.as_ref()).or(older.0).unwrap_or(usage::PERIOD),
+                memory_max: u64::try_from(config.memory_limit).ok().filter(|bytes| *bytes > 0),
+            },
             heartbeat: config.monitor_heartbeats.then_some(beats),
             config,
         }
@@ -106,7 +104,7 @@ pub(super) async fn run(config: Config, mut inbox: mpsc::Receiver<Delivery>, con
             Err(error) => tracing::error!(service = context.name, %error, "cannot start the daemon"),
         }
         tokio::select! {
-            () = tokio::time::sleep_until(born + RESPAWN_EVERY) => {}
+            () = tokio::time::sleep_until(born + context.respawn_every) => {}
             () = context.stop.cancelled() => return,
         }
     }
@@ -275,7 +273,7 @@ async fn watch_beats(settings: &Settings, peer: &watch::Receiver<Peer>, born: In
     }
 }
 
-/// Looks at the process now and then; returns when it uses too much memory.
+/// Returns when the process uses too much memory.
 async fn watch_usage(
     settings: &Settings,
     context: &Context,
@@ -286,22 +284,8 @@ async fn watch_usage(
     if settings.config.disable_resource_monitoring {
         return std::future::pending().await;
     }
-    let mut summary = Summary::default();
-    for number in 0.. {
-        tokio::time::sleep(usage::pause_before(number, settings.period)).await;
-        let Ok(sample) = usage::sample(pid) else { continue };
-        let count = summary.add(sample);
-        let exceeded = settings.memory_max.is_some_and(|most| sample.memory > most);
-        if count >= settings.samples || exceeded {
-            let version = peer.borrow().version.clone();
-            let subject = Subject { scope: context.name.clone(), pid, version };
-            usage::report(&context.hub, &context.clock, &subject, started, Report::Usage(summary.take())).await;
-        }
-        if exceeded {
-            return Reason::MemoryExceeded;
-        }
-    }
-    std::future::pending().await
+    link::watch_usage(context, peer, pid, started, &settings.watch).await;
+    Reason::MemoryExceeded
 }
 
 /// Returns when nothing went in or out for the time that is configured.

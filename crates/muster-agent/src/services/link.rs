@@ -5,7 +5,8 @@ use super::Context;
 use super::channel::{ChannelError, ChannelReader, ChannelWriter};
 use crate::chain::Chain;
 use crate::hub::{Delivery, any};
-use muster_core::system;
+use crate::usage::{self, Report, Subject, Summary};
+use muster_core::{Timestamp, system};
 use muster_proto::wire::{self, channel};
 use prost::Message as _;
 use std::time::Duration;
@@ -109,6 +110,43 @@ pub(super) async fn listen<R: AsyncRead + Unpin>(
             }
         }
     }
+}
+
+/// How a process is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watch {
+    /// Looks in one report.
+    pub(super) samples: u32,
+    /// Time between two looks, once the first few are over.
+    pub(super) period: Duration,
+    /// Bytes of resident memory it may use.
+    pub(super) memory_max: Option<u64>,
+}
+
+/// Looks at a process now and then and tells the server what it uses. Returns when it uses too much memory.
+pub(super) async fn watch_usage(
+    context: &Context,
+    peer: &watch::Receiver<Peer>,
+    pid: i32,
+    started: Option<Timestamp>,
+    watch: &Watch,
+) {
+    let mut summary = Summary::default();
+    for number in 0.. {
+        tokio::time::sleep(usage::pause_before(number, watch.period)).await;
+        let Ok(sample) = usage::sample(pid) else { continue };
+        let count = summary.add(sample);
+        let exceeded = watch.memory_max.is_some_and(|most| sample.memory > most);
+        if count >= watch.samples || exceeded {
+            let version = peer.borrow().version.clone();
+            let subject = Subject { scope: context.name.clone(), pid, version };
+            usage::report(&context.hub, &context.clock, &subject, started, Report::Usage(summary.take())).await;
+        }
+        if exceeded {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 fn take_startup(message: &wire::Message, peer: &watch::Sender<Peer>) {

@@ -1,10 +1,11 @@
 //! The services of this machine: what messages of the server are for, and who answers them.
 //!
-//! Definitions are the original's text protos, so that existing ones work as they are. Two services are built in:
-//! `system` (orders to the agent itself) and `muster` (facts and echo).
+//! Definitions are the original's, so that existing ones work as they are. Two services are built in: `system` (orders
+//! to the agent itself) and `muster` (facts and echo).
 
 mod channel;
 mod daemon;
+mod definition;
 mod link;
 mod muster;
 mod spawn;
@@ -13,112 +14,24 @@ mod system;
 #[path = "socket.rs"]
 mod unix_socket;
 
+pub(crate) use definition::{Definition, Kind, read_definitions};
 pub(crate) use muster::{FactsTeller, Tell};
 pub(crate) use system::Order;
 
 use crate::hub::Hub;
 use crate::keys::Identity;
-use muster_core::{Clock, system as words, text};
-use muster_proto::wire::{self, daemonservice, socketservice, stdinservice};
-use prost::Message as _;
+use muster_core::{Clock, system as words};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// Shortest time between two starts of one daemon (as the original).
+pub(crate) const RESPAWN_EVERY: Duration = Duration::from_mins(1);
 /// How long a service may take to end in order.
 const STOP_MAX: Duration = Duration::from_secs(10);
-
-/// What a service is made of.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Kind {
-    /// Takes everything and does nothing.
-    Noop,
-    /// Runs a command for each message.
-    Stdin(stdinservice::Config),
-    /// Keeps a process that talks over two pipes.
-    Daemon(daemonservice::Config),
-    /// Listens on a Unix socket.
-    Socket(socketservice::Config),
-}
-
-/// A service as it is defined.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Definition {
-    /// Its name.
-    pub(crate) name: String,
-    /// What it is.
-    pub(crate) kind: Kind,
-    /// Labels this machine must claim for it to run.
-    pub(crate) required_labels: Vec<String>,
-}
-
-/// Why a file defines no service.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DefinitionError {
-    /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It does not say what it must.
-    #[error("{} defines no service: {reason}", path.display())]
-    Content {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-/// Reads every definition in a directory, sorted by file name. A bad file does not hold up the others.
-pub(crate) fn read_definitions(directory: &Path) -> Vec<Result<Definition, DefinitionError>> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(source) => return vec![Err(DefinitionError::Read { path: directory.into(), source })],
-    };
-    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    paths.sort();
-    paths.retain(|path| path.is_file());
-    paths.iter().map(|path| read_definition(path)).collect()
-}
-
-fn read_definition(path: &Path) -> Result<Definition, DefinitionError> {
-    let text = std::fs::read_to_string(path).map_err(|source| DefinitionError::Read { path: path.into(), source })?;
-    parse_definition(&text).map_err(|reason| DefinitionError::Content { path: path.into(), reason })
-}
-
-fn parse_definition(text: &str) -> Result<Definition, String> {
-    let config: wire::ClientServiceConfig =
-        muster_proto::text::parse("fleetspeak.ClientServiceConfig", text).map_err(|error| error.to_string())?;
-    text::name("service", &config.name).map_err(|error| error.to_string())?;
-    if [words::SERVICE, words::MUSTER, words::CLIENT].contains(&config.name.as_str()) {
-        return Err(format!("the name {:?} is taken by the agent itself", config.name));
-    }
-    let body = config.config.map(|any| any.value).unwrap_or_default();
-    let unreadable = |error: prost::DecodeError| format!("its config is not that of a {}: {error}", config.factory);
-    let kind = match config.factory.as_str() {
-        "NOOP" => Kind::Noop,
-        "Stdin" => Kind::Stdin(stdinservice::Config::decode(&body[..]).map_err(unreadable)?),
-        "Daemon" => Kind::Daemon(daemonservice::Config::decode(&body[..]).map_err(unreadable)?),
-        "Socket" => Kind::Socket(socketservice::Config::decode(&body[..]).map_err(unreadable)?),
-        other => return Err(format!("factory {other:?} is none of NOOP, Stdin, Daemon, Socket")),
-    };
-    match &kind {
-        Kind::Stdin(config) if config.cmd.is_empty() => return Err("cmd is empty".into()),
-        Kind::Daemon(config) if config.argv.is_empty() => return Err("argv is empty".into()),
-        Kind::Socket(config) if config.api_proxy_path.is_empty() => return Err("api_proxy_path is empty".into()),
-        _ => {}
-    }
-    let required_labels = config.required_labels.into_iter().map(|label| label.label).collect();
-    Ok(Definition { name: config.name, kind, required_labels })
-}
 
 /// What every service has.
 #[derive(Debug, Clone)]
@@ -135,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long one command may run.
     pub(crate) stdin_timeout: Duration,
+    /// Shortest time between two starts of one daemon.
+    pub(crate) respawn_every: Duration,
 }
 
 #[derive(Debug)]
@@ -198,6 +113,12 @@ impl Services {
         let Some(definition) = self.stop(name).await else { return false };
         self.start(definition);
         true
+    }
+
+    /// Returns the signature that came with each running service's definition, by name; empty for unsigned ones.
+    pub(crate) fn signatures(&self) -> BTreeMap<String, bytes::Bytes> {
+        let signature = |running: &Running| running.definition.signature.clone();
+        self.running().iter().map(|(name, running)| (name.clone(), signature(running))).collect()
     }
 
     /// Stops all services, each in its own time but all at once.

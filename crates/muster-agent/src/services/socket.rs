@@ -1,10 +1,14 @@
 //! Socket services: a process of this machine connects to a Unix socket when it likes, one at a time.
 //!
-//! Stays true: only this user can connect; a message waits until somebody is there to take it.
+//! Stays true: only this user can connect; a message waits until somebody is there to take it; what the process uses is
+//! told to the server.
 
 use super::Context;
-use super::link::{self, Peer};
+use super::channel::ChannelError;
+use super::link::{self, Peer, Watch};
 use crate::hub::Delivery;
+use crate::usage::{self, Report, Subject};
+use muster_core::Timestamp;
 use muster_proto::wire::socketservice::Config;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -24,7 +28,7 @@ pub(super) async fn run(config: Config, mut inbox: mpsc::Receiver<Delivery>, con
     let mut pending = None;
     loop {
         let outcome = tokio::select! {
-            outcome = serve(&path, &mut inbox, &mut pending, &context) => outcome,
+            outcome = serve(&config, &mut inbox, &mut pending, &context) => outcome,
             () = context.stop.cancelled() => break,
         };
         if let Err(error) = outcome {
@@ -40,28 +44,49 @@ pub(super) async fn run(config: Config, mut inbox: mpsc::Receiver<Delivery>, con
 }
 
 async fn serve(
-    path: &Path,
+    config: &Config,
     inbox: &mut mpsc::Receiver<Delivery>,
     pending: &mut Option<Delivery>,
     context: &Context,
 ) -> io::Result<()> {
-    let listener = bind(path)?;
+    let listener = bind(Path::new(&config.api_proxy_path))?;
     loop {
         let (stream, _) = listener.accept().await?;
         if !is_allowed(&stream)? {
             tracing::warn!(service = context.name, "a process of another user was refused at the socket");
             continue;
         }
-        tracing::info!(service = context.name, "a process connected to the socket");
+        // The kernel says who connected; what the process says of itself it could say of any other.
+        let pid = stream.peer_cred()?.pid().filter(|pid| *pid > 0);
+        tracing::info!(service = context.name, pid, "a process connected to the socket");
+        let process = pid.filter(|_| !config.disable_resource_monitoring).map(|pid| (pid, usage::started(pid)));
         let (from, to) = stream.into_split();
-        let (peer, _seen) = watch::channel(Peer::default());
+        let (peer, seen) = watch::channel(Peer::default());
         let (accepted, acks) = mpsc::channel(100);
         let error = tokio::select! {
             error = link::feed(to, inbox, pending, acks) => error,
             error = link::listen(from, context, &peer, accepted) => error,
+            error = report_usage(context, &seen, process) => error,
         };
         tracing::info!(service = context.name, reason = %error, "the process at the socket is gone");
+        if let Some((pid, started)) = process {
+            let subject = Subject { scope: context.name.clone(), pid, version: seen.borrow().version.clone() };
+            usage::report(&context.hub, &context.clock, &subject, started, Report::Ended).await;
+        }
     }
+}
+
+/// Tells the server what the process uses, for as long as it is there.
+async fn report_usage(
+    context: &Context,
+    peer: &watch::Receiver<Peer>,
+    process: Option<(i32, Option<Timestamp>)>,
+) -> ChannelError {
+    if let Some((pid, started)) = process {
+        let every = Watch { samples: usage::SAMPLES, period: usage::PERIOD, memory_max: None };
+        link::watch_usage(context, peer, pid, started, &every).await;
+    }
+    std::future::pending().await
 }
 
 /// Makes the socket under another name, closes it to others, and only then gives it its own name.

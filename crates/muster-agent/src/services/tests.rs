@@ -3,6 +3,8 @@ use crate::hub::any;
 use crate::hub::tests::{a_hub, sent, to_service};
 use crate::world::SystemClock;
 use muster_proto::wire::stdinservice::{InputMessage, OutputMessage};
+use muster_proto::wire::{self, daemonservice, socketservice, stdinservice};
+use prost::Message as _;
 
 fn context(hub: &Arc<Hub>) -> Context {
     let identity = watch::Sender::new(Arc::new(Identity::temporary().unwrap()));
@@ -13,13 +15,14 @@ fn context(hub: &Arc<Hub>) -> Context {
         stop: CancellationToken::new(),
         clock: Arc::new(SystemClock),
         stdin_timeout: Duration::from_secs(20),
+        respawn_every: RESPAWN_EVERY,
     }
 }
 
 fn stdin(name: &str, cmd: &str, args: &[&str]) -> Definition {
     let args = args.iter().map(|&arg| arg.to_owned()).collect();
     let kind = Kind::Stdin(stdinservice::Config { cmd: cmd.into(), args, ..Default::default() });
-    Definition { name: name.into(), kind, required_labels: vec![] }
+    Definition { name: name.into(), kind, required_labels: vec![], signature: bytes::Bytes::new() }
 }
 
 fn input(number: u8, service: &str, text: &str, args: &[&str]) -> wire::Message {
@@ -126,7 +129,12 @@ async fn a_daemon_says_something_and_is_told_something() {
     );
     let argv = vec!["sh".into(), "-c".into(), script];
     let kind = Kind::Daemon(daemonservice::Config { argv, ..Default::default() });
-    services.apply(vec![Definition { name: "d".into(), kind, required_labels: vec![] }], &[]).await;
+    services
+        .apply(
+            vec![Definition { name: "d".into(), kind, required_labels: vec![], signature: bytes::Bytes::new() }],
+            &[],
+        )
+        .await;
 
     let out = sent(&hub).await.remove(0);
     assert_eq!((out.message_type.as_str(), out.source.unwrap().service_name.as_str()), ("Said", "d"));
@@ -159,7 +167,12 @@ async fn a_daemon_that_does_not_say_that_it_lives_is_killed_and_the_server_told(
         ..Default::default()
     };
     let kind = Kind::Daemon(config);
-    services.apply(vec![Definition { name: "d".into(), kind, required_labels: vec![] }], &[]).await;
+    services
+        .apply(
+            vec![Definition { name: "d".into(), kind, required_labels: vec![], signature: bytes::Bytes::new() }],
+            &[],
+        )
+        .await;
     let told = sent(&hub).await.remove(0);
     assert_eq!(told.message_type, words::KILL_NOTIFICATION);
     let data = wire::monitoring::KillNotification::decode(&told.data.unwrap().value[..]).unwrap();
@@ -175,7 +188,12 @@ async fn a_socket_carries_messages_both_ways_and_acknowledges_them() {
     let services = Services::new(context(&hub));
     let path = directory.path().join("s.sock");
     let config = socketservice::Config { api_proxy_path: path.to_str().unwrap().into(), ..Default::default() };
-    let definition = Definition { name: "s".into(), kind: Kind::Socket(config), required_labels: vec![] };
+    let definition = Definition {
+        name: "s".into(),
+        kind: Kind::Socket(config),
+        required_labels: vec![],
+        signature: bytes::Bytes::new(),
+    };
     services.apply(vec![definition], &[]).await;
     hub.receive(to_service(7, "s"));
     while !path.exists() {
@@ -195,6 +213,15 @@ async fn a_socket_carries_messages_both_ways_and_acknowledges_them() {
     assert_eq!((ack.message_type.as_str(), ack.source.unwrap().service_name.as_str()), ("LocalAck", "client"));
     let ids = wire::MessageAckData::decode(&ack.data.unwrap().value[..]).unwrap().message_ids;
     assert_eq!(ids, [&b"mine"[..]]);
+    drop((reader, writer));
+    let mut told = Vec::new();
+    while told.last().is_none_or(|last: &wire::Message| last.message_type != words::RESOURCE_USAGE) {
+        told.extend(sent(&hub).await);
+    }
+    let usage = wire::monitoring::ResourceUsageData::decode(&told.last().unwrap().data.as_ref().unwrap().value[..]);
+    let usage = usage.unwrap();
+    assert_eq!((usage.scope.as_str(), usage.pid), ("s", i64::from(std::process::id())));
+    assert!(usage.process_terminated && usage.process_start_time.is_some());
     services.stop_all().await;
     assert!(!path.exists());
 }
@@ -208,6 +235,7 @@ async fn services_follow_their_definitions() {
         name: name.into(),
         kind: Kind::Noop,
         required_labels: vec![label.into()],
+        signature: bytes::Bytes::new(),
     };
     services.apply(vec![noop("a", "linux"), noop("b", "linux"), noop("c", "windows")], &["linux".into()]).await;
     assert_eq!(hub.services(), ["a", "b"]);
@@ -217,24 +245,136 @@ async fn services_follow_their_definitions() {
     services.stop_all().await;
 }
 
-#[test]
-fn the_originals_definitions_are_read() {
-    let daemon = r#"name: "FRR" factory: "Daemon"
-        config { [type.googleapis.com/fleetspeak.daemonservice.Config] { argv: "/bin/x" argv: "-v" lazy_start: true } }"#;
-    let definition = parse_definition(daemon).unwrap();
-    let Kind::Daemon(config) = definition.kind else { panic!("{definition:?}") };
-    assert_eq!((config.argv.len(), config.lazy_start), (2, true));
-    let stdin = "name: \"sh\" factory: \"Stdin\" required_labels { service_name: \"client\" label: \"linux\" } \
-                 config { [type.googleapis.com/fleetspeak.stdinservice.Config] { cmd: \"sh\" } }";
-    assert_eq!(parse_definition(stdin).unwrap().required_labels, ["linux"]);
-    for (bad, why) in [
-        ("name: \"system\" factory: \"NOOP\"", "taken"),
-        ("name: \"x\" factory: \"Magic\"", "Magic"),
-        ("name: \"x\" factory: \"Stdin\"", "cmd"),
-        ("factory: \"NOOP\"", "empty"),
-        ("nonsense: 1", "nonsense"),
-    ] {
-        let reason = parse_definition(bad).unwrap_err();
-        assert!(reason.contains(why), "{bad}: {reason}");
+fn a_daemon(argv: &[&str]) -> daemonservice::Config {
+    daemonservice::Config { argv: argv.iter().map(|&arg| arg.to_owned()).collect(), ..Default::default() }
+}
+
+fn defined(config: daemonservice::Config) -> Vec<Definition> {
+    vec![Definition {
+        name: "d".into(),
+        kind: Kind::Daemon(config),
+        required_labels: vec![],
+        signature: bytes::Bytes::new(),
+    }]
+}
+
+fn milliseconds(number: i32) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds: 0, nanos: number * 1_000_000 })
+}
+
+/// Waits until a file has this many lines.
+async fn lines(path: &std::path::Path, number: usize) {
+    let waiting = async {
+        while std::fs::read_to_string(path).unwrap_or_default().lines().count() < number {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the lines never came");
+}
+
+#[tokio::test]
+async fn a_daemon_that_uses_too_much_memory_is_killed_and_the_server_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (hub, _) = a_hub(directory.path());
+    let services = Services::new(context(&hub));
+    let config = daemonservice::Config {
+        memory_limit: 1000,
+        resource_monitoring_sample_period: milliseconds(50),
+        ..a_daemon(&["sleep", "1000"])
+    };
+    services.apply(defined(config), &[]).await;
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        told.extend(sent(&hub).await);
     }
+    let types: Vec<_> = told.iter().map(|message| message.message_type.as_str()).collect();
+    assert_eq!(types, [words::RESOURCE_USAGE, words::KILL_NOTIFICATION, words::RESOURCE_USAGE]);
+    let body = |message: &wire::Message| message.data.clone().unwrap().value;
+    let killed = wire::monitoring::KillNotification::decode(&body(&told[1])[..]).unwrap();
+    assert_eq!((killed.service.as_str(), killed.reason), ("d", 2));
+    let usage = wire::monitoring::ResourceUsageData::decode(&body(&told[0])[..]).unwrap();
+    assert!(usage.resource_usage.unwrap().max_resident_memory > 1000 && !usage.process_terminated);
+    let last = wire::monitoring::ResourceUsageData::decode(&body(&told[2])[..]).unwrap();
+    assert!(last.process_terminated && last.pid == killed.pid);
+    services.stop_all().await;
+}
+
+#[tokio::test]
+async fn a_daemon_within_its_memory_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    let (hub, _) = a_hub(directory.path());
+    let services = Services::new(context(&hub));
+    let config = daemonservice::Config {
+        memory_limit: 1 << 30,
+        resource_monitoring_sample_size: 2,
+        resource_monitoring_sample_period: milliseconds(20),
+        ..a_daemon(&["sleep", "1000"])
+    };
+    services.apply(defined(config), &[]).await;
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        told.extend(sent(&hub).await);
+    }
+    assert!(told.iter().all(|message| message.message_type == words::RESOURCE_USAGE));
+    let pids: Vec<i64> = told
+        .iter()
+        .map(|message| wire::monitoring::ResourceUsageData::decode(&message.data.as_ref().unwrap().value[..]).unwrap())
+        .map(|usage| usage.pid)
+        .collect();
+    assert!(pids.windows(2).all(|pair| pair[0] == pair[1]), "{pids:?}");
+    services.stop_all().await;
+}
+
+#[tokio::test]
+async fn a_daemon_with_nothing_to_do_is_ended_and_the_next_message_starts_it_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (hub, _) = a_hub(directory.path());
+    let services = Services::new(Context { respawn_every: Duration::ZERO, ..context(&hub) });
+    let (starts, ends) = (directory.path().join("starts"), directory.path().join("ends"));
+    // It ends by itself when its channel is closed.
+    let script = format!(
+        "echo x >> {}; cat /proc/self/fd/$FLEETSPEAK_COMMS_CHANNEL_INFD > /dev/null; echo x >> {}",
+        starts.display(),
+        ends.display()
+    );
+    let config = daemonservice::Config { inactivity_timeout: milliseconds(100), ..a_daemon(&["sh", "-c", &script]) };
+    services.apply(defined(config), &[]).await;
+    lines(&ends, 1).await;
+    let last = sent(&hub).await.remove(0);
+    assert_eq!(last.message_type, words::RESOURCE_USAGE);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(std::fs::read_to_string(&starts).unwrap().lines().count(), 1);
+
+    hub.receive(to_service(1, "d"));
+    lines(&ends, 2).await;
+    assert_eq!(std::fs::read_to_string(&starts).unwrap().lines().count(), 2);
+    services.stop_all().await;
+}
+
+#[tokio::test]
+async fn a_lazy_daemon_is_started_by_its_first_message_and_not_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let (hub, _) = a_hub(directory.path());
+    // The program comes only later: started too early, the daemon would fail and wait for an hour.
+    let services = Services::new(Context { respawn_every: Duration::from_hours(1), ..context(&hub) });
+    let (program, heard) = (directory.path().join("program"), directory.path().join("heard"));
+    let config = daemonservice::Config { lazy_start: true, ..a_daemon(&["sh", program.to_str().unwrap()]) };
+    services.apply(defined(config), &[]).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let script = format!("cat /proc/self/fd/$FLEETSPEAK_COMMS_CHANNEL_INFD > {}; echo >> {0}", heard.display());
+    std::fs::write(&program, script).unwrap();
+    let told = to_service(5, "d");
+    hub.receive(told.clone());
+    while !hub.outbox().has_ready(false) {
+        tokio::task::yield_now().await;
+        hub.flush_acks().await;
+    }
+    assert_eq!(sent(&hub).await[0].message_type, words::MESSAGE_ACK);
+    services.stop_all().await;
+    let body = told.encode_to_vec();
+    assert_eq!(&std::fs::read(&heard).unwrap()[8..8 + body.len()], body);
 }

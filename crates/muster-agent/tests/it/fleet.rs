@@ -18,6 +18,7 @@ use rcgen::{
 use rustls::DistinguishedName;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -28,6 +29,9 @@ use tokio::sync::{Notify, mpsc};
 
 /// The serial number of the server's certificate.
 const SERIAL: u8 = 0xd7;
+
+/// The header that names the agent's certificate, for servers behind a proxy.
+pub(crate) const CERTIFICATE_HEADER: &str = "x-agent-certificate";
 
 /// What is special about a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +72,8 @@ pub(crate) struct Seen {
     pub(crate) agents: BTreeSet<AgentId>,
     /// Labels of the last contact.
     pub(crate) labels: Vec<String>,
+    /// The header for a certificate in each request, by path, and whether it named the certificate of the connection.
+    pub(crate) certificate_headers: BTreeMap<String, bool>,
     /// How often the list of revoked certificates was asked for.
     pub(crate) revoked_asked: u32,
     pub(crate) streams: u32,
@@ -120,8 +126,10 @@ impl Fleet {
                     let key = &session.peer_certificates().unwrap()[0];
                     let (_, certificate) = x509_parser::parse_x509_certificate(key).unwrap();
                     let agent = AgentId::of_key(certificate.public_key().raw);
+                    let key = key.clone().into_owned();
                     let service = service_fn(move |request| {
                         let shared = Arc::clone(&shared);
+                        note_header(&shared, &request, &key);
                         async move { Ok::<_, Infallible>(answer(shared, agent, request).await) }
                     });
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
@@ -202,6 +210,16 @@ fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()).boxed());
     *response.status_mut() = status;
     response
+}
+
+/// Reads the header as a server behind a proxy that ends TLS would.
+fn note_header(shared: &Shared, request: &Request<Incoming>, certificate: &CertificateDer<'_>) {
+    if let Some(value) = request.headers().get(CERTIFICATE_HEADER) {
+        let pem = percent_encoding::percent_decode(value.as_bytes()).decode_utf8().unwrap();
+        let named = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let is_ours = pem.matches("-----BEGIN CERTIFICATE-----").count() == 1 && named == *certificate;
+        shared.seen().certificate_headers.insert(request.uri().path().to_owned(), is_ours);
+    }
 }
 
 async fn answer(shared: Arc<Shared>, agent: AgentId, request: Request<Incoming>) -> Answer {

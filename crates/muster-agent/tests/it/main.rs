@@ -272,3 +272,23 @@ async fn a_proxy_is_asked_to_connect() {
     }
     assert_eq!(fleet.seen().revoked_asked, 1);
 }
+
+#[tokio::test]
+async fn the_certificate_is_named_in_a_header_of_every_request_when_it_shall_be() {
+    for (mode, contacts) in [("stream", "/streaming-message"), ("poll", "/message")] {
+        for http2 in [false, true] {
+            let fleet = Fleet::start(Kind::Plain).await;
+            let header = format!("client_certificate_header = \"{}\"", fleet::CERTIFICATE_HEADER);
+            let mut agent = AgentProcess::start(&fleet, &format!("mode = {mode:?}\nhttp2 = {http2}\n{header}"));
+            fleet.wait_for(system::FACTS).await;
+            let named = fleet.seen().certificate_headers;
+            let paths = [contacts, "/files/system/RevokedCertificates"];
+            assert_eq!(named, paths.map(|path| (path.to_owned(), true)).into(), "{mode}, http2 {http2}");
+            assert_eq!(agent.stop().await, Some(0));
+        }
+    }
+    let fleet = Fleet::start(Kind::Plain).await;
+    let _agent = AgentProcess::start(&fleet, "");
+    fleet.wait_for(system::FACTS).await;
+    assert!(fleet.seen().certificate_headers.is_empty());
+}

@@ -8,8 +8,11 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+/// Counts the packages in a file; `None` when it cannot be read.
+type Count = fn(&Path) -> Option<u64>;
+
 /// Files of rpm's database, newest form first, with what counts each.
-const RPM: [(&str, fn(&Path) -> Option<u64>); 6] = [
+const RPM: [(&str, Count); 6] = [
     ("usr/lib/sysimage/rpm/rpmdb.sqlite", count_sqlite),
     ("var/lib/rpm/rpmdb.sqlite", count_sqlite),
     ("usr/lib/sysimage/rpm/Packages.db", rpm::count_ndb),

@@ -146,7 +146,6 @@ pub(super) async fn watch_usage(
             return;
         }
     }
-    std::future::pending().await
 }
 
 fn take_startup(message: &wire::Message, peer: &watch::Sender<Peer>) {

@@ -258,8 +258,8 @@ fn defined(config: daemonservice::Config) -> Vec<Definition> {
     }]
 }
 
-fn milliseconds(number: i32) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds: 0, nanos: number * 1_000_000 })
+fn milliseconds(number: i32) -> prost_types::Duration {
+    prost_types::Duration { seconds: 0, nanos: number * 1_000_000 }
 }
 
 /// Waits until a file has this many lines.
@@ -279,7 +279,7 @@ async fn a_daemon_that_uses_too_much_memory_is_killed_and_the_server_told() {
     let services = Services::new(context(&hub));
     let config = daemonservice::Config {
         memory_limit: 1000,
-        resource_monitoring_sample_period: milliseconds(50),
+        resource_monitoring_sample_period: Some(milliseconds(50)),
         ..a_daemon(&["sleep", "1000"])
     };
     services.apply(defined(config), &[]).await;
@@ -307,7 +307,7 @@ async fn a_daemon_within_its_memory_lives() {
     let config = daemonservice::Config {
         memory_limit: 1 << 30,
         resource_monitoring_sample_size: 2,
-        resource_monitoring_sample_period: milliseconds(20),
+        resource_monitoring_sample_period: Some(milliseconds(20)),
         ..a_daemon(&["sleep", "1000"])
     };
     services.apply(defined(config), &[]).await;
@@ -337,7 +337,8 @@ async fn a_daemon_with_nothing_to_do_is_ended_and_the_next_message_starts_it_aga
         starts.display(),
         ends.display()
     );
-    let config = daemonservice::Config { inactivity_timeout: milliseconds(100), ..a_daemon(&["sh", "-c", &script]) };
+    let config =
+        daemonservice::Config { inactivity_timeout: Some(milliseconds(100)), ..a_daemon(&["sh", "-c", &script]) };
     services.apply(defined(config), &[]).await;
     lines(&ends, 1).await;
     let last = sent(&hub).await.remove(0);

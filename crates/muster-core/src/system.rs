@@ -34,6 +34,21 @@ pub const ECHO_REPLY: &str = "EchoReply";
 /// Server to agent, service [`MUSTER`]: asks for [`FACTS`] now.
 pub const FACTS_REQUEST: &str = "FactsRequest";
 
+/// The service of our own agent and server for signed orders; its bodies are those of `muster.actions` in muster-proto.
+pub const ACTIONS: &str = "actions";
+/// Server to agent, service [`ACTIONS`]: a signed order (`ActionOrder`).
+pub const ACTION: &str = "Action";
+/// Server to agent, service [`ACTIONS`]: calls an order back (`ActionCancel`).
+pub const ACTION_CANCEL: &str = "Cancel";
+/// Server to agent, service [`ACTIONS`]: a keyring or weights, signed by administrators (`TrustDocument`).
+pub const TRUST_DOCUMENT: &str = "TrustDocument";
+/// Server to agent, service [`ACTIONS`]: asks for [`AGENT_TRUST`] now (`TrustRequest`).
+pub const TRUST_REQUEST: &str = "TrustRequest";
+/// Agent to server, service [`ACTIONS`]: what came of an order (`ActionResult`).
+pub const ACTION_RESULT: &str = "ActionResult";
+/// Agent to server, service [`ACTIONS`]: what the machine believes and can do (`AgentTrust`).
+pub const AGENT_TRUST: &str = "AgentTrust";
+
 /// A label that starts with this carries an enrolment token. It is spent at enrolment and never stored.
 pub const ENROL_TOKEN_PREFIX: &str = "enrol-token:";
 

@@ -12,6 +12,8 @@ mod generated {
 }
 
 pub use generated::fleetspeak::*;
+/// What the service `actions` says: `proto/muster/actions.proto`.
+pub use generated::muster::actions;
 
 /// Every file of `proto/` with all it imports, as a serialized `google.protobuf.FileDescriptorSet`: for gRPC reflection
 /// and text protos.

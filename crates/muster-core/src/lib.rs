@@ -16,6 +16,7 @@ pub mod message;
 pub mod nonce;
 pub mod retry;
 pub mod system;
+pub mod target;
 pub mod text;
 pub mod time;
 

@@ -128,6 +128,21 @@ pub const TRUST_DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest weight that an ACL may give or demand.
 pub const WEIGHT_MAX: u32 = 1_000_000;
 
+/// Characters of a target (MIG: 2048, the width of its column).
+pub const TARGET_CHARS_MAX: usize = 2048;
+/// Parentheses and negations inside each other in a target.
+pub const TARGET_DEPTH_MAX: usize = 64;
+/// Values in one list of a target.
+pub const TARGET_LIST_MAX: usize = 10_000;
+/// Steps of one path into a document, in a target.
+pub const TARGET_PATH_STEPS_MAX: usize = 16;
+/// Nodes that a regular expression of a target may have once its repetitions are written out.
+pub const TARGET_REGEX_NODES_MAX: usize = 512;
+/// Targets that are kept under a name.
+pub const NAMED_TARGETS_MAX: usize = 1000;
+
+/// How long the database may look for the machines that a target matches.
+pub const TARGET_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a message handed to an agent waits for its acknowledgement before it falls due again (Fleetspeak: 15 min).
 pub const AGENT_RETRY: Duration = Duration::from_secs(15 * 60);
 /// How soon what a broken stream left unacknowledged falls due again.

@@ -2,7 +2,7 @@
 
 use super::effects::{LABELS, put_usage, usage_fault};
 use super::message_rows::from_json;
-use super::{contacts, journal};
+use super::{contacts, endpoints, journal};
 use crate::agents::{
     AgentFilter, AgentStateKey, AgentStore, ContactPut, ContactTaken, DeadLetter, Enrolled, Enrolment, RecordPut,
     Recorded, RefusalRow,
@@ -132,6 +132,7 @@ async fn enrol(tx: &mut Tx, (enrolment, now): &(Enrolment, Timestamp)) -> Result
         labels.extend(given.into_iter().map(|label| Label::new(label::OPERATOR, label)));
     }
     put_labels(tx, &enrolment.id, &labels).await?;
+    endpoints::enrolled(tx, enrolment.id, &labels, *now).await?;
     let agent = get(tx, &enrolment.id).await?;
     let agent = agent.ok_or_else(|| StoreError::Statement("an agent that was inserted is not there".into()))?;
     Ok(Enrolled::Yes(Box::new(agent)))
@@ -297,6 +298,8 @@ async fn state_set(tx: &mut Tx, change: &Change<AgentState>) -> Result<(), Store
             tx.execute(delete, params![&change.id]).await?;
         }
         tx.execute(FORGET, params![&change.id]).await?;
+        endpoints::observed(tx, change.id, &Facts::new(), change.now).await?;
+        endpoints::tagged(tx, change.id, [], change.now).await?;
     }
     let action = match (before, change.to) {
         (AgentState::Waiting, AgentState::Enrolled) => "agent.approve",

@@ -9,10 +9,12 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 
 /// All tables, those that others refer to first. What is said of living servers is not worth keeping.
-const TABLES: [&str; 34] = [
+const TABLES: [&str; 36] = [
     "machines",
     "agent_labels",
     "agent_facts",
+    "machine_environments",
+    "named_targets",
     "contacts",
     "usage_records",
     "messages",

@@ -1,5 +1,6 @@
 //! What messages from an agent do, in the transaction that stores them.
 
+use super::endpoints;
 use super::mailbox::{set_results, store};
 use super::message_rows::NewRow;
 use crate::StoreError;
@@ -74,7 +75,7 @@ pub(super) async fn take_in(
     if sender.state == AgentState::Enrolled {
         for effect in new().collect::<Vec<_>>() {
             match effect {
-                Effect::ClientLabels(labels) => set_client_labels(tx, sender.agent, labels).await?,
+                Effect::ClientLabels(labels) => set_client_labels(tx, sender.agent, labels, sender.at).await?,
                 Effect::Usage(usage) if usage_fault(usage).is_none() => {
                     put_usage(tx, sender.agent, usage, sender.at).await?;
                 }
@@ -137,7 +138,7 @@ async fn answers(tx: &mut Tx, sender: &Sender, effects: &[&Effect]) -> Result<Ve
     rows.into_iter().map(|row| row.only("messages")).collect()
 }
 
-async fn set_client_labels(tx: &mut Tx, agent: AgentId, labels: &[String]) -> Result<(), StoreError> {
+async fn set_client_labels(tx: &mut Tx, agent: AgentId, labels: &[String], now: Timestamp) -> Result<(), StoreError> {
     let rows = tx.query(SELECT_CLIENT_LABELS, params![&agent, label::CLIENT]).await?;
     let have: Vec<String> = rows.into_iter().map(|row| row.only("agent_labels")).collect::<Result<_, _>>()?;
     let gone: Vec<&str> = have.iter().filter(|label| !labels.contains(label)).map(String::as_str).collect();
@@ -148,7 +149,8 @@ async fn set_client_labels(tx: &mut Tx, agent: AgentId, labels: &[String]) -> Re
     for label in labels.iter().filter(|label| !have.contains(label)) {
         rows.extend([Value::from(&agent), Value::from(label::CLIENT), Value::from(label)]);
     }
-    tx.insert_many(&LABELS, &rows).await.map(drop)
+    tx.insert_many(&LABELS, &rows).await?;
+    endpoints::tagged(tx, agent, labels.iter().map(String::as_str), now).await
 }
 
 async fn set_facts(tx: &mut Tx, agent: AgentId, facts: &Facts, now: Timestamp) -> Result<(), StoreError> {
@@ -161,7 +163,8 @@ async fn set_facts(tx: &mut Tx, agent: AgentId, facts: &Facts, now: Timestamp) -
     // In lower case, because the two databases do not agree on what that is.
     let host_name = facts.get(HOST_NAME).and_then(serde_json::Value::as_str).unwrap_or_default().to_lowercase();
     let host_name = muster_core::text::without_nul(&host_name);
-    tx.execute(SET_FACTS, params![&agent, host_name, now]).await.map(drop)
+    tx.execute(SET_FACTS, params![&agent, host_name, now]).await?;
+    endpoints::observed(tx, agent, facts, now).await
 }
 
 /// Says what is wrong with a usage record.

@@ -8,6 +8,7 @@ mod cluster;
 mod contacts;
 mod copy;
 mod effects;
+mod endpoints;
 mod files;
 mod journal;
 mod mailbox;

@@ -1,0 +1,27 @@
+-- What PostgreSQL writes in its own way, of the third schema: the view shows what targets look at.
+
+DROP VIEW agents;
+CREATE VIEW agents AS
+SELECT
+    CASE WHEN s.is_current = 0 THEN s.session + 1099511627776 ELSE m.number END AS id,
+    m.name, m.queueloc,
+    COALESCE(m.os, '') AS os,
+    COALESCE(s.version, m.version) AS version,
+    COALESCE(s.pid, m.pid, 0) AS pid,
+    to_timestamp(COALESCE(s.started, m.started, m.created) / 1e9) AS starttime,
+    to_timestamp(s.destroyed / 1e9) AS destructiontime,
+    to_timestamp(CASE WHEN s.is_current = 0 THEN s.last_seen ELSE m.last_contact END / 1e9) AS heartbeattime,
+    CASE WHEN s.destroyed IS NOT NULL THEN 'destroyed'
+        WHEN extract(epoch FROM now()) * 1e9 - CASE WHEN s.is_current = 0 THEN s.last_seen ELSE m.last_contact END
+            <= t.idle_after THEN 'online'
+        WHEN extract(epoch FROM now()) * 1e9 - CASE WHEN s.is_current = 0 THEN s.last_seen ELSE m.last_contact END
+            <= t.offline_after THEN 'idle'
+        ELSE 'offline' END AS status,
+    e.environment::json AS environment,
+    m.tags::json AS tags,
+    CASE WHEN m.mode = '' THEN 'daemon' ELSE m.mode END AS mode,
+    to_timestamp(COALESCE(m.refreshed, m.created) / 1e9) AS refreshtime,
+    COALESCE(m.loader_name, '') AS loadername
+FROM machines m CROSS JOIN agent_times t
+    JOIN machine_environments e ON e.machine = m.number LEFT JOIN agent_sessions s ON s.agent = m.number
+WHERE m.state IN (0, 2);

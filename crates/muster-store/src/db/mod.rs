@@ -12,6 +12,8 @@ pub(crate) mod threads;
 pub(crate) mod value;
 
 #[cfg(test)]
+pub(crate) mod test_schema;
+#[cfg(test)]
 mod tests;
 
 use crate::StoreError;

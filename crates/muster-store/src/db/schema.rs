@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -27,6 +27,7 @@ const STEPS: [Step; 3] = [
         sqlite: include_str!("../migrations/0003.sqlite.sql"),
         postgres: include_str!("../migrations/0003.postgres.sql"),
     },
+    Step { both: include_str!("../migrations/0004.sql"), sqlite: "", postgres: "" },
 ];
 
 /// The version this program speaks.
@@ -113,4 +114,50 @@ pub(crate) async fn postgres_migrate(target: &Target) -> Result<Option<i64>, Sto
     }
     transaction.commit().await.map_err(dialect::postgres_error)?;
     Ok(have)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::test_schema::TestSchema;
+    use crate::{ClusterStore, SqlStore, StoreOptions};
+
+    const FILL: &str = "INSERT INTO settings (name, value) VALUES ('kept', 'x')";
+
+    /// What the schema of version `have` is made with, in the words of the database that `words` knows.
+    fn of_version(have: i64, words: impl Fn(Step) -> [String; 2]) -> Vec<String> {
+        let steps = STEPS.into_iter().take(usize::try_from(have).unwrap()).flat_map(words);
+        let mut all: Vec<String> = std::iter::once(CREATE.to_owned()).chain(steps).collect();
+        all.extend((1..=have).map(|version| format!("{INSERT} ({version})")));
+        all
+    }
+
+    async fn is_brought_up(url: &str, have: i64) {
+        assert_eq!(SqlStore::migrate(url).await.unwrap(), Some(have));
+        let store = SqlStore::open(url, &StoreOptions::default()).await.unwrap();
+        assert!(store.setting_get("kept").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_database_of_any_earlier_version_is_brought_to_this_one() {
+        for have in 1..=VERSION {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("muster.db");
+            let file = Connection::open(&path).unwrap();
+            for statement in of_version(have, |step| [dialect::sqlite(step.both), step.sqlite.to_owned()]) {
+                file.execute_batch(&statement).unwrap();
+            }
+            file.execute_batch(&FILL.replace("'x'", "x'00'")).unwrap();
+            drop(file);
+            is_brought_up(path.to_str().unwrap(), have).await;
+
+            let schema = TestSchema::new(&format!("version_{have}")).await;
+            for statement in of_version(have, |step| [step.both.to_owned(), step.postgres.to_owned()]) {
+                schema.run(&statement).await;
+            }
+            schema.run(FILL).await;
+            is_brought_up(&schema.url, have).await;
+            schema.remove().await;
+        }
+    }
 }

@@ -2,10 +2,11 @@
 
 use super::journal;
 use super::mailbox::{addressees, claim_due, set_results, store};
+use super::message_page::{PageArgs, page};
 use super::message_rows::{COLUMNS, COLUMNS_OF_ROW, COLUMNS_WITHOUT_DATA, NewRow, read_message, read_row};
 use crate::agents::{Claim, Taken};
 use crate::db::Tx;
-use crate::db::value::{Value, number, params};
+use crate::db::value::{number, params};
 use crate::messages::{MessageFilter, MessageRow, MessageStore, Put, ServiceBacklog};
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
@@ -92,42 +93,6 @@ async fn get(tx: &mut Tx, (ids, want_data): &(Vec<MessageId>, bool)) -> Result<V
     let columns = columns(*want_data);
     let sql = format!("SELECT {columns}{COLUMNS_OF_ROW} FROM messages WHERE message_id = ANY($1) ORDER BY message_id");
     tx.query(sql, params![id_list(ids)]).await?.into_iter().map(read_row).collect()
-}
-
-struct PageArgs {
-    filter: MessageFilter,
-    before: Option<(Timestamp, MessageId)>,
-    limit: u32,
-}
-
-async fn page(tx: &mut Tx, args: &PageArgs) -> Result<Vec<MessageRow>, StoreError> {
-    let mut wheres = Vec::new();
-    let mut values: Vec<Value<'_>> = Vec::new();
-    if let Some(agent) = &args.filter.agent {
-        values.push(agent.into());
-        wheres.push(format!("(source_agent = ${0} OR destination_agent = ${0})", values.len()));
-    }
-    if let Some(service) = &args.filter.service {
-        values.push(service.into());
-        wheres.push(format!("destination_service = ${}", values.len()));
-    }
-    if let Some(state) = args.filter.state {
-        values.push((state as i32).into());
-        wheres.push(format!("state = ${}", values.len()));
-    }
-    if let Some((created, id)) = &args.before {
-        values.push((*created).into());
-        values.push(id.into());
-        wheres.push(format!("(created, message_id) < (${}, ${})", values.len() - 1, values.len()));
-    }
-    values.push(args.limit.into());
-    let filter = if wheres.is_empty() { String::new() } else { format!("WHERE {}", wheres.join(" AND ")) };
-    let sql = format!(
-        "SELECT {COLUMNS_WITHOUT_DATA}{COLUMNS_OF_ROW} FROM messages {filter} \
-         ORDER BY created DESC, message_id DESC LIMIT ${}",
-        values.len()
-    );
-    tx.query(sql, &values).await?.into_iter().map(read_row).collect()
 }
 
 struct ClaimArgs {

@@ -12,6 +12,7 @@ mod endpoints;
 mod files;
 mod journal;
 mod mailbox;
+mod message_page;
 mod message_rows;
 mod messages;
 mod retention;

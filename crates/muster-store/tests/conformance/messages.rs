@@ -359,6 +359,50 @@ for_each_backend! {
         assert_eq!(page(MessageFilter { state, agent: Some(two), service: None }).await, NONE);
     }
 
+    async fn pages_of_one_agent_add_up_wherever_its_messages_stand(stage) {
+        let (one, two) = (stage.agent(1).await, stage.agent(2).await);
+        let between = |n, from, to| Message {
+            created: at(i64::from(n)),
+            ..Message::new(id(n), Address::agent(from, "s"), Address::agent(to, "s"), at(i64::from(n)))
+        };
+        let messages = vec![
+            Message { created: at(1), ..to_agent(1, one, "a") },
+            Message { created: at(2), ..to_server(2, one, "a") },
+            between(3, one, two),
+            between(4, two, one),
+            between(5, one, one),
+            Message { created: at(6), ..to_agent(6, two, "a") },
+            Message { created: at(6), ..to_server(7, one, "b") },
+            Message { created: at(6), ..to_server(8, one, "") },
+        ];
+        stage.store.message_put(messages, NO_CONTACT, at(0)).await.unwrap();
+        let wanted = [8, 7, 5, 4, 3, 2, 1];
+        // Pending, then some of them done, then failed as well, then all.
+        for done in [&[][..], &[2, 5, 8], &[1, 4], &[3, 7]] {
+            let results = done.iter().map(|n| {
+                let failure = (n % 2 == 0).then(|| "no".to_owned());
+                (id(*n), MessageResult { processed: at(9), failure })
+            });
+            stage.store.message_result_put(results.collect()).await.unwrap();
+            for limit in [1, 2, 3, 10] {
+                let mut seen = Vec::new();
+                let mut before = None;
+                loop {
+                    let filter = MessageFilter { agent: Some(one), ..Default::default() };
+                    let page = stage.store.message_page(filter, before, limit).await.unwrap();
+                    assert!(page.len() <= limit as usize);
+                    let Some(last) = page.last() else { break };
+                    before = Some((last.message.created, last.message.id));
+                    seen.extend(page.iter().map(|row| row.message.id.as_bytes()[31]));
+                }
+                assert_eq!(seen, wanted, "with {done:?} done, by {limit}");
+            }
+        }
+        let filter = MessageFilter { agent: Some(one), state: Some(MessageState::Failed), ..Default::default() };
+        let failed = stage.store.message_page(filter, None, 10).await.unwrap();
+        assert_eq!(failed.iter().map(|row| row.message.id.as_bytes()[31]).collect::<Vec<_>>(), [8, 4, 2]);
+    }
+
     async fn a_put_tells_where_the_stream_is(stage) {
         let agent = stage.agent(1).await;
         let streaming_to = "https://one:1".to_owned();

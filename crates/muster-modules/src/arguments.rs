@@ -117,7 +117,7 @@ fn names() -> String {
 }
 
 fn known(module: &str) -> String {
-    let flags = registry::find(module).map(|module| module.flags()).unwrap_or_default();
+    let flags = registry::find(module).map(Module::flags).unwrap_or_default();
     if flags.is_empty() {
         return "none".to_owned();
     }

@@ -129,7 +129,6 @@ pub mod number {
     ///
     /// # Errors
     /// What the writer answers.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
     pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
         #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number of 53 bits")]
         if value.fract() == 0.0 && value.abs() < 9e15 {

@@ -215,7 +215,7 @@ impl Process {
     }
 
     fn read(&mut self) -> Heard {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = [0; 16 * 1024];
         match self.stdout.read(&mut buffer) {
             Ok(0) => Heard::Closed,
             Ok(bytes) => {

@@ -4,7 +4,7 @@ use crate::module::Module;
 use crate::modules;
 
 /// The modules built in, by name.
-static BUILT_IN: &[&dyn Module] = &[&modules::timedrift::Timedrift];
+static BUILT_IN: &[&dyn Module] = &[&modules::file::File, &modules::timedrift::Timedrift];
 
 /// Returns the modules built in, in the order of their names.
 pub fn built_in() -> &'static [&'static dyn Module] {

@@ -1,0 +1,93 @@
+//! Content checks: which expressions match which lines of a file.
+//!
+//! Stays true: memory does not grow with a file's lines; reading ends as soon as every check is decided.
+
+use crate::module::Stop;
+use flate2::bufread::MultiGzDecoder;
+use muster_core::limits::LINE_BYTES_MAX;
+use regex::Regex;
+use std::io::{self, BufRead, BufReader, Read};
+
+/// Lines between two looks whether to stop.
+const LINES_BETWEEN_LOOKS: u64 = 64;
+
+/// One expression on its way through a file.
+#[derive(Debug)]
+pub(super) struct Expression<'a> {
+    pub(super) regex: &'a Regex,
+    /// Every line counts, not only the first that matches.
+    pub(super) all_lines: bool,
+    /// Lines that match are those that are not wanted.
+    pub(super) inverse: bool,
+    any: bool,
+    none_failed: bool,
+}
+
+impl<'a> Expression<'a> {
+    pub(super) fn new(regex: &'a Regex, all_lines: bool, inverse: bool) -> Self {
+        Self { regex, all_lines, inverse, any: false, none_failed: true }
+    }
+
+    /// Tells, after `lines` lines, whether some line matched; with `all_lines`, whether each line did (or did not, when
+    /// inverse). A file without lines has none that matches.
+    pub(super) fn matched(&self, lines: u64) -> bool {
+        if self.all_lines { self.none_failed && (self.inverse || lines > 0) } else { self.any }
+    }
+
+    fn is_decided(&self) -> bool {
+        if self.all_lines { !self.none_failed } else { self.any }
+    }
+
+    fn see(&mut self, line: &str) {
+        if self.is_decided() {
+            return;
+        }
+        let matched = self.regex.is_match(line);
+        self.any |= matched;
+        self.none_failed &= matched != self.inverse;
+    }
+}
+
+/// Reads lines until every expression is decided or the file ends; returns how many there were.
+pub(super) fn scan(from: impl Read, expressions: &mut [Expression<'_>], stop: &Stop) -> io::Result<u64> {
+    let mut from = BufReader::with_capacity(64 * 1024, from);
+    let mut line = Vec::new();
+    let mut lines = 0_u64;
+    while !expressions.iter().all(Expression::is_decided) {
+        if lines.is_multiple_of(LINES_BETWEEN_LOOKS) && stop.is_asked() {
+            return Err(stopped());
+        }
+        line.clear();
+        if from.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        lines += 1;
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
+        expressions.iter_mut().for_each(|expression| expression.see(&text));
+    }
+    Ok(lines)
+}
+
+pub(super) fn stopped() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "stopped")
+}
+
+/// Whether to look into a packed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum View {
+    /// The bytes as they are.
+    Raw,
+    /// What gzip packed, when it did.
+    Unpacked,
+}
+
+/// Returns what to read of a file.
+pub(super) fn view<'a>(file: impl Read + 'a, view: View) -> io::Result<Box<dyn Read + 'a>> {
+    if view == View::Raw {
+        return Ok(Box::new(file));
+    }
+    let mut file = BufReader::with_capacity(64 * 1024, file);
+    let packed = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    Ok(if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
+}

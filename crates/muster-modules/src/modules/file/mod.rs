@@ -1,0 +1,93 @@
+//! file: which files of a machine have these names, sizes, modes, times, contents or hashes.
+//!
+//! Stays true: one walk serves all searches and finds what each alone would find; directories are not entered through
+//! links; only plain files are read; a search never hands out content, only which file it was and its metadata.
+
+mod check;
+mod content;
+mod evaluate;
+mod hashes;
+mod parameters;
+mod report;
+mod walk;
+
+use crate::arguments::{ArgumentError, Flag, Given};
+use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
+use crate::result::{ModuleResult, to_value};
+pub(crate) use parameters::{Parameters, Search};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub(crate) struct File;
+
+/// The label that the command line gives its one search.
+const COMMAND_LINE_LABEL: &str = "s1";
+
+impl Typed for File {
+    type Parameters = Parameters;
+    const INFO: ModuleInfo = ModuleInfo {
+        name: "file",
+        summary: "files by name, size, mode, time, content or hash",
+        weight_min: 1,
+        effect: Effect::Reads,
+        privilege: Privilege::ReadFiles,
+    };
+    const FLAGS: &'static [Flag] = &[
+        Flag::texts("path", "PATH", "where to search: a directory or a file"),
+        Flag::texts("name", "REGEX", "the file's name matches; !REGEX: it does not"),
+        Flag::texts("size", "SIZE", "the file's size, such as <10m, >1g or 4096; k, m, g and t are powers of 1024"),
+        Flag::texts("mode", "REGEX", "the file's mode matches, as ls writes it, such as -r(w|-)xr-x---"),
+        Flag::texts("mtime", "TIME", "the file changed within (<90d) or before (>5h) a time; d, h and m (minutes)"),
+        Flag::texts("content", "REGEX", "a line of the file matches; !REGEX: no line does"),
+        Flag::texts("md5", "HASH", "the file's MD5"),
+        Flag::texts("sha1", "HASH", "the file's SHA-1"),
+        Flag::texts("sha2", "HASH", "the file's SHA-256, SHA-384 or SHA-512"),
+        Flag::texts("sha3", "HASH", "the file's SHA3-224, SHA3-256, SHA3-384 or SHA3-512"),
+        Flag::number("maxdepth", "how many directories deep to search; 1000 unless told"),
+        Flag::number("maxerrors", "how many errors to return; 30 unless told"),
+        Flag::number("matchlimit", "how many files to find; 1000 unless told"),
+        Flag::switch("matchall", "a file is found when all checks match; so unless -matchany is given"),
+        Flag::switch("matchany", "every check finds files by itself"),
+        Flag::switch("macroal", "a content matches when all lines of the file do"),
+        Flag::texts(
+            "mismatch",
+            "CHECK",
+            "turn a check round: name, size, mode, mtime, content, md5, sha1, sha2 or sha3",
+        ),
+        Flag::switch("returnsha256", "return the SHA-256 of the files found"),
+        Flag::switch("decompress", "look into files that gzip packed"),
+        Flag::switch("verbose", "taken for the sake of old scripts; changes nothing"),
+    ];
+
+    fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
+        let searches = BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), Search::from_flags(given))]);
+        Ok(Parameters { searches })
+    }
+
+    fn validate(parameters: &Parameters) -> Result<(), Refused> {
+        parameters.validate()
+    }
+
+    fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
+        Ok(evaluate::Run::new(parameters, context)?.walk().report())
+    }
+
+    fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
+        report::lines(result, lines)
+    }
+
+    fn failure(Refused(why): Refused) -> ModuleResult {
+        let elements = to_value(BTreeMap::<String, ()>::new());
+        ModuleResult { elements, statistics: to_value(report::Statistics::default()), ..ModuleResult::failed(why) }
+    }
+}
+
+/// Finds the files of one search, for another module.
+pub(crate) fn find(search: Search, context: &Context) -> Result<Vec<PathBuf>, Refused> {
+    let parameters = Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) };
+    parameters.validate()?;
+    Ok(evaluate::Run::new(parameters, context)?.walk().into_found())
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,21 @@ use crate::module::Module;
 use crate::modules;
 
 /// The modules built in, by name.
-static BUILT_IN: &[&dyn Module] = &[&modules::file::File, &modules::timedrift::Timedrift];
+static BUILT_IN: &[&dyn Module] = &[
+    &modules::agentdestroy::Agentdestroy,
+    &modules::file::File,
+    &modules::mounts::Mounts,
+    &modules::netstat::Netstat,
+    &modules::ping::Ping,
+    &modules::pkg::Pkg,
+    &modules::process::Process,
+    &modules::scribe::Scribe,
+    &modules::services::Services,
+    &modules::sshkey::Sshkey,
+    &modules::sysinfo::Sysinfo,
+    &modules::timedrift::Timedrift,
+    &modules::users::Users,
+];
 
 /// Returns the modules built in, in the order of their names.
 pub fn built_in() -> &'static [&'static dyn Module] {

@@ -185,3 +185,22 @@ fn a_giant_question_to_a_module_that_does_not_read_ends() {
     let Ended::Answered(result) = ask(&deaf, &parameters, seconds(30)) else { panic!() };
     assert!(result.success);
 }
+
+#[test]
+fn a_module_built_in_keeps_only_what_it_needs() {
+    // Nobody but the owner may read this; the module reads it with one capability, as nobody.
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "treasure\n").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let search = json!({"searches": {"s": {"paths": [dir.path()], "contents": ["^treasure$"]}}});
+    let Ended::Answered(result) = ask(&built_in("file"), &search, seconds(60)) else { panic!() };
+    assert!(result.foundanything, "{result:?}");
+
+    let itself = json!({"cmdlines": ["module-process .*\"module\":\"process\""]});
+    let Ended::Answered(result) = ask(&built_in("process"), &itself, seconds(60)) else { panic!() };
+    let processes = result.elements["processes"].as_array().unwrap();
+    let own = processes.iter().find(|process| process["name"] == json!("muster-module"));
+    let user = if rustix_is_root() { 65_534 } else { rustix::process::getuid().as_raw() };
+    assert_eq!(own.unwrap_or_else(|| panic!("{result:#?}"))["uid"], json!(user));
+}

@@ -1,0 +1,136 @@
+use super::addresses::Range;
+use super::*;
+use crate::module::Module as _;
+use crate::modules::testing::{context, fixture, same_form};
+use serde_json::{Value, json};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+
+const HEAD: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+const REST: &str = "00000000:00000000 00:00000000 00000000  1000        0 12345 1 0 100 0 0 10 0\n";
+
+/// A machine whose kernel shows these tables.
+fn machine() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let net = dir.path().join("proc/net");
+    std::fs::create_dir_all(&net).unwrap();
+    let write = |name: &str, rows: &[&str]| {
+        let rows: String = rows.iter().zip(0..).map(|(row, n)| format!("   {n}: {row} {REST}")).collect();
+        std::fs::write(net.join(name), format!("{HEAD}{rows}")).unwrap();
+    };
+    write(
+        "tcp",
+        &["0100007F:54A0 00000000:0000 0A", "0100007F:54A0 0100007F:ECAC 01", "0A00000A:01BB 0B00000A:C000 06"],
+    );
+    let mapped = "0000000000000000FFFF00000100000A:0016 0000000000000000FFFF00000200000A:D431 01";
+    write("tcp6", &["00000000000000000000000000000000:0016 00000000000000000000000000000000:0000 0A", mapped]);
+    write("udp", &["00000000:0035 00000000:0000 07"]);
+    let arp = "IP address HW type Flags HW address Mask Device\n10.0.0.2 0x1 0x2 02:42:0a:00:00:02 * eth0\n";
+    std::fs::write(net.join("arp"), arp).unwrap();
+    dir
+}
+
+fn ask(parameters: &Value) -> ModuleResult {
+    let dir = machine();
+    Netstat.run(parameters, &context(dir.path()))
+}
+
+fn lines(parameters: &Value) -> Vec<String> {
+    <Netstat as Typed>::lines(&ask(parameters), Lines::Found)
+}
+
+#[test]
+fn connections_are_found_by_address_and_range_in_both_versions() {
+    assert_eq!(
+        lines(&json!({"connectedip": ["10.0.0.0/8", "127.0.0.1"]})),
+        [
+            "found connected tuple 10.0.0.11:49152 with local tuple 10.0.0.10:443 for netstat connectedip:'10.0.0.0/8'",
+            "found connected tuple 10.0.0.2:54321 with local tuple 10.0.0.1:22 for netstat connectedip:'10.0.0.0/8'",
+            "found connected tuple 127.0.0.1:60588 with local tuple 127.0.0.1:21664 for netstat connectedip:'127.0.0.1'",
+        ]
+    );
+    let none = ask(&json!({"connectedip": ["192.0.2.1"]}));
+    assert!(none.success && !none.foundanything);
+    assert_eq!(none.elements, json!({"connectedip": {"192.0.2.1": null}}));
+    let all = <Netstat as Typed>::lines(&none, Lines::All);
+    assert_eq!(all[0], "did not find anything for netstat connectedip:'192.0.2.1'");
+}
+
+#[test]
+fn listening_ports_are_those_that_listen() {
+    let found = ask(&json!({"listeningport": ["21664", "22", "53", "443"]}));
+    assert_eq!(found.elements["listeningport"]["21664"].as_array().unwrap().len(), 1, "a connection does not listen");
+    assert_eq!(found.elements["listeningport"]["22"][0]["localaddr"], json!("::"));
+    assert_eq!(
+        found.elements["listeningport"]["53"][0],
+        json!({"localaddr": "0.0.0.0", "localport": 53, "namespace": "default"})
+    );
+    assert!(found.elements["listeningport"]["443"].is_null());
+    assert_eq!(found.statistics["totalhits"], json!(3));
+}
+
+#[test]
+fn neighbours_are_found_by_both_addresses() {
+    let line = "found neighbor mac 02:42:0a:00:00:02 10.0.0.2 for netstat neighbormac:'^02:42'";
+    assert_eq!(lines(&json!({"neighbormac": ["^02:42"]})), [line]);
+    let line = "found neighbor ip 10.0.0.2 02:42:0a:00:00:02 for netstat neighborip:'10.0.0.0/24'";
+    assert_eq!(lines(&json!({"neighborip": ["10.0.0.0/24"]})), [line]);
+}
+
+#[test]
+fn this_machine_answers_in_the_form_of_the_original() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let parameters = json!({
+        "localip": ["127.0.0.0/8"], "connectedip": ["127.0.0.1"], "listeningport": [port.to_string()]
+    });
+    let result = Netstat.run(&parameters, &context(Path::new("/")));
+    let mut want = serde_json::to_string(&fixture("netstat")).unwrap();
+    want = want.replace("\"21664\":[", &format!("\"{port}\":["));
+    same_form(&result, &serde_json::from_str(&want).unwrap());
+    assert_eq!(result.elements["localip"]["127.0.0.0/8"][0], json!({"localaddr": "127.0.0.1"}));
+    let everywhere = json!({"listeningport": [port.to_string()], "namespaces": true});
+    let result = Netstat.run(&everywhere, &context(Path::new("/")));
+    let namespace = result.elements["listeningport"][port.to_string()][0]["namespace"].as_str().unwrap_or_default();
+    assert!(namespace.starts_with("net:["), "{result:?}");
+}
+
+#[test]
+fn what_is_no_address_is_refused_in_migs_words() {
+    let refused = |field: &str, value: &str| Netstat.validate(&json!({(field): [value]})).unwrap_err().0;
+    assert!(refused("localmac", "(").starts_with("Invalid MAC regexp '('. Compilation failed with '"));
+    assert_eq!(refused("localip", "10.0.0"), "invalid IPv{4,6} 10.0.0. Must be an IP or a CIDR.");
+    for value in ["10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/+8", "x/8", "::/129"] {
+        let want = format!("invalid IPv{{4,6}} CIDR {value}: invalid CIDR address: {value}. Must be an IP or a CIDR.");
+        assert_eq!(refused("connectedip", value), want);
+        assert_eq!(refused("neighborip", value), want);
+    }
+    assert_eq!(refused("listeningport", "http"), "http is not a valid port");
+    assert_eq!(refused("listeningport", "65536"), "port out of range. must be between 1 and 65535");
+}
+
+#[test]
+fn a_range_holds_what_begins_as_it_does() {
+    for (range, address, want) in [
+        ("10.0.0.0/8", "10.255.0.1", true),
+        ("10.0.0.0/8", "11.0.0.0", false),
+        ("0.0.0.0/0", "255.255.255.255", true),
+        ("0.0.0.0/0", "::1", false),
+        ("192.0.2.1", "192.0.2.1", true),
+        ("192.0.2.1", "::ffff:192.0.2.1", true),
+        ("::ffff:192.0.2.1", "192.0.2.1", true),
+        ("2001:db8::/32", "2001:db8:ffff::1", true),
+        ("::/0", "ff::", true),
+        ("fe80::1", "fe80::2", false),
+    ] {
+        assert_eq!(Range::parse(range).unwrap().contains(address.parse().unwrap()), want, "{range} {address}");
+    }
+}
+
+#[test]
+fn a_command_line_asks_as_migs_does() {
+    let words = ["-ci", "10.0.0.0/8", "-ci", "::1", "-lp", "22", "-namespaces"].map(String::from);
+    let parameters = crate::params_from_args("netstat", &words).unwrap();
+    assert_eq!(parameters, json!({"connectedip": ["10.0.0.0/8", "::1"], "listeningport": ["22"], "namespaces": true}));
+}

@@ -1,0 +1,259 @@
+//! A scribe document: variables, objects to look at, tests over them.
+
+use crate::module::Refused;
+use crate::pattern;
+use muster_core::limits::SEARCH_VALUES_MAX;
+use serde::{Deserialize, Serialize};
+
+/// A document.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Document {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) variables: Vec<Variable>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) objects: Vec<Object>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) tests: Vec<Test>,
+}
+
+/// What `${key}` stands for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Variable {
+    pub(super) key: String,
+    pub(super) value: String,
+}
+
+/// Something to look at; one of its kinds is filled in.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Object {
+    pub(super) object: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) filecontent: Option<FileContent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) filename: Option<FileName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hasline: Option<HasLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) package: Option<Package>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) raw: Option<Raw>,
+}
+
+/// What the groups of an expression match in lines of files.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct FileContent {
+    pub(super) path: String,
+    pub(super) file: String,
+    pub(super) expression: String,
+    pub(super) concat: String,
+    #[serde(rename = "import-chain", skip_serializing_if = "Vec::is_empty")]
+    pub(super) import_chain: Vec<String>,
+}
+
+/// What the first group of an expression matches in names of files.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct FileName {
+    pub(super) path: String,
+    pub(super) file: String,
+    #[serde(rename = "import-chain", skip_serializing_if = "Vec::is_empty")]
+    pub(super) import_chain: Vec<String>,
+}
+
+/// Whether files have a line that matches: `true` or `false` for each.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct HasLine {
+    pub(super) path: String,
+    pub(super) file: String,
+    pub(super) expression: String,
+}
+
+/// The versions of installed packages.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Package {
+    pub(super) name: String,
+    /// Of several versions, only the newest.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) onlynewest: bool,
+    /// Packages whose name matches this, instead of the one called `name`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) collectmatch: String,
+}
+
+/// Values that the document itself gives.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Raw {
+    pub(super) identifiers: Vec<Identifier>,
+}
+
+/// A value with its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Identifier {
+    pub(super) identifier: String,
+    pub(super) value: String,
+}
+
+/// A test over what an object gives.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Test {
+    pub(super) test: String,
+    pub(super) name: String,
+    pub(super) object: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) description: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) evr: Option<Evr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) regexp: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) exactmatch: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) tags: Vec<Tag>,
+    /// Tests that must be true for this one to be.
+    #[serde(rename = "if", skip_serializing_if = "Vec::is_empty")]
+    pub(super) needs: Vec<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) expectedresult: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) expecterror: bool,
+}
+
+/// A comparison of versions.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Evr {
+    pub(super) operation: String,
+    pub(super) value: String,
+}
+
+/// A text to compare with.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Value {
+    pub(super) value: String,
+}
+
+/// A note on a test.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Tag {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) value: String,
+}
+
+/// What an object looks at.
+pub(super) enum Source<'a> {
+    Package(&'a Package),
+    FileContent(&'a FileContent),
+    FileName(&'a FileName),
+    HasLine(&'a HasLine),
+    Raw(&'a Raw),
+}
+
+impl Object {
+    /// Returns the kind that is filled in.
+    pub(super) fn source(&self) -> Option<Source<'_>> {
+        let package = self.package.as_ref().filter(|package| !package.name.is_empty()).map(Source::Package);
+        let content = self.filecontent.as_ref().filter(|content| !content.path.is_empty()).map(Source::FileContent);
+        let name = self.filename.as_ref().filter(|name| !name.path.is_empty()).map(Source::FileName);
+        let line = self.hasline.as_ref().filter(|line| !line.path.is_empty()).map(Source::HasLine);
+        let raw = self.raw.as_ref().filter(|raw| !raw.identifiers.is_empty()).map(Source::Raw);
+        package.or(content).or(name).or(line).or(raw)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.object.is_empty() {
+            return Err("an object in document has no identifier".to_owned());
+        }
+        let inside = |why: String| format!("{}: {why}", self.object);
+        let source = self.source().ok_or_else(|| inside("no valid source interface".to_owned()))?;
+        source.validate().map_err(inside)
+    }
+}
+
+impl Source<'_> {
+    fn validate(&self) -> Result<(), String> {
+        match self {
+            Self::Package(package) if package.collectmatch.is_empty() => Ok(()),
+            Self::Package(package) => pattern::compile(&package.collectmatch).map(drop),
+            Self::FileContent(FileContent { import_chain, .. }) if !import_chain.is_empty() => Err(CHAINS.to_owned()),
+            Self::FileName(FileName { import_chain, .. }) if !import_chain.is_empty() => Err(CHAINS.to_owned()),
+            Self::FileContent(content) => {
+                expression("filecontent file", &content.file)?;
+                expression("filecontent expression", &content.expression)
+            }
+            Self::FileName(name) => expression("filename file", &name.file),
+            Self::HasLine(line) => {
+                expression("hasline file", &line.file)?;
+                expression("hasline expression", &line.expression)
+            }
+            Self::Raw(raw) => {
+                let filled = |id: &Identifier| !id.identifier.is_empty() && !id.value.is_empty();
+                let complete = raw.identifiers.iter().all(filled);
+                complete.then_some(()).ok_or_else(|| "identifier must include identifier and value".to_owned())
+            }
+        }
+    }
+}
+
+const CHAINS: &str = "import chains are not supported; give each object its own path";
+
+fn expression(what: &str, text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err(format!("{what} must be set"));
+    }
+    // A variable may stand for any part of the expression.
+    if text.contains("${") { Ok(()) } else { pattern::compile(text).map(drop) }
+}
+
+impl Test {
+    fn validate(&self, document: &Document) -> Result<(), String> {
+        if self.test.is_empty() {
+            return Err("a test in document has no identifier".to_owned());
+        }
+        for need in &self.needs {
+            if *need == self.test {
+                return Err(format!("{}: test cannot reference itself", self.test));
+            }
+            if document.test(need).is_none() {
+                return Err(format!("{}: unknown test \"{need}\"", self.test));
+            }
+        }
+        for tag in &self.tags {
+            for (part, text) in [("key", &tag.key), ("value", &tag.value)] {
+                if text.contains('"') {
+                    return Err(format!("{}: test tag {part} cannot contain quote", self.test));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Document {
+    /// Returns the place of the test called `id`.
+    pub(super) fn test(&self, id: &str) -> Option<usize> {
+        self.tests.iter().position(|test| test.test == id)
+    }
+
+    /// Tells whether the document can be run.
+    pub(super) fn validate(&self) -> Result<(), Refused> {
+        let lists = [self.variables.len(), self.objects.len(), self.tests.len()];
+        if lists.into_iter().any(|length| length > 10 * SEARCH_VALUES_MAX) {
+            return Err(Refused(format!("the document has more than {} entries of one kind", 10 * SEARCH_VALUES_MAX)));
+        }
+        self.objects.iter().try_for_each(Object::validate).map_err(Refused)?;
+        self.tests.iter().try_for_each(|test| test.validate(self)).map_err(Refused)
+    }
+}

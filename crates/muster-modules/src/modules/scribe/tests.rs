@@ -1,0 +1,220 @@
+use super::versions::compare;
+use super::*;
+use crate::module::Module as _;
+use crate::modules::testing::{context, fixture, same_form};
+use serde_json::{Value, json};
+use std::cmp::Ordering;
+use std::fs;
+
+const STATUS: &str = "\
+Package: bash
+Status: install ok installed
+Version: 5.2.15-2+b8
+
+Package: kernel
+Status: install ok installed
+Version: 2.6.32-573.8.1
+
+Package: kernel
+Status: install ok installed
+Version: 2.6.32-573.12.1
+
+Package: libbind
+Status: install ok installed
+Version: 1:9.9.5.dfsg-4.3
+";
+
+fn machine() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("var/lib/dpkg")).unwrap();
+    fs::create_dir_all(dir.path().join("etc/app")).unwrap();
+    fs::write(dir.path().join("var/lib/dpkg/status"), STATUS).unwrap();
+    fs::write(dir.path().join("etc/app/a.conf"), "# x\nmajor = 2\nminor = 7\n").unwrap();
+    fs::write(dir.path().join("etc/app/b.conf"), "nothing\n").unwrap();
+    fs::write(dir.path().join("etc/app-1.4.jar"), "").unwrap();
+    dir
+}
+
+fn run(mut document: Value) -> ModuleResult {
+    let dir = machine();
+    document["variables"] = json!([{"key": "root", "value": dir.path().join("etc")}]);
+    Scribe.run(&json!({"scribedoc": document}), &context(dir.path()))
+}
+
+/// Runs one test over one object; returns its result and what each thing looked at came to.
+fn one(object: Value, test: Value) -> (bool, Vec<bool>) {
+    let (mut object, mut test) = (object, test);
+    object["object"] = json!("o");
+    test["object"] = json!("o");
+    test["test"] = json!("t");
+    let result = run(json!({"objects": [object], "tests": [test]}));
+    let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap();
+    let [test] = &elements.results[..] else { panic!("{result:#?}") };
+    assert!(!test.iserror, "{result:#?}");
+    (test.masterresult, test.results.iter().flatten().map(|sub| sub.result).collect())
+}
+
+#[test]
+fn packages_are_compared_by_version() {
+    let bash = json!({"package": {"name": "bash"}});
+    let evr = |operation: &str, value: &str| json!({"evr": {"operation": operation, "value": value}});
+    assert_eq!(one(bash.clone(), json!({})), (true, vec![true]));
+    assert_eq!(one(bash.clone(), evr("<", "5.3-1")), (true, vec![true]));
+    assert_eq!(one(bash.clone(), evr(">", "5.3-1")), (false, vec![false]));
+    assert_eq!(one(bash, evr("=", "5.2.15-2+b8")), (true, vec![true]));
+    assert_eq!(one(json!({"package": {"name": "gone"}}), json!({})), (false, vec![]));
+    let kernel = json!({"package": {"name": "kernel"}});
+    assert_eq!(one(kernel, evr("<", "2.6.32-573.9")), (true, vec![true, false]));
+    let newest = json!({"package": {"name": "kernel", "onlynewest": true}});
+    assert_eq!(one(newest, evr("<", "2.6.32-573.9")), (false, vec![false]));
+    let collected = json!({"package": {"name": "x", "collectmatch": "^(bash|libbind)$"}});
+    assert_eq!(one(collected, json!({})).1.len(), 2);
+}
+
+#[test]
+fn files_are_compared_by_content_line_and_name() {
+    let content = |extra: Value| {
+        let mut object = json!({"path": "${root}", "file": "\\.conf$", "expression": "^(?:major|minor) = (\\d+)"});
+        object.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!({"filecontent": object})
+    };
+    let regexp = |value: &str| json!({"regexp": {"value": value}});
+    assert_eq!(one(content(json!({})), regexp("^7$")), (true, vec![false, true]));
+    assert_eq!(
+        one(content(json!({"concat": "."})), json!({"evr": {"operation": "<", "value": "2.8"}})),
+        (true, vec![true])
+    );
+    let line = json!({"hasline": {"path": "${root}/app", "file": "\\.conf$", "expression": "^minor"}});
+    assert_eq!(one(line, json!({"exactmatch": {"value": "false"}})), (true, vec![false, true]));
+    let name = json!({"filename": {"path": "${root}", "file": "app-(.+)\\.jar$"}});
+    assert_eq!(one(name, json!({"evr": {"operation": "<", "value": "1.5"}})), (true, vec![true]));
+    let raw = json!({"raw": {"identifiers": [{"identifier": "a", "value": "x"}, {"identifier": "b", "value": "y"}]}});
+    assert_eq!(one(raw, json!({"exactmatch": {"value": "y"}})), (true, vec![false, true]));
+}
+
+#[test]
+fn tests_follow_the_tests_they_need_and_fail_alone() {
+    let raw = json!([{"object": "o", "raw": {"identifiers": [{"identifier": "a", "value": "x"}]}}]);
+    let result = run(json!({"objects": raw, "tests": [
+        {"test": "late", "object": "o", "if": ["no"]},
+        {"test": "no", "object": "o", "exactmatch": {"value": "y"}},
+        {"test": "yes", "name": "Yes", "object": "o", "tags": [{"key": "k", "value": "v"}]},
+        {"test": "lost", "object": "nosuch"},
+        {"test": "leans", "object": "o", "if": ["lost"]},
+        {"test": "round", "object": "o", "if": ["about"]},
+        {"test": "about", "object": "o", "if": ["round"]},
+        {"test": "odd", "object": "o", "evr": {"operation": "~", "value": "1"}},
+    ]}));
+    let lines = <Scribe as Typed>::lines(&result, Lines::Found);
+    let masters: Vec<_> = lines.iter().filter(|line| line.starts_with("master")).collect();
+    assert_eq!(masters[0], "master [false] name:\"late\" id:\"late\" hastrue:true error:\"\"");
+    assert_eq!(masters[1], "master [false] name:\"no\" id:\"no\" hastrue:false error:\"\"");
+    assert_eq!(masters[2], "master [true] name:\"Yes\" id:\"yes\" hastrue:true error:\"\"");
+    assert!(masters[3].ends_with("error:\"unknown object \"nosuch\"\""), "{}", masters[3]);
+    assert!(masters[4].ends_with("error:\"a test dependency failed (\"lost\")\""), "{}", masters[4]);
+    assert!(masters[5].starts_with("master [error]") && masters[6].starts_with("master [error]"));
+    assert!(masters[7].ends_with("error:\"invalid evr operation ~\""));
+    assert!(result.success && result.foundanything);
+    assert_eq!(result.errors()[0], "Error: unknown object \"nosuch\" in \"lost\"");
+    assert_eq!(result.errors().len(), 5);
+}
+
+#[test]
+fn a_long_chain_of_needs_is_no_danger() {
+    let count = 5000;
+    let test = |number: usize| match number + 1 {
+        next if next < count => json!({"test": number.to_string(), "object": "o", "if": [next.to_string()]}),
+        _ => json!({"test": number.to_string(), "object": "o"}),
+    };
+    let raw = json!([{"object": "o", "raw": {"identifiers": [{"identifier": "a", "value": "x"}]}}]);
+    let result = run(json!({"objects": raw, "tests": (0..count).map(test).collect::<Vec<_>>()}));
+    assert_eq!(result.elements["results"][0]["masterresult"], json!(true));
+}
+
+#[test]
+fn the_result_and_its_lines_are_those_of_the_original() {
+    let want = fixture("scribe");
+    let result = run(json!({
+        "objects": [{"object": "bash", "package": {"name": "bash"}}],
+        "tests": [{"test": "bash old", "object": "bash", "evr": {"operation": "<", "value": "9"}}],
+    }));
+    same_form(&result, &want);
+    assert_eq!(result.elements, want.elements);
+    let lines = <Scribe as Typed>::lines(&want, Lines::All);
+    assert_eq!(
+        lines,
+        [
+            "master [true] name:\"bash old\" id:\"bash old\" hastrue:true error:\"\"",
+            "sub [true] name:\"bash old\" id:\"bash old\" identifier:\"bash\"",
+            "Statistics: runtime 8.853165ms",
+        ]
+    );
+    let mut human = want.clone();
+    human.elements["humanoutput"] = json!(true);
+    let lines = <Scribe as Typed>::lines(&human, Lines::Found);
+    assert_eq!(lines, ["result for \"bash old\"\n\tmaster result: true\n\t[true] identifier: \"bash\""]);
+}
+
+#[test]
+fn only_true_tests_are_returned_when_asked() {
+    let document = json!({"objects": [{"object": "o", "raw": {"identifiers": [{"identifier": "a", "value": "x"}]}}],
+        "tests": [{"test": "no", "object": "o", "regexp": {"value": "y"}}]});
+    let parameters = json!({"scribedoc": document, "onlytrue": true});
+    let result = Scribe.run(&parameters, &context(machine().path()));
+    assert!(!result.foundanything && result.elements["results"] == json!([]), "{result:?}");
+}
+
+#[test]
+fn what_is_no_document_is_refused() {
+    let refused = |document: Value| Scribe.validate(&json!({"scribedoc": document})).unwrap_err().0;
+    assert_eq!(refused(json!({"objects": [{}]})), "an object in document has no identifier");
+    assert_eq!(refused(json!({"objects": [{"object": "o"}]})), "o: no valid source interface");
+    let content = json!({"objects": [{"object": "o", "filecontent": {"path": "/", "file": "x"}}]});
+    assert_eq!(refused(content), "o: filecontent expression must be set");
+    let raw = json!({"objects": [{"object": "o", "raw": {"identifiers": [{"identifier": "a"}]}}]});
+    assert_eq!(refused(raw), "o: identifier must include identifier and value");
+    assert_eq!(refused(json!({"tests": [{}]})), "a test in document has no identifier");
+    assert_eq!(refused(json!({"tests": [{"test": "t", "if": ["t"]}]})), "t: test cannot reference itself");
+    assert_eq!(refused(json!({"tests": [{"test": "t", "if": ["u"]}]})), "t: unknown test \"u\"");
+    let tag = json!({"tests": [{"test": "t", "tags": [{"key": "\""}]}]});
+    assert_eq!(refused(tag), "t: test tag key cannot contain quote");
+}
+
+#[test]
+fn a_command_line_names_a_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("document.json");
+    fs::write(&path, r#"{"tests": [{"test": "t", "object": "o"}]}"#).unwrap();
+    let arguments = ["-path", path.to_str().unwrap(), "-onlytrue"].map(String::from);
+    let parameters = crate::params_from_args("scribe", &arguments).unwrap();
+    assert_eq!(parameters["scribedoc"]["tests"][0]["test"], json!("t"));
+    assert_eq!(parameters["onlytrue"], json!(true));
+    let error = |words: &[&str]| {
+        let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+        crate::params_from_args("scribe", &words).unwrap_err().to_string()
+    };
+    assert_eq!(error(&[]), "module scribe: -path option is required");
+    assert_eq!(error(&["-path", "/nonexistent"]), "could not use /nonexistent: no such file or directory");
+}
+
+#[test]
+fn versions_are_ordered_as_rpm_orders_them() {
+    for (a, b, want) in [
+        ("1.0.1e", "1.0.1d", Ordering::Greater),
+        ("1:9.9.5.dfsg-4.3", "1:9.9.5.dfsg-4.3", Ordering::Equal),
+        ("2.02-beta2", "2.02-beta3", Ordering::Less),
+        ("2.02-beta2", "2.01-beta9", Ordering::Greater),
+        ("10", "9", Ordering::Greater),
+        ("1.010", "1.10", Ordering::Equal),
+        ("1:1", "2", Ordering::Greater),
+        ("1.a", "1.1", Ordering::Less),
+        ("1.0", "1.0.1", Ordering::Less),
+        ("7.000", "7.0", Ordering::Equal),
+        ("2.6.32-573.8.1.el6.x86_64", "2.6.32-573.12.1.el6.x86_64", Ordering::Less),
+        ("99999999999999999999999", "99999999999999999999998", Ordering::Greater),
+        ("", "", Ordering::Equal),
+    ] {
+        assert_eq!(compare(a, b), want, "{a} and {b}");
+        assert_eq!(compare(b, a), want.reverse(), "{b} and {a}");
+    }
+}

@@ -1,0 +1,289 @@
+//! sshkey: which SSH keys lie on a machine, private, public and authorised, by their fingerprints.
+//!
+//! Stays true: of a private key only the fingerprint of its public half leaves the machine, and whether it is locked.
+
+mod der;
+mod key;
+
+use super::file::{self, Search};
+use crate::arguments::{ArgumentError, Flag, Given};
+use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
+use crate::reading;
+use crate::result::ModuleResult;
+use muster_core::limits::SEARCH_VALUES_MAX;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+pub(crate) struct Sshkey;
+
+/// Directories entered below a path unless told.
+const DEPTH_DEFAULT: i64 = 8;
+/// Files that are looked at, at most.
+const FILES_MAX: f64 = 10_000.0;
+/// Where people's keys lie.
+const PATHS: &[&str] = &["/root", "/home"];
+/// What a file that may be a key holds at the beginning of a line.
+const CANDIDATE: &str = "^(-----BEGIN ((RSA|DSA|EC|OPENSSH|ENCRYPTED) )?PRIVATE KEY|(ssh-(rsa|dss|ed25519)|ecdsa-sha2-[a-z0-9]+|sk-[a-z0-9@.-]+) )";
+/// Larger files are no keys.
+const SIZE: &str = "<1m";
+/// Names of files whose lines are keys, perhaps with options in front.
+const AUTHORIZED: &[&str] = &["authorized_keys", "authorized_keys2"];
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Parameters {
+    paths: Vec<String>,
+    maxdepth: i64,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Elements {
+    keys: Vec<Key>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Key {
+    fingerprint_md5: String,
+    fingerprint_sha256: String,
+    path: String,
+    encrypted: bool,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl Typed for Sshkey {
+    type Parameters = Parameters;
+    const INFO: ModuleInfo = ModuleInfo {
+        name: "sshkey",
+        summary: "SSH keys: private, public and authorised, by fingerprint",
+        weight_min: 1,
+        effect: Effect::Reads,
+        privilege: Privilege::ReadFiles,
+    };
+    const FLAGS: &'static [Flag] = &[
+        Flag::texts("path", "PATH", "where to search; the homes of people unless told"),
+        Flag::number("maxdepth", "how many directories deep to search; 8 unless told"),
+    ];
+
+    fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
+        #[expect(clippy::cast_possible_truncation, reason = "a cast saturates, and the range is checked")]
+        let maxdepth = given.number("maxdepth", 0.0) as i64;
+        Ok(Parameters { paths: given.texts("path"), maxdepth })
+    }
+
+    fn validate(parameters: &Parameters) -> Result<(), Refused> {
+        if !(0..=1000).contains(&parameters.maxdepth) {
+            return Err(Refused("maxdepth should be specified from 0-1000".to_owned()));
+        }
+        if parameters.paths.len() > SEARCH_VALUES_MAX || parameters.paths.iter().any(String::is_empty) {
+            return Err(Refused(format!("there must be at most {SEARCH_VALUES_MAX} paths, none of them empty")));
+        }
+        Ok(())
+    }
+
+    fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
+        let mut paths = parameters.paths;
+        if paths.is_empty() {
+            paths = PATHS.iter().map(|path| context.path(path).display().to_string()).collect();
+        }
+        let depth = if parameters.maxdepth == 0 { DEPTH_DEFAULT } else { parameters.maxdepth };
+        let mut candidates = find(&paths, depth, context, |search| search.contents = vec![CANDIDATE.to_owned()])?;
+        // Lines with options in front do not begin as keys do.
+        let names = format!("^({})$", AUTHORIZED.join("|"));
+        candidates.extend(find(&paths, depth, context, |search| search.names = vec![names])?);
+        candidates.sort();
+        candidates.dedup();
+        let (mut keys, mut errors) = (Vec::new(), Vec::new());
+        for path in candidates {
+            look(&path, &mut keys, &mut errors);
+        }
+        super::list::at_most(&mut keys, &mut errors);
+        Ok(ModuleResult::ran(!keys.is_empty(), Elements { keys }, ()).with_errors(errors))
+    }
+
+    fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
+        let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap_or_default();
+        let mut out: Vec<_> = elements.keys.iter().map(Key::line).collect();
+        if lines == Lines::All {
+            out.extend(result.errors().iter().cloned());
+        }
+        out
+    }
+}
+
+impl Key {
+    fn line(&self) -> String {
+        let known = |fingerprint: &str| if fingerprint.is_empty() { "unknown".into() } else { fingerprint.to_owned() };
+        let locked = if self.kind == "private" { format!(" encrypted={}", self.encrypted) } else { String::new() };
+        let (md5, sha256) = (known(&self.fingerprint_md5), known(&self.fingerprint_sha256));
+        format!("{} [{}]{locked} md5fp={md5} sha256fp={sha256}", self.path, self.kind)
+    }
+}
+
+fn find(
+    paths: &[String],
+    depth: i64,
+    context: &Context,
+    ask: impl FnOnce(&mut Search),
+) -> Result<Vec<PathBuf>, Refused> {
+    let mut search = Search { paths: paths.to_vec(), sizes: vec![SIZE.to_owned()], ..Search::default() };
+    #[expect(clippy::cast_precision_loss, reason = "the depth is at most 1000")]
+    let depth = depth as f64;
+    (search.options.maxdepth, search.options.matchlimit, search.options.matchall) = (depth, FILES_MAX, true);
+    ask(&mut search);
+    file::find(search, context)
+}
+
+fn look(path: &Path, keys: &mut Vec<Key>, errors: &mut Vec<String>) {
+    let text = match reading::text(path) {
+        Ok(text) => text,
+        Err(error) => return errors.push(reading::open_error(path, &error)),
+    };
+    let shown = path.to_string_lossy().into_owned();
+    let mut add = |kind: &str, public: Option<&[u8]>, encrypted: bool| {
+        let (fingerprint_md5, fingerprint_sha256) = public.map(key::fingerprints).unwrap_or_default();
+        keys.push(Key { fingerprint_md5, fingerprint_sha256, path: shown.clone(), encrypted, kind: kind.to_owned() });
+    };
+    if let Some(private) = key::private(&text) {
+        return add("private", private.public.as_deref(), private.encrypted);
+    }
+    let authorized = path.file_name().is_some_and(|name| AUTHORIZED.iter().any(|known| name == *known));
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    if !authorized {
+        if let Some(public) = lines.into_iter().find_map(key::public) {
+            add("public", Some(&public), false);
+        }
+        return;
+    }
+    let mut damaged = false;
+    for line in lines {
+        match key::public(line) {
+            Some(public) => add("authorizedkeys", Some(&public), false),
+            None => damaged = true,
+        }
+    }
+    if damaged {
+        errors.push(format!("{} contained unparsable data", path.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::module::Module as _;
+    use crate::modules::testing::{context, fixture, same_form};
+    use serde_json::{Value, json};
+    use std::fs;
+
+    fn keys() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/keys")
+    }
+
+    fn run(path: &Path) -> ModuleResult {
+        Sshkey.run(&json!({"paths": [path], "maxdepth": 3}), &context(Path::new("/")))
+    }
+
+    fn element(result: &ModuleResult, name: &str) -> Value {
+        let elements = result.elements["keys"].as_array().unwrap();
+        let found = elements.iter().find(|key| key["path"].as_str().unwrap().ends_with(name));
+        found.unwrap_or_else(|| panic!("{name} in {result:#?}")).clone()
+    }
+
+    #[test]
+    fn fingerprints_are_those_that_ssh_keygen_tells() {
+        let result = run(&keys());
+        let told = fs::read_to_string(keys().join("fingerprints.txt")).unwrap();
+        assert_eq!(told.lines().count(), 6);
+        for line in told.lines() {
+            let [name, sha256, md5] = line.split(' ').collect::<Vec<_>>()[..] else { panic!() };
+            let public = element(&result, &format!("/{name}.pub"));
+            assert_eq!((&public["fingerprint_sha256"], &public["type"]), (&json!(sha256), &json!("public")));
+            assert_eq!(format!("MD5:{}", public["fingerprint_md5"].as_str().unwrap()), md5);
+            let private = element(&result, &format!("/{name}"));
+            assert_eq!((&private["type"], &private["encrypted"]), (&json!("private"), &json!(name.contains("locked"))));
+            // What is locked whole does not show its public half.
+            let hidden = name == "rsa_pem_locked";
+            assert_eq!(private["fingerprint_sha256"], json!(if hidden { "" } else { sha256 }), "{name}");
+        }
+    }
+
+    #[test]
+    fn authorised_keys_are_found_line_by_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("kim/.ssh");
+        fs::create_dir_all(&home).unwrap();
+        let key = fs::read_to_string(keys().join("ed25519.pub")).unwrap();
+        let other = fs::read_to_string(keys().join("rsa_pem.pub")).unwrap();
+        let text =
+            format!("# mine\ncommand=\"echo ssh-rsa AAAA \\\" x\",no-pty {key}\n{other}ssh-rsa AAAA\nnonsense\n");
+        fs::write(home.join("authorized_keys"), text).unwrap();
+        let result = run(dir.path());
+        assert_eq!(result.elements["keys"].as_array().unwrap().len(), 2, "{result:#?}");
+        assert_eq!(result.elements["keys"][0]["type"], json!("authorizedkeys"));
+        let known = run(&keys());
+        let same = |at: usize, name: &str| {
+            assert_eq!(result.elements["keys"][at]["fingerprint_md5"], element(&known, name)["fingerprint_md5"]);
+        };
+        same(0, "/ed25519.pub");
+        same(1, "/rsa_pem.pub");
+        assert!(result.errors()[0].ends_with("authorized_keys contained unparsable data"));
+        let mut want = fixture("sshkey");
+        want.errors.clone_from(&result.errors);
+        same_form(&result, &want);
+    }
+
+    #[test]
+    fn what_looks_like_a_key_and_is_none_ends_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("short", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n"),
+            ("open", "-----BEGIN OPENSSH PRIVATE KEY-----\n"),
+            ("empty", "ssh-rsa \n"),
+            ("lies", "ssh-rsa AAAAB3NzaC1kc3M=\n"),
+            ("binary", "ssh-dss \u{0}\u{fffd}\n"),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let result = run(dir.path());
+        assert!(result.success && result.errors.is_none(), "{result:#?}");
+        // A private key that cannot be read is still one that lies there.
+        let kinds: Vec<_> = result.elements["keys"].as_array().unwrap().iter().map(|key| &key["type"]).collect();
+        assert_eq!(kinds, ["private", "private"]);
+    }
+
+    #[test]
+    fn results_are_printed_as_the_originals_are() {
+        let lines = <Sshkey as Typed>::lines(&fixture("sshkey"), Lines::Found);
+        assert!(
+            lines[3].ends_with("/testkey2 [private] encrypted=true md5fp=unknown sha256fp=unknown"),
+            "{}",
+            lines[3]
+        );
+        assert!(lines[1].contains("testkey3.pub [public] md5fp=14:0f:ed:33:"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn a_depth_out_of_range_is_refused() {
+        let refused = Sshkey.validate(&json!({"maxdepth": 1001})).unwrap_err();
+        assert_eq!(refused.0, "maxdepth should be specified from 0-1000");
+        assert_eq!(crate::params_from_args("sshkey", &[]), Ok(json!({"paths": [], "maxdepth": 0})));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(
+            text in ".{0,80}",
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..120),
+        ) {
+            use base64::Engine as _;
+            let encoded = base64::engine::general_purpose::STANDARD.encode(&bytes);
+            let _ = key::public(&text);
+            let _ = key::public(&format!("ssh-rsa {encoded}"));
+            for kind in ["RSA ", "DSA ", "EC ", "OPENSSH ", ""] {
+                let _ = key::private(&format!("-----BEGIN {kind}PRIVATE KEY-----\n{encoded}\n-----END {kind}PRIVATE KEY-----\n"));
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! users: the accounts of a machine, their groups, and who can log in.
+//!
+//! Stays true: only what everybody on the machine may read is looked at, never a password or its hash.
+
+use super::list::{Wanted, at_most};
+use crate::arguments::{ArgumentError, Flag, Given};
+use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
+use crate::reading;
+use crate::result::ModuleResult;
+use serde::{Deserialize, Serialize};
+
+pub(crate) struct Users;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Parameters {
+    names: Vec<String>,
+    groups: Vec<String>,
+    uids: Vec<u32>,
+    /// Only accounts with a shell.
+    login: bool,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Elements {
+    users: Vec<User>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct User {
+    name: String,
+    uid: u32,
+    gid: u32,
+    description: String,
+    home: String,
+    shell: String,
+    groups: Vec<String>,
+    login: bool,
+}
+
+#[derive(Debug)]
+struct Group {
+    name: String,
+    gid: u32,
+    members: Vec<String>,
+}
+
+impl Typed for Users {
+    type Parameters = Parameters;
+    const INFO: ModuleInfo = ModuleInfo {
+        name: "users",
+        summary: "local accounts and their groups",
+        weight_min: 1,
+        effect: Effect::Reads,
+        privilege: Privilege::None,
+    };
+    const FLAGS: &'static [Flag] = &[
+        Flag::texts("name", "REGEX", "the account's name matches; !REGEX: it does not"),
+        Flag::texts("group", "REGEX", "one of its groups matches"),
+        Flag::texts("uid", "N", "the account's number"),
+        Flag::switch("login", "only accounts that can log in to a shell"),
+    ];
+
+    fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
+        let number = |text: String| {
+            text.parse().map_err(|_| ArgumentError::WrongValue { flag: "uid", wants: "a number", given: text })
+        };
+        let uids = given.texts("uid").into_iter().map(number).collect::<Result<_, _>>()?;
+        Ok(Parameters { names: given.texts("name"), groups: given.texts("group"), uids, login: given.is_on("login") })
+    }
+
+    fn validate(parameters: &Parameters) -> Result<(), Refused> {
+        Wanted::new(&parameters.names)?;
+        Wanted::new(&parameters.groups).map(drop)
+    }
+
+    fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
+        let (names, groups) = (Wanted::new(&parameters.names)?, Wanted::new(&parameters.groups)?);
+        let read = |path: &str| {
+            let path = context.path(path);
+            reading::text(&path).map_err(|error| reading::open_error(&path, &error))
+        };
+        let accounts = read("/etc/passwd").map_err(Refused)?;
+        let mut errors = Vec::new();
+        let table = read("/etc/group").unwrap_or_else(|error| {
+            errors.push(error);
+            String::new()
+        });
+        let table: Vec<_> = table.lines().filter_map(group).collect();
+        let mut users = Vec::new();
+        for line in accounts.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '+', '-'])) {
+            let Some(user) = user(line, &table) else {
+                errors.push("/etc/passwd: a line cannot be read".to_owned());
+                continue;
+            };
+            let wanted = names.wants(&user.name)
+                && (parameters.groups.is_empty() || user.groups.iter().any(|group| groups.wants(group)))
+                && (parameters.uids.is_empty() || parameters.uids.contains(&user.uid))
+                && (user.login || !parameters.login);
+            users.extend(wanted.then_some(user));
+        }
+        at_most(&mut users, &mut errors);
+        Ok(ModuleResult::ran(!users.is_empty(), Elements { users }, ()).with_errors(errors))
+    }
+
+    fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
+        let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap_or_default();
+        let line = |user: &User| {
+            let User { name, uid, gid, home, shell, groups, .. } = user;
+            format!("{name} [uid:{uid}, gid:{gid}, home:{home}, shell:{shell}] groups {}", groups.join(","))
+        };
+        let mut out: Vec<_> = elements.users.iter().map(line).collect();
+        if lines == Lines::All {
+            out.extend(result.errors().iter().cloned());
+        }
+        out
+    }
+}
+
+fn user(line: &str, groups: &[Group]) -> Option<User> {
+    let fields: Vec<_> = line.split(':').collect();
+    let [name, _, uid, gid, description, home, shell] = fields[..] else { return None };
+    let gid = gid.parse().ok()?;
+    let member = |group: &&Group| group.gid == gid || group.members.iter().any(|member| member == name);
+    // An empty shell means the standard one.
+    let login = !["nologin", "false", "sync", "halt", "shutdown"].iter().any(|no| shell.ends_with(no));
+    Some(User {
+        name: name.to_owned(),
+        uid: uid.parse().ok()?,
+        gid,
+        description: description.to_owned(),
+        home: home.to_owned(),
+        shell: shell.to_owned(),
+        groups: groups.iter().filter(member).map(|group| group.name.clone()).collect(),
+        login,
+    })
+}
+
+fn group(line: &str) -> Option<Group> {
+    let fields: Vec<_> = line.split(':').collect();
+    let [name, _, gid, members] = fields[..] else { return None };
+    let members = members.split(',').filter(|member| !member.is_empty()).map(str::to_owned).collect();
+    Some(Group { name: name.to_owned(), gid: gid.parse().ok()?, members })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::module::Module as _;
+    use crate::modules::testing::context;
+    use serde_json::{Value, json};
+
+    fn run(parameters: &Value) -> ModuleResult {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        let passwd = "root:x:0:0:root:/r:/bin/bash\nkim:x:1000:1000:Kim,,:/k:/bin/zsh\nbin:x:2:2::/:/usr/sbin/nologin\nbad:x\n+::::::\n";
+        std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
+        std::fs::write(dir.path().join("etc/group"), "root:x:0:\nsudo:x:27:kim,other\nkim:x:1000:\n").unwrap();
+        Users.run(parameters, &context(dir.path()))
+    }
+
+    fn names(parameters: &Value) -> Vec<String> {
+        let elements: Elements = serde_json::from_value(run(parameters).elements).unwrap();
+        elements.users.into_iter().map(|user| user.name).collect()
+    }
+
+    #[test]
+    fn accounts_are_chosen_by_name_group_number_and_shell() {
+        assert_eq!(names(&json!({})), ["root", "kim", "bin"]);
+        assert_eq!(names(&json!({"names": ["!root"]})), ["kim", "bin"]);
+        assert_eq!(names(&json!({"groups": ["^sudo$"]})), ["kim"]);
+        assert_eq!(names(&json!({"uids": [0, 2]})), ["root", "bin"]);
+        assert_eq!(names(&json!({"login": true})), ["root", "kim"]);
+        assert!(!run(&json!({"names": ["nobody"]})).foundanything);
+    }
+
+    #[test]
+    fn an_account_tells_its_groups() {
+        let result = run(&json!({"names": ["kim"]}));
+        assert_eq!(result.elements["users"][0]["groups"], json!(["sudo", "kim"]));
+        assert_eq!(result.errors(), ["/etc/passwd: a line cannot be read"]);
+        let lines = <Users as Typed>::lines(&result, Lines::Found);
+        assert_eq!(lines, ["kim [uid:1000, gid:1000, home:/k, shell:/bin/zsh] groups sudo,kim"]);
+    }
+}

@@ -120,16 +120,24 @@ impl Stream {
     }
 
     /// Takes a token for each message that is handed out; `Die` is free, because no agent is left to count it.
-    pub(crate) fn tokens_spend(&self, messages: &[Message]) {
+    ///
+    /// Returns whether there may be more to hand out: the claim took all that `offered` allowed for a service, and the
+    /// agent has allowed more of it while the claim was under way. Nobody else would look for that, because a record
+    /// rings only when it ends a shortage.
+    pub(crate) fn tokens_spend(&self, messages: &[Message], offered: Option<&BTreeMap<String, u64>>) -> bool {
         let mut details = lock(&self.details);
         let Some(tokens) = &mut details.tokens else {
-            return;
+            return false;
         };
+        let mut taken: BTreeMap<&str, u64> = BTreeMap::new();
         for message in messages.iter().filter(|message| !is_die(message)) {
             if let Some(left) = tokens.get_mut(&message.destination.service) {
                 *left = left.saturating_sub(1);
             }
+            *taken.entry(&message.destination.service).or_default() += 1;
         }
+        let used_up = |service: &str, count: u64| offered.is_none_or(|offered| offered.get(service) <= Some(&count));
+        taken.iter().any(|(service, count)| used_up(service, *count) && tokens.get(*service).is_some_and(|left| *left > 0))
     }
 
     /// Adds what a record allows. A record that says nothing changes nothing. The stream is woken when a service had
@@ -282,11 +290,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_allowed_during_a_claim_that_used_up_a_service_is_looked_for_at_once() {
+        let stream = stream(Some(&[("a", 2), ("b", 5)]));
+        let offered = stream.tokens();
+        assert!(!stream.tokens_spend(&[message("a", "")], offered.as_ref()), "the claim found all there was");
+        let offered = stream.tokens();
+        stream.tokens_add(map(&[("a", 3)])).unwrap();
+        assert_eq!(stream.take_work(), 0, "there was a token left, so the record rings for nobody");
+        assert!(stream.tokens_spend(&[message("a", ""), message("b", "")], offered.as_ref()));
+        let offered = stream.tokens();
+        assert!(!stream.tokens_spend(&[message("a", ""), message("a", ""), message("a", "")], offered.as_ref()));
+    }
+
+    #[test]
     fn tokens_are_added_with_saturation_and_spent_one_by_one() {
         let stream = stream(Some(&[("a", u64::MAX), ("b", 1)]));
         stream.tokens_add(map(&[("a", u64::MAX), ("c", 2)])).unwrap();
         assert_eq!(stream.tokens(), map(&[("a", u64::MAX), ("b", 1), ("c", 2)]));
-        stream.tokens_spend(&[message("b", ""), message("b", ""), message("c", ""), message("d", "")]);
+        stream.tokens_spend(&[message("b", ""), message("b", ""), message("c", ""), message("d", "")], None);
         assert_eq!(stream.tokens(), map(&[("a", u64::MAX), ("b", 0), ("c", 1)]));
         stream.tokens_add(None).unwrap();
         assert_eq!(stream.tokens(), map(&[("a", u64::MAX), ("b", 0), ("c", 1)]));
@@ -296,7 +317,7 @@ mod tests {
     fn an_agent_that_never_speaks_of_tokens_has_no_limits() {
         let stream = stream(None);
         stream.tokens_add(None).unwrap();
-        stream.tokens_spend(&[message("a", "")]);
+        stream.tokens_spend(&[message("a", "")], None);
         assert_eq!(stream.tokens(), None);
         stream.tokens_add(map(&[("a", 1)])).unwrap();
         assert_eq!(stream.tokens(), map(&[("a", 1)]));
@@ -305,9 +326,9 @@ mod tests {
     #[test]
     fn die_costs_no_token() {
         let stream = stream(Some(&[("system", 1)]));
-        stream.tokens_spend(&[message("system", "Die")]);
+        stream.tokens_spend(&[message("system", "Die")], None);
         assert_eq!(stream.tokens(), map(&[("system", 1)]));
-        stream.tokens_spend(&[message("system", "RestartService")]);
+        stream.tokens_spend(&[message("system", "RestartService")], None);
         assert_eq!(stream.tokens(), map(&[("system", 0)]));
     }
 

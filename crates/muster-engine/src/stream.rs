@@ -280,17 +280,18 @@ impl Inner {
 
     async fn stream_claim(&self, stream: &Stream, collected: &mut Collected) {
         let limit = u32::try_from(limits::CONTACT_MESSAGES_MAX).expect("100 fits 32 bits");
-        let claim = Claim { limit, per_service: stream.tokens(), lease: limits::AGENT_RETRY };
+        let offered = stream.tokens();
+        let claim = Claim { limit, per_service: offered.clone(), lease: limits::AGENT_RETRY };
         match self.store.message_claim_due(stream.agent, claim, Some(stream.contact), self.now()).await {
             Ok(messages) => {
-                stream.tokens_spend(&messages);
+                let allowed_more = stream.tokens_spend(&messages, offered.as_ref());
                 let is_rekey = |message: &&Message| {
                     message.destination.service == system::SERVICE && message.message_type == system::REKEY_REQUEST
                 };
                 if let Some(rekey) = messages.iter().rfind(is_rekey) {
                     stream.rekey_note(rekey.id);
                 }
-                if messages.len() >= limits::CONTACT_MESSAGES_MAX {
+                if allowed_more || messages.len() >= limits::CONTACT_MESSAGES_MAX {
                     collected.again |= wake::MESSAGES;
                 }
                 collected.messages = messages;

@@ -129,8 +129,9 @@ pub(super) async fn down_one_stream(target: &Target, count: u64) -> Result<f64> 
         });
     }
     let answered = timeout(CEILING, answer_all(up, down, count / 8 * 8));
-    let total = with_log(sum(inserting).await, target)?;
-    answered.await.context("the answers took more than a minute")??;
+    let (total, answered) = tokio::join!(sum(inserting), answered);
+    answered.context("the answers took more than a minute")??;
+    let total = with_log(total, target)?;
     Ok(rate(total, began.elapsed()))
 }
 

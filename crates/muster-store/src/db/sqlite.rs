@@ -6,6 +6,7 @@ use super::dialect::{self, Insert};
 use super::value::{Row, Value};
 use super::{Sql, dialect::sqlite_error as refuse};
 use crate::StoreError;
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSql, ToSqlOutput, Value as Owned, ValueRef};
 use rusqlite::{CachedStatement, Connection, OpenFlags};
 use std::borrow::Cow;
@@ -97,6 +98,9 @@ pub(crate) fn connect(path: &Path, purpose: Use) -> Result<Connection, StoreErro
     if purpose == Use::Read {
         connection.pragma_update(None, "query_only", true).map_err(refuse)?;
     }
+    // Without this, a statement is planned anew whenever a value that its plan might depend on is bound: one sixth of the
+    // writer's time, measured. The plans here depend on no value.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(refuse)?;
     rusqlite::vtab::array::load_module(&connection).map_err(refuse)?;
     Ok(connection)
 }

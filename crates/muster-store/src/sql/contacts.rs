@@ -3,7 +3,7 @@
 use super::effects::{Sender, put_dead_letters, take_in};
 use super::mailbox::claim_due;
 use crate::StoreError;
-use crate::agents::{ContactPut, ContactTaken, RecordPut, Recorded};
+use crate::agents::{ContactPut, ContactTaken, Effect, RecordPut, Recorded};
 use crate::db::Tx;
 use crate::db::value::params;
 use muster_core::nonce::{self, Link};
@@ -99,7 +99,9 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
     let sender = Sender { agent: put.agent, state, contact, at: put.at };
     if !put.intake.is_empty() {
         (recorded.taken, recorded.foreign) = take_in(tx, &sender, &put.intake).await?;
-        recorded.labels = labels(tx, put.agent).await?;
+        if put.intake.iter().any(|intake| matches!(intake.effect, Effect::ClientLabels(_))) {
+            recorded.labels = labels(tx, put.agent).await?;
+        }
     }
     put_dead_letters(tx, &put.rejected).await?;
     if let Some(claim) = put.claim.as_ref().filter(|_| state == AgentState::Enrolled) {

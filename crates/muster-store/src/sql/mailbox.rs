@@ -7,6 +7,7 @@ use crate::db::Tx;
 use crate::db::value::{Value, params};
 use muster_core::{AgentId, ContactId, Message, MessageId, MessageResult, Timestamp, system};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::LazyLock;
 
 const SELECT_DIGESTS: &str = "SELECT message_id, digest FROM messages WHERE message_id = ANY($1)";
 const SET_DONE: &str = "UPDATE messages SET state = 1, due = NULL, type_url = NULL, data = NULL, processed = $2, \
@@ -76,7 +77,14 @@ struct Picked {
     message: Message,
 }
 
-/// Picks what is due for an agent, oldest first, of one service or of all.
+/// Picks what is due for an agent, oldest first: of all services, of one, or its death alone.
+static DUE: LazyLock<String> = LazyLock::new(|| due_statement(""));
+static DUE_OF_SERVICE: LazyLock<String> = LazyLock::new(|| due_statement("AND destination_service = $4"));
+/// In the words of the index that holds nothing else, so that a machine whose tokens are used up costs no walk through
+/// all that waits for it.
+static DUE_LAST: LazyLock<String> =
+    LazyLock::new(|| due_statement("AND destination_service = 'system' AND message_type = 'Die'"));
+
 fn due_statement(of: &'static str) -> String {
     format!(
         "SELECT {COLUMNS}, number, due FROM messages WHERE destination_agent = $1 AND state = 0 AND due < $2 \
@@ -84,8 +92,13 @@ fn due_statement(of: &'static str) -> String {
     )
 }
 
-async fn pick(tx: &mut Tx, of: &'static str, params: &[Value<'_>], into: &mut Vec<Picked>) -> Result<(), StoreError> {
-    for row in tx.query(due_statement(of), params).await? {
+async fn pick(
+    tx: &mut Tx,
+    statement: &'static LazyLock<String>,
+    params: &[Value<'_>],
+    into: &mut Vec<Picked>,
+) -> Result<(), StoreError> {
+    for row in tx.query(statement.as_str(), params).await? {
         let mut fields = row.fields("messages");
         let message = read_message(&mut fields)?;
         into.push(Picked { message, number: fields.take()?, due: fields.take()? });
@@ -106,7 +119,7 @@ pub(super) async fn claim_due(
     }
     let mut picked = Vec::new();
     match &claim.per_service {
-        None => pick(tx, "", params![&agent, now, claim.limit], &mut picked).await?,
+        None => pick(tx, &DUE, params![&agent, now, claim.limit], &mut picked).await?,
         Some(shares) => {
             if tx.query_opt(ANY_DUE, params![&agent, now]).await?.is_none() {
                 return Ok(Vec::new());
@@ -114,12 +127,10 @@ pub(super) async fn claim_due(
             for (service, share) in shares {
                 let limit = claim.limit.min(u32::try_from(*share).unwrap_or(u32::MAX));
                 if limit > 0 {
-                    let of = "AND destination_service = $4";
-                    pick(tx, of, params![&agent, now, limit, service], &mut picked).await?;
+                    pick(tx, &DUE_OF_SERVICE, params![&agent, now, limit, service], &mut picked).await?;
                 }
             }
-            let of = "AND destination_service = $4 AND message_type = $5";
-            pick(tx, of, params![&agent, now, claim.limit, system::SERVICE, system::DIE], &mut picked).await?;
+            pick(tx, &DUE_LAST, params![&agent, now, claim.limit], &mut picked).await?;
         }
     }
     picked.sort_by_key(|due| (due.due, due.number));
@@ -172,5 +183,15 @@ pub(super) async fn addressees(
     match wanted.iter().find(|agent| !found.contains_key(agent)) {
         Some(missing) => Err(StoreError::NotFound { what: "agent", id: missing.to_string() }),
         None => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statement_for_the_last_message_uses_the_words_of_the_wire() {
+        assert!(DUE_LAST.contains(&format!("'{}' AND message_type = '{}'", system::SERVICE, system::DIE)));
     }
 }

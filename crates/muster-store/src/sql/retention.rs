@@ -14,8 +14,9 @@ type ByTime = (&'static str, fn(&Retention) -> Timestamp);
 
 const BY_TIME: [ByTime; 3] = [
     (
-        "DELETE FROM contacts WHERE contact_id IN \
-         (SELECT contact_id FROM contacts WHERE at < $1 ORDER BY at LIMIT $2)",
+        // In the order in which they came: an index on the time alone would cost every contact a page.
+        "DELETE FROM contacts WHERE at < $1 AND contact_id IN \
+         (SELECT contact_id FROM contacts ORDER BY contact_id LIMIT $2)",
         |retention| retention.contacts_before,
     ),
     (

@@ -1,8 +1,8 @@
-//! Machines.
+//! Machines: who they are, and what people change about them.
 
-use super::effects::{LABELS, put_usage, usage_fault};
-use super::message_rows::from_json;
-use super::{contacts, endpoints, journal};
+use super::effects::{LABELS, usage_fault};
+use super::message_rows::{agent_list, from_json};
+use super::{contacts, endpoints, journal, reports, traces};
 use crate::agents::{
     AgentFilter, AgentStateKey, AgentStore, ContactPut, ContactTaken, DeadLetter, Enrolled, Enrolment, RecordPut,
     Recorded, RefusalRow,
@@ -12,7 +12,7 @@ use crate::db::value::{Field, Fields, Row, Value, params};
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
 use muster_core::{
-    Agent, AgentId, AgentState, Cause, Contact, ContactId, Facts, Label, ResourceUsage, Timestamp, label, limits,
+    Agent, AgentId, AgentState, Cause, Contact, ContactId, Facts, Label, ResourceUsage, Timestamp, label,
 };
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -40,28 +40,11 @@ const DELETED_WITH_AGENT: [&str; 6] = [
     "DELETE FROM broadcast_sent WHERE agent_id = $1",
 ];
 const DELETE_LABEL: &str = "DELETE FROM agent_labels WHERE agent_id = $1 AND service = $2 AND label = $3";
-const USAGE: &str = "SELECT scope, pid, process_start, measured, received, mean_user_cpu, max_user_cpu, \
-     mean_system_cpu, max_system_cpu, mean_memory_mib, max_memory_mib, mean_fds, max_fds, terminated \
-     FROM usage_records WHERE agent_id = $1 AND received >= $2 AND received < $3 ORDER BY received, number";
-const FACTS_AT: &str = "SELECT facts_at FROM machines WHERE agent_id = $1 AND facts_at IS NOT NULL";
-const FACTS: &str = "SELECT name, value FROM agent_facts WHERE agent_id = $1";
-const FACT_OF: &str =
-    "SELECT agent_id, value FROM agent_facts WHERE agent_id = ANY($1) AND name = $2 ORDER BY agent_id";
-const REFUSAL: &str = "INSERT INTO refusals (at, agent_id, address, code, reason) VALUES ($1, $2, $3, $4, $5)";
-const TRIM_REFUSALS: &str = "DELETE FROM refusals WHERE number <= (SELECT max(number) FROM refusals) - $1";
-const REFUSALS: &str = "SELECT number, at, agent_id, address, code, reason FROM refusals WHERE number < $1 \
-     ORDER BY number DESC LIMIT $2";
-const DEAD_LETTERS: &str = "SELECT number, at, agent_id, reason, sha256, head FROM dead_letters WHERE number < $1 \
-     ORDER BY number DESC LIMIT $2";
 
 impl Field for AgentState {
     fn read(value: &mut Value<'static>) -> Option<Self> {
         Self::from_number(i64::read(value)?)
     }
-}
-
-fn id_list(ids: &[AgentId]) -> Vec<&[u8]> {
-    ids.iter().map(|id| &id.as_bytes()[..]).collect()
 }
 
 /// Reads agents and gives them their labels.
@@ -72,7 +55,7 @@ async fn with_labels(tx: &mut Tx, rows: Vec<Row>) -> Result<Vec<Agent>, StoreErr
         return Ok(agents);
     }
     let mut labels: HashMap<AgentId, Vec<Label>> = HashMap::new();
-    for row in tx.query(LABELS_OF, params![id_list(&ids)]).await? {
+    for row in tx.query(LABELS_OF, params![agent_list(&ids)]).await? {
         let mut fields = row.fields("agent_labels");
         let id = fields.take()?;
         labels.entry(id).or_default().push(Label { service: fields.take()?, label: fields.take()? });
@@ -156,7 +139,7 @@ async fn put_labels(tx: &mut Tx, id: &AgentId, labels: &[Label]) -> Result<bool,
 
 async fn list(tx: &mut Tx, ids: &[AgentId]) -> Result<Vec<Agent>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM machines WHERE agent_id = ANY($1) AND state <> 3 ORDER BY agent_id");
-    let rows = tx.query(sql, params![id_list(ids)]).await?;
+    let rows = tx.query(sql, params![agent_list(ids)]).await?;
     with_labels(tx, rows).await
 }
 
@@ -231,7 +214,7 @@ async fn count(tx: &mut Tx, (): &()) -> Result<BTreeMap<AgentStateKey, u64>, Sto
 
 async fn states(tx: &mut Tx, ids: &[AgentId]) -> Result<Vec<(AgentId, AgentState)>, StoreError> {
     let mut states = Vec::with_capacity(ids.len());
-    for row in tx.query(STATES, params![id_list(ids)]).await? {
+    for row in tx.query(STATES, params![agent_list(ids)]).await? {
         let mut fields = row.fields("machines");
         states.push((fields.take()?, fields.take()?));
     }
@@ -256,25 +239,26 @@ async fn lock(tx: &mut Tx, id: AgentId) -> Result<AgentState, StoreError> {
     row.only("machines")
 }
 
-async fn label_put(tx: &mut Tx, change: &Change<Label>) -> Result<(), StoreError> {
-    if lock(tx, change.id).await? == AgentState::Deleted {
-        return Err(not_found(change.id));
-    }
-    if put_labels(tx, &change.id, std::slice::from_ref(&change.to)).await? {
-        note(tx, change, "agent.label", &json!({ "label": change.to })).await?;
-    }
-    Ok(())
+/// Gives a label or takes it away.
+enum LabelChange {
+    Put(Label),
+    Delete(Label),
 }
 
-async fn label_delete(tx: &mut Tx, change: &Change<Label>) -> Result<(), StoreError> {
+async fn label_set(tx: &mut Tx, change: &Change<LabelChange>) -> Result<(), StoreError> {
     if lock(tx, change.id).await? == AgentState::Deleted {
         return Err(not_found(change.id));
     }
-    let label = params![&change.id, &change.to.service, &change.to.label];
-    if tx.execute(DELETE_LABEL, label).await? > 0 {
-        note(tx, change, "agent.unlabel", &json!({ "label": change.to })).await?;
-    }
-    Ok(())
+    let (action, label, changed) = match &change.to {
+        LabelChange::Put(label) => {
+            ("agent.label", label, put_labels(tx, &change.id, std::slice::from_ref(label)).await?)
+        }
+        LabelChange::Delete(label) => {
+            let row = params![&change.id, &label.service, &label.label];
+            ("agent.unlabel", label, tx.execute(DELETE_LABEL, row).await? > 0)
+        }
+    };
+    if changed { note(tx, change, action, &json!({ "label": label })).await } else { Ok(()) }
 }
 
 async fn note<T>(tx: &mut Tx, change: &Change<T>, action: &str, details: &serde_json::Value) -> Result<(), StoreError>
@@ -311,98 +295,6 @@ async fn state_set(tx: &mut Tx, change: &Change<AgentState>) -> Result<(), Store
     note(tx, change, action, &json!({ "from": before, "to": change.to })).await
 }
 
-async fn usage_put(tx: &mut Tx, (id, usage, now): &(AgentId, ResourceUsage, Timestamp)) -> Result<(), StoreError> {
-    put_usage(tx, *id, usage, *now).await
-}
-
-async fn usage_list(
-    tx: &mut Tx,
-    (id, start, end): &(AgentId, Timestamp, Timestamp),
-) -> Result<Vec<ResourceUsage>, StoreError> {
-    let mut records = Vec::new();
-    for row in tx.query(USAGE, params![id, *start, *end]).await? {
-        let mut fields = row.fields("usage_records");
-        records.push(ResourceUsage {
-            scope: fields.take()?,
-            pid: fields.take()?,
-            process_start: fields.take()?,
-            measured: fields.take()?,
-            received: fields.take()?,
-            mean_user_cpu: fields.take()?,
-            max_user_cpu: fields.take()?,
-            mean_system_cpu: fields.take()?,
-            max_system_cpu: fields.take()?,
-            mean_memory_mib: fields.take()?,
-            max_memory_mib: fields.take()?,
-            mean_fds: fields.take()?,
-            max_fds: fields.take()?,
-            terminated: fields.take()?,
-        });
-    }
-    Ok(records)
-}
-
-async fn facts(tx: &mut Tx, id: &AgentId) -> Result<Option<(Facts, Timestamp)>, StoreError> {
-    let Some(row) = tx.query_opt(FACTS_AT, params![id]).await? else { return Ok(None) };
-    let at = row.only("machines")?;
-    let mut facts = Facts::new();
-    for row in tx.query(FACTS, params![id]).await? {
-        let mut fields = row.fields("agent_facts");
-        let name = fields.take()?;
-        let text: String = fields.take()?;
-        facts.insert(name, from_json(&fields, &text)?);
-    }
-    Ok(Some((facts, at)))
-}
-
-async fn fact_of(
-    tx: &mut Tx,
-    (ids, name): &(Vec<AgentId>, String),
-) -> Result<Vec<(AgentId, serde_json::Value)>, StoreError> {
-    let mut facts = Vec::new();
-    for row in tx.query(FACT_OF, params![id_list(ids), name]).await? {
-        let mut fields = row.fields("agent_facts");
-        let id = fields.take()?;
-        let text: String = fields.take()?;
-        facts.push((id, from_json(&fields, &text)?));
-    }
-    Ok(facts)
-}
-
-async fn refusal(tx: &mut Tx, row: &RefusalRow) -> Result<(), StoreError> {
-    let (address, reason) = (muster_core::text::without_nul(&row.address), muster_core::text::without_nul(&row.reason));
-    tx.execute(REFUSAL, params![row.at, row.agent.as_ref(), address, &row.code, reason]).await?;
-    let kept = i64::try_from(limits::REFUSALS_MAX).unwrap_or(i64::MAX);
-    tx.execute(TRIM_REFUSALS, params![kept]).await.map(drop)
-}
-
-async fn refusals(tx: &mut Tx, (before, limit): &(Option<i64>, u32)) -> Result<Vec<RefusalRow>, StoreError> {
-    let mut refusals = Vec::new();
-    for row in tx.query(REFUSALS, params![before.unwrap_or(i64::MAX), *limit]).await? {
-        let mut fields = row.fields("refusals");
-        refusals.push(RefusalRow {
-            number: fields.take()?,
-            at: fields.take()?,
-            agent: fields.take()?,
-            address: fields.take()?,
-            code: fields.take()?,
-            reason: fields.take()?,
-        });
-    }
-    Ok(refusals)
-}
-
-async fn dead_letters(tx: &mut Tx, (before, limit): &(Option<i64>, u32)) -> Result<Vec<(i64, DeadLetter)>, StoreError> {
-    let mut letters = Vec::new();
-    for row in tx.query(DEAD_LETTERS, params![before.unwrap_or(i64::MAX), *limit]).await? {
-        let mut fields = row.fields("dead_letters");
-        let number = fields.take()?;
-        let (at, agent, reason) = (fields.take()?, fields.take()?, fields.take()?);
-        letters.push((number, DeadLetter { at, agent, reason, sha256: fields.take()?, head: fields.take()? }));
-    }
-    Ok(letters)
-}
-
 #[async_trait]
 impl AgentStore for SqlStore {
     async fn agent_enrol(&self, enrolment: Enrolment, now: Timestamp) -> Result<Enrolled, StoreError> {
@@ -437,8 +329,8 @@ impl AgentStore for SqlStore {
         now: Timestamp,
         cause: &Cause,
     ) -> Result<(), StoreError> {
-        let change = Change { id, to: label, now, cause: cause.clone() };
-        self.write(change, |tx, args| Box::pin(label_put(tx, args))).await
+        let change = Change { id, to: LabelChange::Put(label), now, cause: cause.clone() };
+        self.write(change, |tx, args| Box::pin(label_set(tx, args))).await
     }
 
     async fn agent_label_delete(
@@ -448,8 +340,8 @@ impl AgentStore for SqlStore {
         now: Timestamp,
         cause: &Cause,
     ) -> Result<(), StoreError> {
-        let change = Change { id, to: label, now, cause: cause.clone() };
-        self.write(change, |tx, args| Box::pin(label_delete(tx, args))).await
+        let change = Change { id, to: LabelChange::Delete(label), now, cause: cause.clone() };
+        self.write(change, |tx, args| Box::pin(label_set(tx, args))).await
     }
 
     async fn agent_state_set(
@@ -492,7 +384,7 @@ impl AgentStore for SqlStore {
         if let Some(fault) = usage_fault(&usage) {
             return Err(StoreError::Invalid(fault.to_owned()));
         }
-        self.write((id, usage, now), |tx, args| Box::pin(usage_put(tx, args))).await
+        self.write((id, usage, now), |tx, args| Box::pin(reports::usage_put(tx, args))).await
     }
 
     async fn usage_list(
@@ -504,26 +396,26 @@ impl AgentStore for SqlStore {
         if start > end {
             return Err(StoreError::Invalid("the start of the range lies after its end".to_owned()));
         }
-        self.read((id, start, end), |tx, args| Box::pin(usage_list(tx, args))).await
+        self.read((id, start, end), |tx, args| Box::pin(reports::usage_list(tx, args))).await
     }
 
     async fn facts_get(&self, id: AgentId) -> Result<Option<(Facts, Timestamp)>, StoreError> {
-        self.read(id, |tx, args| Box::pin(facts(tx, args))).await
+        self.read(id, |tx, args| Box::pin(reports::facts(tx, args))).await
     }
 
     async fn fact_of(&self, ids: &[AgentId], name: &str) -> Result<Vec<(AgentId, serde_json::Value)>, StoreError> {
-        self.read((ids.to_vec(), name.to_owned()), |tx, args| Box::pin(fact_of(tx, args))).await
+        self.read((ids.to_vec(), name.to_owned()), |tx, args| Box::pin(reports::fact_of(tx, args))).await
     }
 
     async fn refusal_put(&self, refusal: RefusalRow) -> Result<(), StoreError> {
-        self.write(refusal, |tx, args| Box::pin(self::refusal(tx, args))).await
+        self.write(refusal, |tx, args| Box::pin(traces::refusal(tx, args))).await
     }
 
     async fn refusal_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<RefusalRow>, StoreError> {
-        self.read((before, limit), |tx, args| Box::pin(refusals(tx, args))).await
+        self.read((before, limit), |tx, args| Box::pin(traces::refusals(tx, args))).await
     }
 
     async fn dead_letter_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<(i64, DeadLetter)>, StoreError> {
-        self.read((before, limit), |tx, args| Box::pin(dead_letters(tx, args))).await
+        self.read((before, limit), |tx, args| Box::pin(traces::dead_letters(tx, args))).await
     }
 }

@@ -4,7 +4,7 @@ use crate::StoreError;
 use crate::db::dialect::{Insert, Kind};
 use crate::db::value::{Field, Fields, Row, Value};
 use crate::messages::{MessageRow, MessageState};
-use muster_core::{Address, ContactId, Message, MessageResult, Payload, Priority, Timestamp};
+use muster_core::{Address, AgentId, ContactId, Message, MessageResult, Payload, Priority, Timestamp};
 use std::collections::BTreeMap;
 
 const TABLE: &str = "messages";
@@ -120,6 +120,11 @@ impl<'a> NewRow<'a> {
             Value::from(contact),
         ]);
     }
+}
+
+/// The ids of agents, for `= ANY($n)`.
+pub(super) fn agent_list(ids: &[AgentId]) -> Vec<&[u8]> {
+    ids.iter().map(|id| &id.as_bytes()[..]).collect()
 }
 
 /// Writes a value that has no keys but text as JSON.

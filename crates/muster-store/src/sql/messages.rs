@@ -3,7 +3,7 @@
 use super::journal;
 use super::mailbox::{addressees, claim_due, set_results, store};
 use super::message_page::{PageArgs, page};
-use super::message_rows::{COLUMNS, COLUMNS_OF_ROW, COLUMNS_WITHOUT_DATA, NewRow, read_message, read_row};
+use super::message_rows::{COLUMNS, COLUMNS_OF_ROW, COLUMNS_WITHOUT_DATA, NewRow, agent_list, read_message, read_row};
 use crate::agents::{Claim, Taken};
 use crate::db::Tx;
 use crate::db::value::{number, params};
@@ -83,10 +83,6 @@ fn columns(want_data: bool) -> &'static str {
 
 fn id_list<'a>(ids: impl IntoIterator<Item = &'a MessageId>) -> Vec<&'a [u8]> {
     ids.into_iter().map(|id| &id.as_bytes()[..]).collect()
-}
-
-fn agent_list(ids: &[AgentId]) -> Vec<&[u8]> {
-    ids.iter().map(|id| &id.as_bytes()[..]).collect()
 }
 
 async fn get(tx: &mut Tx, (ids, want_data): &(Vec<MessageId>, bool)) -> Result<Vec<MessageRow>, StoreError> {

@@ -15,5 +15,7 @@ mod mailbox;
 mod message_page;
 mod message_rows;
 mod messages;
+mod reports;
 mod retention;
 mod tokens;
+mod traces;

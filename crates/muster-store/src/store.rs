@@ -3,7 +3,7 @@
 use crate::StoreError;
 use crate::db::postgres::{self, Target};
 use crate::db::sqlite::{self, FileLock, Use};
-use crate::db::{Body, schema, threads};
+use crate::db::{Body, durability, schema, threads};
 use crate::error::SchemaError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,6 +58,7 @@ impl DatabaseKind {
 pub struct SqlStore {
     database: Arc<Database>,
     broken: watch::Receiver<Option<String>>,
+    weaknesses: Arc<[String]>,
 }
 
 #[derive(Debug)]
@@ -73,6 +74,7 @@ impl SqlStore {
     /// PostgreSQL cannot be reached.
     pub async fn open(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
         let (say_broken, broken) = watch::channel(None);
+        let mut weaknesses = Vec::new();
         let database = match DatabaseKind::of(url)? {
             DatabaseKind::Sqlite(path) => {
                 let open = move || Self::open_sqlite(path, say_broken);
@@ -82,10 +84,14 @@ impl SqlStore {
                 let target = Target::parse(url, options)?;
                 let client = target.connect().await?;
                 schema::check(schema::postgres_version(&client).await?)?;
+                weaknesses = durability::weaknesses(&client).await?;
                 Database::Postgres(postgres::Database::new(&target, options, say_broken)?)
             }
         };
-        Ok(Self { database: Arc::new(database), broken })
+        for weakness in &weaknesses {
+            tracing::warn!("{weakness}");
+        }
+        Ok(Self { database: Arc::new(database), broken, weaknesses: weaknesses.into() })
     }
 
     fn open_sqlite(path: PathBuf, broken: threads::Broken) -> Result<Database, StoreError> {
@@ -127,6 +133,12 @@ impl SqlStore {
             // The sender lives as long as the database does, and the database as long as `self`.
             _ => std::future::pending().await,
         }
+    }
+
+    /// What of the database server's settings endangers what is acknowledged, and what to do about it; logged when the
+    /// store was opened. Empty for SQLite, whose settings are ours.
+    pub fn weaknesses(&self) -> &[String] {
+        &self.weaknesses
     }
 
     /// The file, for SQLite.

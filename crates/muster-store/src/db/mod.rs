@@ -5,6 +5,7 @@
 //! thread, a task with a connection of the pool) begins, commits, rolls back and tries again; the method never does.
 
 pub(crate) mod dialect;
+pub(crate) mod durability;
 pub(crate) mod postgres;
 pub(crate) mod schema;
 pub(crate) mod sqlite;

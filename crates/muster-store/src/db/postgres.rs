@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Config, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -45,18 +46,21 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Reads a `postgres://` URL. `sslmode=require`, `verify-ca` and `verify-full` all check the server's certificate,
-    /// against `sslrootcert` or the system's authorities; without them the connection is plain.
+    /// Reads a `postgres://` URL. `sslmode=require`, `verify-ca` and `verify-full` all check the server's certificate and
+    /// name, against `sslrootcert` or the system's authorities; without them the connection is plain.
+    ///
+    /// Of several hosts, the first that takes writes is meant. What is committed is durable, whatever is usual at the
+    /// server: who wants it otherwise says so in the URL's `options`.
     pub(crate) fn parse(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let mut kept = Vec::new();
         let mut secure = false;
-        let mut roots = "/etc/ssl/certs/ca-certificates.crt";
+        let mut roots = Cow::Borrowed("/etc/ssl/certs/ca-certificates.crt");
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("sslmode", "require" | "verify-ca" | "verify-full")) => secure = true,
                 Some(("sslmode", "disable" | "allow" | "prefer")) => {}
-                Some(("sslrootcert", path)) => roots = path,
+                Some(("sslrootcert", path)) => roots = Cow::Owned(decoded(path)),
                 _ => kept.push(pair),
             }
         }
@@ -67,7 +71,8 @@ impl Target {
             StoreError::Refused(format!("the database URL cannot be read: {error}"))
         })?;
         let limits = format!(
-            "{} -c statement_timeout={1} -c lock_timeout={1} -c idle_in_transaction_session_timeout={2}",
+            "-c synchronous_commit=on {} -c statement_timeout={1} -c lock_timeout={1} \
+             -c idle_in_transaction_session_timeout={2}",
             config.get_options().unwrap_or_default(),
             options.call_limit.as_millis(),
             options.call_limit.as_millis().saturating_mul(2),
@@ -79,7 +84,10 @@ impl Target {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_MAX);
         }
-        let tls = if secure { Some(tls(roots)?) } else { None };
+        if config.get_hosts().len() > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        let tls = if secure { Some(tls(&roots)?) } else { None };
         Ok(Self { config, tls })
     }
 
@@ -111,6 +119,19 @@ impl Target {
             .recycle_timeout(Some(CONNECT_MAX));
         pool.build().map_err(|error| StoreError::Refused(format!("the pool cannot be built: {error}")))
     }
+}
+
+/// Replaces `%XX` in a part of a URL. What is no such thing stays as it is.
+fn decoded(part: &str) -> String {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn tls(roots: &str) -> Result<MakeRustlsConnect, StoreError> {

@@ -6,11 +6,14 @@
 mod agents;
 mod broadcasts;
 mod cluster;
+mod connections;
 mod contacts;
 mod files;
 mod messages;
 mod parity;
 mod postgres;
+mod proxy;
 mod races;
 mod schema;
+mod servers;
 mod stage;

@@ -46,23 +46,23 @@ fn private() -> (String, File) {
     panic!("the cluster in {} goes away as fast as it comes", dir.display());
 }
 
-fn owner() -> String {
+pub(crate) fn owner() -> String {
     let out = Command::new("id").arg("-u").output().expect("id runs");
     String::from_utf8(out.stdout).expect("a number").trim().to_owned()
 }
 
-fn binaries() -> PathBuf {
+pub(crate) fn binaries() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions.map(|entry| entry.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max();
     newest.expect("PostgreSQL is installed in /usr/lib/postgresql, or MUSTER_TEST_POSTGRES names a server")
 }
 
 /// PostgreSQL refuses to run as root.
-fn as_owner() -> Vec<&'static str> {
+pub(crate) fn as_owner() -> Vec<&'static str> {
     if owner() == "0" { vec!["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] } else { vec!["env"] }
 }
 
-fn run(command: &[&str]) {
+pub(crate) fn run(command: &[&str]) {
     let out = Command::new(command[0]).args(&command[1..]).current_dir("/").stdin(Stdio::null()).output();
     let out = out.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));

@@ -1,6 +1,9 @@
 //! What is said to a module on its standard input: one JSON object per line.
 
 use crate::module::Refused;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::read::GzDecoder;
 use muster_core::limits::MODULE_PARAMETERS_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -38,6 +41,23 @@ impl Message {
         line.push('\n');
         line
     }
+}
+
+/// Reads parameters that an action holds packed (`iscompressed`): JSON, deflated by gzip, in base64.
+///
+/// # Errors
+/// What is packed is no JSON, is damaged, or is longer than [`MODULE_PARAMETERS_BYTES_MAX`] bytes.
+pub fn unpacked(text: &str) -> Result<Value, Refused> {
+    let refused = |why: String| Refused(format!("the packed parameters cannot be read: {why}"));
+    let packed = STANDARD.decode(text).map_err(|error| refused(error.to_string()))?;
+    let mut json = Vec::new();
+    let most = MODULE_PARAMETERS_BYTES_MAX as u64;
+    let read = GzDecoder::new(&*packed).take(most + 1).read_to_end(&mut json);
+    read.map_err(|error| refused(crate::gotext::reason(&error)))?;
+    if json.len() as u64 > most {
+        return Err(refused(format!("they are longer than {most} bytes")));
+    }
+    serde_json::from_slice(&json).map_err(|error| refused(error.to_string()))
 }
 
 /// Reads one line of at most [`MODULE_PARAMETERS_BYTES_MAX`] bytes.
@@ -79,6 +99,24 @@ mod tests {
         assert_eq!(line, "{\"class\":\"parameters\",\"parameters\":{\"drift\":\"5s\"}}\n");
         assert_eq!(read(&line), Ok(serde_json::json!({"drift": "5s"})));
         assert_eq!(Message::stop().to_line(), "{\"class\":\"stop\"}\n");
+    }
+
+    fn packed(bytes: &[u8]) -> String {
+        use std::io::Write as _;
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(bytes).unwrap();
+        STANDARD.encode(gzip.finish().unwrap())
+    }
+
+    #[test]
+    fn packed_parameters_are_unpacked_within_limits() {
+        assert_eq!(unpacked(&packed(b"{\"drift\":\"5s\"}")), Ok(serde_json::json!({"drift": "5s"})));
+        let giant = packed(&vec![b' '; MODULE_PARAMETERS_BYTES_MAX + 1]);
+        assert!(giant.len() < 100_000, "it is small until it is unpacked");
+        assert!(unpacked(&giant).unwrap_err().0.contains("longer than"));
+        for damaged in ["", "%", "aGVsbG8=", &packed(b"{")] {
+            assert!(unpacked(damaged).unwrap_err().0.starts_with("the packed parameters cannot be read: "));
+        }
     }
 
     #[test]

@@ -78,6 +78,7 @@ struct Element {
     namespace: String,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
 fn is_zero(port: &u16) -> bool {
     *port == 0
 }

@@ -42,6 +42,7 @@ pub(crate) struct Parameters {
     timeout: f64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
 fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }
@@ -123,7 +124,7 @@ impl Typed for Ping {
         let timeout = Duration::from_secs_f64(if timeout == 0.0 { TIMEOUT_DEFAULT_S } else { timeout });
         let shown = if protocol == "icmp" { destination } else { format!("{destination}:{port}") };
         let resolvedhost = format!("{shown} ({})", address.ip());
-        let mut elements = Elements { resolvedhost, protocol, ..Elements::default() };
+        let mut elements = Elements { protocol, resolvedhost, ..Elements::default() };
         let mut found = false;
         let mut number = 0_u16;
         while f64::from(number) < count {
@@ -169,7 +170,6 @@ impl Typed for Ping {
 }
 
 impl Elements {
-    #[expect(clippy::float_cmp, reason = "these numbers are signs, written and read without arithmetic")]
     fn line(&self, number: usize, latency: f64) -> String {
         if latency == REFUSED {
             format!("ping #{number} failed, target was unreachable")

@@ -13,6 +13,7 @@ const LINES_BETWEEN_LOOKS: u64 = 64;
 
 /// One expression on its way through a file.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "two say what is asked, two what was seen; each pair is independent")]
 pub(super) struct Expression<'a> {
     pub(super) regex: &'a Regex,
     /// Every line counts, not only the first that matches.
@@ -64,7 +65,9 @@ pub(super) fn scan(from: impl Read, expressions: &mut [Expression<'_>], stop: &S
         lines += 1;
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
-        expressions.iter_mut().for_each(|expression| expression.see(&text));
+        for expression in expressions.iter_mut() {
+            expression.see(&text);
+        }
     }
     Ok(lines)
 }

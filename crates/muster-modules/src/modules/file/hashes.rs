@@ -74,7 +74,9 @@ pub(super) fn hash(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        hashes.values_mut().for_each(|hash| hash.update(&buffer[..bytes]));
+        for hash in hashes.values_mut() {
+            hash.update(&buffer[..bytes]);
+        }
     }
     Ok(hashes.into_iter().map(|(algorithm, hash)| (algorithm, hex::encode_upper(hash.finalize()))).collect())
 }

@@ -29,7 +29,8 @@ pub(super) struct Variable {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Object {
-    pub(super) object: String,
+    #[serde(rename = "object")]
+    pub(super) id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) filecontent: Option<FileContent>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,7 +106,8 @@ pub(super) struct Identifier {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Test {
-    pub(super) test: String,
+    #[serde(rename = "test")]
+    pub(super) id: String,
     pub(super) name: String,
     pub(super) object: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -173,10 +175,10 @@ impl Object {
     }
 
     fn validate(&self) -> Result<(), String> {
-        if self.object.is_empty() {
+        if self.id.is_empty() {
             return Err("an object in document has no identifier".to_owned());
         }
-        let inside = |why: String| format!("{}: {why}", self.object);
+        let inside = |why: String| format!("{}: {why}", self.id);
         let source = self.source().ok_or_else(|| inside("no valid source interface".to_owned()))?;
         source.validate().map_err(inside)
     }
@@ -219,21 +221,21 @@ fn expression(what: &str, text: &str) -> Result<(), String> {
 
 impl Test {
     fn validate(&self, document: &Document) -> Result<(), String> {
-        if self.test.is_empty() {
+        if self.id.is_empty() {
             return Err("a test in document has no identifier".to_owned());
         }
         for need in &self.needs {
-            if *need == self.test {
-                return Err(format!("{}: test cannot reference itself", self.test));
+            if *need == self.id {
+                return Err(format!("{}: test cannot reference itself", self.id));
             }
             if document.test(need).is_none() {
-                return Err(format!("{}: unknown test \"{need}\"", self.test));
+                return Err(format!("{}: unknown test \"{need}\"", self.id));
             }
         }
         for tag in &self.tags {
             for (part, text) in [("key", &tag.key), ("value", &tag.value)] {
                 if text.contains('"') {
-                    return Err(format!("{}: test tag {part} cannot contain quote", self.test));
+                    return Err(format!("{}: test tag {part} cannot contain quote", self.id));
                 }
             }
         }
@@ -244,7 +246,7 @@ impl Test {
 impl Document {
     /// Returns the place of the test called `id`.
     pub(super) fn test(&self, id: &str) -> Option<usize> {
-        self.tests.iter().position(|test| test.test == id)
+        self.tests.iter().position(|test| test.id == id)
     }
 
     /// Tells whether the document can be run.

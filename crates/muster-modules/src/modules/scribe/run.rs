@@ -31,7 +31,7 @@ pub(super) fn run(document: &Document, context: &Context) -> (Vec<TestResult>, V
             |source| machine.prepare(&source, &document.variables),
         );
         // Of several objects with one name, the first counts.
-        objects.entry(object.object.as_str()).or_insert(prepared);
+        objects.entry(object.id.as_str()).or_insert(prepared);
     }
     let mut results: Vec<Option<TestResult>> = vec![None; document.tests.len()];
     for number in 0..document.tests.len() {
@@ -66,7 +66,7 @@ fn evaluate(
         match open {
             Some(open) if under_way.contains(open) => {
                 results[number] =
-                    Some(failed(test, format!("a test dependency failed (\"{}\")", document.tests[*open].test)));
+                    Some(failed(test, format!("a test dependency failed (\"{}\")", document.tests[*open].id)));
             }
             Some(open) => under_way.push(*open),
             None => {
@@ -80,7 +80,7 @@ fn evaluate(
 
 fn described(test: &Test) -> TestResult {
     TestResult {
-        testid: test.test.clone(),
+        testid: test.id.clone(),
         name: test.name.clone(),
         description: test.description.clone(),
         tags: test.tags.clone(),
@@ -238,9 +238,9 @@ impl Machine<'_> {
 }
 
 /// Hands the lines of a file to `see` until it has seen enough. Tells whether the file could be read.
-fn lines(path: &Path, mut see: impl FnMut(&str) -> bool) -> bool {
+fn lines(path: &Path, see: impl FnMut(&str) -> bool) -> bool {
     let Ok(text) = reading::text(path) else { return false };
-    let _ = text.lines().all(|line| see(line));
+    let _ = text.lines().all(see);
     true
 }
 

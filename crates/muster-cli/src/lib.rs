@@ -1,6 +1,7 @@
 //! The commands with which people and scripts use a Muster server.
 //!
-//! Stays true: everything a command knows of the server it learned from the REST API; results go to standard output
+//! Stays true: everything a command knows of the server it learned from the REST API; `module` runs modules on
+//! this machine and asks no server; results go to standard output
 //! (tables, or the API's JSON with `--json`), everything else to standard error; how a command ended is its exit code.
 //! Not here: commands that start a server or open its database (program `muster`), and what the API means
 //! (muster-server).

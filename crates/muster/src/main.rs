@@ -43,6 +43,8 @@ enum Command {
     Dev(dev::DevArgs),
     #[command(flatten)]
     Operator(Operator),
+    /// Modules, which answer questions about a machine: look, run on this machine
+    Module(commands::module::Args),
     /// Look for what is wrong with the server and the way to it
     #[command(after_help = "\
 Examples:
@@ -129,6 +131,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let context = Context::new(&globals)?;
             asking()?.block_on(until_interrupted(command.run(&context)))
         }
+        Command::Module(args) => args.run(out),
         Command::Doctor(args) => {
             let offline = || args.offline(&globals);
             asking()?.block_on(commands::doctor::run(&globals, offline))

@@ -8,6 +8,7 @@ pub mod enrol_token;
 pub mod file;
 pub mod journal;
 pub mod message;
+pub mod module;
 pub mod server;
 pub mod service;
 pub mod token;

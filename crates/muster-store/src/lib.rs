@@ -6,25 +6,55 @@
 //! Stays true: nothing is answered before it is committed; the database decides races; a method whose future is dropped
 //! has happened or has not, never half. Not here: wire formats, HTTP, policy; time is an argument.
 
+pub mod actions;
 pub mod agents;
 pub mod broadcasts;
 pub mod cluster;
 pub mod error;
 pub mod files;
+pub mod investigators;
+pub mod journal;
 pub mod messages;
+pub mod reports;
 
 mod db;
 mod sql;
 mod store;
 
+pub use actions::ActionStore;
 pub use agents::AgentStore;
 pub use broadcasts::BroadcastStore;
 pub use cluster::ClusterStore;
 pub use error::{ErrorKind, SchemaError, StoreError};
 pub use files::FileStore;
+pub use investigators::InvestigatorStore;
+pub use journal::JournalStore;
 pub use messages::MessageStore;
+pub use reports::ReportStore;
 pub use store::{DatabaseKind, SqlStore, StoreOptions};
 
 /// Everything that is remembered.
-pub trait Store: AgentStore + MessageStore + BroadcastStore + FileStore + ClusterStore {}
-impl<T: AgentStore + MessageStore + BroadcastStore + FileStore + ClusterStore> Store for T {}
+pub trait Store:
+    AgentStore
+    + MessageStore
+    + BroadcastStore
+    + FileStore
+    + ClusterStore
+    + InvestigatorStore
+    + ActionStore
+    + ReportStore
+    + JournalStore
+{
+}
+impl<T> Store for T where
+    T: AgentStore
+        + MessageStore
+        + BroadcastStore
+        + FileStore
+        + ClusterStore
+        + InvestigatorStore
+        + ActionStore
+        + ReportStore
+        + JournalStore
+{
+}

@@ -4,6 +4,7 @@
 //! refused here, before either sees it.
 
 use crate::StoreError;
+use muster_core::action::{ActionId, InvestigatorId};
 use muster_core::{AgentId, AllocationId, BroadcastId, ContactId, MessageId, ServerId, Timestamp};
 use std::borrow::Cow;
 
@@ -66,6 +67,8 @@ from! {
     f64: v => Value::Real(v);
     Timestamp: v => Value::Int(v.as_nanos());
     ContactId: v => Value::Int(v.0);
+    ActionId: v => Value::Int(v.get());
+    InvestigatorId: v => Value::Int(v.get());
     String: v => Value::Text(Cow::Owned(v));
     Vec<u8>: v => Value::Bytes(Cow::Owned(v));
     &'a str: v => Value::Text(Cow::Borrowed(v));
@@ -187,6 +190,18 @@ impl Field for Timestamp {
 impl Field for ContactId {
     fn read(value: &mut Value<'static>) -> Option<Self> {
         i64::read(value).map(Self)
+    }
+}
+
+impl Field for ActionId {
+    fn read(value: &mut Value<'static>) -> Option<Self> {
+        Self::new(i64::read(value)?).ok()
+    }
+}
+
+impl Field for InvestigatorId {
+    fn read(value: &mut Value<'static>) -> Option<Self> {
+        Self::new(i64::read(value)?).ok()
     }
 }
 

@@ -191,7 +191,7 @@ async fn page(
 }
 
 /// A LIKE pattern that matches wherever `text` stands, in lower case.
-fn pattern(text: &str) -> String {
+pub(super) fn pattern(text: &str) -> String {
     let mut pattern = "%".to_owned();
     for letter in text.to_lowercase().chars() {
         if matches!(letter, '%' | '_' | '!') {

@@ -1,5 +1,6 @@
 //! Contacts: a machine was here, brought messages and took some.
 
+use super::commands::{WAITING, hand_out};
 use super::effects::{Sender, put_dead_letters, take_in};
 use super::mailbox::claim_due;
 use crate::StoreError;
@@ -13,8 +14,7 @@ use std::time::Duration;
 /// How many contacts of one machine may share a moment.
 const SAME_MOMENT_MAX: u32 = 1_000;
 
-const SELECT_AGENT: &str = "SELECT public_key, state, last_nonce, nonce_splits, nonce_skips, clone_suspected \
-     FROM machines WHERE agent_id = $1 FOR NO KEY UPDATE";
+const AGENT_COLUMNS: &str = "public_key, state, last_nonce, nonce_splits, nonce_skips, clone_suspected";
 const SELECT_STATE: &str = "SELECT state FROM machines WHERE agent_id = $1 FOR NO KEY UPDATE";
 const SELECT_LABELS: &str = "SELECT service, label FROM agent_labels WHERE agent_id = $1 ORDER BY service, label";
 const SELECT_HAD: &str = "SELECT broadcast_id FROM broadcast_sent WHERE agent_id = $1 ORDER BY broadcast_id";
@@ -61,7 +61,8 @@ impl Chain {
 
 /// Records a contact with all it brings and takes.
 pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<ContactTaken, StoreError> {
-    let Some(row) = tx.query_opt(SELECT_AGENT, params![&put.agent]).await? else {
+    let select = format!("SELECT {AGENT_COLUMNS}, {WAITING} FROM machines WHERE agent_id = $1 FOR NO KEY UPDATE");
+    let Some(row) = tx.query_opt(select, params![&put.agent]).await? else {
         return Ok(ContactTaken::Unknown);
     };
     let mut fields = row.fields("machines");
@@ -79,6 +80,7 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
         skips: fields.take()?,
         clone_suspected: fields.take()?,
     };
+    let commands_wait: bool = fields.take()?;
     let link = judge(tx, put, &chain).await?;
     let (contact, at) = insert_contact(tx, put).await?;
     chain.note(link, at);
@@ -107,6 +109,9 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
     if let Some(claim) = put.claim.as_ref().filter(|_| state == AgentState::Enrolled) {
         if matches!(link, Link::Split | Link::Skip) {
             due_again(tx, put).await?;
+        }
+        if commands_wait {
+            hand_out(tx, put.agent, claim, Some(contact), put.at).await?;
         }
         recorded.claimed = claim_due(tx, put.agent, claim, Some(contact), put.at).await?;
     }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 
 /// All tables, those that others refer to first. What is said of living servers is not worth keeping.
-const TABLES: [&str; 36] = [
+const TABLES: [&str; 37] = [
     "machines",
     "agent_labels",
     "agent_facts",
@@ -41,6 +41,7 @@ const TABLES: [&str; 36] = [
     "modules",
     "agtmodreq",
     "invagtmodperm",
+    "action_numbers",
     "action_rows",
     "action_jobs",
     "signatures",
@@ -48,7 +49,7 @@ const TABLES: [&str; 36] = [
     "result_rows",
 ];
 /// Tables whose rows are numbered by the database, and the column.
-const NUMBERED: [(&str, &str); 13] = [
+const NUMBERED: [(&str, &str); 12] = [
     ("machines", "number"),
     ("contacts", "contact_id"),
     ("usage_records", "number"),
@@ -60,7 +61,6 @@ const NUMBERED: [(&str, &str); 13] = [
     ("agent_sessions", "session"),
     ("investigators", "id"),
     ("modules", "id"),
-    ("action_rows", "number"),
     ("result_rows", "number"),
 ];
 /// Rows moved at once, and the same for rows that hold pieces of files.

@@ -3,6 +3,7 @@
 use super::endpoints;
 use super::mailbox::{set_results, store};
 use super::message_rows::NewRow;
+use super::sessions;
 use crate::StoreError;
 use crate::agents::{DeadLetter, Effect, Intake, Taken};
 use crate::db::Tx;
@@ -164,7 +165,8 @@ async fn set_facts(tx: &mut Tx, agent: AgentId, facts: &Facts, now: Timestamp) -
     let host_name = facts.get(HOST_NAME).and_then(serde_json::Value::as_str).unwrap_or_default().to_lowercase();
     let host_name = muster_core::text::without_nul(&host_name);
     tx.execute(SET_FACTS, params![&agent, host_name, now]).await?;
-    endpoints::observed(tx, agent, facts, now).await
+    endpoints::observed(tx, agent, facts, now).await?;
+    sessions::facts_note(tx, agent, facts, now).await
 }
 
 /// Says what is wrong with a usage record.
@@ -203,7 +205,8 @@ pub(super) async fn put_usage(
         usage.max_fds,
         usage.terminated,
     ];
-    tx.execute(INSERT, row).await.map(drop)
+    tx.execute(INSERT, row).await?;
+    sessions::usage_note(tx, agent, usage, now).await
 }
 
 /// Keeps traces of messages that could not be accepted; the oldest go.

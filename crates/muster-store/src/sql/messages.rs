@@ -1,5 +1,6 @@
 //! The mailbox.
 
+use super::commands::{WAITING, hand_out};
 use super::journal;
 use super::mailbox::{addressees, claim_due, set_results, store};
 use super::message_page::{PageArgs, page};
@@ -36,9 +37,8 @@ const PICK_EXPIRED: &str = "SELECT number FROM messages WHERE state = 0 AND expi
      ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED";
 const PARK: &str = "UPDATE messages SET state = 3, due = NULL, processed = $2, failure = $3 WHERE number = ANY($1)";
 const CLAIM_OVERDUE: &str = "UPDATE messages SET attempts = attempts + 1, due = $2 WHERE number = ANY($1)";
-const ENROLLED: &str = "SELECT state FROM machines WHERE agent_id = $1 AND state = 0";
-const AGENTS_DUE: &str = "SELECT agent_id FROM machines WHERE agent_id = ANY($1) AND state = 0 AND EXISTS (SELECT 1 \
-     FROM messages WHERE destination_agent = machines.agent_id AND messages.state = 0 AND due < $2) ORDER BY agent_id";
+const ANY_DUE: &str = "EXISTS (SELECT 1 FROM messages WHERE destination_agent = machines.agent_id \
+     AND messages.state = 0 AND due < $2)";
 const BACKLOG_PENDING: &str = "SELECT destination_service, count(*), min(created) FROM messages \
      WHERE state = 0 AND destination_agent IS NULL GROUP BY destination_service";
 const BACKLOG_PARKED: &str = "SELECT destination_service, count(*) FROM messages \
@@ -99,8 +99,10 @@ struct ClaimArgs {
 }
 
 async fn claim(tx: &mut Tx, args: &ClaimArgs) -> Result<Vec<Message>, StoreError> {
-    if tx.query_opt(ENROLLED, params![&args.agent]).await?.is_none() {
-        return Ok(Vec::new());
+    let enrolled = format!("SELECT {WAITING} FROM machines WHERE agent_id = $1 AND state = 0");
+    let Some(row) = tx.query_opt(enrolled, params![&args.agent]).await? else { return Ok(Vec::new()) };
+    if row.only("machines")? {
+        hand_out(tx, args.agent, &args.claim, args.contact, args.now).await?;
     }
     claim_due(tx, args.agent, &args.claim, args.contact, args.now).await
 }
@@ -232,7 +234,11 @@ async fn park_expired(tx: &mut Tx, (now, limit): &(Timestamp, u32)) -> Result<u6
 }
 
 async fn agents_due(tx: &mut Tx, (agents, now): &(Vec<AgentId>, Timestamp)) -> Result<Vec<AgentId>, StoreError> {
-    let rows = tx.query(AGENTS_DUE, params![agent_list(agents), *now]).await?;
+    let sql = format!(
+        "SELECT agent_id FROM machines WHERE agent_id = ANY($1) AND state = 0 AND ({ANY_DUE} OR {WAITING}) \
+         ORDER BY agent_id"
+    );
+    let rows = tx.query(sql, params![agent_list(agents), *now]).await?;
     rows.into_iter().map(|row| row.only("machines")).collect()
 }
 

@@ -2,20 +2,31 @@
 //!
 //! A file holds the statements and bodies of one topic; the `impl` of its trait at the end only hands arguments on.
 
+mod action_ends;
+mod action_rows;
+mod action_target;
+mod action_work;
+mod actions;
 mod agents;
 mod broadcasts;
 mod cluster;
+mod commands;
 mod contacts;
 mod copy;
 mod effects;
 mod endpoints;
 mod files;
+mod fleet;
+mod investigators;
 mod journal;
 mod mailbox;
 mod message_page;
 mod message_rows;
 mod messages;
+mod modules;
 mod reports;
+mod results;
 mod retention;
+mod sessions;
 mod tokens;
 mod traces;

@@ -1,0 +1,158 @@
+//! People who sign, and what their signatures are worth.
+
+use crate::StoreError;
+use async_trait::async_trait;
+use muster_core::action::{Fingerprint, InvestigatorId, InvestigatorStatus};
+use muster_core::{AgentId, Cause, Timestamp};
+
+/// The bits of an administrator: seeing, creating and changing investigators.
+pub const PERMISSIONS_ADMIN: u32 = 65_536 | 131_072 | 262_144;
+/// All bits that there are.
+pub const PERMISSIONS_ALL: u32 = 524_287;
+
+/// A person who signs, or may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvestigatorRow {
+    /// Which.
+    pub id: InvestigatorId,
+    /// The person's name.
+    pub name: String,
+    /// The fingerprint of the person's primary key; `None` for somebody who only asks.
+    pub fingerprint: Option<Fingerprint>,
+    /// The key, armored.
+    pub public_key: Option<String>,
+    /// Whether signatures are taken.
+    pub status: InvestigatorStatus,
+    /// What the person may do, as MIG's bits.
+    pub permissions: u32,
+    /// When the person was added.
+    pub created: Timestamp,
+    /// When anything of the row changed last.
+    pub modified: Timestamp,
+    /// Whether the person has an API key.
+    pub has_api_key: bool,
+}
+
+/// A person who is added.
+#[derive(Debug, Clone)]
+pub struct InvestigatorPut {
+    /// The person's name.
+    pub name: String,
+    /// The fingerprint of the person's primary key.
+    pub fingerprint: Option<Fingerprint>,
+    /// The key, armored.
+    pub public_key: Option<String>,
+    /// What the person may do, as MIG's bits.
+    pub permissions: u32,
+}
+
+/// What an agent demands for a module, and what investigators are worth there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleRule {
+    /// Whose.
+    pub agent: AgentId,
+    /// For which module.
+    pub module: String,
+    /// The least weight that a signed operation needs; `None`: not said.
+    pub minimum: Option<i64>,
+    /// Who is worth how much, by id.
+    pub weights: Vec<(InvestigatorId, i64)>,
+}
+
+/// People who sign.
+#[async_trait]
+pub trait InvestigatorStore: Send + Sync {
+    /// Adds an investigator, active. Exists: somebody with this fingerprint. Invalid: an empty name.
+    async fn investigator_put(
+        &self,
+        put: InvestigatorPut,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<InvestigatorId, StoreError>;
+
+    /// Returns an investigator.
+    async fn investigator_get(&self, id: InvestigatorId) -> Result<Option<InvestigatorRow>, StoreError>;
+
+    /// Returns the investigator with this fingerprint, disabled ones too.
+    async fn investigator_find(&self, fingerprint: &Fingerprint) -> Result<Option<InvestigatorRow>, StoreError>;
+
+    /// Returns the investigator whose API key has this SHA-256, disabled ones too.
+    async fn investigator_find_api_key(&self, sha256: [u8; 32]) -> Result<Option<InvestigatorRow>, StoreError>;
+
+    /// Returns a page of investigators in the order of their ids, after `after`; of one status or all.
+    async fn investigator_page(
+        &self,
+        status: Option<InvestigatorStatus>,
+        after: Option<InvestigatorId>,
+        limit: u32,
+    ) -> Result<Vec<InvestigatorRow>, StoreError>;
+
+    /// Lets an investigator's signatures be taken, or not. Twice is once. Not found: the investigator. Refused: it is
+    /// the last active one with [`PERMISSIONS_ADMIN`].
+    async fn investigator_status_set(
+        &self,
+        id: InvestigatorId,
+        status: InvestigatorStatus,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError>;
+
+    /// Sets what an investigator may do. Not found: the investigator. Refused: it is the last active one with
+    /// [`PERMISSIONS_ADMIN`] and would lose them. Invalid: bits that there are not.
+    async fn investigator_permissions_set(
+        &self,
+        id: InvestigatorId,
+        permissions: u32,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError>;
+
+    /// Replaces an investigator's key. Not found: the investigator. Exists: somebody else with this fingerprint.
+    async fn investigator_key_set(
+        &self,
+        id: InvestigatorId,
+        fingerprint: &Fingerprint,
+        public_key: &str,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError>;
+
+    /// Sets the SHA-256 of an investigator's API key, or takes the key away. Not found: the investigator.
+    async fn investigator_api_key_set(
+        &self,
+        id: InvestigatorId,
+        sha256: Option<[u8; 32]>,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError>;
+
+    /// Sets the weight that an agent demands for a module, or takes the row away. Not found: the agent.
+    async fn module_minimum_set(
+        &self,
+        agent: AgentId,
+        module: &str,
+        minimum: Option<i64>,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError>;
+
+    /// Sets what an investigator is worth on an agent for a module, or takes the row away. Not found: the agent, or the
+    /// investigator.
+    async fn module_weight_set(&self, weight: ModuleWeight, now: Timestamp, cause: &Cause) -> Result<(), StoreError>;
+
+    /// Returns what is said of modules for those of `agents` of which anything is said, by agent and module.
+    async fn module_rules(&self, agents: &[AgentId]) -> Result<Vec<ModuleRule>, StoreError>;
+}
+
+/// What an investigator is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleWeight {
+    /// Who.
+    pub investigator: InvestigatorId,
+    /// Where.
+    pub agent: AgentId,
+    /// For which module.
+    pub module: String,
+    /// How much; `None` takes the row away.
+    pub weight: Option<i64>,
+}

@@ -1,0 +1,163 @@
+//! How actions end: expired, called back, or never begun; and how old commands are forgotten.
+
+use super::action_rows::status_number;
+use super::action_work::Work;
+use super::commands::{message, order_id};
+use super::mailbox::{set_results, store};
+use super::message_rows::NewRow;
+use crate::StoreError;
+use crate::actions::{ActionRetention, Next, Worked};
+use crate::db::Tx;
+use crate::db::value::params;
+use muster_core::action::{ActionId, ActionStatus};
+use muster_core::{AgentId, Message, MessageId, MessageResult, Payload, system};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+const END: &str = "UPDATE action_rows SET status = $2, reason = $3, finished = $4, updated = $4, expanded = 1 \
+     WHERE number = $1 AND finished IS NULL";
+const DELETE_JOB: &str = "DELETE FROM action_jobs WHERE action = $1";
+const LAST: &str = "SELECT COALESCE(max(agent), 0) FROM command_rows WHERE action = $1";
+const NEXT_OPEN: &str =
+    "SELECT COALESCE(min(agent), 0) FROM command_rows WHERE action = $1 AND agent > $2 AND state < 2";
+const EXPIRE: &str = "UPDATE command_rows SET state = 5, at = $4 WHERE action = $1 AND agent > $2 AND agent <= $3 \
+     AND state < 2";
+const CANCEL: &str = "UPDATE command_rows SET state = 6, at = $4 WHERE action = $1 AND agent > $2 AND agent <= $3 \
+     AND state < 2";
+const SET_ENDED: &str = "UPDATE action_jobs SET ended = $2 WHERE action = $1";
+const COUNT_EXPIRED: &str = "UPDATE action_rows SET expired = expired + $2, updated = $3 WHERE number = $1";
+const COUNT_CANCELLED: &str = "UPDATE action_rows SET cancelled = cancelled + $2, updated = $3 WHERE number = $1";
+const COMPLETE: &str =
+    "UPDATE action_rows SET status = 5, finished = $2, updated = $2, expanded = 1 WHERE number = $1 AND status < 5";
+const HANDED_OUT: &str = "SELECT machines.agent_id, machines.number, machines.streaming_to FROM command_rows \
+     JOIN machines ON machines.number = command_rows.agent WHERE command_rows.action = $1 AND command_rows.agent > $2 \
+     AND command_rows.agent <= $3 AND command_rows.state = 1 AND machines.state <> 3 ORDER BY machines.number";
+
+const CALLBACK: &str = "SELECT cancel_type_url, cancel_data FROM action_rows WHERE number = $1";
+
+/// How long an agent is told at least that an action was called back.
+const CALLBACK_LIFE_MIN: Duration = Duration::from_mins(1);
+/// Agents that are told in one step that an action was called back.
+const CANCEL_ROWS_MAX: u32 = 1000;
+
+/// Ends an action that has no open commands.
+pub(super) async fn finish(tx: &mut Tx, work: &Work, status: ActionStatus, reason: &str) -> Result<Worked, StoreError> {
+    tx.execute(END, params![work.id, status_number(status), reason, work.now]).await?;
+    tx.execute(DELETE_JOB, params![work.id]).await?;
+    Ok(work.worked(status, 0, Next::Never))
+}
+
+/// Expires a page of commands, and completes the action behind the last.
+pub(super) async fn expire_step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
+    let page = page(tx, work, work.limits.rows).await?;
+    let expired = tx.execute(EXPIRE, params![work.id, page.after, page.upto, work.now]).await?;
+    tx.execute(SET_ENDED, params![work.id, page.upto]).await?;
+    if expired > 0 {
+        tx.execute(COUNT_EXPIRED, params![work.id, expired.cast_signed(), work.now]).await?;
+    }
+    if page.upto < page.last {
+        return Ok(work.worked(work.status, expired, Next::Now));
+    }
+    tx.execute(COMPLETE, params![work.id, work.now]).await?;
+    tx.execute(DELETE_JOB, params![work.id]).await?;
+    Ok(work.worked(ActionStatus::Completed, expired, Next::Never))
+}
+
+/// A part of an action's commands, by their machines' numbers.
+struct Page {
+    /// It begins behind this one.
+    after: i64,
+    /// It ends with this one.
+    upto: i64,
+    /// All end with this one.
+    last: i64,
+}
+
+/// The next part that holds open commands.
+async fn page(tx: &mut Tx, work: &Work, rows: u32) -> Result<Page, StoreError> {
+    let last: i64 = tx.query_one(LAST, params![work.id]).await?.only("command_rows")?;
+    let open: i64 = tx.query_one(NEXT_OPEN, params![work.id, work.ended]).await?.only("command_rows")?;
+    if open == 0 {
+        return Ok(Page { after: last, upto: last, last });
+    }
+    let after = open - 1;
+    Ok(Page { after, upto: last.min(after.saturating_add(i64::from(rows.max(1)))), last })
+}
+
+/// Ends a page of commands that were called back. Their orders are withdrawn, and agents that were handed one are told.
+pub(super) async fn cancel_step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
+    let page = page(tx, work, work.limits.rows.min(CANCEL_ROWS_MAX)).await?;
+    let mut told: Vec<(AgentId, i64, String)> = Vec::new();
+    for row in tx.query(HANDED_OUT, params![work.id, page.after, page.upto]).await? {
+        let mut fields = row.fields("machines");
+        told.push((fields.take()?, fields.take()?, fields.take()?));
+    }
+    let withdrawn = MessageResult::failed(work.now, "The action was called back.");
+    let orders: Vec<_> = told.iter().map(|(_, number, _)| order_id(work.id, *number, work.created)).collect();
+    set_results(tx, orders.iter().map(|id| (id, &withdrawn))).await?;
+    let messages: Vec<Message> = if told.is_empty() {
+        Vec::new()
+    } else {
+        let mut fields = tx.query_one(CALLBACK, params![work.id]).await?.fields("action_rows");
+        let body = Payload { type_url: fields.take()?, value: fields.take()? };
+        told.iter().map(|(agent, number, _)| callback(work, *agent, *number, &body)).collect()
+    };
+    let due = work.now.minus(Duration::from_nanos(1));
+    let rows: Vec<NewRow<'_>> = messages.iter().map(|message| NewRow::waiting(message, due)).collect();
+    store(tx, &rows, None).await?;
+    let cancelled = tx.execute(CANCEL, params![work.id, page.after, page.upto, work.now]).await?;
+    tx.execute(SET_ENDED, params![work.id, page.upto]).await?;
+    if cancelled > 0 {
+        tx.execute(COUNT_CANCELLED, params![work.id, cancelled.cast_signed(), work.now]).await?;
+    }
+    let next = if page.upto < page.last { Next::Now } else { Next::Never };
+    if next == Next::Never {
+        tx.execute(DELETE_JOB, params![work.id]).await?;
+    }
+    let mut worked = work.worked(work.status, cancelled, next);
+    worked.wake = told.into_iter().filter(|(.., url)| !url.is_empty()).map(|(agent, _, url)| (agent, url)).collect();
+    Ok(worked)
+}
+
+fn callback(work: &Work, agent: AgentId, number: i64, body: &Payload) -> Message {
+    let mut hash = Sha256::new();
+    hash.update(b"muster callback\n");
+    hash.update(order_id(work.id, number, work.created).as_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut random = [0; 24];
+    random.copy_from_slice(&digest[..24]);
+    let id = MessageId::ordered(work.created, random);
+    let message = message(system::ACTION_CANCEL, id, agent, body.clone(), work.now);
+    // An agent that comes back when the order's time is over does not run it anyway.
+    Message { expires: Some(work.expire_after.max(work.now.plus(CALLBACK_LIFE_MIN))), ..message }
+}
+
+const OLD_ACTIONS: &str = "SELECT number FROM action_rows WHERE finished < $1 AND (EXISTS (SELECT 1 FROM command_rows \
+     WHERE command_rows.action = action_rows.number) OR EXISTS (SELECT 1 FROM result_rows \
+     WHERE result_rows.action = action_rows.number AND late = 0) OR EXISTS (SELECT 1 FROM result_rows \
+     WHERE result_rows.action = action_rows.number AND late = 1)) ORDER BY finished LIMIT 1";
+const DELETE_RESULTS: &str = "DELETE FROM result_rows WHERE number IN (SELECT number FROM result_rows \
+     WHERE action = $1 AND late = $2 LIMIT $3)";
+const DELETE_COMMANDS: &str = "DELETE FROM command_rows WHERE action = $1 AND agent IN (SELECT agent \
+     FROM command_rows WHERE action = $1 ORDER BY agent LIMIT $2)";
+const DELETE_SESSIONS: &str = "DELETE FROM agent_sessions WHERE session IN (SELECT session FROM agent_sessions \
+     WHERE is_current = 0 AND last_seen < $1 ORDER BY session LIMIT $2)";
+const DELETE_STATS: &str = "DELETE FROM agents_stats WHERE at IN (SELECT at FROM agents_stats WHERE at < $1 \
+     ORDER BY at LIMIT $2)";
+
+/// Forgets what is old: the commands and results of one action at a time, results first.
+pub(super) async fn sweep(tx: &mut Tx, (retention, limit): &(ActionRetention, u32)) -> Result<u64, StoreError> {
+    let mut deleted = tx.execute(DELETE_SESSIONS, params![retention.sessions_before, *limit]).await?;
+    deleted += tx.execute(DELETE_STATS, params![retention.stats_before, *limit]).await?;
+    let Some(row) = tx.query_opt(OLD_ACTIONS, params![retention.commands_before]).await? else {
+        return Ok(deleted);
+    };
+    let action: ActionId = row.only("action_rows")?;
+    let results = tx.execute(DELETE_RESULTS, params![action, false, *limit]).await?
+        + tx.execute(DELETE_RESULTS, params![action, true, *limit]).await?;
+    deleted += results;
+    if results < u64::from(*limit) {
+        deleted += tx.execute(DELETE_COMMANDS, params![action, *limit]).await?;
+    }
+    Ok(deleted)
+}

@@ -1,0 +1,366 @@
+//! The work on an action, one bounded step after the other.
+//!
+//! Stays true: whoever works holds the job under its number, and every step begins by proving that; what a step did and
+//! where the next begins are one transaction, so that a crash loses nothing and doubles nothing.
+
+use super::action_ends::{cancel_step, expire_step, finish};
+use super::action_rows::status_number;
+use super::action_target::{Condition, matching};
+use super::results::complete;
+use crate::StoreError;
+use crate::actions::{ActionJob, Next, WorkLimits, Worked};
+use crate::db::Tx;
+use crate::db::value::{Fields, Value, params};
+use muster_core::action::{ActionId, ActionStatus};
+use muster_core::{AgentId, ServerId, Timestamp};
+use std::time::Duration;
+
+const CLAIM: &str = "UPDATE action_jobs SET owner = $1, fence = fence + 1, due = $2 WHERE action = (SELECT action \
+     FROM action_jobs WHERE due <= $3 ORDER BY due LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING action, fence";
+const SCHEDULE: &str = "UPDATE action_rows SET status = 2, updated = $2 WHERE number = $1 AND status = 1 \
+     AND valid_from <= $2 AND expire_after > $2";
+const HOLD: &str = "UPDATE action_jobs SET due = $4 WHERE action = $1 AND owner = $2 AND fence = $3 \
+     RETURNING ring, after, upto, ended";
+const STATE: &str = "SELECT status, target, valid_from, expire_after, created, standing, hosts_max, rings, \
+     halt_percent, halted, matched, sent, success, failed, timeout, expired, cancelled FROM action_rows \
+     WHERE number = $1 FOR UPDATE";
+const LAST_MACHINE: &str = "SELECT COALESCE(max(number), 0) FROM machines";
+const START: &str = "UPDATE action_rows SET status = 3, started = $2, updated = $2, matched = $3 WHERE number = $1";
+const SET_UPTO: &str = "UPDATE action_jobs SET upto = $2 WHERE action = $1";
+const LAST_COMMAND: &str = "SELECT COALESCE(max(agent), 0) FROM command_rows WHERE action = $1";
+const SET_AFTER: &str = "UPDATE action_jobs SET after = $2 WHERE action = $1";
+const COUNT: &str = "UPDATE action_rows SET sent = sent + $2, updated = $3, \
+     matched = CASE WHEN matched < sent + $2 THEN sent + $2 ELSE matched END WHERE number = $1";
+const INFLIGHT: &str = "UPDATE action_rows SET status = 4, expanded = $2, updated = $3 WHERE number = $1";
+const HALT: &str = "UPDATE action_rows SET halted = $2, reason = $3, updated = $2 WHERE number = $1";
+const NEXT_RING: &str = "UPDATE action_jobs SET ring = ring + 1 WHERE action = $1";
+const SET_STATUS: &str = "UPDATE action_rows SET status = $2, updated = $3 WHERE number = $1";
+const GIVE_BACK: &str = "UPDATE action_jobs SET due = $2, owner = NULL WHERE action = $1";
+const WAKE: &str = "SELECT agent_id, streaming_to FROM machines WHERE number > $2 AND number <= $3 \
+     AND streaming_to <> '' AND EXISTS (SELECT 1 FROM command_rows WHERE command_rows.action = $1 \
+     AND command_rows.agent = machines.number AND command_rows.state < 2 AND command_rows.state = 0)";
+
+const NOBODY: &str = "no agent matches its target";
+
+pub(super) async fn claim(
+    tx: &mut Tx,
+    (owner, lease, now): &(ServerId, Duration, Timestamp),
+) -> Result<Option<ActionJob>, StoreError> {
+    let Some(row) = tx.query_opt(CLAIM, params![owner, now.plus(*lease), *now]).await? else { return Ok(None) };
+    let mut fields = row.fields("action_jobs");
+    let job = ActionJob { action: fields.take()?, owner: *owner, fence: fields.take()? };
+    tx.execute(SCHEDULE, params![job.action, *now]).await?;
+    Ok(Some(job))
+}
+
+/// An action under work.
+pub(super) struct Work {
+    pub(super) id: ActionId,
+    pub(super) now: Timestamp,
+    pub(super) limits: WorkLimits,
+    /// How many shares were given out.
+    ring: i64,
+    /// The last machine that was looked at, and the last that is to be.
+    after: i64,
+    upto: i64,
+    /// The last machine whose command was ended.
+    pub(super) ended: i64,
+    pub(super) status: ActionStatus,
+    target: String,
+    valid_from: Timestamp,
+    pub(super) expire_after: Timestamp,
+    pub(super) created: Timestamp,
+    standing: bool,
+    hosts_max: Option<i64>,
+    rings: Vec<i64>,
+    halt_percent: i64,
+    halted: Option<Timestamp>,
+    matched: i64,
+    sent: i64,
+    failures: i64,
+    done: i64,
+}
+
+impl Work {
+    pub(super) fn worked(&self, status: ActionStatus, commands: u64, next: Next) -> Worked {
+        Worked { status, commands, wake: Vec::new(), next }
+    }
+
+    fn read(
+        id: ActionId,
+        now: Timestamp,
+        limits: WorkLimits,
+        job: &mut Fields,
+        row: &mut Fields,
+    ) -> Result<Self, StoreError> {
+        let [ring, after, upto, ended] = [job.take()?, job.take()?, job.take()?, job.take()?];
+        let (status, target) = (row.take()?, row.take()?);
+        let (valid_from, expire_after, created) = (row.take()?, row.take()?, row.take()?);
+        let (standing, hosts_max) = (row.take()?, row.take()?);
+        let rings: String = row.take()?;
+        let rings = super::message_rows::from_json(row, &rings)?;
+        let (halt_percent, halted, matched) = (row.take()?, row.take()?, row.take()?);
+        let [sent, success, failed, timeout, expired, cancelled]: [i64; 6] =
+            [row.take()?, row.take()?, row.take()?, row.take()?, row.take()?, row.take()?];
+        Ok(Self {
+            id,
+            now,
+            limits,
+            ring,
+            after,
+            upto,
+            ended,
+            status,
+            target,
+            valid_from,
+            expire_after,
+            created,
+            standing,
+            hosts_max,
+            rings,
+            halt_percent,
+            halted,
+            matched,
+            sent,
+            failures: failed + timeout,
+            done: success + failed + timeout + expired + cancelled,
+        })
+    }
+
+    /// The share that is under way, in per cent; `None` for the last, which is all the others.
+    fn share(&self) -> Option<i64> {
+        self.rings.get(usize::try_from(self.ring).unwrap_or(usize::MAX)).copied()
+    }
+
+    /// How many more commands there may be for now.
+    fn room(&self) -> Option<i64> {
+        // Rounded up, so that a share of few machines is one machine.
+        let share = self.share().map(|share| (self.matched * share + 99) / 100 - self.sent);
+        let hosts = self.hosts_max.map(|hosts| hosts - self.sent);
+        share.into_iter().chain(hosts).min().map(|room| room.max(0))
+    }
+}
+
+pub(super) async fn work(
+    tx: &mut Tx,
+    (job, limits, now): &(ActionJob, WorkLimits, Timestamp),
+) -> Result<Worked, StoreError> {
+    let held = params![job.action, &job.owner, job.fence, now.plus(limits.lease)];
+    let lost = Worked { status: ActionStatus::Pending, commands: 0, wake: Vec::new(), next: Next::Lost };
+    let Some(held) = tx.query_opt(HOLD, held).await? else { return Ok(lost) };
+    let state = tx.query_one(STATE, params![job.action]).await?;
+    let (mut held, mut state) = (held.fields("action_jobs"), state.fields("action_rows"));
+    let work = Work::read(job.action, *now, *limits, &mut held, &mut state)?;
+    let worked = step(tx, &work).await?;
+    if let Next::At(due) = worked.next {
+        tx.execute(GIVE_BACK, params![work.id, due]).await?;
+    }
+    Ok(worked)
+}
+
+async fn step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
+    let is_over = work.now >= work.expire_after;
+    match work.status {
+        ActionStatus::Waiting if is_over => {
+            finish(tx, work, ActionStatus::Invalid, "expired while it waited for signatures").await
+        }
+        ActionStatus::Waiting => Ok(work.worked(work.status, 0, Next::At(work.expire_after))),
+        ActionStatus::Pending | ActionStatus::Scheduled if is_over => {
+            finish(tx, work, ActionStatus::Invalid, "expired before it was started").await
+        }
+        ActionStatus::Pending if work.now < work.valid_from => {
+            Ok(work.worked(work.status, 0, Next::At(work.valid_from)))
+        }
+        ActionStatus::Pending | ActionStatus::Scheduled => start(tx, work).await,
+        ActionStatus::Preparing | ActionStatus::Inflight if is_over => expire_step(tx, work).await,
+        ActionStatus::Preparing => expand(tx, work).await,
+        ActionStatus::Inflight => look(tx, work).await,
+        ActionStatus::Cancelled => cancel_step(tx, work).await,
+        ActionStatus::Completed | ActionStatus::Invalid => finish(tx, work, work.status, "").await,
+    }
+}
+
+/// Which machines an action may be given to, besides those that its target picks.
+async fn reach(tx: &mut Tx, work: &Work) -> Result<i64, StoreError> {
+    if work.standing {
+        return Ok(i64::MIN);
+    }
+    let offline_after = "SELECT offline_after FROM agent_times WHERE one = 1";
+    let offline_after: i64 = tx.query_one(offline_after, &[]).await?.only("agent_times")?;
+    Ok(work.now.as_nanos().saturating_sub(offline_after))
+}
+
+async fn start(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
+    let condition = match matching(&work.target, work.now, 3) {
+        Ok(condition) => condition,
+        Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
+    };
+    let upto: i64 = tx.query_one(LAST_MACHINE, &[]).await?.only("machines")?;
+    let mut matched = 0;
+    // Counting costs a walk over all machines, which is needed only where the number decides something.
+    if work.hosts_max.is_some() || !work.rings.is_empty() {
+        let sql = format!(
+            "SELECT count(*) FROM machines WHERE number <= $1 AND machines.state = 0 AND last_contact >= $2 AND ({})",
+            condition.sql
+        );
+        let mut values = vec![upto.into(), reach(tx, work).await?.into()];
+        values.extend(condition.values);
+        matched = tx.query_one(sql, &values).await?.only("machines")?;
+        if matched == 0 && !work.standing {
+            return finish(tx, work, ActionStatus::Invalid, NOBODY).await;
+        }
+        if let Some(most) = work.hosts_max.filter(|most| !work.standing && matched > *most) {
+            let why = format!("{matched} machines match, more than the {most} it may have");
+            return finish(tx, work, ActionStatus::Invalid, &why).await;
+        }
+    }
+    tx.execute(START, params![work.id, work.now, matched]).await?;
+    tx.execute(SET_UPTO, params![work.id, upto]).await?;
+    Ok(work.worked(ActionStatus::Preparing, 0, Next::Now))
+}
+
+/// Gives an action to a page of machines.
+async fn expand(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
+    let condition = match matching(&work.target, work.now, 7) {
+        Ok(condition) => condition,
+        Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
+    };
+    let room = work.room();
+    let last = work.upto.min(work.after.saturating_add(i64::from(work.limits.rows.max(1))));
+    let limit = room.unwrap_or(i64::MAX);
+    let inserted = insert(tx, work, last, limit, condition).await?;
+    let is_full = room.is_some_and(|room| inserted >= room.cast_unsigned());
+    let reached = if is_full && inserted > 0 {
+        tx.query_one(LAST_COMMAND, params![work.id]).await?.only("command_rows")?
+    } else if is_full {
+        work.after
+    } else {
+        last
+    };
+    tx.execute(SET_AFTER, params![work.id, reached]).await?;
+    if inserted > 0 {
+        tx.execute(COUNT, params![work.id, inserted.cast_signed(), work.now]).await?;
+    }
+    let mut worked = if is_full || reached >= work.upto {
+        pass_over(tx, work, inserted, is_full).await?
+    } else {
+        work.worked(work.status, inserted, Next::Now)
+    };
+    worked.wake = wake(tx, work, (work.after, reached), inserted).await?;
+    Ok(worked)
+}
+
+async fn insert(tx: &mut Tx, work: &Work, last: i64, limit: i64, condition: Condition) -> Result<u64, StoreError> {
+    if limit == 0 || last <= work.after {
+        return Ok(0);
+    }
+    // One statement for a page: nothing travels to this program and back.
+    let sql = format!(
+        "INSERT INTO command_rows (action, agent, state, created) SELECT CAST($1 AS BIGINT), machines.number, 0, \
+         CAST($2 AS BIGINT) FROM machines WHERE machines.number > $3 AND machines.number <= $4 AND machines.state = 0 \
+         AND machines.last_contact >= $5 AND ({}) ORDER BY machines.number LIMIT $6 ON CONFLICT DO NOTHING",
+        condition.sql
+    );
+    let mut values: Vec<Value<'_>> = vec![
+        work.id.into(),
+        work.now.into(),
+        work.after.into(),
+        last.into(),
+        reach(tx, work).await?.into(),
+        limit.into(),
+    ];
+    values.extend(condition.values);
+    tx.execute(sql, &values).await
+}
+
+async fn wake(
+    tx: &mut Tx,
+    work: &Work,
+    (after, last): (i64, i64),
+    inserted: u64,
+) -> Result<Vec<(AgentId, String)>, StoreError> {
+    if inserted == 0 {
+        return Ok(Vec::new());
+    }
+    let mut wake = Vec::new();
+    for row in tx.query(WAKE, params![work.id, after, last]).await? {
+        let mut fields = row.fields("machines");
+        wake.push((fields.take()?, fields.take()?));
+    }
+    Ok(wake)
+}
+
+/// Ends a pass over the machines: the last one of all, or the one of a share.
+async fn pass_over(tx: &mut Tx, work: &Work, inserted: u64, is_full: bool) -> Result<Worked, StoreError> {
+    let sent = work.sent + inserted.cast_signed();
+    if sent == 0 && !work.standing {
+        return finish(tx, work, ActionStatus::Invalid, NOBODY).await;
+    }
+    let hosts_full = work.hosts_max.is_some_and(|most| sent >= most);
+    let goes_on = (work.share().is_some() && is_full || work.standing) && !hosts_full;
+    tx.execute(INFLIGHT, params![work.id, !goes_on, work.now]).await?;
+    if !goes_on && complete(tx, work.id, work.now).await? {
+        return Ok(work.worked(ActionStatus::Completed, inserted, Next::Never));
+    }
+    let due = if goes_on { work.now.plus(work.limits.look_again).min(work.expire_after) } else { work.expire_after };
+    Ok(work.worked(ActionStatus::Inflight, inserted, Next::At(due)))
+}
+
+/// Looks whether an action in flight needs more: its next share, or machines that are new.
+async fn look(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
+    let later = Next::At(work.now.plus(work.limits.look_again).min(work.expire_after));
+    if work.halted.is_some() {
+        return Ok(work.worked(work.status, 0, Next::At(work.expire_after)));
+    }
+    if work.share().is_some() {
+        if work.done < work.sent {
+            return Ok(work.worked(work.status, 0, later));
+        }
+        if work.failures * 100 > work.halt_percent * work.done {
+            let why = format!("halted: {} of {} commands failed or timed out", work.failures, work.done);
+            tx.execute(HALT, params![work.id, work.now, why]).await?;
+            return Ok(work.worked(work.status, 0, Next::At(work.expire_after)));
+        }
+        tx.execute(NEXT_RING, params![work.id]).await?;
+        tx.execute(SET_STATUS, params![work.id, status_number(ActionStatus::Preparing), work.now]).await?;
+        return Ok(work.worked(ActionStatus::Preparing, 0, Next::Now));
+    }
+    if !work.standing || work.hosts_max.is_some_and(|most| work.sent >= most) {
+        return Ok(work.worked(work.status, 0, Next::At(work.expire_after)));
+    }
+    newcomers(tx, work, later).await
+}
+
+/// Gives a standing action to machines that came since it was started. All of those are looked at each time, because a
+/// machine tells its facts after it has come.
+async fn newcomers(tx: &mut Tx, work: &Work, later: Next) -> Result<Worked, StoreError> {
+    let newest: i64 = tx.query_one(LAST_MACHINE, &[]).await?.only("machines")?;
+    if newest <= work.upto {
+        return Ok(work.worked(work.status, 0, later));
+    }
+    let condition = match matching(&work.target, work.now, 7) {
+        Ok(condition) => condition,
+        Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
+    };
+    let after = work.after.max(work.upto);
+    let last = newest.min(after.saturating_add(i64::from(work.limits.rows.max(1))));
+    let page = Work { after, ..copy(work) };
+    let not_yet = "NOT EXISTS (SELECT 1 FROM command_rows WHERE command_rows.action = $1 \
+         AND command_rows.agent = machines.number)";
+    let condition = Condition { sql: format!("({}) AND {not_yet}", condition.sql), values: condition.values };
+    let inserted = insert(tx, &page, last, work.room().unwrap_or(i64::MAX), condition).await?;
+    // Behind the last of them begins the next look, at the first.
+    let reached = if last < newest { last } else { work.upto };
+    tx.execute(SET_AFTER, params![work.id, reached]).await?;
+    if inserted > 0 {
+        tx.execute(COUNT, params![work.id, inserted.cast_signed(), work.now]).await?;
+    }
+    let next = if last < newest { Next::Now } else { later };
+    let mut worked = work.worked(work.status, inserted, next);
+    worked.wake = wake(tx, work, (after, last), inserted).await?;
+    Ok(worked)
+}
+
+fn copy(work: &Work) -> Work {
+    Work { target: work.target.clone(), rings: work.rings.clone(), ..*work }
+}

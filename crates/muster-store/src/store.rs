@@ -1,6 +1,7 @@
 //! [`SqlStore`]: the store on SQLite or on PostgreSQL.
 
 use crate::StoreError;
+use crate::db::create::{self, Roles};
 use crate::db::postgres::{self, Target};
 use crate::db::sqlite::{self, FileLock, Use};
 use crate::db::{Body, durability, schema, threads};
@@ -117,6 +118,26 @@ impl SqlStore {
                 // A migration takes as long as it takes.
                 let options = StoreOptions { call_limit: Duration::from_hours(24), ..StoreOptions::default() };
                 schema::postgres_migrate(&Target::parse(url, &options)?).await
+            }
+        }
+    }
+
+    /// Makes a database, or brings one to this program's schema: for SQLite the file; for PostgreSQL, in a database that
+    /// is there already, the roles, their schema, the tables and the rights. `url` names somebody who may make roles.
+    /// Returns the version the schema had before. Twice is once. Refused: roles without PostgreSQL, or the other way
+    /// round; a name that cannot be; a server has the file.
+    pub async fn create(url: &str, roles: Option<&Roles>) -> Result<Option<i64>, StoreError> {
+        match (DatabaseKind::of(url)?, roles) {
+            (DatabaseKind::Sqlite(_), None) => Self::migrate(url).await,
+            (DatabaseKind::Postgres, Some(roles)) => {
+                let options = StoreOptions { call_limit: Duration::from_hours(24), ..StoreOptions::default() };
+                create::postgres_create(&Target::parse(url, &options)?, roles).await
+            }
+            (DatabaseKind::Sqlite(_), Some(_)) => {
+                Err(StoreError::Refused("a SQLite file has no roles: leave them out".to_owned()))
+            }
+            (DatabaseKind::Postgres, None) => {
+                Err(StoreError::Refused("a PostgreSQL database needs the names of its three roles".to_owned()))
             }
         }
     }

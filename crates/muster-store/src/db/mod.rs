@@ -4,6 +4,7 @@
 //! their future is first polled; PostgreSQL's wait for the network. Who runs the method (the writer thread, a reader
 //! thread, a task with a connection of the pool) begins, commits, rolls back and tries again; the method never does.
 
+pub(crate) mod create;
 pub(crate) mod dialect;
 pub(crate) mod durability;
 pub(crate) mod postgres;

@@ -38,7 +38,7 @@ const CREATE: &str = "CREATE TABLE muster_schema (version BIGINT NOT NULL PRIMAR
 const INSERT: &str = "INSERT INTO muster_schema (version) VALUES";
 const SELECT: &str = "SELECT max(version) FROM muster_schema";
 /// Any number that no other program is likely to lock: "muster" in ASCII.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(120368472843634)";
+pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(120368472843634)";
 
 /// Accepts the version of this program.
 pub(crate) fn check(have: Option<i64>) -> Result<(), SchemaError> {
@@ -103,6 +103,13 @@ pub(crate) async fn postgres_migrate(target: &Target) -> Result<Option<i64>, Sto
     let mut client = target.connect().await?;
     let transaction = client.transaction().await.map_err(dialect::postgres_error)?;
     transaction.batch_execute(LOCK).await.map_err(dialect::postgres_error)?;
+    let have = postgres_steps(&transaction).await?;
+    transaction.commit().await.map_err(dialect::postgres_error)?;
+    Ok(have)
+}
+
+/// Takes the steps that are missing. Returns the version before them.
+pub(crate) async fn postgres_steps(transaction: &tokio_postgres::Transaction<'_>) -> Result<Option<i64>, StoreError> {
     let have = postgres_version(transaction.client()).await?;
     for (version, step) in missing(have)? {
         if version == 1 {
@@ -112,7 +119,6 @@ pub(crate) async fn postgres_migrate(target: &Target) -> Result<Option<i64>, Sto
         transaction.batch_execute(step.postgres).await.map_err(dialect::postgres_error)?;
         transaction.batch_execute(&format!("{INSERT} ({version})")).await.map_err(dialect::postgres_error)?;
     }
-    transaction.commit().await.map_err(dialect::postgres_error)?;
     Ok(have)
 }
 

@@ -19,11 +19,7 @@ const DESTROY: &str = "UPDATE agent_sessions SET destroyed = $3 WHERE agent = (S
 const NUMBERS: &str = "SELECT agent_id, number FROM machines WHERE agent_id = ANY($1) ORDER BY agent_id";
 const BY_NUMBER: &str = "SELECT agent_id FROM machines WHERE number = $1";
 
-/// A machine's name and place, as the view `agents` has them.
-const NAME: &str = "CASE WHEN machines.host_name = '' THEN machines.id_text ELSE machines.host_name END";
-
-const OFFLINE: &str = "SELECT name, min(id_text), count(*), max(last_contact) FROM (SELECT CASE WHEN host_name = '' \
-     THEN id_text ELSE host_name END AS name, id_text, last_contact FROM machines WHERE state IN (0, 2)) AS named \
+const OFFLINE: &str = "SELECT name, min(id_text), count(*), max(last_contact) FROM machines WHERE state IN (0, 2) \
      GROUP BY name HAVING max(last_contact) >= $1 AND max(last_contact) < $2 ORDER BY name COLLATE \"C\" \
      LIMIT $3 OFFSET $4";
 /// Machines with other sessions heard of since $1, besides a last contact since then.
@@ -126,9 +122,7 @@ async fn report(tx: &mut Tx, (report, now, offset, limit): &Asked) -> Result<Vec
     let times = times(tx, &()).await?;
     let active_since = now.minus(times.offline_after);
     let columns = |count: &str| {
-        let kernel = "COALESCE((SELECT lower(trim(value, '\"')) FROM agent_facts \
-             WHERE agent_facts.agent_id = machines.agent_id AND agent_facts.name = 'kernel'), 'agent')";
-        format!("SELECT {NAME}, machines.id_text, {count}, machines.last_contact, {kernel} || '.' || machines.id_text")
+        format!("SELECT machines.name, machines.id_text, {count}, machines.last_contact, machines.queueloc")
     };
     let (sql, values, is_of_machines) = match report {
         Report::Offline => {

@@ -3,12 +3,14 @@
 //! A PostgreSQL that is missing fails the suite; nothing is skipped.
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on fails")]
 
+mod actions;
 mod agents;
 mod broadcasts;
 mod cluster;
 mod connections;
 mod contacts;
 mod files;
+mod fleet;
 mod messages;
 mod model;
 mod parity;
@@ -19,6 +21,7 @@ mod races;
 mod schema;
 mod servers;
 mod stage;
+mod tables;
 
 /// The page that says where each case is names only cases that are there.
 #[test]

@@ -44,7 +44,7 @@ where
 }
 
 /// Runs a call and drops it after it was polled so many times without an end. `true`: it ended before.
-async fn dropped_after<T>(call: impl Future<Output = T>, polls: u32) -> bool {
+pub(crate) async fn dropped_after<T>(call: impl Future<Output = T>, polls: u32) -> bool {
     let mut call = pin!(call);
     // Growing faster than their number, so that the last calls get as far as their commit.
     for _ in 0..polls * polls {

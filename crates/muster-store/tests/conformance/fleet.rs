@@ -1,0 +1,204 @@
+//! Investigators, modules, sessions, reports, statistics, and the journal's chain.
+
+use crate::actions::{hex, investigator};
+use crate::for_each_backend;
+use crate::stage::*;
+use muster_core::action::{AgentStatus, InvestigatorStatus};
+use muster_core::{AgentState, ResourceUsage, Timestamp};
+use muster_store::agents::{ContactPut, Effect};
+use muster_store::investigators::{InvestigatorPut, ModuleWeight, PERMISSIONS_ADMIN, PERMISSIONS_ALL};
+use muster_store::reports::{AgentTimes, Report, SESSIONS_MAX};
+use muster_store::{AgentStore, ClusterStore, ErrorKind, InvestigatorStore, JournalStore, ReportStore};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const SECOND: i64 = 1000;
+const MINUTE: i64 = 60 * SECOND;
+const DAY: i64 = 24 * 60 * MINUTE;
+
+/// A usage record of the process `pid` that started at `started`, which makes it the current session.
+async fn run(stage: &Stage, n: u8, pid: i64, started: Timestamp, now: Timestamp) {
+    let usage = ResourceUsage { pid, process_start: Some(started), ..usage() };
+    stage.contact(contact(n, now)).await;
+    stage.store.usage_put(agent(n), usage, now).await.unwrap();
+}
+
+async fn lines(stage: &Stage, report: Report, now: Timestamp) -> Vec<(String, u64)> {
+    let rows = stage.store.report(report, now, 0, 100).await.unwrap();
+    rows.into_iter().map(|row| (row.name, row.count)).collect()
+}
+
+fn name(n: u8) -> String {
+    agent(n).to_string()
+}
+
+for_each_backend! {
+    async fn an_investigator_reads_back_and_has_one_fingerprint(stage) {
+        let one = investigator(&stage, 0xab).await;
+        let row = stage.store.investigator_get(one).await.unwrap().unwrap();
+        assert_eq!((row.name.as_str(), row.status, row.permissions), ("investigator 171", InvestigatorStatus::Active, 0));
+        let fingerprint = hex(0xab).to_lowercase().parse().unwrap();
+        assert_eq!(stage.store.investigator_find(&fingerprint).await.unwrap(), Some(row.clone()));
+        let twin = InvestigatorPut {
+            name: "twin".into(), fingerprint: Some(fingerprint.clone()), public_key: None, permissions: 0,
+        };
+        assert_eq!(stage.store.investigator_put(twin, at(1), &cause()).await.unwrap_err().kind(), ErrorKind::Exists);
+        let nameless = InvestigatorPut { name: " ".into(), fingerprint: None, public_key: None, permissions: 0 };
+        assert_eq!(stage.store.investigator_put(nameless, at(1), &cause()).await.unwrap_err().kind(), ErrorKind::Invalid);
+        // Somebody who only asks has no key; there may be several.
+        for n in 0..2 {
+            let asks = InvestigatorPut { name: format!("asks {n}"), fingerprint: None, public_key: None, permissions: 1 };
+            let asks = stage.store.investigator_put(asks, at(1), &cause()).await.unwrap();
+            stage.store.investigator_api_key_set(asks, Some([n; 32]), at(1), &cause()).await.unwrap();
+            let found = stage.store.investigator_find_api_key([n; 32]).await.unwrap().unwrap();
+            assert_eq!((found.id, found.has_api_key), (asks, true));
+        }
+        assert_eq!(stage.store.investigator_page(None, Some(one), 9).await.unwrap().len(), 2);
+        let two = investigator(&stage, 2).await;
+        let taken = stage.store.investigator_key_set(two, &fingerprint, "k", at(1), &cause()).await.unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::Exists);
+        stage.store.investigator_key_set(two, &hex(3).parse().unwrap(), "k", at(1), &cause()).await.unwrap();
+        assert_eq!(stage.store.investigator_get(two).await.unwrap().unwrap().public_key.as_deref(), Some("k"));
+    }
+
+    async fn the_last_administrator_stays(stage) {
+        let (one, two) = (investigator(&stage, 1).await, investigator(&stage, 2).await);
+        let set = async |id, permissions| stage.store.investigator_permissions_set(id, permissions, at(1), &cause()).await;
+        set(one, PERMISSIONS_ALL).await.unwrap();
+        assert_eq!(set(one, 1).await.unwrap_err().kind(), ErrorKind::Refused);
+        assert_eq!(set(two, PERMISSIONS_ALL + 1).await.unwrap_err().kind(), ErrorKind::Invalid);
+        let disable = async |id| {
+            stage.store.investigator_status_set(id, InvestigatorStatus::Disabled, at(1), &cause()).await
+        };
+        assert_eq!(disable(one).await.unwrap_err().kind(), ErrorKind::Refused);
+        set(two, PERMISSIONS_ADMIN).await.unwrap();
+        let (second, by) = (stage.second().await, cause());
+        let (first, other) = tokio::join!(
+            disable(one),
+            second.investigator_status_set(two, InvestigatorStatus::Disabled, at(1), &by)
+        );
+        assert!(first.is_ok() != other.is_ok(), "of two who leave at once, one stays");
+        let active = stage.store.investigator_page(Some(InvestigatorStatus::Active), None, 9).await.unwrap();
+        assert_eq!(active.len(), 1);
+    }
+
+    async fn what_is_said_of_modules_reads_back(stage) {
+        let (agent, who) = (stage.agent(1).await, investigator(&stage, 1).await);
+        stage.store.module_minimum_set(agent, "file", Some(2), at(1), &cause()).await.unwrap();
+        let weight = |weight| ModuleWeight { investigator: who, agent, module: "file".into(), weight };
+        stage.store.module_weight_set(weight(Some(1)), at(1), &cause()).await.unwrap();
+        stage.store.module_weight_set(weight(Some(2)), at(1), &cause()).await.unwrap();
+        let rules = stage.store.module_rules(&[agent]).await.unwrap();
+        assert_eq!((rules.len(), rules[0].minimum, rules[0].weights.clone()), (1, Some(2), vec![(who, 2)]));
+        stage.store.module_weight_set(weight(None), at(1), &cause()).await.unwrap();
+        stage.store.module_minimum_set(agent, "file", None, at(1), &cause()).await.unwrap();
+        assert_eq!(stage.store.module_rules(&[agent]).await.unwrap(), []);
+        let missing = stage.store.module_minimum_set(crate::stage::agent(9), "file", Some(1), at(1), &cause()).await;
+        assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    async fn a_machine_that_restarts_keeps_few_sessions(stage) {
+        stage.agent(1).await;
+        for n in 0..40 {
+            run(&stage, 1, 100 + n, at(n * MINUTE), at(n * MINUTE)).await;
+            run(&stage, 1, 100 + n, at(n * MINUTE), at(n * MINUTE + 1)).await;
+        }
+        let sessions = stage.store.agent_sessions(agent(1)).await.unwrap();
+        assert_eq!(sessions.len(), SESSIONS_MAX as usize);
+        assert_eq!((sessions[0].pid, sessions[0].is_current, sessions[0].last_seen), (139, true, at(39 * MINUTE + 1)));
+        assert_eq!(sessions.iter().filter(|session| session.is_current).count(), 1);
+        let facts = BTreeMap::from([("agent_version".to_owned(), "1.2".into())]);
+        let put = ContactPut { intake: vec![intake(to_server(1, agent(1), "s"), Effect::Facts(facts))], ..contact(1, at(DAY)) };
+        stage.contact(put).await;
+        assert_eq!(stage.store.agent_sessions(agent(1)).await.unwrap()[0].version, "1.2");
+        assert!(stage.store.agent_session_destroy(agent(1), 139, at(DAY), &cause()).await.unwrap());
+        assert!(!stage.store.agent_session_destroy(agent(1), 139, at(DAY), &cause()).await.unwrap());
+    }
+
+    async fn reports_say_who_is_away_double_and_flapping(stage) {
+        for n in 1..=5 {
+            stage.agent(n).await;
+        }
+        let now = at(20 * DAY);
+        let ago = |ms: i64| now.minus(Duration::from_millis(ms.unsigned_abs()));
+        stage.agent_in(6, AgentState::Waiting, &[]).await;
+        stage.contact(contact(1, ago(MINUTE))).await;
+        stage.contact(contact(2, ago(10 * DAY))).await;
+        stage.contact(contact(3, ago(DAY))).await;
+        // Two programs with one key, and one that was started anew.
+        run(&stage, 4, 10, ago(DAY), ago(3 * MINUTE)).await;
+        run(&stage, 4, 11, ago(DAY), ago(2 * MINUTE)).await;
+        run(&stage, 5, 20, ago(DAY), ago(20 * MINUTE)).await;
+        run(&stage, 5, 21, ago(15 * MINUTE), ago(15 * MINUTE)).await;
+        stage.contact(contact(5, ago(MINUTE))).await;
+        assert_eq!(lines(&stage, Report::Offline, now).await, [(name(2), 1), (name(3), 1)]);
+        assert_eq!(lines(&stage, Report::Double, now).await, [(name(4), 2)]);
+        assert_eq!(lines(&stage, Report::Flapping, now).await, [(name(4), 2), (name(5), 2)]);
+        assert_eq!(lines(&stage, Report::Disappeared, now).await, [(name(3), 1)]);
+        assert_eq!(lines(&stage, Report::Versions, now).await, [(String::new(), 3)]);
+        let page = stage.store.report(Report::Offline, now, 1, 1).await.unwrap();
+        assert_eq!(page.iter().map(|row| row.name.clone()).collect::<Vec<_>>(), [name(3)]);
+        let double = stage.store.report(Report::Double, now, 0, 9).await.unwrap();
+        assert_eq!((double[0].agent, double[0].queueloc.as_str()), (Some(agent(4)), "agent.0000000000000004"));
+
+        let stats = stage.store.agents_stats_put(now).await.unwrap();
+        assert_eq!((stats.online_agents, stats.online_endpoints), (5, 3));
+        assert_eq!((stats.idle_agents, stats.idle_endpoints), (0, 0));
+        assert_eq!((stats.multi_agents_endpoints, stats.flapping_endpoints), (2, 2));
+        assert_eq!(stats.disappeared_endpoints, 1);
+        assert_eq!(stats.new_endpoints, 1, "machine 5 was started anew and not heard of in the week before");
+        assert_eq!(stage.store.agents_stats_last().await.unwrap(), Some(stats));
+    }
+
+    async fn agents_become_idle_and_offline_by_configured_times(stage) {
+        stage.agent(1).await;
+        let times = stage.store.agent_times_get().await.unwrap();
+        assert_eq!(times, AgentTimes::default());
+        let status = |times: AgentTimes, ms| times.status(at(0), at(ms));
+        assert_eq!(status(times, 25 * MINUTE), AgentStatus::Online);
+        assert_eq!(status(times, 25 * MINUTE + 1), AgentStatus::Idle);
+        assert_eq!(status(times, 25 * MINUTE + 87 * SECOND + 1), AgentStatus::Offline);
+        let short = AgentTimes { idle_after: Duration::from_secs(1), offline_after: Duration::from_secs(2) };
+        stage.store.agent_times_set(short, at(0), &cause()).await.unwrap();
+        assert_eq!(stage.store.agent_times_get().await.unwrap(), short);
+        for (ms, online, idle) in [(1000, 1, 0), (1001, 0, 1), (2000, 0, 1), (2001, 0, 0)] {
+            let stats = stage.store.agents_stats_put(at(ms)).await.unwrap();
+            assert_eq!((stats.online_endpoints, stats.idle_endpoints), (online, idle), "{ms}");
+        }
+        let wrong = AgentTimes { idle_after: Duration::from_secs(3), ..short };
+        assert_eq!(stage.store.agent_times_set(wrong, at(0), &cause()).await.unwrap_err().kind(), ErrorKind::Invalid);
+        let number = stage.store.agent_numbers(&[agent(1), agent(9)]).await.unwrap();
+        assert_eq!(number.len(), 1);
+        assert_eq!(stage.store.agent_by_number(number[0].1).await.unwrap(), Some(agent(1)));
+        assert_eq!(stage.store.agent_by_number(99).await.unwrap(), None);
+    }
+
+    async fn a_journal_that_nobody_touched_verifies_in_pages(stage) {
+        for n in 0..7 {
+            stage.store.setting_put(&format!("s{n}"), vec![], at(n), &cause()).await.unwrap();
+        }
+        let mut after = None;
+        let mut lines = 0;
+        loop {
+            let page = stage.store.journal_verify(after, 3).await.unwrap();
+            assert_eq!(page.fault, None);
+            lines += page.lines;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(lines, 7);
+        let second = stage.second().await;
+        let stores = [stage.store.clone(), second];
+        let writers: Vec<_> = (0..20).map(|n| {
+            let store = stores[n % 2].clone();
+            tokio::spawn(async move { store.setting_put("x", vec![], at(0), &cause()).await.unwrap() })
+        }).collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        let verified = stage.store.journal_verify(None, 100).await.unwrap();
+        assert_eq!((verified.lines, verified.fault), (27, None));
+    }
+}

@@ -126,8 +126,8 @@ for_each_backend! {
         stage.contact(contact(2, ago(10 * DAY))).await;
         stage.contact(contact(3, ago(DAY))).await;
         // Two programs with one key, and one that was started anew.
-        run(&stage, 4, 10, ago(DAY), ago(3 * MINUTE)).await;
-        run(&stage, 4, 11, ago(DAY), ago(2 * MINUTE)).await;
+        run(&stage, 4, 10, ago(2 * DAY), ago(3 * MINUTE)).await;
+        run(&stage, 4, 11, ago(2 * DAY), ago(2 * MINUTE)).await;
         run(&stage, 5, 20, ago(DAY), ago(20 * MINUTE)).await;
         run(&stage, 5, 21, ago(15 * MINUTE), ago(15 * MINUTE)).await;
         stage.contact(contact(5, ago(MINUTE))).await;

@@ -13,6 +13,10 @@ use prost::Name;
 
 /// Ids in one acknowledgement.
 pub const ACK_IDS_MAX: usize = 65_536;
+/// Labels that a machine says of itself, of whichever service, that are still read; fewer are kept.
+pub const INFO_LABELS_MAX: usize = 1024;
+/// Services that a machine says it runs, which are passed over.
+pub const INFO_SERVICES_MAX: usize = 1024;
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
 
@@ -44,6 +48,9 @@ pub fn decode(message: &Message) -> Result<SystemMessage, String> {
             Ok(SystemMessage::Error { id, reason: data.error })
         }
         words::CLIENT_INFO => {
+            const INFO: Shape = Shape { counted: &[(1, 0), (2, 1)], entered: &[] };
+            let bounds = [Bound::new("labels", INFO_LABELS_MAX), Bound::new("services", INFO_SERVICES_MAX)];
+            bounded(payload, &INFO, bounds)?;
             let data: wire::ClientInfoData = unpack(payload)?;
             let own = data.labels.into_iter().filter(|label| label.service_name == muster_core::label::CLIENT);
             Ok(SystemMessage::ClientInfo(own.map(|label| label.label).collect()))
@@ -61,10 +68,15 @@ pub fn decode(message: &Message) -> Result<SystemMessage, String> {
     }
 }
 
+/// Counts the lists of a payload before they take memory.
+fn bounded<const N: usize>(payload: Option<&Payload>, shape: &Shape, mut bounds: [Bound; N]) -> Result<(), String> {
+    let bytes = payload.map_or(&[][..], |payload| &payload.value);
+    scan(bytes, shape, &mut bounds).map_err(|error| error.to_string())
+}
+
 fn ack_decode(payload: Option<&Payload>) -> Result<SystemMessage, String> {
     const ACK: Shape = Shape { counted: &[(1, 0)], entered: &[] };
-    let bytes = payload.map_or(&[][..], |payload| &payload.value);
-    scan(bytes, &ACK, &mut [Bound::new("message ids", ACK_IDS_MAX)]).map_err(|error| error.to_string())?;
+    bounded(payload, &ACK, [Bound::new("message ids", ACK_IDS_MAX)])?;
     let data: wire::MessageAckData = unpack(payload)?;
     let mut ids: Vec<_> = data.message_ids.iter().filter_map(|id| MessageId::from_slice(id).ok()).collect();
     ids.sort_unstable();
@@ -271,6 +283,14 @@ mod tests {
         assert!(reason("MessageError", Some(broken)).contains("fleetspeak.MessageErrorData"));
         let flood = Payload { value: [0x0a, 0].repeat(ACK_IDS_MAX + 1), ..pack(&wire::MessageAckData::default()) };
         assert!(reason("MessageAck", Some(flood)).contains("65536"));
+        // Two bytes each on the wire, fifty in memory.
+        for (field, what) in [(0x0a, "labels"), (0x12, "services")] {
+            let info =
+                |count: usize| Payload { value: [field, 0].repeat(count), ..pack(&wire::ClientInfoData::default()) };
+            assert_eq!(decode(&message("ClientInfo", Some(info(1024)))), Ok(SystemMessage::ClientInfo(vec![])));
+            let refused = reason("ClientInfo", Some(info(1_000_000)));
+            assert!(refused.contains("1024") && refused.contains(what), "{refused}");
+        }
     }
 
     #[test]

@@ -87,12 +87,14 @@ impl Score {
 /// Runs it.
 pub(crate) async fn run(kind: Kind) -> Result<()> {
     let score = match kind {
-        Kind::Server { backend, load } => server::run(backend, load).await?,
-        Kind::Database(load) => database::run(load).await?,
-        Kind::DiskFull(load) => disk::full(load).await?,
-        Kind::Fsync(load) => disk::failing_sync(load).await?,
-        Kind::Agent(load) => agent::run(load).await?,
+        Kind::Server { backend, load } => server::run(backend, load).await,
+        Kind::Database(load) => database::run(load).await,
+        Kind::DiskFull(load) => disk::full(load).await,
+        Kind::Fsync(load) => disk::failing_sync(load).await,
+        Kind::Agent(load) => agent::run(load).await,
     };
+    rig::ledgers_end(score.as_ref().is_ok_and(|score| score.failed == 0 && score.passed > 0));
+    let score = score?;
     println!("{} passed, {} failed", score.passed, score.failed);
     ensure!(score.failed == 0 && score.passed > 0, "not every cycle passed");
     Ok(())

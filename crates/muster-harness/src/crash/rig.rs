@@ -14,7 +14,7 @@ use muster_harness::wait;
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -177,11 +177,30 @@ pub(super) fn report(kind: &str, cycle: u32, figures: &serde_json::Value, findin
     println!("{}", serde_json::json!({"kind": kind, "cycle": cycle, "figures": figures, "findings": findings}));
 }
 
+/// The ledgers that this run has begun, one for each rig.
+static LEDGERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 /// The ledger goes where a full disk under the server cannot reach it.
 fn ledger_path(fallback: &Path) -> PathBuf {
     let memory = Path::new("/dev/shm");
     let directory = if memory.is_dir() { memory } else { fallback };
-    directory.join(format!("muster-ledger-{}", std::process::id()))
+    let mut ledgers = LEDGERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = directory.join(format!("muster-ledger-{}-{}", std::process::id(), ledgers.len()));
+    ledgers.push(path.clone());
+    path
+}
+
+/// Removes the ledgers of a run that was sound, or says where those of one that was not are.
+pub(super) fn ledgers_end(is_sound: bool) {
+    for path in LEDGERS.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        if !is_sound {
+            eprintln!("the ledger stays in {}", path.display());
+        } else if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            eprintln!("the ledger {} cannot be removed: {error}", path.display());
+        }
+    }
 }
 
 /// Reads what the server has of the swarm's messages and their effects.

@@ -72,6 +72,12 @@ fn agents(config: &Config, findings: &mut Findings<'_>) {
         let wrong = wanted && http::HeaderName::try_from(name.as_str()).is_err();
         findings.wrong_if(wrong, key, format!("{name:?} is not a header's name"), "Write one such as x-client-cert.");
     }
+    findings.wrong_if(
+        agents.signatures_required && agents.signature_authorities.is_none(),
+        "agents.signatures_required",
+        "signatures are demanded, and nobody is named whose signatures count",
+        "Set agents.signature_authorities to a file with their certificates.",
+    );
     pair("agents", agents.certificate.is_some(), agents.key.is_some(), findings);
     for (index, name) in agents.names.iter().enumerate() {
         let wrong = rustls::pki_types::ServerName::try_from(name.as_str()).is_err();

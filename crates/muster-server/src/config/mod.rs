@@ -132,6 +132,11 @@ keys::section!(
         streaming: bool, default "true";
         /// Whether files are given out to agents without a certificate too.
         files_public: bool, default "false";
+        /// Authorities (PEM) of extra signatures over contacts, which some builds of Fleetspeak's client send. What is
+        /// found out about a signature goes to services with each message, as its validation.
+        signature_authorities: Option<PathBuf>, example "\"/etc/muster/signers.pem\"";
+        /// Whether a contact without a signature of these authorities is refused.
+        signatures_required: bool, default "false";
         /// Certificate chain (PEM) for TLS, when the server shall not make its own. Read again when it changes.
         certificate: Option<PathBuf>, example "\"/etc/muster/agents.pem\"";
         /// Private key (PEM) of that certificate.

@@ -128,6 +128,7 @@ fn a_door_that_would_be_open_to_all_is_refused() {
         ("[admin]\naddress = \"[::]:9090\"\ntls = true\n", "admin.address"),
         ("[agents]\nfrontend = \"https-header\"\n", "agents.proxies"),
         ("[agents]\nfrontend = \"cleartext-xfcc\"\n", "agents.proxies"),
+        ("[agents]\nsignatures_required = true\n", "agents.signatures_required"),
     ] {
         let error = refused(text);
         assert!(error.contains(&format!(": {key}: ")), "{text}: {error}");
@@ -137,6 +138,7 @@ fn a_door_that_would_be_open_to_all_is_refused() {
         "[admin]\naddress = \"[::]:9090\"\ntls = true\ntoken = true\n",
         "[admin]\naddress = \"[::]:9090\"\ntls = true\nclient_ca = \"/ca\"\n",
         "[agents]\nfrontend = \"https-header\"\nproxies = [\"10.0.0.9\"]\n",
+        "[agents]\nsignature_authorities = \"/ca\"\nsignatures_required = true\n",
     ] {
         assert!(load(text, &[], &Overrides::default()).is_ok(), "{text}");
     }

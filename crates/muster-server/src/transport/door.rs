@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::identity::Presented;
 use super::io::{HeadGuard, Prefixed, Watched};
 use super::proxy::{self, Start};
+use super::signatures::Signers;
 use super::{files, message, streaming, wake};
 use crate::config::{Frontend, ProxyIdentity};
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -63,6 +65,8 @@ pub struct Options {
     pub streaming: bool,
     /// Whether files are given out without a certificate.
     pub files_public: bool,
+    /// Who vouches for extra signatures over contacts.
+    pub signers: Option<Signers>,
     /// Whether the door answers wake-ups of other servers only.
     pub wakeups_only: bool,
 }
@@ -77,6 +81,7 @@ impl Default for Options {
             proxy_protocol: false,
             streaming: true,
             files_public: false,
+            signers: None,
             wakeups_only: false,
         }
     }
@@ -88,12 +93,26 @@ pub enum DoorError {
     /// The configuration names something that cannot be a header.
     #[error("{0:?} in the configuration cannot be the name of a header")]
     Header(String),
+    /// The authorities of extra signatures cannot be used.
+    #[error("{path} in agents.signature_authorities cannot be used: {reason}", path = path.display())]
+    Signers {
+        /// The file that the configuration names.
+        path: PathBuf,
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 impl Options {
     /// Takes what the configuration says of the agents' door.
     pub fn of(agents: &crate::config::Agents) -> Result<Self, DoorError> {
         let header = |name: &str| name.parse().map_err(|_| DoorError::Header(name.to_owned()));
+        let signers = agents.signature_authorities.as_ref().map(|path| {
+            let pem = std::fs::read(path).map_err(|error| error.to_string());
+            pem.and_then(|pem| Signers::of_pem(&pem, agents.signatures_required))
+                .map_err(|reason| DoorError::Signers { path: path.clone(), reason })
+        });
+        let signers = signers.transpose()?;
         Ok(Self {
             frontend: agents.frontend,
             proxies: agents.proxies.clone(),
@@ -102,6 +121,7 @@ impl Options {
             proxy_protocol: agents.proxy_protocol,
             streaming: agents.streaming,
             files_public: agents.files_public,
+            signers,
             wakeups_only: false,
         })
     }

@@ -5,6 +5,7 @@ use super::body::{self, Body, Encoding};
 use super::connection::Connection;
 use super::door::Shared;
 use super::identity::agent_key;
+use super::signatures::{self, SignatureError};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -15,14 +16,11 @@ use muster_engine::contact::ContactFrom;
 use muster_engine::{Refusal, RefusalCode};
 use muster_proto::contact::{ContactError, Received, answer_to_wire, contact_decode};
 use prost::Message as _;
-use rustls_pki_types::CertificateDer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bytes from which on decoding leaves the tasks that serve connections.
 const DECODE_APART_BYTES: usize = 512 * 1024;
-/// Numbers of signature algorithms that the wire knows (those of Go's x509 package).
-const SIGNATURE_ALGORITHMS: std::ops::RangeInclusive<i32> = 1..=15;
 
 /// Answers a poll.
 pub(super) async fn answer(
@@ -55,7 +53,8 @@ pub(super) async fn begin(
     match agent_key(&shared.options, connection, &head.headers) {
         Ok(key) => Ok((key, encoding, incoming)),
         Err(answer) => {
-            note(shared, connection, None, &answer).await;
+            let refusal = Refusal { code: RefusalCode::Malformed, reason: answer.text.clone(), retry_after: None };
+            shared.engine.refusal_note(None, &connection.address, &refusal).await;
             Err(answer)
         }
     }
@@ -74,43 +73,37 @@ pub(super) async fn decode(
     } else {
         contact_decode(body)
     };
-    let checked = received.map_err(|error| error.to_string()).and_then(|received| {
-        let validation = signatures_check(&received)?;
-        Ok((received, validation))
-    });
-    match checked {
-        Ok((received, validation)) => {
-            let Received { data, labels, .. } = received;
-            Ok((ContactFrom { key: key.to_vec(), address: connection.address.clone(), labels, validation }, data))
+    let refused = async |code, reason| {
+        let refusal = Refusal { code, reason, retry_after: None };
+        shared.engine.refusal_note(Some(AgentId::of_key(key)), &connection.address, &refusal).await;
+        Answer::from(refusal)
+    };
+    let mut received = match received {
+        Ok(received) => received,
+        Err(error) => return Err(refused(RefusalCode::Malformed, error.to_string()).await),
+    };
+    let validation = match judge(shared, &mut received).await {
+        Ok(validation) => validation,
+        Err(error) => {
+            let is_missing = error == SignatureError::Missing;
+            let code = if is_missing { RefusalCode::NotAuthorized } else { RefusalCode::Malformed };
+            return Err(refused(code, error.to_string()).await);
         }
-        Err(reason) => {
-            let answer = Answer::bad_request(reason);
-            note(shared, connection, Some(AgentId::of_key(key)), &answer).await;
-            Err(answer)
-        }
-    }
+    };
+    let Received { data, labels, .. } = received;
+    Ok((ContactFrom { key: key.to_vec(), address: connection.address.clone(), labels, validation }, data))
 }
 
-/// Checks the form of extra signatures: every certificate can be read, every algorithm is known. Nobody asks for such
-/// signatures yet, so whether they hold is not found out, and nothing is said of them.
-fn signatures_check(received: &Received) -> Result<BTreeMap<String, String>, String> {
-    for signature in &received.signatures {
-        if !SIGNATURE_ALGORITHMS.contains(&signature.algorithm) {
-            return Err(format!("signature algorithm {} is not known", signature.algorithm));
-        }
-        for certificate in &signature.certificate {
-            let certificate = CertificateDer::from(&certificate[..]);
-            rustls::server::ParsedCertificate::try_from(&certificate)
-                .map_err(|_| "a certificate of a signature cannot be read".to_owned())?;
-        }
+/// Judges the extra signatures of a contact apart from the tasks that serve connections, when there are any.
+async fn judge(shared: &Shared, received: &mut Received) -> Result<BTreeMap<String, String>, SignatureError> {
+    let signers = shared.options.signers.clone();
+    let (signatures, signed) = (std::mem::take(&mut received.signatures), received.signed.clone());
+    let now = shared.clock.now();
+    if signatures.is_empty() {
+        return signatures::judge(signers.as_ref(), &[], &signed, now);
     }
-    Ok(BTreeMap::new())
-}
-
-/// Keeps the trace of a contact that was refused here.
-async fn note(shared: &Shared, connection: &Connection, agent: Option<AgentId>, answer: &Answer) {
-    let refusal = Refusal { code: RefusalCode::Malformed, reason: answer.text.clone(), retry_after: None };
-    shared.engine.refusal_note(agent, &connection.address, &refusal).await;
+    let judged = tokio::task::spawn_blocking(move || signatures::judge(signers.as_ref(), &signatures, &signed, now));
+    judged.await.unwrap_or(Err(SignatureError::Certificate))
 }
 
 /// A good answer of plain bytes.

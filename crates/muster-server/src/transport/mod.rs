@@ -13,11 +13,13 @@ mod identity;
 mod io;
 mod message;
 mod proxy;
+mod signatures;
 mod streaming;
 mod wake;
 
 pub use door::{Door, DoorError, Listener, Options};
 pub use identity::{pem_certificate, xfcc_certificate};
+pub use signatures::Signers;
 pub use wake::HttpWaker;
 
 #[cfg(test)]

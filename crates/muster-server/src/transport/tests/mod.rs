@@ -5,6 +5,8 @@ mod client;
 mod doors;
 mod files;
 mod hostile;
+mod identity;
+mod lists;
 mod poll;
 mod stream;
 mod world;

@@ -205,4 +205,25 @@ mod tests {
         assert_ne!(id("a", b"b"), id("ab", b""));
         assert_ne!(id("a", b"b"), MessageId::derive(AgentId::from_bytes([2; 8]), "a", b"b"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn s01_no_two_messages_of_machines_share_an_id(
+            one in (proptest::array::uniform8(0_u8..2), "[^\0]{0,3}", proptest::collection::vec(0_u8..2, 0..=64)),
+            other in (proptest::array::uniform8(0_u8..2), "[^\0]{0,3}", proptest::collection::vec(0_u8..2, 0..=64)),
+            split in 0_usize..64,
+        ) {
+            let id = |(agent, service, source): &([u8; 8], String, Vec<u8>)| {
+                MessageId::derive(AgentId::from_bytes(*agent), service, source)
+            };
+            proptest::prop_assert_eq!(id(&one) == id(&other), one == other);
+            // What hashes could be moved between the parts: a name never holds a zero byte, so its end is where it is.
+            let source = &one.2;
+            let (head, tail) = source.split_at(split.min(source.len()));
+            if let Ok(head) = std::str::from_utf8(head) {
+                let moved = (one.0, format!("{}{}", one.1, head.replace('\0', "x")), tail.to_vec());
+                proptest::prop_assert_eq!(id(&one) == id(&moved), one == moved);
+            }
+        }
+    }
 }

@@ -153,11 +153,20 @@ impl Process {
 
     /// Returns the bytes of memory that it holds (resident set).
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// Returns the most bytes of memory that it ever held at once.
+    pub fn resident_bytes_peak(&self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, key: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
         let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
-        Ok(kib.with_context(|| format!("no VmRSS in {path}"))? * 1024)
+        Ok(kib.with_context(|| format!("no {key} in {path}"))? * 1024)
     }
 }
 

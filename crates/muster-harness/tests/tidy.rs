@@ -233,6 +233,40 @@ fn every_source_says_what_it_is_for() {
     assert!(silent.is_empty(), "these files do not open with what they are for (//!):\n{}", silent.join("\n"));
 }
 
+/// Whether a test's name says that it holds a row of the page of bad inputs.
+fn is_row(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    matches!(bytes, [b'r' | b's', tens, ones, b'_', ..] if tens.is_ascii_digit() && ones.is_ascii_digit())
+}
+
+#[test]
+fn every_row_of_bad_input_has_a_test_and_every_such_test_a_row() {
+    let mut tests = BTreeSet::new();
+    for (_, text) in sources() {
+        let functions = text.split("fn ").skip(1).filter_map(|rest| rest.split_once('('));
+        tests.extend(functions.map(|(name, _)| name.to_owned()));
+    }
+    let page = std::fs::read_to_string(workspace().join("docs/develop/bad-input.md")).unwrap();
+    let mut named = BTreeSet::new();
+    let mut rows = 0;
+    for line in page.lines().filter(|line| line.starts_with("| ")) {
+        let last = line.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let names: Vec<String> = last.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        for name in &names {
+            assert!(tests.contains(name), "the page names {name}, and there is no such test:\n{line}");
+        }
+        let first = line.split(' ').nth(1).unwrap_or_default();
+        if is_row(&format!("{first}_")) {
+            assert!(!names.is_empty(), "no test holds this row:\n{line}");
+            rows += 1;
+        }
+        named.extend(names);
+    }
+    assert!(rows > 40, "only {rows} rows were found");
+    let silent: Vec<&String> = tests.iter().filter(|name| is_row(name) && !named.contains(*name)).collect();
+    assert!(silent.is_empty(), "docs/develop/bad-input.md does not name {silent:?}");
+}
+
 #[test]
 fn test_binaries_stay_few() {
     // Each links everything again. Further tests belong into tests/it.

@@ -1,5 +1,6 @@
 mod agents;
 mod doors;
+mod hostile;
 mod messages;
 mod things;
 

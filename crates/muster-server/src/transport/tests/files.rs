@@ -7,7 +7,8 @@ use muster_core::{Cause, limits};
 use muster_engine::EngineConfig;
 use sha2::{Digest, Sha256};
 
-async fn put(world: &World, service: &str, name: &str, bytes: &[u8]) {
+/// Puts a file of that content.
+pub(super) async fn put(world: &World, service: &str, name: &str, bytes: &[u8]) {
     let store = world.engine.store();
     let content = store.file_begin(now()).await.unwrap();
     for (index, piece) in bytes.chunks(limits::FILE_CHUNK_BYTES).enumerate() {

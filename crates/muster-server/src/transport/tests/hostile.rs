@@ -1,4 +1,5 @@
 use super::client::{Agent, Way, ask, connect, contact, full, pieces, poll, post, request, way};
+use super::files::put;
 use super::world::{World, soon, world, world_with};
 use crate::transport::Options;
 use bytes::Bytes;
@@ -194,21 +195,7 @@ async fn the_proxy_protocol_names_the_source() {
 #[tokio::test]
 async fn a_reader_that_takes_nothing_is_let_go() {
     let world = world().await;
-    let store = world.engine.store();
-    let content = store.file_begin(super::world::now()).await.unwrap();
-    let piece = Bytes::from(vec![7; limits::FILE_CHUNK_BYTES]);
-    for index in 0..64 {
-        store.file_chunk_put(content, index, piece.clone()).await.unwrap();
-    }
-    let info = muster_core::file::FileInfo {
-        service: "system".into(),
-        name: "RevokedCertificates".into(),
-        bytes: 64 * limits::FILE_CHUNK_BYTES as u64,
-        sha256: [0; 32],
-        modified: super::world::now(),
-        content,
-    };
-    store.file_finish(info, &muster_core::Cause::server()).await.unwrap();
+    put(&world, "system", "RevokedCertificates", &vec![7; 64 * limits::FILE_CHUNK_BYTES]).await;
     let mut stream = connect(&world, &way(&Agent::new())).await.unwrap();
     stream.write_all(b"GET /files/system/RevokedCertificates HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut head = [0; 15];
@@ -293,4 +280,36 @@ async fn r33_floods_of_http2_frames_end_the_connection_and_nothing_else() {
         assert!(answer.len() < 4 << 20, "{name}: {}", answer.len());
         assert_eq!(poll(&world, &way, "").await.status, 200, "{name}");
     }
+}
+
+#[tokio::test]
+async fn r33_a_reader_that_opens_no_window_is_let_go() {
+    let world = world().await;
+    put(&world, "system", "RevokedCertificates", &vec![7; 4 * limits::FILE_CHUNK_BYTES]).await;
+    let agent = Agent::new();
+    let mut stream = connect(&world, &Way { http2: true, ..way(&agent) }).await.unwrap();
+    let path = "/files/system/RevokedCertificates";
+    let head = [b"\x82\x87\x04", &[u8::try_from(path.len()).unwrap()][..], path.as_bytes(), b"\x01\x01a"].concat();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+    stream.write_all(&frame(1, 5, 1, &head)).await.unwrap();
+    // The answer has begun once its head is there (a frame of kind 1).
+    let mut answer = Vec::new();
+    let begun = |mut bytes: &[u8]| loop {
+        let Some((head, rest)) = bytes.split_at_checked(9) else { break false };
+        if head[3] == 1 {
+            break true;
+        }
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        bytes = rest.get(length..).unwrap_or_default();
+    };
+    while !begun(&answer) {
+        assert!(soon(stream.read_buf(&mut answer)).await.unwrap() > 0, "{answer:x?}");
+    }
+    tokio::time::pause();
+    tokio::time::sleep(limits::SLOW_WRITE + Duration::from_secs(11)).await;
+    tokio::time::resume();
+    let _ = soon(stream.read_to_end(&mut answer)).await;
+    assert!(answer.len() < 64 * 1024, "{}", answer.len());
+    assert_eq!(poll(&world, &way(&agent), "").await.status, 200);
 }

@@ -110,6 +110,8 @@ async fn r08_r09_r13_r20_r21_contacts_that_break_a_rule_are_refused_whole() {
         contact((0..101_u8).map(|n| message(&[n])).collect()),
         signed(wire::Signature { certificate: vec![], ..good.clone() }),
         signed(wire::Signature { certificate: vec![Bytes::from_static(b"garbage")], ..good.clone() }),
+        signed(wire::Signature { certificate: vec![Bytes::new(); 1000], ..good.clone() }),
+        signed(wire::Signature { certificate: vec![good.certificate[0].clone(); 9], ..good.clone() }),
         signed(wire::Signature { algorithm: 16, ..good.clone() }),
         signed(wire::Signature { signature: vec![0; 10 << 20].into(), ..good.clone() }),
         services(257),

@@ -1,4 +1,6 @@
 //! F-03: an inflater keeps its ceilings, whatever it is fed and however that is split.
+//!
+//! The first byte says how many bytes each piece has; the rest is what is inflated, and what is deflated and back.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,12 +19,12 @@ fn inflate<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, Inflat
     inflater.finish().map(|()| output)
 }
 
-fuzz_target!(|input: (u8, Vec<u8>)| {
-    let (size, bytes) = input;
-    let size = usize::from(size).max(1);
-    let whole = inflate(std::iter::once(&bytes[..]));
-    assert_eq!(whole.is_ok(), inflate(bytes.chunks(size)).is_ok());
+fuzz_target!(|input: &[u8]| {
+    let Some((size, bytes)) = input.split_first() else { return };
+    let size = usize::from(*size).max(1);
+    // Which of two faults is met first depends on the pieces; whether there is one does not.
+    assert_eq!(inflate(std::iter::once(bytes)).ok(), inflate(bytes.chunks(size)).ok());
     if bytes.len() <= BYTES_MAX {
-        assert_eq!(inflate(deflate(&bytes).chunks(size)), Ok(bytes));
+        assert_eq!(inflate(deflate(bytes).chunks(size)).as_deref(), Ok(bytes));
     }
 });

@@ -40,6 +40,14 @@ pub(crate) fn cargo_fuzz() -> Result<()> {
     check(&mut cargo(&["install", "--locked", "cargo-fuzz"]))
 }
 
+/// The checker of licences and sources.
+pub(crate) fn cargo_deny() -> Result<()> {
+    if in_path("cargo-deny") {
+        return Ok(());
+    }
+    check(&mut cargo(&["install", "--locked", "cargo-deny"]))
+}
+
 /// The original's server, client and connectors.
 pub(crate) fn original() -> Result<()> {
     let root = peers()?;

@@ -3,6 +3,7 @@
 //! Stays true: each chore installs what it needs when it is missing, says what it does, and fails with what to do next.
 //! Not here: what is tested and measured (muster-harness); this program stays small, because it is built before all else.
 
+mod fuzz;
 mod install;
 mod run;
 mod test;
@@ -52,15 +53,25 @@ enum Chore {
         /// Which peer
         peer: Peer,
     },
-    /// Write the OpenAPI document that the server gives out to docs/reference/openapi.json
-    Openapi,
-    /// Fuzz one target
+    /// Write the OpenAPI document that a real server gives out, and compare it with the one kept beside the code
+    Openapi {
+        /// Where to
+        #[arg(long, default_value = "target/openapi.json")]
+        out: String,
+    },
+    /// Fuzz what strangers send: all targets one after the other, or one
     Fuzz {
         /// Its name below fuzz/fuzz_targets
-        target: String,
-        /// For how long
+        target: Option<String>,
+        /// For how long each
         #[arg(long, default_value_t = 30)]
         seconds: u32,
+    },
+    /// Check licences, sources and forbidden crates against deny.toml
+    Deny {
+        /// Also ask for known vulnerabilities; needs the advisory database, from the network
+        #[arg(long)]
+        advisories: bool,
     },
 }
 
@@ -116,11 +127,12 @@ fn main() -> Result<()> {
             build_programs(Profile::Dev)?;
             harness(Profile::Dev, ["interop", "fleetspeak-server"])
         }
-        Chore::Openapi => {
+        Chore::Openapi { out } => {
             build_programs(Profile::Dev)?;
-            harness(Profile::Dev, ["openapi", "docs/reference/openapi.json"])
+            harness(Profile::Dev, ["openapi", &out])
         }
-        Chore::Fuzz { target, seconds } => fuzz(&target, seconds),
+        Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Chore::Deny { advisories } => deny(advisories),
     }
 }
 
@@ -152,10 +164,14 @@ fn build_programs(profile: Profile) -> Result<()> {
     run::check(&mut build).context("building the programs")
 }
 
-fn fuzz(target: &str, seconds: u32) -> Result<()> {
-    install::cargo_fuzz()?;
-    let mut fuzz = cargo(&["fuzz", "run", target, "--", &format!("-max_total_time={seconds}")]);
-    // libFuzzer needs a flag that is unstable; this accepts it on the pinned toolchain.
-    fuzz.env("RUSTC_BOOTSTRAP", "1").args(["-rss_limit_mb=512", "-timeout=1"]);
-    run::check(&mut fuzz).with_context(|| format!("fuzzing {target}"))
+/// Checks both workspaces: what is fuzzed is linked by nobody, but a forbidden source is one there, too.
+fn deny(advisories: bool) -> Result<()> {
+    install::cargo_deny()?;
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        let mut deny = cargo(&["deny", "--locked", "--config", "deny.toml", "--manifest-path", manifest, "check"]);
+        deny.args(["--hide-inclusion-graph", "licenses", "bans", "sources"]);
+        deny.args(advisories.then_some("advisories"));
+        run::check(&mut deny).with_context(|| format!("checking what {manifest} links"))?;
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod interop;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use muster_harness::postgres::{Durability, Postgres, URL_VARIABLE};
+use muster_harness::programs::workspace;
 use muster_harness::server::Setup;
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,7 +32,7 @@ enum Task {
     /// Run our agent against a peer
     #[command(subcommand)]
     Interop(interop::Peer),
-    /// Write the OpenAPI document that a server gives out
+    /// Write the OpenAPI document that a server gives out, and compare it with the one kept beside the code
     Openapi {
         /// Where to
         path: PathBuf,
@@ -67,8 +68,14 @@ async fn openapi(path: PathBuf) -> Result<()> {
         bail!("/api/openapi.json was answered {status}: {text}");
     }
     let document: serde_json::Value = serde_json::from_str(&text).context("the document is not JSON")?;
-    let text = serde_json::to_string_pretty(&document)? + "\n";
-    std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    let routes = document["paths"].as_object().context("the document has no paths")?.len();
+    std::fs::write(&path, &text).with_context(|| format!("writing {}", path.display()))?;
+    println!("{}: {routes} routes", path.display());
+    let kept = workspace().join("crates/muster-server/golden/openapi.json");
+    if std::fs::read_to_string(&kept).with_context(|| format!("reading {}", kept.display()))? != text {
+        bail!("{} is old: run the tests of muster-server with UPDATE_GOLDEN=1", kept.display());
+    }
+    Ok(())
 }
 
 async fn with_postgres(durable: bool, command: &[String]) -> Result<()> {

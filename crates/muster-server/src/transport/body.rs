@@ -271,6 +271,13 @@ impl Outlet {
         .await;
     }
 
+    /// Waits until the piece that was put is taken and more is asked for, so that nothing is made ahead. As `put`, for
+    /// the work of the body only.
+    pub(super) async fn taken(&self) {
+        let is_taken = || self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        std::future::poll_fn(|_| if is_taken() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
     /// Breaks the body off, so that its reader notices.
     pub(super) fn break_off(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(BrokenOff));

@@ -6,11 +6,15 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 /// How long a connection may stay without a request.
 const IDLE: Duration = Duration::from_secs(30);
+/// Files that one agent reads at once; each holds a piece in memory, even when its reader takes nothing.
+const FILES_AT_ONCE: usize = 4;
+/// The same for a proxy that carries many agents.
+const PROXY_FILES_AT_ONCE: usize = 128;
 
 /// One connection, shared by its task, its requests and the sweep over all of them.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(super) struct Connection {
     /// When the last request was over, in the same way.
     last_request: AtomicU64,
     head_expected: AtomicBool,
+    /// Turns of answers that give out a file.
+    pub(super) files: Arc<Semaphore>,
     kill: Notify,
 }
 
@@ -45,8 +51,14 @@ impl Connection {
             requests: AtomicU32::new(0),
             last_request: AtomicU64::new(0),
             head_expected: AtomicBool::new(false),
+            files: Arc::new(Semaphore::new(FILES_AT_ONCE)),
             kill: Notify::new(),
         })
+    }
+
+    /// Notes that a proxy is at the other end, and many agents behind it.
+    pub(super) fn carries_many(&self) {
+        self.files.add_permits(PROXY_FILES_AT_ONCE - FILES_AT_ONCE);
     }
 
     /// Milliseconds since the start, from 1 on, because 0 means "not".

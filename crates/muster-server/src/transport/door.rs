@@ -292,6 +292,9 @@ impl Shared {
                 return debug!(peer = ?peer, "a connection was not agreed on in time");
             }
         };
+        if self.options.frontend.is_header() {
+            connection.carries_many();
+        }
         let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(number, Arc::clone(&connection));
         let open = gauge!("muster_transport_connections_open");

@@ -21,6 +21,7 @@ use muster_store::Store;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::ops::Range;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 /// The list of revoked server certificates, which every agent asks for, also before it is known.
@@ -54,7 +55,8 @@ pub(super) async fn answer<B>(
         None if is_revoked_list => nothing_revoked(service, name),
         None => return Err(Answer::new(StatusCode::NOT_FOUND, "file not found")),
     };
-    Ok(respond(Arc::clone(store), &file, request.method(), request.headers()))
+    let source = Source { store: Arc::clone(store), turns: Arc::clone(&connection.files) };
+    Ok(respond(source, &file, request.method(), request.headers()))
 }
 
 /// Takes a path apart: decoded once by HTTP's rules, then split, then each part decoded again, because agents escape
@@ -98,7 +100,13 @@ fn nothing_revoked(service: String, name: String) -> FileInfo {
     FileInfo { service, name, bytes: 0, sha256, modified: Timestamp::EPOCH, content: 0 }
 }
 
-fn respond(store: Arc<dyn Store>, file: &FileInfo, method: &Method, headers: &HeaderMap) -> Response<Body> {
+/// Where a file's pieces come from, and whose turn it is to have one.
+struct Source {
+    store: Arc<dyn Store>,
+    turns: Arc<Semaphore>,
+}
+
+fn respond(source: Source, file: &FileInfo, method: &Method, headers: &HeaderMap) -> Response<Body> {
     let etag = format!("\"{}\"", hex::encode(file.sha256));
     let modified = http_date(file.modified);
     let validators = [(ETAG, etag.as_str()), (LAST_MODIFIED, modified.as_str())];
@@ -120,7 +128,7 @@ fn respond(store: Arc<dyn Store>, file: &FileInfo, method: &Method, headers: &He
     };
     let length = range.end - range.start;
     let content_range = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), file.bytes);
-    let body = if *method == Method::HEAD { Body::full(Bytes::new()) } else { content(store, file.content, range) };
+    let body = if *method == Method::HEAD { Body::full(Bytes::new()) } else { content(source, file.content, range) };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let kind = mime_guess::from_path(&file.name).first_or_octet_stream();
@@ -208,12 +216,15 @@ fn wanted(headers: &HeaderMap, etag: &str, modified: &str, bytes: u64) -> Wanted
     if start < end { Wanted::Part(start..end) } else { Wanted::Beyond }
 }
 
-/// The body: the file's bytes `range`, one piece at a time.
-fn content(store: Arc<dyn Store>, content: i64, range: Range<u64>) -> Body {
+/// The body: the file's bytes `range`, one piece at a time and none ahead: what nobody takes stays in memory, and one
+/// connection may ask for many files.
+fn content(source: Source, content: i64, range: Range<u64>) -> Body {
     let length = range.end - range.start;
     let outlet = Outlet::default();
     let pieces = outlet.clone();
     Body::work(outlet, Some(length), async move {
+        let Source { store, turns } = source;
+        let _turn = turns.acquire_owned().await.expect("turns are never closed");
         let piece_bytes = limits::FILE_CHUNK_BYTES as u64;
         let mut at = range.start;
         while at < range.end {
@@ -234,6 +245,7 @@ fn content(store: Arc<dyn Store>, content: i64, range: Range<u64>) -> Body {
             }
             let slice = |offset: u64| usize::try_from(offset).expect("within a piece");
             pieces.put(piece.slice(slice(from)..slice(to))).await;
+            pieces.taken().await;
             at += to - from;
         }
     })

@@ -4,9 +4,11 @@
 use crate::scene::Scene;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
+use muster_harness::admin::Admin;
 use muster_harness::identity::Identity;
 use muster_harness::link::Link;
 use muster_harness::server::Server;
+use muster_harness::wire::Message;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls_pki_types::ServerName;
 use std::io::Write as _;
@@ -247,10 +249,9 @@ async fn r33_floods_of_http2_frames_take_bounded_memory_at_the_admin_door() {
     for flood in floods(0x86, "/fleetspeak.server.Admin/KeepAlive") {
         let answer = pour(TcpStream::connect(door).await.unwrap(), &[], &flood.bytes).await;
         flood_check(&flood, "admin", &answer, &scene.server, before);
-        let mut health = frame(HEADERS, END_HEADERS, 1, &head(POST, 0x86, "/fleetspeak.server.Admin/KeepAlive"));
-        health.extend(frame(DATA, END_STREAM, 1, &[0, 0, 0, 0, 0]));
-        let answer = pour(TcpStream::connect(door).await.unwrap(), &[], &health).await;
-        assert!(kinds(&answer).contains(&HEADERS), "{}: {:?}", flood.name, kinds(&answer));
+        let mut client = Admin::connect(&door.to_string()).await.unwrap();
+        let refused = format!("{:#}", client.insert(Message::default()).await.unwrap_err());
+        assert!(refused.contains("message must have Destination"), "{}: {refused}", flood.name);
     }
 }
 

@@ -13,11 +13,17 @@ const POSTGRESQL_MIN: u32 = 15;
 /// A network that fails once often works the next time.
 const TRIES: u32 = 3;
 
-/// PostgreSQL, a tracer, and the original's programs.
+/// PostgreSQL, a tracer, GnuPG, and the original's programs.
 pub(crate) fn test_tools() -> Result<()> {
     postgresql()?;
-    packages(&[("strace", in_path("strace"))])?;
+    packages(&[("strace", in_path("strace")), ("gnupg", in_path("gpg"))])?;
     original()
+}
+
+/// What the quick tests need.
+pub(crate) fn quick_tools() -> Result<()> {
+    postgresql()?;
+    packages(&[("gnupg", in_path("gpg"))])
 }
 
 /// PostgreSQL's own programs.
@@ -30,6 +36,14 @@ pub(crate) fn postgresql() -> Result<()> {
 /// MariaDB, which the original's server needs.
 pub(crate) fn mariadb() -> Result<()> {
     packages(&[("mariadb-server", Path::new("/usr/sbin/mariadbd").exists())])
+}
+
+/// What changes one thing at a time and sees whether a test notices.
+pub(crate) fn cargo_mutants() -> Result<()> {
+    if in_path("cargo-mutants") {
+        return Ok(());
+    }
+    check(&mut cargo(&["install", "--locked", "cargo-mutants"]))
 }
 
 /// The fuzzer's front end.
@@ -88,7 +102,7 @@ fn peers() -> Result<PathBuf> {
 }
 
 /// Installs those packages whose flag says that they are missing.
-fn packages(wanted: &[(&str, bool)]) -> Result<()> {
+pub(crate) fn packages(wanted: &[(&str, bool)]) -> Result<()> {
     let missing: Vec<&str> = wanted.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Ok(());

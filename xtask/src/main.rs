@@ -59,6 +59,12 @@ enum Chore {
         #[arg(long, default_value = "target/openapi.json")]
         out: String,
     },
+    /// Change one thing at a time in the rooms that guard others, and see that a test notices each
+    Mutants {
+        /// Further arguments of cargo-mutants, such as `--file crates/muster-trust/src/judge.rs`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Fuzz what strangers send: all targets one after the other, or one
     Fuzz {
         /// Its name below fuzz/fuzz_targets
@@ -131,6 +137,7 @@ fn main() -> Result<()> {
             build_programs(Profile::Dev)?;
             harness(Profile::Dev, ["openapi", &out])
         }
+        Chore::Mutants { args } => mutants(&args),
         Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Chore::Deny { advisories } => deny(advisories),
     }
@@ -162,6 +169,19 @@ fn build_programs(profile: Profile) -> Result<()> {
     let mut build = cargo(&["build", "--workspace", "--bins"]);
     build.args(profile.flags());
     run::check(&mut build).context("building the programs")
+}
+
+/// Where a mistake that no test notices would cost the most.
+const GUARDS: &[&str] = &["muster-trust"];
+
+fn mutants(args: &[String]) -> Result<()> {
+    install::cargo_mutants()?;
+    install::packages(&[("gnupg", run::in_path("gpg"))])?;
+    let mut mutants = cargo(&["mutants", "--no-shuffle", "--timeout", "120"]);
+    for guard in GUARDS {
+        mutants.args(["--package", guard]);
+    }
+    run::check(mutants.args(args)).context("a change that no test notices: write the test, see mutants.out/missed.txt")
 }
 
 /// Checks both workspaces: what is fuzzed is linked by nobody, but a forbidden source is one there, too.

@@ -24,7 +24,7 @@ struct Tally {
 /// Runs everything.
 pub(crate) fn run(extent: Extent) -> Result<()> {
     match extent {
-        Extent::Quick => install::postgresql()?,
+        Extent::Quick => install::quick_tools()?,
         Extent::Whole => install::test_tools()?,
     }
     let mut tally = Tally::default();

@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("muster-proto", &["muster-core"]),
     ("muster-server", &["muster-api", "muster-core", "muster-engine", "muster-proto", "muster-store"]),
     ("muster-store", &["muster-core"]),
+    ("muster-trust", &["muster-core"]),
     ("xtask", &[]),
 ];
 
@@ -31,6 +32,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("tokio-postgres", &["muster-store", "muster-harness"]),
     ("axum", &["muster-server"]),
     ("utoipa-axum", &["muster-server"]),
+    ("sequoia-openpgp", &["muster-trust"]),
     ("clap", &["muster", "muster-cli", "muster-agent", "muster-harness", "xtask"]),
 ];
 

@@ -5,10 +5,13 @@
 //! request is refused; times are RFC 3339, ids are lower-case hexadecimal, bytes are standard base64.
 //! Not here: routes (muster-server, `rest`) and HTTP (muster-cli, `connect`).
 
+pub mod actions;
 pub mod agents;
 pub mod broadcasts;
 pub mod files;
+pub mod investigators;
 pub mod messages;
+pub mod reports;
 pub mod server;
 
 use serde::{Deserialize, Serialize};

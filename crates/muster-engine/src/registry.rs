@@ -137,7 +137,9 @@ impl Stream {
             *taken.entry(&message.destination.service).or_default() += 1;
         }
         let used_up = |service: &str, count: u64| offered.is_none_or(|offered| offered.get(service) <= Some(&count));
-        taken.iter().any(|(service, count)| used_up(service, *count) && tokens.get(*service).is_some_and(|left| *left > 0))
+        taken
+            .iter()
+            .any(|(service, count)| used_up(service, *count) && tokens.get(*service).is_some_and(|left| *left > 0))
     }
 
     /// Adds what a record allows. A record that says nothing changes nothing. The stream is woken when a service had

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 /// Two people, and a stranger: keys are costly to make.
 static KELSO: LazyLock<Person> = LazyLock::new(Person::new);
-static SMITH: LazyLock<Person> = LazyLock::new(|| Person::with_subkey());
+static SMITH: LazyLock<Person> = LazyLock::new(Person::with_subkey);
 static STRANGER: LazyLock<Person> = LazyLock::new(Person::new);
 static RING: LazyLock<Keyring> = LazyLock::new(|| keyring(&[&KELSO, &SMITH]));
 /// Kelso brings 2, Smith 1; `file` takes 2, `ping` 1, everything else is denied.

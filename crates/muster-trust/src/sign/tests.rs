@@ -27,9 +27,9 @@ fn a_subkey_signs_before_the_primary_key() {
     let signed = crate::verify(&keyring(&[&person]), &line, DATA, at(30)).unwrap();
     assert_ne!(signed.key, signed.signer);
     // A subkey that is over leaves it to the primary key.
-    let life = std::time::Duration::from_secs(100);
+    let hundred_secs = std::time::Duration::from_secs(100);
     let person = Person::built(|builder| {
-        builder.add_subkey(sequoia_openpgp::types::KeyFlags::empty().set_signing(), Some(life), None)
+        builder.add_subkey(sequoia_openpgp::types::KeyFlags::empty().set_signing(), Some(hundred_secs), None)
     });
     let line = SecretKey::open(&file(&person), None, at(200)).unwrap().sign(DATA, at(200)).unwrap();
     let signed = crate::verify(&keyring(&[&person]), &line, DATA, at(200)).unwrap();

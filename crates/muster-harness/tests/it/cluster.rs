@@ -93,3 +93,36 @@ async fn both_servers_know_each_other_and_share_their_tokens() {
     // The token made by the first opens the second: nothing that identifies people is in a data directory alone.
     b.rest.with_token(&a.token).get::<muster_api::server::ServerStatus>("/server").await.unwrap();
 }
+
+#[tokio::test]
+async fn the_commands_on_a_database_work_on_postgresql() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (Database::fresh().await.unwrap(), Database::fresh().await.unwrap());
+    let copy = directory.path().join("copy.db").display().to_string();
+    let run = |args: &[&str], database: &Database| {
+        let mut command = std::process::Command::new(muster_harness::programs::program("muster").unwrap());
+        let output = command.args(args).args(["--database", database.url()]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(run(&["db", "status"], &one).0, Some(1), "an empty database is not ready");
+    for _ in 0..2 {
+        assert_eq!(run(&["db", "migrate"], &one).0, Some(0));
+    }
+    assert_eq!(run(&["db", "status"], &one).0, Some(0));
+
+    let identity = Identity::fresh().unwrap();
+    let server = Setup::new(directory.path().join("a")).on(&one).start().await.unwrap();
+    let _stream = stream(&server, &identity).await;
+    // PostgreSQL needs no server to stop for a copy of one moment.
+    let (exit, said) = run(&["backup", "--offline", "--out", &copy], &one);
+    assert_eq!(exit, Some(0), "{said}");
+    let (exit, said) = run(&["restore", &copy], &one);
+    assert_eq!(exit, Some(6), "{said}");
+    assert!(said.contains("holds agents"), "{said}");
+
+    let (exit, said) = run(&["restore", &copy], &two);
+    assert_eq!(exit, Some(0), "{said}");
+    let restored = Setup::new(directory.path().join("b")).on(&two).start().await.unwrap();
+    let agents = restored.muster(&["agent", "list"]).unwrap();
+    assert!(agents.contains(&identity.id.to_string()), "{agents}");
+}

@@ -19,7 +19,7 @@ fn chain(error: &StoreError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
-        text.push_str(&format!(": {next}"));
+        text = format!("{text}: {next}");
         cause = next.source();
     }
     text
@@ -190,8 +190,8 @@ async fn a_connection_cut_at_commit_leaves_an_unknown_outcome_and_twice_is_once(
         cut_and_again(&proxy, side, create).await;
         store.allocation_take(bid(1), aid(1), 1.0, at(600)).await.unwrap();
         let message = to_agent(3, agent(1), "s");
-        let send = async || store.broadcast_send(bid(1), Some(aid(1)), message.clone(), NO_CONTACT, at(1)).await;
-        let sent = cut_and_again(&proxy, side, send).await;
+        let hand_out = async || store.broadcast_send(bid(1), Some(aid(1)), message.clone(), NO_CONTACT, at(1)).await;
+        let sent = cut_and_again(&proxy, side, hand_out).await;
         assert_eq!(sent, if side == Side::Before { BroadcastSent::Yes } else { BroadcastSent::Before });
         assert_eq!(direct.broadcast_get(bid(1)).await.unwrap().unwrap().sent, 1);
 

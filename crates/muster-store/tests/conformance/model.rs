@@ -109,7 +109,7 @@ fn just_before(moment: Timestamp) -> Timestamp {
 
 /// Where message `n` goes.
 pub(crate) fn addressee(n: u8) -> Option<u8> {
-    (n % 4 != 0 && n < FROM_AGENTS).then_some(n % 4)
+    (!n.is_multiple_of(4) && n < FROM_AGENTS).then_some(n % 4)
 }
 
 impl Model {
@@ -199,12 +199,13 @@ impl Model {
         Ok(())
     }
 
-    fn insert(&mut self, n: u8, row: Stored) -> &'static str {
+    fn insert(&mut self, n: u8, mut row: Stored) -> &'static str {
         self.numbers += 1;
         if self.messages.contains_key(&n) {
             return "Again";
         }
-        self.messages.insert(n, Stored { number: self.numbers, ..row });
+        row.number = self.numbers;
+        self.messages.insert(n, row);
         "New"
     }
 

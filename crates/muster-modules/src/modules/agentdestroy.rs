@@ -143,7 +143,7 @@ mod tests {
     fn the_agent_that_asks_is_not_ended() {
         let own = std::process::id();
         let want = format!("PID '{own}' is mine. Refusing to suicide.");
-        assert_eq!(destroy(own, "x", None).errors(), [want.clone()]);
+        assert_eq!(destroy(own, "x", None).errors(), std::slice::from_ref(&want));
         let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
         let asker = Asker { pid: i32::try_from(other.id()).unwrap(), executable: "/nonexistent".into() };
         assert!(destroy(other.id(), "x", Some(asker)).errors()[0].ends_with("Refusing to suicide."));

@@ -154,11 +154,11 @@ mod tests {
 damaged
 ";
 
-    fn run(parameters: serde_json::Value) -> ModuleResult {
+    fn run(parameters: &serde_json::Value) -> ModuleResult {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("proc/self")).unwrap();
         std::fs::write(dir.path().join("proc/self/mountinfo"), TABLE).unwrap();
-        Mounts.run(&parameters, &context(dir.path()))
+        Mounts.run(parameters, &context(dir.path()))
     }
 
     fn paths(parameters: serde_json::Value) -> Vec<String> {
@@ -177,7 +177,7 @@ damaged
 
     #[test]
     fn a_network_file_system_is_not_asked_how_full_it_is() {
-        let result = run(json!({}));
+        let result = run(&json!({}));
         assert!(result.elements["mounts"][0]["total_bytes"].is_u64());
         assert!(result.elements["mounts"][1]["total_bytes"].is_null());
         assert!(result.errors()[0].ends_with("a line cannot be read: damaged"));

@@ -283,8 +283,8 @@ mod tests {
     use std::net::TcpListener;
     use std::path::Path;
 
-    fn ping(parameters: serde_json::Value) -> (ModuleResult, Vec<String>) {
-        let result = Ping.run(&parameters, &context(Path::new("/")));
+    fn ping(parameters: &serde_json::Value) -> (ModuleResult, Vec<String>) {
+        let result = Ping.run(parameters, &context(Path::new("/")));
         let lines = <Ping as Typed>::lines(&result, Lines::All);
         (result, lines)
     }
@@ -294,7 +294,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (result, lines) =
-            ping(json!({"destination": "127.0.0.1", "destinationport": port, "protocol": "tcp", "count": 1}));
+            ping(&json!({"destination": "127.0.0.1", "destinationport": port, "protocol": "tcp", "count": 1}));
         same_form(&result, &fixture("ping_tcp"));
         assert_eq!(lines[0], format!("tcp ping of 127.0.0.1:{port} (127.0.0.1) succeeded. Target is reachable."));
     }
@@ -305,7 +305,7 @@ mod tests {
         assert!(fixture("ping_refused").errors()[0].contains("nil pointer"));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (result, lines) =
-            ping(json!({"destination": "127.0.0.1", "destinationport": port, "protocol": "tcp", "count": 2}));
+            ping(&json!({"destination": "127.0.0.1", "destinationport": port, "protocol": "tcp", "count": 2}));
         assert!(result.success && !result.foundanything, "{result:?}");
         assert_eq!(result.elements["latencies"], json!([-1, -1]));
         assert_eq!(lines[1], "ping #1 failed, target was unreachable");
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn an_echo_comes_back_where_the_system_allows_asking() {
-        let (result, lines) = ping(json!({"destination": "127.0.0.1", "protocol": "icmp", "count": 1, "timeout": 5}));
+        let (result, lines) = ping(&json!({"destination": "127.0.0.1", "protocol": "icmp", "count": 1, "timeout": 5}));
         let allowed = icmp_socket([127, 0, 0, 1].into()).is_ok();
         assert_eq!(result.foundanything, allowed, "{lines:?}");
         assert!(result.success && lines.len() >= 2);
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(port, "tcp ping requires a valid destination port between 0 and 65535, got 65536");
         assert!(refused(json!({"destination": "a", "protocol": "icmp", "count": 1e9})).contains("count"));
         assert!(refused(json!({"destination": "a", "protocol": "icmp", "timeout": -1})).contains("timeout"));
-        let (result, _) = ping(json!({"destination": "not a name", "protocol": "icmp"}));
+        let (result, _) = ping(&json!({"destination": "not a name", "protocol": "icmp"}));
         assert_eq!(result.errors(), ["destination IP is invalid: not a name"]);
         let parameters = crate::params_from_args("ping", &["-d", "host", "-p", "tcp"].map(String::from)).unwrap();
         let want = json!({"destination": "host", "destinationport": 80, "protocol": "tcp", "count": 3, "timeout": 5});

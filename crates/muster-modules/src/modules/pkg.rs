@@ -151,8 +151,8 @@ Architecture: i386
         dir
     }
 
-    fn names(dir: &tempfile::TempDir, parameters: Value) -> Vec<String> {
-        let result = Pkg.run(&parameters, &context(dir.path()));
+    fn names(dir: &tempfile::TempDir, parameters: &Value) -> Vec<String> {
+        let result = Pkg.run(parameters, &context(dir.path()));
         assert!(result.success, "{result:?}");
         let elements: Elements = serde_json::from_value(result.elements).unwrap();
         elements.packages.iter().map(|package| format!("{} {}", package.name, package.version)).collect()
@@ -162,7 +162,7 @@ Architecture: i386
     fn installed_packages_are_found_by_name_and_version() {
         let dir = machine();
         let find = |matches: &[&str], version: &str| {
-            names(&dir, json!({"pkgmatch": {"matches": matches}, "vermatch": version}))
+            names(&dir, &json!({"pkgmatch": {"matches": matches}, "vermatch": version}))
         };
         assert_eq!(find(&["^bash$"], ""), ["bash 5.2.15-2+b8"]);
         assert_eq!(find(&["."], ""), ["bash 5.2.15-2+b8", "libc6 2.36-9", "base 12.4"]);

@@ -199,8 +199,8 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    fn run(parameters: serde_json::Value) -> ModuleResult {
-        Process.run(&parameters, &context(Path::new("/")))
+    fn run(parameters: &serde_json::Value) -> ModuleResult {
+        Process.run(parameters, &context(Path::new("/")))
     }
 
     #[test]
@@ -219,13 +219,13 @@ mod tests {
             assert_eq!(result.elements["processes"][0]["pid"], json!(pid), "{choice}");
             assert_eq!(result.elements["processes"][0].get("cmdline"), None, "a command line is told when asked for");
         }
-        let told = run(json!({"pids": [pid], "returncmdline": true}));
+        let told = run(&json!({"pids": [pid], "returncmdline": true}));
         assert_eq!(told.elements["processes"][0]["cmdline"], json!("sleep 1000"));
-        assert!(!run(json!({"pids": [pid], "names": ["!^sleep$"]})).foundanything);
-        assert!(!run(json!({"pids": [pid], "deleted": true})).foundanything);
+        assert!(!run(&json!({"pids": [pid], "names": ["!^sleep$"]})).foundanything);
+        assert!(!run(&json!({"pids": [pid], "deleted": true})).foundanything);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!run(json!({"pids": [pid]})).foundanything);
+        assert!(!run(&json!({"pids": [pid]})).foundanything);
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         std::fs::copy("/bin/sleep", &program).unwrap();
         let mut child = Command::new(&program).arg("1000").spawn().unwrap();
         std::fs::remove_file(&program).unwrap();
-        let result = run(json!({"pids": [child.id()], "deleted": true}));
+        let result = run(&json!({"pids": [child.id()], "deleted": true}));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(result.elements["processes"][0]["exe"], json!(program.to_str()));

@@ -15,8 +15,8 @@ fn machine() -> tempfile::TempDir {
     let net = dir.path().join("proc/net");
     std::fs::create_dir_all(&net).unwrap();
     let write = |name: &str, rows: &[&str]| {
-        let rows: String = rows.iter().zip(0..).map(|(row, n)| format!("   {n}: {row} {REST}")).collect();
-        std::fs::write(net.join(name), format!("{HEAD}{rows}")).unwrap();
+        let rows: Vec<String> = rows.iter().zip(0..).map(|(row, n)| format!("   {n}: {row} {REST}")).collect();
+        std::fs::write(net.join(name), format!("{HEAD}{}", rows.concat())).unwrap();
     };
     write(
         "tcp",

@@ -67,7 +67,7 @@ fn role_statements(role: &Role) -> Result<String, StoreError> {
          CREATE ROLE {name} LOGIN; END IF; END $do$;\n"
     );
     if let Some(password) = &role.password {
-        sql.push_str(&format!("ALTER ROLE {name} LOGIN PASSWORD {};\n", literal(password)?));
+        sql += &format!("ALTER ROLE {name} LOGIN PASSWORD {};\n", literal(password)?);
     }
     Ok(sql)
 }
@@ -79,16 +79,16 @@ fn prepare(roles: &Roles) -> Result<String, StoreError> {
     let mut sql = "SET LOCAL standard_conforming_strings = on;\n".to_owned();
     for role in [&roles.owner, &roles.server, &roles.reader] {
         sql.push_str(&role_statements(role)?);
-        sql.push_str(&format!(
+        sql += &format!(
             "DO $do$ BEGIN EXECUTE format('ALTER ROLE {} IN DATABASE %I SET search_path = {schema}', \
              current_database()); END $do$;\n",
             role.name
-        ));
+        );
     }
-    sql.push_str(&format!(
+    sql += &format!(
         "GRANT {owner} TO CURRENT_USER;\nCREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner};\n\
          GRANT USAGE ON SCHEMA {schema} TO {server}, {reader};\n"
-    ));
+    );
     Ok(sql)
 }
 

@@ -1,7 +1,7 @@
 //! How actions end: expired, called back, or never begun; and how old commands are forgotten.
 
 use super::action_rows::status_number;
-use super::action_work::Work;
+use super::action_work::{Work, worked};
 use super::commands::{message, order_id};
 use super::mailbox::{set_results, store};
 use super::message_rows::NewRow;
@@ -44,7 +44,7 @@ const CANCEL_ROWS_MAX: u32 = 1000;
 pub(super) async fn finish(tx: &mut Tx, work: &Work, status: ActionStatus, reason: &str) -> Result<Worked, StoreError> {
     tx.execute(END, params![work.id, status_number(status), reason, work.now]).await?;
     tx.execute(DELETE_JOB, params![work.id]).await?;
-    Ok(work.worked(status, 0, Next::Never))
+    Ok(worked(status, 0, Next::Never))
 }
 
 /// Expires a page of commands, and completes the action behind the last.
@@ -56,11 +56,11 @@ pub(super) async fn expire_step(tx: &mut Tx, work: &Work) -> Result<Worked, Stor
         tx.execute(COUNT_EXPIRED, params![work.id, expired.cast_signed(), work.now]).await?;
     }
     if page.upto < page.last {
-        return Ok(work.worked(work.status, expired, Next::Now));
+        return Ok(worked(work.status, expired, Next::Now));
     }
     tx.execute(COMPLETE, params![work.id, work.now]).await?;
     tx.execute(DELETE_JOB, params![work.id]).await?;
-    Ok(work.worked(ActionStatus::Completed, expired, Next::Never))
+    Ok(worked(ActionStatus::Completed, expired, Next::Never))
 }
 
 /// A part of an action's commands, by their machines' numbers.
@@ -114,9 +114,9 @@ pub(super) async fn cancel_step(tx: &mut Tx, work: &Work) -> Result<Worked, Stor
     if next == Next::Never {
         tx.execute(DELETE_JOB, params![work.id]).await?;
     }
-    let mut worked = work.worked(work.status, cancelled, next);
-    worked.wake = told.into_iter().filter(|(.., url)| !url.is_empty()).map(|(agent, _, url)| (agent, url)).collect();
-    Ok(worked)
+    let mut done = worked(work.status, cancelled, next);
+    done.wake = told.into_iter().filter(|(.., url)| !url.is_empty()).map(|(agent, _, url)| (agent, url)).collect();
+    Ok(done)
 }
 
 fn callback(work: &Work, agent: AgentId, number: i64, body: &Payload) -> Message {

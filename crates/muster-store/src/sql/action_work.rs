@@ -53,6 +53,10 @@ pub(super) async fn claim(
     Ok(Some(job))
 }
 
+pub(super) fn worked(status: ActionStatus, commands: u64, next: Next) -> Worked {
+    Worked { status, commands, wake: Vec::new(), next }
+}
+
 /// An action under work.
 pub(super) struct Work {
     pub(super) id: ActionId,
@@ -82,10 +86,6 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn worked(&self, status: ActionStatus, commands: u64, next: Next) -> Worked {
-        Worked { status, commands, wake: Vec::new(), next }
-    }
-
     fn read(
         id: ActionId,
         now: Timestamp,
@@ -151,11 +151,11 @@ pub(super) async fn work(
     let state = tx.query_one(STATE, params![job.action]).await?;
     let (mut held, mut state) = (held.fields("action_jobs"), state.fields("action_rows"));
     let work = Work::read(job.action, *now, *limits, &mut held, &mut state)?;
-    let worked = step(tx, &work).await?;
-    if let Next::At(due) = worked.next {
+    let done = step(tx, &work).await?;
+    if let Next::At(due) = done.next {
         tx.execute(GIVE_BACK, params![work.id, due]).await?;
     }
-    Ok(worked)
+    Ok(done)
 }
 
 async fn step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
@@ -164,13 +164,11 @@ async fn step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
         ActionStatus::Waiting if is_over => {
             finish(tx, work, ActionStatus::Invalid, "expired while it waited for signatures").await
         }
-        ActionStatus::Waiting => Ok(work.worked(work.status, 0, Next::At(work.expire_after))),
+        ActionStatus::Waiting => Ok(worked(work.status, 0, Next::At(work.expire_after))),
         ActionStatus::Pending | ActionStatus::Scheduled if is_over => {
             finish(tx, work, ActionStatus::Invalid, "expired before it was started").await
         }
-        ActionStatus::Pending if work.now < work.valid_from => {
-            Ok(work.worked(work.status, 0, Next::At(work.valid_from)))
-        }
+        ActionStatus::Pending if work.now < work.valid_from => Ok(worked(work.status, 0, Next::At(work.valid_from))),
         ActionStatus::Pending | ActionStatus::Scheduled => start(tx, work).await,
         ActionStatus::Preparing | ActionStatus::Inflight if is_over => expire_step(tx, work).await,
         ActionStatus::Preparing => expand(tx, work).await,
@@ -216,7 +214,7 @@ async fn start(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     }
     tx.execute(START, params![work.id, work.now, matched]).await?;
     tx.execute(SET_UPTO, params![work.id, upto]).await?;
-    Ok(work.worked(ActionStatus::Preparing, 0, Next::Now))
+    Ok(worked(ActionStatus::Preparing, 0, Next::Now))
 }
 
 /// Gives an action to a page of machines.
@@ -241,13 +239,13 @@ async fn expand(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     if inserted > 0 {
         tx.execute(COUNT, params![work.id, inserted.cast_signed(), work.now]).await?;
     }
-    let mut worked = if is_full || reached >= work.upto {
+    let mut done = if is_full || reached >= work.upto {
         pass_over(tx, work, inserted, is_full).await?
     } else {
-        work.worked(work.status, inserted, Next::Now)
+        worked(work.status, inserted, Next::Now)
     };
-    worked.wake = wake(tx, work, (work.after, reached), inserted).await?;
-    Ok(worked)
+    done.wake = wake(tx, work, (work.after, reached), inserted).await?;
+    Ok(done)
 }
 
 async fn insert(tx: &mut Tx, work: &Work, last: i64, limit: i64, condition: Condition) -> Result<u64, StoreError> {
@@ -300,33 +298,33 @@ async fn pass_over(tx: &mut Tx, work: &Work, inserted: u64, is_full: bool) -> Re
     let goes_on = (work.share().is_some() && is_full || work.standing) && !hosts_full;
     tx.execute(INFLIGHT, params![work.id, !goes_on, work.now]).await?;
     if !goes_on && complete(tx, work.id, work.now).await? {
-        return Ok(work.worked(ActionStatus::Completed, inserted, Next::Never));
+        return Ok(worked(ActionStatus::Completed, inserted, Next::Never));
     }
     let due = if goes_on { work.now.plus(work.limits.look_again).min(work.expire_after) } else { work.expire_after };
-    Ok(work.worked(ActionStatus::Inflight, inserted, Next::At(due)))
+    Ok(worked(ActionStatus::Inflight, inserted, Next::At(due)))
 }
 
 /// Looks whether an action in flight needs more: its next share, or machines that are new.
 async fn look(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     let later = Next::At(work.now.plus(work.limits.look_again).min(work.expire_after));
     if work.halted.is_some() {
-        return Ok(work.worked(work.status, 0, Next::At(work.expire_after)));
+        return Ok(worked(work.status, 0, Next::At(work.expire_after)));
     }
     if work.share().is_some() {
         if work.done < work.sent {
-            return Ok(work.worked(work.status, 0, later));
+            return Ok(worked(work.status, 0, later));
         }
         if work.failures * 100 > work.halt_percent * work.done {
             let why = format!("halted: {} of {} commands failed or timed out", work.failures, work.done);
             tx.execute(HALT, params![work.id, work.now, why]).await?;
-            return Ok(work.worked(work.status, 0, Next::At(work.expire_after)));
+            return Ok(worked(work.status, 0, Next::At(work.expire_after)));
         }
         tx.execute(NEXT_RING, params![work.id]).await?;
         tx.execute(SET_STATUS, params![work.id, status_number(ActionStatus::Preparing), work.now]).await?;
-        return Ok(work.worked(ActionStatus::Preparing, 0, Next::Now));
+        return Ok(worked(ActionStatus::Preparing, 0, Next::Now));
     }
     if !work.standing || work.hosts_max.is_some_and(|most| work.sent >= most) {
-        return Ok(work.worked(work.status, 0, Next::At(work.expire_after)));
+        return Ok(worked(work.status, 0, Next::At(work.expire_after)));
     }
     newcomers(tx, work, later).await
 }
@@ -336,7 +334,7 @@ async fn look(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
 async fn newcomers(tx: &mut Tx, work: &Work, later: Next) -> Result<Worked, StoreError> {
     let newest: i64 = tx.query_one(LAST_MACHINE, &[]).await?.only("machines")?;
     if newest <= work.upto {
-        return Ok(work.worked(work.status, 0, later));
+        return Ok(worked(work.status, 0, later));
     }
     let condition = match matching(&work.target, work.now, 7) {
         Ok(condition) => condition,
@@ -356,9 +354,9 @@ async fn newcomers(tx: &mut Tx, work: &Work, later: Next) -> Result<Worked, Stor
         tx.execute(COUNT, params![work.id, inserted.cast_signed(), work.now]).await?;
     }
     let next = if last < newest { Next::Now } else { later };
-    let mut worked = work.worked(work.status, inserted, next);
-    worked.wake = wake(tx, work, (after, last), inserted).await?;
-    Ok(worked)
+    let mut done = worked(work.status, inserted, next);
+    done.wake = wake(tx, work, (after, last), inserted).await?;
+    Ok(done)
 }
 
 fn copy(work: &Work) -> Work {

@@ -41,12 +41,12 @@ const NEXT_RING: &str = "UPDATE action_jobs SET ring = ring + 1, due = $2 WHERE 
 const ACTIONS_MAX: i64 = (1 << 27) - 1;
 
 struct Put {
-    put: ActionPut,
+    what: ActionPut,
     now: Timestamp,
     cause: Cause,
 }
 
-async fn put(tx: &mut Tx, Put { put, now, cause }: &Put) -> Result<ActionTaken, StoreError> {
+async fn put(tx: &mut Tx, Put { what: put, now, cause }: &Put) -> Result<ActionTaken, StoreError> {
     let (action, spread) = (&put.action, &put.spread);
     let id = action.id.ok_or_else(|| StoreError::Invalid("an action is stored with its id".to_owned()))?;
     let status = if put.is_ready { ActionStatus::Pending } else { ActionStatus::Waiting };
@@ -226,7 +226,7 @@ impl ActionStore for SqlStore {
     }
 
     async fn action_put(&self, put: ActionPut, now: Timestamp, cause: &Cause) -> Result<ActionTaken, StoreError> {
-        let args = Put { put, now, cause: cause.clone() };
+        let args = Put { what: put, now, cause: cause.clone() };
         self.write(args, |tx, args| Box::pin(self::put(tx, args))).await
     }
 

@@ -57,13 +57,13 @@ fn read(row: Row) -> Result<InvestigatorRow, StoreError> {
 }
 
 struct Put {
-    put: InvestigatorPut,
+    what: InvestigatorPut,
     now: Timestamp,
     cause: Cause,
 }
 
 async fn put(tx: &mut Tx, args: &Put) -> Result<InvestigatorId, StoreError> {
-    let Put { put, now, cause } = args;
+    let Put { what: put, now, cause } = args;
     if put.name.trim().is_empty() {
         return Err(StoreError::Invalid("an investigator needs a name".to_owned()));
     }
@@ -182,7 +182,7 @@ impl InvestigatorStore for SqlStore {
         now: Timestamp,
         cause: &Cause,
     ) -> Result<InvestigatorId, StoreError> {
-        let args = Put { put, now, cause: cause.clone() };
+        let args = Put { what: put, now, cause: cause.clone() };
         self.write(args, |tx, args| Box::pin(self::put(tx, args))).await
     }
 

@@ -61,7 +61,9 @@ fn chain(before: &[u8], number: i64, at: Timestamp, texts: [&str; 6]) -> [u8; 32
     part(before);
     part(&number.to_be_bytes());
     part(&at.as_nanos().to_be_bytes());
-    texts.iter().for_each(|text| part(text.as_bytes()));
+    for text in texts {
+        part(text.as_bytes());
+    }
     hash.finalize().into()
 }
 

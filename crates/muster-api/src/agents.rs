@@ -131,20 +131,45 @@ pub struct UsageQuery {
     /// Received before this time; now unless told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
+    /// Where the last page ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Rows on the page, 1 to 1000; 100 unless told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
 }
 
-/// A refused contact.
+/// Which events a list holds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct EventQuery {
+    /// Only of this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Only of this code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Where the last page ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Rows on the page, 1 to 1000; 100 unless told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Something at the agents' door that is worth a look: a refused contact, or what an honest machine does not do.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct RefusalRow {
+pub struct EventRow {
     /// When.
     pub at: String,
     /// Who, if that much was known.
     pub agent: Option<String>,
     /// From where.
     pub address: String,
-    /// A word for the kind, such as `key_mismatch`.
+    /// A word for what happened, such as `key_mismatch` or `clone`; docs/reference/metrics.md lists them.
     pub code: String,
-    /// Why.
+    /// What happened, for people.
     pub reason: String,
 }
 

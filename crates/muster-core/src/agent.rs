@@ -66,7 +66,7 @@ pub struct Agent {
     pub nonce_splits: i64,
     /// How often a contact did not refer to the one just before it.
     pub nonce_skips: i64,
-    /// When two machines were last seen to share this key, if ever.
+    /// When it was last evident that two machines share this key, if ever ([`crate::nonce::two_branches`]).
     pub clone_suspected: Option<Timestamp>,
 }
 

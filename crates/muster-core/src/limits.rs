@@ -42,8 +42,10 @@ pub const HEADERS_MAX: usize = 100;
 pub const DEAD_LETTER_BYTES_MAX: usize = 1024;
 /// Rows kept of messages that could not be accepted, for all agents together.
 pub const DEAD_LETTERS_MAX: u64 = 10_000;
-/// Rows kept of refused contacts.
-pub const REFUSALS_MAX: u64 = 10_000;
+/// Rows kept of events: refused contacts, and keys that two machines share.
+pub const EVENTS_MAX: u64 = 10_000;
+/// Contacts of an agent that are looked at for two machines under one key, when one does not refer to the last.
+pub const CHAIN_CONTACTS: u32 = 64;
 /// Bytes of one agent's facts, as JSON.
 pub const FACTS_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of one operation's parameters, as JSON.
@@ -92,6 +94,8 @@ pub const SPOOL_BATCH_MAX: usize = 1000;
 pub const REST_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Agent ids in one wake-up between servers.
 pub const WAKE_AGENTS_MAX: usize = 10_000;
+/// Wake-ups from other servers that a server remembers to have believed.
+pub const WAKES_REMEMBERED: usize = 65_536;
 /// Messages that wait in memory for one service of the server; what finds no room waits in the database.
 pub const DISPATCH_MESSAGES_MAX: usize = 10_000;
 /// Bytes of the messages that wait in memory for one service of the server.
@@ -102,8 +106,8 @@ pub const BATCH_ROWS: u32 = 500;
 pub const BROADCAST_SENDS_MAX: usize = 64;
 /// Agents that a server remembers to have seen, so that it does not ask the database whether they are known.
 pub const AGENTS_REMEMBERED: usize = 65_536;
-/// Refusals per minute and network of which a row is kept; the rest is only counted.
-pub const REFUSAL_ROWS_PER_MINUTE: u32 = 30;
+/// Events per minute and network of which a row is kept; the rest is only counted.
+pub const EVENT_ROWS_PER_MINUTE: u32 = 30;
 /// Access tokens that a server remembers to have checked.
 pub const TOKENS_REMEMBERED: usize = 1024;
 
@@ -183,6 +187,8 @@ pub const ALLOCATION_LIFE: Duration = Duration::from_secs(600);
 pub const BROADCAST_POLL: Duration = Duration::from_secs(2);
 /// How far the clocks of two servers may be apart without a message being late.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(2);
+/// How old a wake-up may be, and so how far the clocks of two servers may be apart for them to wake each other.
+pub const WAKE_AGE_MAX: Duration = Duration::from_secs(60);
 /// How long a call to wake another server may take.
 pub const WAKE_CALL_MAX: Duration = Duration::from_secs(5);
 /// How long a checked access token is believed without asking the database again.
@@ -197,6 +203,10 @@ pub const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 pub const PARK_EVERY: Duration = Duration::from_secs(30);
 /// How long a server holds a job that only one does at a time.
 pub const JOB_LEASE: Duration = Duration::from_secs(120);
+/// How long the question for its facts waits for a machine that was approved.
+pub const FACTS_REQUEST_LIFE: Duration = Duration::from_secs(86_400);
+/// Two machines that share a key are news again when there was no sign of them for so long.
+pub const CLONE_NEWS: Duration = Duration::from_secs(3600);
 /// How long contacts and usage records are kept unless configured (14 days).
 pub const CONTACT_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 /// How long finished messages are kept unless configured (15 days).

@@ -6,12 +6,12 @@
 
 use crate::engine::{Chain, Inner, lock};
 use crate::gates::Network;
-use crate::intake::{Judged, intake_done};
+use crate::intake::Judged;
 use metrics::counter;
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::nonce::Link;
 use muster_core::{AgentId, AgentState, Message, Timestamp, limits};
-use muster_store::agents::{Claim, ContactPut, ContactTaken, Recorded, RefusalRow};
+use muster_store::agents::{Claim, CloneSeen, ContactPut, ContactTaken, EventRow, Recorded};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, warn};
@@ -175,7 +175,7 @@ impl Inner {
         self.contact_check(agent, from, &data)?;
         let now = self.now();
         self.enrol_unless_known(agent, from, now).await?;
-        let Judged { intake, rejected, deliveries } = self.intake(agent, from, data.messages, now);
+        let Judged { intake, rejected, after } = self.intake(agent, from, data.messages, now);
         let nonce = self.nonce();
         let claim = (kind == Kind::Poll).then_some(Claim {
             limit: u32::try_from(limits::CONTACT_MESSAGES_MAX).expect("100 fits 32 bits"),
@@ -198,8 +198,8 @@ impl Inner {
         let taken = self.store.contact_put(put).await;
         match taken.map_err(|failure| self.refusal_of("record a contact", &failure))? {
             ContactTaken::Recorded(recorded) => {
-                link_report(agent, from, recorded.link);
-                intake_done(agent, &recorded, deliveries);
+                self.chain_note(agent, from, &recorded).await;
+                self.intake_done(agent, from, &recorded, after).await;
                 Ok(Admitted { now, nonce, recorded: *recorded })
             }
             ContactTaken::OtherKey => Err(key_mismatch(agent, from)),
@@ -238,39 +238,56 @@ impl Inner {
         if matches!(refusal.code, RefusalCode::Unavailable | RefusalCode::Stopping) {
             return;
         }
-        if !self.gates.refusal_row(Network::of(address)) {
+        if !self.gates.event_row(Network::of(address)) {
             return;
         }
-        let row = RefusalRow {
+        self.event_keep(agent, address, word, &refusal.reason).await;
+    }
+
+    /// Reports something that an honest machine does not do, and keeps it.
+    pub(crate) async fn security_event(&self, code: &'static str, agent: AgentId, address: &str, text: &str) {
+        security_log(code, agent, address, text);
+        if self.gates.event_row(Network::of(address)) {
+            self.event_keep(Some(agent), address, code, text).await;
+        }
+    }
+
+    async fn event_keep(&self, agent: Option<AgentId>, address: &str, code: &str, reason: &str) {
+        let row = EventRow {
             number: 0,
             at: self.now(),
             agent,
             address: muster_core::text::cut(&muster_core::text::without_nul(address), 128),
-            code: word.to_owned(),
-            reason: muster_core::text::without_nul(&refusal.reason),
+            code: code.to_owned(),
+            reason: muster_core::text::without_nul(reason),
         };
-        if let Err(failure) = self.store.refusal_put(row).await {
+        if let Err(failure) = self.store.event_put(row).await {
             self.saw(&failure);
-            warn!(error = %Chain(&failure), "could not keep the trace of a refused contact");
+            warn!(error = %Chain(&failure), code, "could not keep the trace of an event");
+        }
+    }
+
+    /// Counts how contacts follow each other, and reports a key that two machines share. A chain that only splits is
+    /// no news: every answer that is lost does that, and after a crash of a server there are many.
+    async fn chain_note(&self, agent: AgentId, from: &ContactFrom, recorded: &Recorded) {
+        match recorded.link {
+            Link::Next | Link::Fresh => {}
+            Link::Skip => counter!("muster_engine_nonce_skips_total").increment(1),
+            Link::Split => counter!("muster_engine_nonce_splits_total").increment(1),
+        }
+        if recorded.clone == Some(CloneSeen::News) {
+            const TEXT: &str = "two machines share this key: their contacts come in turns; give each a key of its own";
+            self.security_event(CLONE, agent, &from.address, TEXT).await;
         }
     }
 }
+
+/// The word for two machines under one key, in logs, metrics and events.
+const CLONE: &str = "clone";
 
 pub(crate) fn key_mismatch(agent: AgentId, from: &ContactFrom) -> Refusal {
-    security_event("key_mismatch", agent, &from.address, "another key has the id of this one");
+    security_log("key_mismatch", agent, &from.address, "another key has the id of this one");
     Refusal::new(RefusalCode::KeyMismatch, "this machine's id belongs to another key")
-}
-
-fn link_report(agent: AgentId, from: &ContactFrom, link: Link) {
-    match link {
-        Link::Next | Link::Fresh => {}
-        Link::Skip => counter!("muster_engine_nonce_skips_total").increment(1),
-        Link::Split => {
-            let text =
-                "the chain of contacts split: an answer was lost, an old image is back, or two machines share this key";
-            security_event("chain_split", agent, &from.address, text);
-        }
-    }
 }
 
 pub(crate) fn deleted() -> Refusal {
@@ -300,8 +317,8 @@ pub(crate) fn too_many_services() -> Refusal {
     Refusal::new(RefusalCode::Malformed, format!("flow control names more than {max} services"))
 }
 
-/// Reports something that an honest machine does not do.
-pub(crate) fn security_event(event: &'static str, agent: AgentId, address: &str, text: &str) {
+/// Tells the log of something that an honest machine does not do.
+pub(crate) fn security_log(event: &'static str, agent: AgentId, address: &str, text: &str) {
     counter!("muster_engine_security_events_total", "event" => event).increment(1);
     warn!(target: "muster::security", event, agent.id = %agent, address, "{text}");
 }

@@ -82,7 +82,7 @@ impl<K: Hash + Eq + Clone> Gate<K> {
 pub(crate) struct Gates {
     agents: Option<Gate<AgentId>>,
     enrolments: Option<Gate<Network>>,
-    refusal_rows: Gate<Network>,
+    event_rows: Gate<Network>,
 }
 
 impl Gates {
@@ -96,8 +96,8 @@ impl Gates {
             Gate::new(Quota::per_second(rate).allow_burst(burst), &ticks)
         });
         let enrolments = NonZeroU32::new(enrolments_per_minute).map(|rate| Gate::new(Quota::per_minute(rate), &ticks));
-        let rows = NonZeroU32::new(limits::REFUSAL_ROWS_PER_MINUTE).expect("the ceiling is not zero");
-        Self { agents, enrolments, refusal_rows: Gate::new(Quota::per_minute(rows), &ticks) }
+        let rows = NonZeroU32::new(limits::EVENT_ROWS_PER_MINUTE).expect("the ceiling is not zero");
+        Self { agents, enrolments, event_rows: Gate::new(Quota::per_minute(rows), &ticks) }
     }
 
     /// Lets an agent send `messages`, or says how long it must wait. An empty contact counts as one message.
@@ -112,8 +112,8 @@ impl Gates {
     }
 
     /// Whether one more refusal of this network is worth a row.
-    pub(crate) fn refusal_row(&self, network: Network) -> bool {
-        self.refusal_rows.pass(&network, 1).is_ok()
+    pub(crate) fn event_row(&self, network: Network) -> bool {
+        self.event_rows.pass(&network, 1).is_ok()
     }
 
     /// Forgets everybody who has not come near a limit lately.
@@ -124,7 +124,7 @@ impl Gates {
         if let Some(gate) = &self.enrolments {
             gate.forget();
         }
-        self.refusal_rows.forget();
+        self.event_rows.forget();
     }
 }
 

@@ -3,7 +3,7 @@
 //! Stays true: the network's gate is passed before anything of a new machine is written; an enrolment token is known
 //! here only by its hash, and spent in the transaction that uses it.
 
-use crate::contact::{ContactFrom, Refusal, RefusalCode, deleted, key_mismatch, security_event};
+use crate::contact::{ContactFrom, Refusal, RefusalCode, deleted, key_mismatch, security_log};
 use crate::engine::{Chain, Inner, OperatorError, lock};
 use crate::gates::Network;
 use crate::intake::claimed_labels;
@@ -58,7 +58,7 @@ impl Inner {
             Enrolled::OtherKey => Err(key_mismatch(agent, from)),
             Enrolled::Deleted => Err(deleted()),
             Enrolled::TokenRefused => {
-                security_event("token_refused", agent, &from.address, "an enrolment token was refused");
+                security_log("token_refused", agent, &from.address, "an enrolment token was refused");
                 Err(Refusal::new(
                     RefusalCode::EnrolmentRefused,
                     "the enrolment token is not known, lapsed, withdrawn or used up",

@@ -3,7 +3,7 @@
 //! Stays true: one bad message spoils no other; an id is derived from who sent it, so a message sent again is the same
 //! one; what a message does is decided before it is stored, and done in the transaction that stores it.
 
-use crate::contact::{ContactFrom, security_event};
+use crate::contact::ContactFrom;
 use crate::dispatch::Place;
 use crate::engine::Inner;
 use metrics::counter;
@@ -22,8 +22,17 @@ pub(crate) struct Judged {
     pub(crate) intake: Vec<Intake>,
     /// What could not be accepted.
     pub(crate) rejected: Vec<DeadLetter>,
-    /// What has a place in memory and is handed to its service once it is stored.
-    pub(crate) deliveries: Vec<Delivery>,
+    /// What follows once it is stored.
+    pub(crate) after: After,
+}
+
+/// What follows once an intake is stored.
+#[derive(Debug, Default)]
+pub(crate) struct After {
+    /// What has a place in memory and is handed to its service.
+    deliveries: Vec<Delivery>,
+    /// What an honest machine does not do: word and text of the event.
+    odd: BTreeSet<(&'static str, &'static str)>,
 }
 
 /// A message that has a place in its service's queue.
@@ -47,11 +56,11 @@ impl Inner {
         let mut judged = Judged::default();
         for incoming in messages {
             if !incoming.claimed_agent.is_empty() && incoming.claimed_agent != agent.as_bytes() {
-                security_event("foreign_source", agent, &from.address, "a message claims to come from another machine");
+                judged.after.odd.insert(("foreign_source", "a message claims to come from another machine"));
             }
             if let Err(reason) = acceptable(&incoming) {
                 if !incoming.destination_agent.is_empty() || incoming.destination_service == system::CLIENT {
-                    security_event("misaddressed", agent, &from.address, reason);
+                    judged.after.odd.insert(("misaddressed", reason));
                 }
                 judged.rejected.push(dead_letter(agent, &incoming, reason.to_owned(), now));
                 continue;
@@ -64,7 +73,7 @@ impl Inner {
             }
             let (effect, place) = self.effect(&message, now);
             if let Some(place) = place {
-                judged.deliveries.push(Delivery { index: judged.intake.len(), message: message.clone(), place });
+                judged.after.deliveries.push(Delivery { index: judged.intake.len(), message: message.clone(), place });
             }
             judged.intake.push(Intake { message, effect });
         }
@@ -115,6 +124,31 @@ impl Inner {
         }
     }
 
+    /// Does what follows once an intake is stored: deliveries, and reports of what should not be.
+    pub(crate) async fn intake_done(&self, agent: AgentId, from: &ContactFrom, recorded: &Recorded, after: After) {
+        let After { deliveries, mut odd } = after;
+        for delivery in deliveries {
+            if recorded.taken.get(delivery.index) == Some(&Taken::New) {
+                let from_blocked = recorded.state == AgentState::Blocked;
+                delivery.place.hand_over(Message { from_blocked, ..delivery.message });
+            }
+        }
+        let count = |which: Taken| recorded.taken.iter().filter(|taken| **taken == which).count() as u64;
+        counter!("muster_engine_messages_in_total", "taken" => "new").increment(count(Taken::New));
+        counter!("muster_engine_messages_in_total", "taken" => "again").increment(count(Taken::Again));
+        let conflicts = count(Taken::Conflict);
+        counter!("muster_engine_messages_in_total", "taken" => "conflict").increment(conflicts);
+        if conflicts > 0 {
+            odd.insert(("message_conflict", "a message came again with other content, the first one stays"));
+        }
+        if !recorded.foreign.is_empty() {
+            odd.insert(("foreign_acknowledgement", "a machine acknowledged messages of another one"));
+        }
+        for (code, text) in odd {
+            self.security_event(code, agent, &from.address, text).await;
+        }
+    }
+
     fn muster_effect(&self, message: &Message) -> Effect {
         if message.message_type != system::FACTS {
             // Answers to operators: nobody else reads them, so the row itself is what they read.
@@ -124,27 +158,6 @@ impl Inner {
             Ok(facts) => Effect::Facts(facts),
             Err(reason) => Effect::Fail(reason),
         }
-    }
-}
-
-/// What follows once the intake is stored: deliveries, and reports of what should not be.
-pub(crate) fn intake_done(agent: AgentId, recorded: &Recorded, deliveries: Vec<Delivery>) {
-    for delivery in deliveries {
-        if recorded.taken.get(delivery.index) == Some(&Taken::New) {
-            let from_blocked = recorded.state == AgentState::Blocked;
-            delivery.place.hand_over(Message { from_blocked, ..delivery.message });
-        }
-    }
-    let count = |which: Taken| recorded.taken.iter().filter(|taken| **taken == which).count() as u64;
-    counter!("muster_engine_messages_in_total", "taken" => "new").increment(count(Taken::New));
-    counter!("muster_engine_messages_in_total", "taken" => "again").increment(count(Taken::Again));
-    let conflicts = count(Taken::Conflict);
-    counter!("muster_engine_messages_in_total", "taken" => "conflict").increment(conflicts);
-    if conflicts > 0 {
-        security_event("message_conflict", agent, "", "a message came again with other content, the first one stays");
-    }
-    if !recorded.foreign.is_empty() {
-        security_event("foreign_acknowledgement", agent, "", "a machine acknowledged messages of another one");
     }
 }
 

@@ -9,7 +9,7 @@ use crate::contact::{
     too_many_services,
 };
 use crate::engine::{Chain, Inner};
-use crate::intake::{Judged, intake_done};
+use crate::intake::Judged;
 use crate::jobs::Ended;
 use crate::registry::{Held, Stream, wake};
 use metrics::{counter, gauge};
@@ -318,7 +318,7 @@ impl Inner {
         shape_check(&data)?;
         self.rate_wait(stream, data.messages.len()).await?;
         let now = self.now();
-        let Judged { intake, rejected, deliveries } = self.intake(agent, from, data.messages, now);
+        let Judged { intake, rejected, after } = self.intake(agent, from, data.messages, now);
         let speaks = Speaks::of(&intake, stream);
         if !intake.is_empty() || !rejected.is_empty() {
             let put = RecordPut { agent, contact: stream.contact, at: now, intake, rejected };
@@ -327,7 +327,7 @@ impl Inner {
                 stream.state_note(AgentState::Deleted);
                 return Err(deleted());
             };
-            intake_done(agent, &recorded, deliveries);
+            self.intake_done(agent, from, &recorded, after).await;
             stream.state_note(recorded.state);
         }
         stream.tokens_add(data.allowed).map_err(|_| too_many_services())?;

@@ -182,8 +182,10 @@ pub struct Recorded {
     pub state: AgentState,
     /// Its labels.
     pub labels: Vec<Label>,
-    /// How the contact continues the agent's chain of nonces. Counters and `clone_suspected` are updated.
+    /// How the contact continues the agent's chain of nonces. Its counters are updated.
     pub link: Link,
+    /// Whether the contact is evidence of two machines under one key; then `clone_suspected` is its moment.
+    pub clone: Option<CloneSeen>,
     /// One for each message of the intake, in its order; empty for a waiting agent.
     pub taken: Vec<Taken>,
     /// Ids that were acknowledged or refused but belong to other agents.
@@ -194,6 +196,15 @@ pub struct Recorded {
     pub claimed: Vec<Message>,
     /// Broadcasts that this agent has had.
     pub broadcasts_had: Vec<muster_core::BroadcastId>,
+}
+
+/// Evidence of two machines under one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloneSeen {
+    /// The first, or the first after [`muster_core::limits::CLONE_NEWS`] without any.
+    News,
+    /// More of what is known.
+    Again,
 }
 
 /// Which agents a list holds.
@@ -211,9 +222,9 @@ pub struct AgentFilter {
     pub clones: bool,
 }
 
-/// A refused contact.
+/// Something at the agents' door that is worth a look: a refused contact, or two machines under one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusalRow {
+pub struct EventRow {
     /// Its number; grows.
     pub number: i64,
     /// When.
@@ -222,10 +233,19 @@ pub struct RefusalRow {
     pub agent: Option<AgentId>,
     /// From where.
     pub address: String,
-    /// A word for the kind of refusal, such as `key_mismatch`.
+    /// A word for what happened, such as `key_mismatch`.
     pub code: String,
     /// The reason, for people.
     pub reason: String,
+}
+
+/// Which events a list holds.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Only of this machine.
+    pub agent: Option<AgentId>,
+    /// Only of this code.
+    pub code: Option<String>,
 }
 
 /// What the store knows of machines.
@@ -303,18 +323,32 @@ pub trait AgentStore: Send + Sync {
     async fn usage_list(&self, id: AgentId, start: Timestamp, end: Timestamp)
     -> Result<Vec<ResourceUsage>, StoreError>;
 
+    /// Returns a page of these records with their numbers, in the order they were received, after the record `after`
+    /// (its moment and number).
+    async fn usage_page(
+        &self,
+        id: AgentId,
+        span: std::ops::Range<Timestamp>,
+        after: Option<(Timestamp, i64)>,
+        limit: u32,
+    ) -> Result<Vec<(i64, ResourceUsage)>, StoreError>;
+
     /// Returns a machine's facts and when they came.
     async fn facts_get(&self, id: AgentId) -> Result<Option<(Facts, Timestamp)>, StoreError>;
 
     /// Returns the fact `name` of those of `ids` that have it, for lists that show a host name.
     async fn fact_of(&self, ids: &[AgentId], name: &str) -> Result<Vec<(AgentId, serde_json::Value)>, StoreError>;
 
-    /// Keeps the trace of a refused contact; the oldest go when there are more than
-    /// [`muster_core::limits::REFUSALS_MAX`]. `number` is ignored.
-    async fn refusal_put(&self, refusal: RefusalRow) -> Result<(), StoreError>;
+    /// Keeps an event; the oldest go when there are more than [`muster_core::limits::EVENTS_MAX`]. `number` is ignored.
+    async fn event_put(&self, event: EventRow) -> Result<(), StoreError>;
 
-    /// Returns refused contacts, newest first, below `before`.
-    async fn refusal_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<RefusalRow>, StoreError>;
+    /// Returns the events that `filter` picks, newest first, below `before`.
+    async fn event_page(
+        &self,
+        filter: EventFilter,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError>;
 
     /// Returns messages that could not be accepted, newest first, below the row number `before`, with their numbers.
     async fn dead_letter_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<(i64, DeadLetter)>, StoreError>;

@@ -128,7 +128,7 @@ fn a_fresh_server_is_found_by_its_data_directory_and_shows_itself() {
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(status["database"], "sqlite");
     assert!(server.text(&["server", "status"]).contains("sqlite"));
-    for list in ["agent list", "message list", "broadcast list", "file list", "agent refusals", "agent dead-letters"] {
+    for list in ["agent list", "message list", "broadcast list", "file list", "event list", "agent dead-letters"] {
         let args: Vec<_> = list.split(' ').collect();
         assert!(server.json(&args)["items"].is_array(), "{list}");
         server.text(&args);

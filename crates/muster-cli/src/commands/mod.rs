@@ -5,6 +5,7 @@ pub mod backup;
 pub mod broadcast;
 pub mod doctor;
 pub mod enrol_token;
+pub mod event;
 pub mod file;
 pub mod journal;
 pub mod message;
@@ -32,6 +33,8 @@ pub enum Operator {
     Token(token::Args),
     /// Tokens that let machines enrol
     EnrolToken(enrol_token::Args),
+    /// What happened at the agents' door: refused contacts, cloned keys
+    Event(event::Args),
     /// Who did what
     Journal(journal::Args),
     /// How the server stands
@@ -49,6 +52,7 @@ impl Operator {
             Self::Service(args) => args.run(context).await,
             Self::Token(args) => args.run(context).await,
             Self::EnrolToken(args) => args.run(context).await,
+            Self::Event(args) => args.run(context).await,
             Self::Journal(args) => args.run(context).await,
             Self::Server(args) => args.run(context).await,
         }

@@ -5,6 +5,7 @@ use crate::{EngineConfig, RefusalCode};
 use muster_core::contact::{ContactData, IncomingMessage};
 use muster_core::{Address, Label, MessageId, Timestamp};
 use muster_store::StoreError;
+use muster_store::agents::EventFilter;
 use muster_store::messages::MessageState;
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ async fn a_contact_beyond_its_limits_is_malformed_and_leaves_nothing() {
     let services = ContactData { allowed, ..ContactData::default() };
     assert_eq!(engine.contact_poll(machine(1), services).await.unwrap_err().code, RefusalCode::Malformed);
     assert_eq!(world.store.agent_get(machine(1).agent()).await.unwrap(), None);
-    let rows = world.store.refusal_page(None, 10).await.unwrap();
+    let rows = world.store.event_page(EventFilter::default(), None, 10).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.code.as_str()).collect::<Vec<_>>(), ["malformed", "malformed"]);
     assert_eq!(rows[0].agent, Some(machine(1).agent()));
 }
@@ -253,7 +254,7 @@ async fn a_contact_is_refused_while_the_server_stops() {
     run(&engine).end().await;
     let refusal = engine.contact_poll(machine(1), data(vec![])).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Stopping);
-    assert_eq!(world.store.refusal_page(None, 10).await.unwrap(), []);
+    assert_eq!(world.store.event_page(EventFilter::default(), None, 10).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 use crate::testing::{World, ack, cause, data, ids, machine, poll, run, say, tell, types, with_labels};
-use crate::{ContactFrom, EngineConfig, EnrolmentPolicy, RefusalCode, Role};
+use crate::{ContactFrom, Engine, EngineConfig, EnrolmentPolicy, RefusalCode, Role};
 use muster_core::{AgentState, Label, MessageId, Timestamp};
+use muster_store::agents::EventFilter;
 use muster_store::cluster::{EnrolTokenRow, TokenRow};
 use muster_store::messages::MessageState;
 use sha2::{Digest, Sha256};
@@ -19,7 +20,7 @@ async fn a_closed_server_takes_only_machines_that_it_knows() {
     let refusal = engine.contact_poll(machine(2), data(vec![])).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::EnrolmentRefused);
     assert_eq!(world.store.agent_get(machine(2).agent()).await.unwrap(), None);
-    let row = world.store.refusal_page(None, 10).await.unwrap().remove(0);
+    let row = world.store.event_page(EventFilter::default(), None, 10).await.unwrap().remove(0);
     assert_eq!((row.code.as_str(), row.address.as_str()), ("enrolment_refused", "192.0.2.2:4000"));
 }
 
@@ -95,7 +96,7 @@ async fn refusals_of_one_network_leave_a_bounded_number_of_rows() {
     for number in 0..100 {
         engine.contact_poll(machine(number), data(vec![])).await.unwrap_err();
     }
-    let rows = world.store.refusal_page(None, 1000).await.unwrap().len();
+    let rows = world.store.event_page(EventFilter::default(), None, 1000).await.unwrap().len();
     assert!((30..100).contains(&rows), "{rows} rows");
 }
 
@@ -174,23 +175,82 @@ async fn a_rekey_is_ordered_and_written_in_the_journal() {
     assert_eq!((line.action.as_str(), line.cause.actor.as_str()), ("agent.rekey", "test"));
 }
 
+/// Contacts of machine 1 with the nonces that it refers to. Returns what is kept of them: events, and whether a clone
+/// is suspected.
+struct Chains {
+    world: World,
+    engine: Engine,
+}
+
+impl Chains {
+    async fn new() -> Self {
+        let world = World::new().await;
+        let engine = world.plain();
+        Self { world, engine }
+    }
+
+    async fn contact(&self, nonce: u64) -> u64 {
+        let data = muster_core::contact::ContactData { nonce, ..Default::default() };
+        self.engine.contact_poll(machine(1), data).await.unwrap().nonce
+    }
+
+    async fn found(&self) -> (Vec<String>, bool) {
+        let filter = EventFilter { agent: Some(machine(1).agent()), code: None };
+        let rows = self.world.store.event_page(filter, None, 99).await.unwrap();
+        let agent = self.world.store.agent_get(machine(1).agent()).await.unwrap().unwrap();
+        (rows.into_iter().map(|row| row.code).collect(), agent.clone_suspected.is_some())
+    }
+}
+
 #[tokio::test]
-async fn two_machines_with_one_key_are_noticed() {
+async fn two_machines_with_one_key_are_reported_within_a_few_contacts_and_once() {
+    for parted_after in [1, 0] {
+        let chains = Chains::new().await;
+        let image = if parted_after == 0 { 0 } else { chains.contact(0).await };
+        let (one, other) = (chains.contact(image).await, chains.contact(image).await);
+        let one = chains.contact(one).await;
+        let mut other = chains.contact(other).await;
+        assert_eq!(chains.found().await, (vec!["clone".to_owned()], true));
+        let mut one = chains.contact(one).await;
+        for _ in 0..20 {
+            other = chains.contact(other).await;
+            one = chains.contact(one).await;
+        }
+        assert_eq!(chains.found().await, (vec!["clone".to_owned()], true));
+    }
+}
+
+#[tokio::test]
+async fn answers_that_were_lost_with_a_server_are_no_clones() {
+    let chains = Chains::new().await;
+    let mut nonce = chains.contact(0).await;
+    for lost in [1, 3, 100] {
+        for _ in 0..lost {
+            chains.contact(nonce).await;
+        }
+        nonce = chains.contact(nonce).await;
+        // The answer arrived, and then another was lost in the same crash.
+        chains.contact(nonce).await;
+        nonce = chains.contact(nonce).await;
+    }
+    assert_eq!(chains.found().await, (vec![], false));
+    let agent = chains.world.store.agent_get(machine(1).agent()).await.unwrap().unwrap();
+    assert_eq!((agent.nonce_splits, agent.nonce_skips), (107, 0), "it is counted all the same");
+}
+
+#[tokio::test]
+async fn what_an_honest_machine_does_not_do_is_kept_once_a_contact() {
     let world = World::new().await;
     let engine = world.plain();
-    let agent = machine(1).agent();
-    let contact = async |nonce| {
-        let data = muster_core::contact::ContactData { nonce, ..Default::default() };
-        engine.contact_poll(machine(1), data).await.unwrap().nonce
-    };
-    let image = contact(0).await;
-    let (mut one, mut other) = (image, image);
-    for _ in 0..3 {
-        one = contact(one).await;
-        other = contact(other).await;
-    }
-    let agent = world.store.agent_get(agent).await.unwrap().unwrap();
-    assert!(agent.clone_suspected.is_some(), "{agent:?}");
+    poll(&engine, &machine(2)).await;
+    let others = engine.message_insert(world.message_to(1, machine(2).agent(), "s")).await.unwrap();
+    let lie = |n| muster_core::contact::IncomingMessage { claimed_agent: vec![9; 8], ..say(n, "muster", "Note", b"") };
+    tell(&engine, &machine(1), vec![lie(1), lie(2), ack(3, &[others])]).await;
+    let rows = world.store.event_page(EventFilter::default(), None, 9).await.unwrap();
+    let mut codes: Vec<_> = rows.iter().map(|row| row.code.as_str()).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["foreign_acknowledgement", "foreign_source"]);
+    assert!(rows.iter().all(|row| row.agent == Some(machine(1).agent()) && row.address == machine(1).address));
 }
 
 #[tokio::test]

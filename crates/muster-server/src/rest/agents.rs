@@ -3,7 +3,7 @@
 use super::Rest;
 use super::input::{Args, JsonOr, Names};
 use super::layers::Caller;
-use super::pages::Paging;
+use super::pages::{Paging, moment_key};
 use super::problem::{Doing, Failure};
 use axum::Json;
 use axum::extract::State;
@@ -80,20 +80,24 @@ pub(crate) async fn contact_list(
     })))
 }
 
-/// Lists what the machine's processes used, in the order it was received.
+/// Lists what the machine's processes used, in the order it was received; of the last day unless told.
 #[utoipa::path(get, path = "/api/v1/agents/{id}/usage", tag = "agents",
-    params(("id" = String, Path, description = "16 hexadecimal digits"), UsageQuery), responses((status = 200, body = Vec<UsageRow>)))]
+    params(("id" = String, Path, description = "16 hexadecimal digits"), UsageQuery), responses((status = 200, body = Page<UsageRow>)))]
 pub(crate) async fn usage_list(
     State(rest): State<Rest>,
     Names(id): Names<String>,
     Args(query): Args<UsageQuery>,
-) -> Result<Json<Vec<UsageRow>>, Failure> {
+) -> Result<Json<Page<UsageRow>>, Failure> {
     let id = known(&rest, &id).await?.id;
+    let paging = Paging::new("usage", query.cursor.as_deref(), query.limit)?;
     let now = rest.clock.now();
     let end = query.end.as_deref().map_or(Ok(now), |text| moment("end", text))?;
     let start = query.start.as_deref().map_or(Ok(now.minus(Duration::from_hours(24))), |text| moment("start", text))?;
-    let rows = rest.engine.store().usage_list(id, start, end).await.doing("list usage records")?;
-    Ok(Json(rows.into_iter().map(usage).collect()))
+    let rows = rest.engine.store().usage_page(id, start..end, paging.after_moment()?, paging.rows()).await;
+    let page = paging.cut(rows.doing("list usage records")?, |(number, row)| {
+        moment_key(row.received.expect("the store sets when a record was received"), number)
+    });
+    Ok(Json(Paging::map(page, |(_, row)| usage(row))))
 }
 
 /// Reads the id of a machine.

@@ -1,57 +1,16 @@
-//! Who came in and who did not: enrolment tokens, refusals, messages that could not be accepted.
+//! Who may come in: enrolment tokens.
 
 use super::Rest;
-use super::input::{Args, Json as Body, Names};
+use super::input::{Json as Body, Names};
 use super::layers::Caller;
-use super::pages::Paging;
 use super::problem::{Doing, Failure};
 use super::tokens::{ends, secret};
 use axum::Json;
 use axum::extract::State;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
-use muster_api::Page;
-use muster_api::agents::{DeadLetterRow, EnrolTokenRequest, EnrolTokenRow, RefusalRow, Secret};
-use muster_api::server::PageQuery;
+use muster_api::agents::{EnrolTokenRequest, EnrolTokenRow, Secret};
 use muster_core::{limits, text};
 use muster_store::cluster;
-
-/// Lists refused contacts, newest first.
-#[utoipa::path(get, path = "/api/v1/refusals", tag = "enrolment", params(PageQuery), responses((status = 200, body = Page<RefusalRow>)))]
-pub(crate) async fn refusal_list(
-    State(rest): State<Rest>,
-    Args(query): Args<PageQuery>,
-) -> Result<Json<Page<RefusalRow>>, Failure> {
-    let paging = Paging::new("refusals", query.cursor.as_deref(), query.limit)?;
-    let rows = rest.engine.store().refusal_page(paging.after()?, paging.rows()).await.doing("list refusals")?;
-    let page = paging.cut(rows, |row| row.number.to_string());
-    Ok(Json(Paging::map(page, |row| RefusalRow {
-        at: row.at.to_string(),
-        agent: row.agent.map(|agent| agent.to_string()),
-        address: row.address,
-        code: row.code,
-        reason: row.reason,
-    })))
-}
-
-/// Lists messages that could not be accepted, newest first.
-#[utoipa::path(get, path = "/api/v1/dead-letters", tag = "enrolment", params(PageQuery), responses((status = 200, body = Page<DeadLetterRow>)))]
-pub(crate) async fn dead_letter_list(
-    State(rest): State<Rest>,
-    Args(query): Args<PageQuery>,
-) -> Result<Json<Page<DeadLetterRow>>, Failure> {
-    let paging = Paging::new("dead-letters", query.cursor.as_deref(), query.limit)?;
-    let rows = rest.engine.store().dead_letter_page(paging.after()?, paging.rows()).await.doing("list dead letters")?;
-    let page = paging.cut(rows, |(number, _)| number.to_string());
-    Ok(Json(Paging::map(page, |(_, row)| DeadLetterRow {
-        at: row.at.to_string(),
-        agent: row.agent.to_string(),
-        reason: row.reason,
-        sha256: hex::encode(row.sha256),
-        head: STANDARD.encode(row.head),
-    })))
-}
 
 /// Lists enrolment tokens by name, without their secrets.
 #[utoipa::path(get, path = "/api/v1/enrol-tokens", tag = "enrolment", responses((status = 200, body = Vec<EnrolTokenRow>)))]

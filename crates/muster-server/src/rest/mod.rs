@@ -8,6 +8,7 @@ mod agent_configs;
 mod agents;
 mod broadcasts;
 mod enrolment;
+mod events;
 mod files;
 mod health;
 mod input;

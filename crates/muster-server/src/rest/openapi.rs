@@ -1,7 +1,8 @@
 //! The list of routes, and the OpenAPI document that is made from it.
 
 use super::{
-    Rest, agent_configs, agents, broadcasts, enrolment, files, health, messages, orders, server, services, tokens,
+    Rest, agent_configs, agents, broadcasts, enrolment, events, files, health, messages, orders, server, services,
+    tokens,
 };
 use axum::Router;
 use axum::response::IntoResponse;
@@ -37,8 +38,8 @@ pub(crate) fn routes() -> (Router<Rest>, OpenApi) {
         .routes(routes!(orders::label_put, orders::label_delete))
         .routes(routes!(agents::contact_list))
         .routes(routes!(agents::usage_list))
-        .routes(routes!(enrolment::refusal_list))
-        .routes(routes!(enrolment::dead_letter_list))
+        .routes(routes!(events::event_list))
+        .routes(routes!(events::dead_letter_list))
         .routes(routes!(enrolment::enrol_token_list, enrolment::enrol_token_create))
         .routes(routes!(enrolment::enrol_token_delete))
         .routes(routes!(messages::message_list, messages::message_create))

@@ -43,7 +43,7 @@ pub(crate) const TABLE: [(&str, &str, Need); 44] = [
     ("DELETE", "/api/v1/agents/{id}/labels/{label}", Admin),
     ("GET", "/api/v1/agents/{id}/contacts", Reader),
     ("GET", "/api/v1/agents/{id}/usage", Reader),
-    ("GET", "/api/v1/refusals", Reader),
+    ("GET", "/api/v1/events", Reader),
     ("GET", "/api/v1/dead-letters", Reader),
     ("GET", "/api/v1/enrol-tokens", Reader),
     ("POST", "/api/v1/enrol-tokens", Admin),

@@ -2,10 +2,10 @@
 
 use super::effects::{LABELS, usage_fault};
 use super::message_rows::{agent_list, from_json};
-use super::{contacts, endpoints, journal, reports, traces};
+use super::{contacts, endpoints, events, journal, reports, usage};
 use crate::agents::{
-    AgentFilter, AgentStateKey, AgentStore, ContactPut, ContactTaken, DeadLetter, Enrolled, Enrolment, RecordPut,
-    Recorded, RefusalRow,
+    AgentFilter, AgentStateKey, AgentStore, ContactPut, ContactTaken, DeadLetter, Enrolled, Enrolment, EventFilter,
+    EventRow, RecordPut, Recorded,
 };
 use crate::db::Tx;
 use crate::db::value::{Field, Fields, Row, Value, params};
@@ -16,6 +16,7 @@ use muster_core::{
 };
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 const COLUMNS: &str = "agent_id, public_key, state, created, last_contact, last_address, last_clock, streaming_to, \
      nonce_splits, nonce_skips, clone_suspected";
@@ -384,7 +385,7 @@ impl AgentStore for SqlStore {
         if let Some(fault) = usage_fault(&usage) {
             return Err(StoreError::Invalid(fault.to_owned()));
         }
-        self.write((id, usage, now), |tx, args| Box::pin(reports::usage_put(tx, args))).await
+        self.write((id, usage, now), |tx, args| Box::pin(usage::put(tx, args))).await
     }
 
     async fn usage_list(
@@ -393,10 +394,21 @@ impl AgentStore for SqlStore {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<ResourceUsage>, StoreError> {
-        if start > end {
+        let rows = self.usage_page(id, start..end, None, u32::MAX).await?;
+        Ok(rows.into_iter().map(|(_, usage)| usage).collect())
+    }
+
+    async fn usage_page(
+        &self,
+        id: AgentId,
+        span: Range<Timestamp>,
+        after: Option<(Timestamp, i64)>,
+        limit: u32,
+    ) -> Result<Vec<(i64, ResourceUsage)>, StoreError> {
+        if span.start > span.end {
             return Err(StoreError::Invalid("the start of the range lies after its end".to_owned()));
         }
-        self.read((id, start, end), |tx, args| Box::pin(reports::usage_list(tx, args))).await
+        self.read((id, span, after, limit), |tx, args| Box::pin(usage::page(tx, args))).await
     }
 
     async fn facts_get(&self, id: AgentId) -> Result<Option<(Facts, Timestamp)>, StoreError> {
@@ -407,15 +419,20 @@ impl AgentStore for SqlStore {
         self.read((ids.to_vec(), name.to_owned()), |tx, args| Box::pin(reports::fact_of(tx, args))).await
     }
 
-    async fn refusal_put(&self, refusal: RefusalRow) -> Result<(), StoreError> {
-        self.write(refusal, |tx, args| Box::pin(traces::refusal(tx, args))).await
+    async fn event_put(&self, event: EventRow) -> Result<(), StoreError> {
+        self.write(event, |tx, args| Box::pin(events::put(tx, args))).await
     }
 
-    async fn refusal_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<RefusalRow>, StoreError> {
-        self.read((before, limit), |tx, args| Box::pin(traces::refusals(tx, args))).await
+    async fn event_page(
+        &self,
+        filter: EventFilter,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        self.read((filter, before, limit), |tx, args| Box::pin(events::page(tx, args))).await
     }
 
     async fn dead_letter_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<(i64, DeadLetter)>, StoreError> {
-        self.read((before, limit), |tx, args| Box::pin(traces::dead_letters(tx, args))).await
+        self.read((before, limit), |tx, args| Box::pin(events::dead_letters(tx, args))).await
     }
 }

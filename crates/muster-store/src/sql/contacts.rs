@@ -4,11 +4,11 @@ use super::commands::{WAITING, hand_out};
 use super::effects::{Sender, put_dead_letters, take_in};
 use super::mailbox::claim_due;
 use crate::StoreError;
-use crate::agents::{ContactPut, ContactTaken, Effect, RecordPut, Recorded};
+use crate::agents::{CloneSeen, ContactPut, ContactTaken, Effect, RecordPut, Recorded};
 use crate::db::Tx;
 use crate::db::value::params;
-use muster_core::nonce::{self, Link};
-use muster_core::{AgentId, AgentState, BroadcastId, Contact, ContactId, Label, Timestamp};
+use muster_core::nonce::{self, Link, Visit};
+use muster_core::{AgentId, AgentState, BroadcastId, Contact, ContactId, Label, Timestamp, limits};
 use std::time::Duration;
 
 /// How many contacts of one machine may share a moment.
@@ -20,8 +20,8 @@ const SELECT_LABELS: &str = "SELECT service, label FROM agent_labels WHERE agent
 const SELECT_HAD: &str = "SELECT broadcast_id FROM broadcast_sent WHERE agent_id = $1 ORDER BY broadcast_id";
 const INSERT_CONTACT: &str = "INSERT INTO contacts (agent_id, at, sent_nonce, received_nonce, address) \
      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (agent_id, at) DO NOTHING RETURNING contact_id";
-const SELECT_REFERRED: &str = "SELECT contact_id FROM contacts WHERE agent_id = $1 AND received_nonce = $2 LIMIT 1";
-const SELECT_GIVEN: &str = "SELECT contact_id FROM contacts WHERE agent_id = $1 AND sent_nonce = $2 LIMIT 1";
+const SELECT_LATEST: &str = "SELECT contact_id, sent_nonce, received_nonce FROM contacts WHERE agent_id = $1 \
+     ORDER BY at DESC LIMIT $2";
 const UPDATE_AGENT: &str = "UPDATE machines SET last_contact = $2, last_address = $3, last_clock = $4, \
      last_nonce = $5, streaming_to = $6, stream_contact = $7, nonce_splits = $8, nonce_skips = $9, \
      clone_suspected = $10 WHERE agent_id = $1";
@@ -42,21 +42,24 @@ struct Chain {
 
 impl Chain {
     /// Takes note of a contact.
-    ///
-    /// A lost answer and a restored image make the chain split once, and then it goes on. Two machines with one key
-    /// make it split once, and from then on each refers past the other's contacts: a skip after a split is their mark.
-    fn note(&mut self, link: Link, at: Timestamp) {
-        match link {
+    fn note(&mut self, past: &Past, at: Timestamp) {
+        match past.link {
             Link::Split => self.splits = self.splits.saturating_add(1),
-            Link::Skip => {
-                self.skips = self.skips.saturating_add(1);
-                if self.splits > 0 {
-                    self.clone_suspected = Some(at);
-                }
-            }
+            Link::Skip => self.skips = self.skips.saturating_add(1),
             Link::Next | Link::Fresh => {}
         }
+        if past.clone.is_some() {
+            self.clone_suspected = Some(at);
+        }
     }
+}
+
+/// How a contact continues those before it.
+struct Past {
+    link: Link,
+    /// The earlier contact, not the last, whose answer was the last that arrived.
+    heard: Option<ContactId>,
+    clone: Option<CloneSeen>,
 }
 
 /// Records a contact with all it brings and takes.
@@ -81,15 +84,16 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
         clone_suspected: fields.take()?,
     };
     let commands_wait: bool = fields.take()?;
-    let link = judge(tx, put, &chain).await?;
+    let past = judge(tx, put, &chain).await?;
     let (contact, at) = insert_contact(tx, put).await?;
-    chain.note(link, at);
+    chain.note(&past, at);
     note_contact(tx, put, contact, at, &chain).await?;
     let mut recorded = Recorded {
         contact,
         state,
         labels: labels(tx, put.agent).await?,
-        link,
+        link: past.link,
+        clone: past.clone,
         taken: Vec::new(),
         foreign: Vec::new(),
         claimed: Vec::new(),
@@ -107,8 +111,8 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
     }
     put_dead_letters(tx, &put.rejected).await?;
     if let Some(claim) = put.claim.as_ref().filter(|_| state == AgentState::Enrolled) {
-        if matches!(link, Link::Split | Link::Skip) {
-            due_again(tx, put).await?;
+        if let Some(heard) = past.heard {
+            due_again(tx, put, heard).await?;
         }
         if commands_wait {
             hand_out(tx, put.agent, claim, Some(contact), put.at).await?;
@@ -119,26 +123,38 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
     Ok(ContactTaken::Recorded(Box::new(recorded)))
 }
 
-async fn judge(tx: &mut Tx, put: &ContactPut, chain: &Chain) -> Result<Link, StoreError> {
-    let plain = nonce::judge(put.received_nonce, chain.last_nonce, false);
-    if plain != Link::Skip {
-        return Ok(plain);
+/// Compares a contact with the latest ones, if it does not simply refer to the last.
+async fn judge(tx: &mut Tx, put: &ContactPut, chain: &Chain) -> Result<Past, StoreError> {
+    let received = put.received_nonce;
+    let link = nonce::judge(received, chain.last_nonce, false);
+    if link != Link::Skip {
+        return Ok(Past { link, heard: None, clone: None });
     }
-    let received = put.received_nonce.cast_signed();
-    let referred = tx.query_opt(SELECT_REFERRED, params![&put.agent, received]).await?.is_some();
-    let split = referred || tx.query_opt(SELECT_GIVEN, params![&put.agent, received]).await?.is_none();
-    Ok(nonce::judge(put.received_nonce, chain.last_nonce, split))
+    let mut latest = Vec::new();
+    for row in tx.query(SELECT_LATEST, params![&put.agent, limits::CHAIN_CONTACTS]).await? {
+        let mut fields = row.fields("contacts");
+        let id: ContactId = fields.take()?;
+        let (sent, received) = (fields.take::<i64>()?.cast_unsigned(), fields.take::<i64>()?.cast_unsigned());
+        latest.push((id, Visit { sent, received }));
+    }
+    // By their numbers, because the servers that recorded them may not agree on the time.
+    latest.sort_unstable_by_key(|(id, _)| *id);
+    let heard = latest.iter().find(|(_, visit)| visit.sent == received).map(|(id, _)| *id);
+    let visits: Vec<Visit> = latest.into_iter().map(|(_, visit)| visit).collect();
+    let referred_before = heard.is_none() || visits.iter().any(|visit| visit.received == received);
+    let is_news = |last: Timestamp| put.at.since(last) >= limits::CLONE_NEWS;
+    let clone = nonce::two_branches(received, &visits)
+        .then(|| if chain.clone_suspected.is_none_or(is_news) { CloneSeen::News } else { CloneSeen::Again });
+    Ok(Past { link: nonce::judge(received, chain.last_nonce, referred_before), heard, clone })
 }
 
 /// Lets fall due what went out with answers that the agent did not get: it refers to an earlier contact than the last,
 /// so whatever later ones were handed never arrived. Without this it would wait for the whole lease. An agent that
-/// refers to nothing that was ever given out says nothing about what arrived.
-async fn due_again(tx: &mut Tx, put: &ContactPut) -> Result<(), StoreError> {
-    let given = tx.query_opt(SELECT_GIVEN, params![&put.agent, put.received_nonce.cast_signed()]).await?;
-    let Some(referred) = given.map(|row| row.only::<i64>("contacts")).transpose()? else { return Ok(()) };
+/// refers to nothing that was given out lately says nothing about what arrived.
+async fn due_again(tx: &mut Tx, put: &ContactPut, heard: ContactId) -> Result<(), StoreError> {
     // What is due is due before the moment of the claim.
     let due = put.at.minus(Duration::from_nanos(1));
-    tx.execute(DUE_AGAIN, params![&put.agent, due, referred]).await.map(drop)
+    tx.execute(DUE_AGAIN, params![&put.agent, due, heard]).await.map(drop)
 }
 
 async fn insert_contact(tx: &mut Tx, put: &ContactPut) -> Result<(ContactId, Timestamp), StoreError> {
@@ -194,6 +210,7 @@ pub(super) async fn record_put(tx: &mut Tx, put: &RecordPut) -> Result<Option<Re
         state,
         labels: labels(tx, put.agent).await?,
         link: Link::Next,
+        clone: None,
         taken,
         foreign,
         claimed: Vec::new(),

@@ -3,7 +3,7 @@
 use crate::for_each_backend;
 use crate::stage::*;
 use muster_core::{Agent, AgentState, Label, ResourceUsage};
-use muster_store::agents::{AgentFilter, ContactPut, Effect, Enrolled, Enrolment, RefusalRow};
+use muster_store::agents::{AgentFilter, ContactPut, Effect, Enrolled, Enrolment, EventFilter, EventRow};
 use muster_store::cluster::EnrolTokenRow;
 use muster_store::{AgentStore, ClusterStore, ErrorKind, MessageStore};
 use std::collections::BTreeMap;
@@ -209,21 +209,48 @@ for_each_backend! {
         }
     }
 
-    async fn refusals_are_kept_newest_first(stage) {
-        let refusal = |n: i64| RefusalRow {
+    async fn usage_comes_in_pages_that_add_up(stage) {
+        let one = stage.agent(1).await;
+        for moment in [5, 5, 5, 6, 7] {
+            stage.store.usage_put(one, usage(), at(moment)).await.unwrap();
+        }
+        let (mut after, mut sizes, mut moments) = (None, Vec::new(), Vec::new());
+        loop {
+            let page = stage.store.usage_page(one, at(5)..at(7), after, 2).await.unwrap();
+            let Some((number, last)) = page.last() else { break };
+            after = Some((last.received.unwrap(), *number));
+            sizes.push(page.len());
+            moments.extend(page.iter().map(|(_, usage)| usage.received.unwrap()));
+        }
+        assert_eq!((sizes, moments), (vec![2, 2], vec![at(5), at(5), at(5), at(6)]));
+        let error = stage.store.usage_page(one, at(6)..at(5), None, 2).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+
+    async fn events_are_kept_newest_first_and_picked_by_agent_and_code(stage) {
+        let event = |n: i64| EventRow {
             number: 77,
             at: at(n),
             agent: (n > 1).then(|| agent(1)),
             address: "[::1]:1".into(),
-            code: "key_mismatch".into(),
+            code: if n > 2 { "clone" } else { "key_mismatch" }.into(),
             reason: format!("reason {n}"),
         };
         for n in 1..=3 {
-            stage.store.refusal_put(refusal(n)).await.unwrap();
+            stage.store.event_put(event(n)).await.unwrap();
         }
-        let page = stage.store.refusal_page(None, 2).await.unwrap();
+        let page = stage.store.event_page(EventFilter::default(), None, 2).await.unwrap();
         assert_eq!(page.iter().map(|row| row.at).collect::<Vec<_>>(), [at(3), at(2)]);
-        let rest = stage.store.refusal_page(Some(page[1].number), 9).await.unwrap();
-        assert_eq!(rest, [RefusalRow { number: rest[0].number, ..refusal(1) }]);
+        let rest = stage.store.event_page(EventFilter::default(), Some(page[1].number), 9).await.unwrap();
+        assert_eq!(rest, [EventRow { number: rest[0].number, ..event(1) }]);
+        let picked = async |agent, code: Option<&str>| {
+            let filter = EventFilter { agent, code: code.map(str::to_owned) };
+            let rows = stage.store.event_page(filter, None, 9).await.unwrap();
+            rows.iter().map(|row| row.at).collect::<Vec<_>>()
+        };
+        assert_eq!(picked(Some(agent(1)), None).await, [at(3), at(2)]);
+        assert_eq!(picked(None, Some("key_mismatch")).await, [at(2), at(1)]);
+        assert_eq!(picked(Some(agent(1)), Some("key_mismatch")).await, [at(2)]);
+        assert_eq!(picked(Some(agent(2)), None).await, []);
     }
 }

@@ -4,7 +4,9 @@ use crate::for_each_backend;
 use crate::stage::*;
 use muster_core::nonce::Link;
 use muster_core::{AgentState, Contact, Facts, Label, MessageResult, Timestamp, limits};
-use muster_store::agents::{AgentFilter, Claim, ContactPut, ContactTaken, DeadLetter, Effect, RecordPut, Taken};
+use muster_store::agents::{
+    AgentFilter, Claim, CloneSeen, ContactPut, ContactTaken, DeadLetter, Effect, RecordPut, Taken,
+};
 use muster_store::messages::MessageState;
 use muster_store::{AgentStore, MessageStore};
 use std::collections::BTreeMap;
@@ -319,21 +321,46 @@ for_each_backend! {
         assert_eq!(link, Link::Next);
         let agent_row = async || stage.store.agent_get(one).await.unwrap().unwrap();
         assert_eq!((agent_row().await.nonce_splits, agent_row().await.clone_suspected), (1, None));
-        // Now the image is copied: both copies know c.
-        let (link, first) = visit(c).await;
+        // A request that arrives late, after the one that was sent in its place, is a skip after a split.
+        let (link, d) = visit(c).await;
         assert_eq!(link, Link::Next);
-        let (link, second) = visit(c).await;
+        assert_eq!(visit(c).await.0, Link::Split);
+        let (link, e) = visit(d).await;
+        assert_eq!((link, agent_row().await.clone_suspected), (Link::Skip, None));
+        // Now the image is copied: both copies know e. That both go on shows when the second speaks again.
+        let (link, first) = visit(e).await;
+        assert_eq!(link, Link::Next);
+        let (link, second) = visit(e).await;
         assert_eq!(link, Link::Split);
-        let (link, _) = visit(first).await;
-        assert_eq!(link, Link::Skip);
-        assert!(agent_row().await.clone_suspected.is_some());
+        assert_eq!(visit(first).await.0, Link::Skip);
+        assert_eq!(agent_row().await.clone_suspected, None);
         assert_eq!(visit(second).await.0, Link::Skip);
-        assert_eq!((agent_row().await.nonce_splits, agent_row().await.nonce_skips), (2, 2));
+        assert!(agent_row().await.clone_suspected.is_some());
+        assert_eq!((agent_row().await.nonce_splits, agent_row().await.nonce_skips), (3, 3));
         let clones = AgentFilter { clones: true, ..AgentFilter::default() };
         assert_eq!(stage.store.agent_page(clones, None, 9).await.unwrap().len(), 1);
         // A nonce that was never given out is another's.
         assert_eq!(visit(999_999).await.0, Link::Split);
         assert_eq!(visit(0).await.0, Link::Fresh);
+    }
+
+    async fn machines_that_share_a_key_from_the_start_are_news_once_an_hour(stage) {
+        stage.agent(1).await;
+        let mut next = 100;
+        let mut visit = async |ms: i64, received_nonce| {
+            next += 1;
+            (stage.contact(ContactPut { sent_nonce: next, received_nonce, ..contact(1, at(ms)) }).await.clone, next)
+        };
+        let (_, a) = visit(1, 0).await;
+        let (_, b) = visit(2, 0).await;
+        let (clone, a) = visit(3, a).await;
+        assert_eq!(clone, None);
+        let (clone, b) = visit(4, b).await;
+        assert_eq!(clone, Some(CloneSeen::News));
+        let (clone, _) = visit(5, a).await;
+        assert_eq!(clone, Some(CloneSeen::Again));
+        let hour = i64::try_from(limits::CLONE_NEWS.as_millis()).unwrap();
+        assert_eq!(visit(5 + hour, b).await.0, Some(CloneSeen::News));
     }
 
     async fn a_contact_that_cannot_be_kept_leaves_nothing(stage) {

@@ -4,7 +4,7 @@ use crate::broadcasts::{aid, bid, broadcast};
 use crate::for_each_backend;
 use crate::stage::*;
 use muster_core::{AgentState, BroadcastLimit, Label, Message, MessageResult, Payload, ServerId};
-use muster_store::agents::{AgentFilter, ContactPut, Effect, RefusalRow};
+use muster_store::agents::{AgentFilter, ContactPut, Effect, EventFilter, EventRow};
 use muster_store::cluster::{JournalRow, Retention, ServerRow, TokenRow};
 use muster_store::messages::MessageFilter;
 use muster_store::{AgentStore, BroadcastStore, ClusterStore, ErrorKind, FileStore, MessageStore, StoreError};
@@ -102,10 +102,10 @@ for_each_backend! {
         let alone = Message { payload: None, source: muster_core::Address::server("x"), ..to_server(2, one, "s") };
         stage.put(alone.clone()).await;
         assert_eq!(stage.row(id(2)).await.message, alone);
-        stage.store.refusal_put(RefusalRow {
+        stage.store.event_put(EventRow {
             number: 0, at: at(0), agent: None, address: String::new(), code: String::new(), reason: String::new(),
         }).await.unwrap();
-        assert_eq!(stage.store.refusal_page(None, 9).await.unwrap()[0].agent, None);
+        assert_eq!(stage.store.event_page(EventFilter::default(), None, 9).await.unwrap()[0].agent, None);
         assert_eq!(stage.store.message_get(&[], true).await.unwrap(), []);
         stage.store.message_result_put(Vec::new()).await.unwrap();
         stage.store.message_try_failed(Vec::new()).await.unwrap();

@@ -9,9 +9,7 @@ use super::{ReasonArgs, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, time, yes};
 use crate::{Context, Exit, Failure, resolve, values};
-use muster_api::agents::{
-    AgentDetail, AgentQuery, AgentSummary, ContactRow, DeadLetterRow, RefusalRow, UsageQuery, UsageRow,
-};
+use muster_api::agents::{AgentDetail, AgentQuery, AgentSummary, ContactRow, DeadLetterRow, UsageQuery, UsageRow};
 use muster_core::Label;
 use reqwest::Method;
 use serde_json::Value;
@@ -84,8 +82,6 @@ enum Command {
     },
     /// List what a machine's processes used
     Usage(UsageCommand),
-    /// List refused contacts, newest first
-    Refusals(ListArgs),
     /// List messages that could not be accepted, newest first
     DeadLetters(ListArgs),
     /// Write what an agent needs to trust and find this server
@@ -134,6 +130,9 @@ struct UsageCommand {
     /// Received before this time, or so long ago; now unless told
     #[arg(long, value_name = "TIME", value_parser = values::moment)]
     end: Option<String>,
+    /// How many
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 /// Checks a label and gives it the service it has when none is written.
@@ -157,7 +156,6 @@ impl Args {
             Command::Delete { change, yes } => change.delete(context, yes).await,
             Command::Contacts { id, list } => contacts(context, &id, &list).await,
             Command::Usage(usage) => usage.run(context).await,
-            Command::Refusals(list) => refusals(context, &list).await,
             Command::DeadLetters(list) => dead_letters(context, &list).await,
             Command::Config(config) => config.run(context).await,
         }
@@ -275,14 +273,14 @@ impl UsageCommand {
         {
             return Err(Failure::usage(WHAT, "--start lies after --end"));
         }
-        let query = UsageQuery { start: self.start, end: self.end };
-        let answer = context.api.get(WHAT, &["agents", &id, "usage"], &query).await?;
+        let query = UsageQuery { start: self.start, end: self.end, ..UsageQuery::default() };
+        let rows = Rows::fetch(context, WHAT, &["agents", &id, "usage"], &query, &self.list).await?;
         if context.out.json {
-            return context.out.json(&answer);
+            return rows.json(context);
         }
         let head = ["RECEIVED", "SCOPE", "PID", "USER MS/S", "SYSTEM MS/S", "MEMORY MIB", "FILES", "ENDED"];
         let mut table = Table::new(&head);
-        for row in context.api.read::<Vec<UsageRow>>(WHAT, &answer)? {
+        for row in rows.read::<UsageRow>(context, WHAT)? {
             table.row([
                 crate::output::time_or_dash(row.received.as_ref()),
                 row.scope,
@@ -294,23 +292,10 @@ impl UsageCommand {
                 yes(row.terminated),
             ]);
         }
-        context.out.table(&table, "No usage was told in this time.")
+        context.out.table(&table, "No usage was told in this time.")?;
+        rows.note_more(context);
+        Ok(())
     }
-}
-
-async fn refusals(context: &Context, list: &ListArgs) -> Result<(), Failure> {
-    const WHAT: &str = "could not list refusals";
-    let rows = Rows::fetch(context, WHAT, &["refusals"], &(), list).await?;
-    if context.out.json {
-        return rows.json(context);
-    }
-    let mut table = Table::new(&["AT", "AGENT", "ADDRESS", "CODE", "REASON"]);
-    for row in rows.read::<RefusalRow>(context, WHAT)? {
-        table.row([time(&row.at), row.agent.unwrap_or_else(|| "-".to_owned()), row.address, row.code, row.reason]);
-    }
-    context.out.table(&table, "No contact was refused.")?;
-    rows.note_more(context);
-    Ok(())
 }
 
 async fn dead_letters(context: &Context, list: &ListArgs) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use muster_core::{AgentState, Cause, limits};
 use muster_engine::{EngineConfig, EnrolmentPolicy};
 use muster_proto::inflate::deflate;
 use muster_proto::{convert, wire};
+use muster_store::agents::EventFilter;
 use prost::Message as _;
 use rcgen::{KeyPair, PublicKeyData as _};
 
@@ -203,7 +204,7 @@ async fn r25_s06_identity_is_one_certificate() {
     let both = Shows { chain: vec![one.certificate.clone(), other.certificate], key: one.pair.serialize_der() };
     let answer = poll(&world, &Way { shows: Some(both), ..stranger() }, contact(vec![])).await;
     assert_eq!((answer.status.as_u16(), answer.text()), (400, "expected 1 client cert, received 2\n"));
-    let refusals = world.engine.store().refusal_page(None, 10).await.unwrap();
+    let refusals = world.engine.store().event_page(EventFilter::default(), None, 10).await.unwrap();
     assert_eq!(refusals.len(), 2);
 }
 
@@ -372,7 +373,7 @@ async fn r27_s03_an_id_belongs_to_one_whole_key() {
     assert!(matches!(enrolled, Enrolled::Yes(_)));
     assert_eq!(poll(&world, &way(&agent), contact(vec![message(b"1")])).await.status, 403);
     assert!(world.messages_of(agent.id()).await.is_empty());
-    let refusals = world.engine.store().refusal_page(None, 10).await.unwrap();
+    let refusals = world.engine.store().event_page(EventFilter::default(), None, 10).await.unwrap();
     assert_eq!(refusals[0].code, "key_mismatch");
 }
 

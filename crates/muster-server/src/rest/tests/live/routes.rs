@@ -1,12 +1,16 @@
 //! Each route does what it says.
 
 use super::{Live, is, problem};
+use crate::world::SystemClock;
 use muster_api::Page;
 use muster_api::agents::{AgentDetail, AgentSummary, EnrolTokenRow, Secret};
 use muster_api::broadcasts::BroadcastRow;
 use muster_api::files::FileRow;
 use muster_api::messages::{MessageRow, ServiceRow};
 use muster_api::server::{Check, ConfigFile, JournalRow, ServerStatus, TokenRow};
+use muster_core::{Clock, ResourceUsage};
+use muster_store::AgentStore;
+use muster_store::agents::EventRow;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -222,9 +226,45 @@ async fn the_server_tells_how_it_stands() {
     let bad: Vec<_> = checks.iter().filter(|check| check.outcome == "failed").collect();
     assert!(bad.is_empty(), "{bad:?}");
     assert!(checks.iter().any(|check| check.name == "certificate names"));
-    for path in ["/api/v1/refusals", "/api/v1/dead-letters"] {
+    for path in ["/api/v1/events", "/api/v1/dead-letters"] {
         assert_eq!(live.get::<Value>(path).await, json!({ "items": [] }));
     }
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_and_events_come_in_pages() {
+    let live = Live::start().await;
+    let (agent, now) = (live.an_agent(b"key").await, SystemClock.now());
+    for n in 0..5 {
+        let at = now.minus(Duration::from_secs(n));
+        let usage = ResourceUsage { process_start: Some(at), measured: Some(at), ..ResourceUsage::default() };
+        live.store().usage_put(agent, usage, at).await.unwrap();
+        let code = if n % 2 == 0 { "clone" } else { "malformed" }.to_owned();
+        let (address, reason) = ("192.0.2.1:1".to_owned(), format!("number {n}"));
+        live.store().event_put(EventRow { number: 0, at, agent: Some(agent), address, code, reason }).await.unwrap();
+    }
+    let all = async |path: String| {
+        let (mut rows, mut next) = (Vec::new(), String::new());
+        loop {
+            let page: Page<Value> = live.get(&format!("{path}limit=2{next}")).await;
+            assert!(page.items.len() <= 2);
+            rows.extend(page.items);
+            let Some(cursor) = page.next else { return rows };
+            next = format!("&cursor={cursor}");
+        }
+    };
+    let usage = all(format!("/api/v1/agents/{agent}/usage?")).await;
+    let moments: Vec<_> = usage.iter().map(|row| row["received"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(moments.len(), 5);
+    assert!(moments.is_sorted(), "{moments:?}");
+    let reasons = async |path: &str| {
+        let rows = all(path.to_owned()).await;
+        rows.iter().map(|row| row["reason"].as_str().unwrap()["number ".len()..].to_owned()).collect::<String>()
+    };
+    assert_eq!(reasons("/api/v1/events?").await, "43210");
+    assert_eq!(reasons(&format!("/api/v1/events?code=clone&agent={agent}&")).await, "420");
+    assert_eq!(reasons("/api/v1/events?agent=0000000000000000&").await, "");
     live.server.stop().await;
 }
 

@@ -281,7 +281,7 @@ impl Engine {
         self.inner.agent_unblock(id, cause).await
     }
 
-    /// Approves an agent that waits.
+    /// Approves an agent that waits, and asks it for its facts, because nothing of what it told so far was kept.
     pub async fn agent_approve(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
         self.inner.agent_approve(id, cause).await
     }

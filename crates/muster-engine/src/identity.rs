@@ -150,10 +150,26 @@ impl Inner {
     }
 
     pub(crate) async fn agent_approve(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        if self.state_of(id).await? == AgentState::Blocked {
-            return Err(OperatorError::Conflict(format!("agent {id} does not wait, it is blocked: unblock it")));
+        match self.state_of(id).await? {
+            AgentState::Blocked => {
+                return Err(OperatorError::Conflict(format!("agent {id} does not wait, it is blocked: unblock it")));
+            }
+            // It told its facts when it came, and nothing of a machine that waits is kept. Asked for first, so that
+            // nothing is missed if this server ends in between.
+            AgentState::Waiting => _ = self.message_insert(self.facts_request(id)).await?,
+            AgentState::Enrolled | AgentState::Deleted => {}
         }
         self.state_set("approve an agent", id, AgentState::Enrolled, cause).await
+    }
+
+    fn facts_request(&self, agent: AgentId) -> Message {
+        let now = self.now();
+        let ends = (Address::server(system::MUSTER), Address::agent(agent, system::MUSTER));
+        Message {
+            message_type: system::FACTS_REQUEST.to_owned(),
+            expires: Some(now.plus(limits::FACTS_REQUEST_LIFE)),
+            ..Message::new(self.message_id(now), ends.0, ends.1, now)
+        }
     }
 
     pub(crate) async fn agent_delete(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {

@@ -71,7 +71,10 @@ async fn a_machine_waits_until_it_is_approved() {
     assert!(matches!(engine.agent_unblock(agent, &cause()).await, Err(crate::OperatorError::Conflict(_))));
     engine.agent_approve(agent, &cause()).await.unwrap();
     engine.agent_approve(agent, &cause()).await.unwrap();
-    assert_eq!(ids(&poll(&engine, &machine(1)).await.messages), [id]);
+    let messages = poll(&engine, &machine(1)).await.messages;
+    let asked = messages.iter().find(|message| message.id != id).expect("it is asked for its facts, once");
+    assert_eq!((messages.len(), asked.destination.service.as_str()), (2, "muster"));
+    assert_eq!(asked.message_type, "FactsRequest");
 }
 
 #[tokio::test]

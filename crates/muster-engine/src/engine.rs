@@ -9,7 +9,7 @@ use crate::jobs::Ended;
 use crate::registry::{Streams, wake};
 use crate::stream::OpenStream;
 use crate::wakeups::Wakeups;
-use crate::{EngineConfig, Outside, Service};
+use crate::{EngineConfig, Outside, Service, WakeRefusal, WakeUp};
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp};
 use muster_store::{ErrorKind, Store, StoreError};
@@ -230,23 +230,29 @@ impl Engine {
         self.inner.refusal_note(agent, address, refusal).await;
     }
 
-    /// Wakes the streams of these agents that this server holds; an empty list: all, because broadcasts changed.
-    pub fn wake_here(&self, agents: &[AgentId]) {
-        if agents.is_empty() {
-            self.inner.broadcasts.look_again();
-        } else {
-            self.inner.streams.wake(agents, wake::MESSAGES);
+    /// Does what another server asks for: wakes streams that this server holds.
+    pub fn wake_here(&self, what: &WakeUp) {
+        match what {
+            WakeUp::Messages(agents) => _ = self.inner.streams.wake(agents, wake::MESSAGES),
+            WakeUp::Labels(agents) => {
+                for stream in agents.iter().filter_map(|agent| self.inner.streams.get(*agent)) {
+                    stream.broadcasts_again();
+                }
+            }
+            WakeUp::Broadcasts => self.inner.broadcasts.look_again(),
         }
     }
 
-    /// Checks the authenticator of a wake-up from another server (HMAC-SHA256 over `body` with the cluster's secret).
-    pub async fn wake_authentic(&self, body: &[u8], authenticator: &[u8]) -> bool {
-        self.inner.wake_authentic(body, authenticator).await
+    /// Checks a wake-up from another server that says it was `sent` then: its authenticator (HMAC-SHA256 with the
+    /// cluster's secret, over this server's wake-up URL, a zero byte and `body`), its age, and that it did not come
+    /// before.
+    pub async fn wake_believe(&self, sent: Timestamp, body: &[u8], authenticator: &[u8]) -> Result<(), WakeRefusal> {
+        self.inner.wake_believe(sent, body, authenticator).await
     }
 
-    /// Makes the authenticator for a wake-up to another server.
-    pub async fn wake_authenticator(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
-        self.inner.wake_authenticator(body).await
+    /// Makes the authenticator for a wake-up to the server at `url`.
+    pub async fn wake_authenticator(&self, url: &str, body: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.inner.wake_authenticator(url, body).await
     }
 
     /// How many streams this server holds.

@@ -198,6 +198,20 @@ impl Inner {
         put.map_err(|failure| self.operator_error("give an agent a label", failure))?;
         if let Some(stream) = self.streams.get(id) {
             stream.broadcasts_again();
+            return Ok(());
+        }
+        // The label is given: whatever fails from here on, the agent's next contact finds it.
+        match self.store.agent_get(id).await {
+            Ok(agent) => {
+                let url = agent.map(|agent| agent.streaming_to).unwrap_or_default();
+                if self.is_other_server(&url) {
+                    self.wakeups.add_labels(&url, id);
+                }
+            }
+            Err(failure) => {
+                self.saw(&failure);
+                warn!(error = %Chain(&failure), agent.id = %id, "could not tell another server of a new label");
+            }
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ pub use config::{EngineConfig, EnrolmentPolicy};
 pub use contact::{ContactFrom, Refusal, RefusalCode};
 pub use dispatch::{Service, ServiceError};
 pub use engine::{Engine, OperatorError};
-pub use outside::{Outside, Random, SystemCodec, Waker};
+pub use outside::{Outside, Random, SystemCodec, WakeRefusal, WakeUp, Waker};
 pub use stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
 
 #[cfg(test)]

@@ -62,12 +62,15 @@ impl Inner {
             counter!("muster_engine_wakeups_total", "way" => "here").increment(1);
         }
         if let Some(url) = streaming_to
-            && url != self.streaming_to
-            && url != LOCAL
-            && !url.is_empty()
+            && self.is_other_server(url)
         {
             self.wakeups.add(url, agent);
         }
+    }
+
+    /// Whether this is where another server can be woken, as agents' rows say it.
+    pub(crate) fn is_other_server(&self, url: &str) -> bool {
+        url != self.streaming_to && url != LOCAL && !url.is_empty()
     }
 
     async fn insert_for_service(&self, message: Message) -> Result<(), OperatorError> {

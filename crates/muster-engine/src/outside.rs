@@ -29,12 +29,37 @@ pub trait Random: Send + Sync + fmt::Debug {
     }
 }
 
+/// What one server tells another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WakeUp {
+    /// Messages are due for these agents.
+    Messages(Vec<AgentId>),
+    /// The labels of these agents changed, and with them which broadcasts are theirs.
+    Labels(Vec<AgentId>),
+    /// Broadcasts changed.
+    Broadcasts,
+}
+
 /// Reaches other servers.
 #[async_trait]
 pub trait Waker: Send + Sync + fmt::Debug {
-    /// Tells the server at `url` that something is due for `agents`; an empty list means that broadcasts changed. A
-    /// wake-up may be lost: the sweep finds what it was about.
-    async fn wake(&self, url: &str, agents: &[AgentId]);
+    /// Tells the server at `url`. A wake-up may be lost: sweeps find messages and broadcasts, and labels are read again
+    /// when an agent opens its next stream.
+    async fn wake(&self, url: &str, what: &WakeUp);
+}
+
+/// Why a wake-up was not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WakeRefusal {
+    /// It does not carry the authenticator of a server of this cluster, or was meant for another one.
+    #[error("the wake-up is not from a server of this cluster to this one")]
+    Stranger,
+    /// It was sent too long ago, or in the future.
+    #[error("the wake-up is too old: compare the clocks of the servers")]
+    Old,
+    /// It came before.
+    #[error("the wake-up came before")]
+    Replayed,
 }
 
 /// All of it together.

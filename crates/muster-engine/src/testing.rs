@@ -2,7 +2,7 @@
 //! with a seed, and doubles of what lies outside (payload codec, other servers, services).
 
 use crate::engine::lock;
-use crate::{ContactFrom, Engine, EngineConfig, Outside, Random, Service, ServiceError, SystemCodec, Waker};
+use crate::{ContactFrom, Engine, EngineConfig, Outside, Random, Service, ServiceError, SystemCodec, WakeUp, Waker};
 use async_trait::async_trait;
 use muster_core::contact::{ContactAnswer, ContactData, IncomingMessage};
 use muster_core::system::{self, SystemMessage, SystemOrder};
@@ -87,17 +87,17 @@ impl SystemCodec for PlainCodec {
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     servers: Mutex<HashMap<String, Engine>>,
-    pub(crate) calls: Mutex<Vec<(String, Vec<AgentId>)>>,
+    pub(crate) calls: Mutex<Vec<(String, WakeUp)>>,
     pub(crate) is_cut: AtomicBool,
 }
 
 #[async_trait]
 impl Waker for Network {
-    async fn wake(&self, url: &str, agents: &[AgentId]) {
-        lock(&self.calls).push((url.to_owned(), agents.to_vec()));
+    async fn wake(&self, url: &str, what: &WakeUp) {
+        lock(&self.calls).push((url.to_owned(), what.clone()));
         let server = lock(&self.servers).get(url).cloned();
         if let (Some(server), false) = (server, self.is_cut.load(Ordering::SeqCst)) {
-            server.wake_here(agents);
+            server.wake_here(what);
         }
     }
 }

@@ -243,6 +243,7 @@ pub struct Certificates {
     slot: Arc<CertificateSlot>,
     present: Mutex<ServerCertificate>,
     trust_pem: String,
+    authority_pem: String,
     clock: Arc<dyn Clock>,
 }
 
@@ -268,6 +269,7 @@ impl Certificates {
     pub async fn open(store: &dyn Store, options: &PkiOptions, clock: Arc<dyn Clock>) -> Result<Self, PkiError> {
         let now = clock.now();
         let authority = Authority::open(store, now).await?;
+        let authority_pem = authority.certificate_pem().to_owned();
         let (source, trust_pem) = if let Some(files) = &options.files {
             (Source::Read(files.clone()), files.trust_pem()?)
         } else {
@@ -280,7 +282,7 @@ impl Certificates {
         private_file::write(&path, trust_pem.as_bytes(), private_file::Readers::All)
             .map_err(|source| PkiError::File { doing: "write", path, source })?;
         let slot = Arc::new(CertificateSlot::new(Arc::clone(&present.certified)));
-        Ok(Self { source, slot, present: Mutex::new(present), trust_pem, clock })
+        Ok(Self { source, slot, present: Mutex::new(present), trust_pem, authority_pem, clock })
     }
 
     /// Returns what TLS listeners ask for the certificate.
@@ -291,6 +293,12 @@ impl Certificates {
     /// Returns what agents must trust to believe this server, as PEM.
     pub fn trust_pem(&self) -> &str {
         &self.trust_pem
+    }
+
+    /// Returns the authority that all servers on this database share, as PEM; it is what agents trust unless the
+    /// certificate is from files.
+    pub fn authority_pem(&self) -> &str {
+        &self.authority_pem
     }
 
     /// Returns the present certificate.
@@ -425,12 +433,17 @@ fn pem(kind: &str, der: &[u8]) -> String {
 pub fn found_names() -> Vec<String> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut names = vec![host, "localhost".into(), "127.0.0.1".into(), "::1".into()];
-    // Connecting a datagram socket sends nothing: it only asks the routing table which address would be used.
-    for (from, to) in [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")] {
-        let address = UdpSocket::bind(from).and_then(|socket| socket.connect(to).and_then(|()| socket.local_addr()));
-        names.extend(address.ok().map(|address| address.ip().to_string()));
-    }
+    names.extend(outward_addresses().map(|address| address.to_string()));
     names
+}
+
+/// Returns the addresses that this machine reaches others from: IPv4, then IPv6, as far as it has them.
+pub fn outward_addresses() -> impl Iterator<Item = IpAddr> {
+    // Connecting a datagram socket sends nothing: it only asks the routing table which address would be used.
+    [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")].into_iter().filter_map(|(from, to)| {
+        let address = UdpSocket::bind(from).and_then(|socket| socket.connect(to).and_then(|()| socket.local_addr()));
+        address.ok().map(|address| address.ip())
+    })
 }
 
 /// Joins the configured names with those found out, without ports, repetitions and what no certificate can name.

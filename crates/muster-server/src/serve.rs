@@ -176,10 +176,11 @@ impl Server {
             .map_err(|error| Step("make the first admin token".into()).failed(error))?;
         let listeners = Listeners::bind(&config).await?;
         let mut addresses = listeners.addresses()?;
-        let wake_url = setup::wake_url(&config, addresses.cluster);
+        let wake_url = setup::wake_url(&config, &addresses);
         let (services, shown) = setup::services(&config, &clock)?;
-        let waker = HttpWaker::new(Arc::clone(&clock)).map_err(|error| Step("make wake-ups".into()).failed(error))?;
-        let waker = Arc::new(waker);
+        let authorities = [certificates.authority_pem(), certificates.trust_pem()];
+        let waker = HttpWaker::new(Arc::clone(&clock), &authorities);
+        let waker = Arc::new(waker.map_err(|error| Step("make wake-ups".into()).failed(error))?);
         let outside = Outside {
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
@@ -332,9 +333,11 @@ async fn certificates(
 ) -> Result<Arc<Certificates>, ServeError> {
     let agents = &config.agents;
     let files = agents.certificate.clone().zip(agents.key.clone());
+    // Other servers may come to this very address.
+    let bound = agents.address.address().filter(|address| !address.ip().is_unspecified());
     let options = PkiOptions {
         data: config.data.0.clone(),
-        names: agents.names.clone(),
+        names: agents.names.iter().cloned().chain(bound.map(|address| address.ip().to_string())).collect(),
         life: pki::CERTIFICATE_LIFE,
         files: files.map(|(certificate, key)| CertificateFiles {
             certificate,
@@ -403,8 +406,7 @@ impl Opened {
         options: transport::Options,
         tls: Arc<rustls::ServerConfig>,
     ) {
-        let (engine, clock) = (self.engine.clone(), Arc::clone(&self.clock));
-        let door = transport::Door::new(engine, clock, options, tls, self.stop.clone());
+        let door = transport::Door::new(self.engine.clone(), options, tls, self.stop.clone());
         self.tasks.spawn(async move {
             door.serve(Listener::Tcp(listener)).await;
             Ok(())

@@ -1,7 +1,7 @@
 use super::streams::{is_quiet, messages, open};
 use crate::engine::lock;
 use crate::testing::{World, cause, data, machine, poll, run, say, tell, types, until, with_labels};
-use crate::{Engine, EngineConfig, OperatorError};
+use crate::{Engine, EngineConfig, OperatorError, WakeUp};
 use muster_core::{Address, Broadcast, BroadcastId, BroadcastLimit, Clock, Label, limits};
 use std::time::Duration;
 
@@ -71,6 +71,21 @@ async fn only_machines_with_all_labels_are_reached_and_new_labels_count_at_once(
 }
 
 #[tokio::test]
+async fn a_label_given_by_one_server_counts_for_a_stream_of_another() {
+    let world = World::new().await;
+    let (one, other) = (server(&world, "https://one", 0.5), server(&world, "https://other", 0.5));
+    let running = run(&other);
+    let required_labels = vec![Label::new("operator", "web")];
+    create(&one, Broadcast { required_labels, ..broadcast(&world, 1, BroadcastLimit::Unlimited) }).await;
+    let mut stream = open(&one, 1).await;
+    assert!(is_quiet(&mut stream.outgoing).await);
+    other.agent_label_put(machine(1).agent(), Label::new("operator", "web"), &cause()).await.unwrap();
+    assert_eq!(types(&messages(&mut stream.outgoing).await), ["News1"]);
+    assert_eq!(*lock(&world.network.calls), [("https://one".to_owned(), WakeUp::Labels(vec![machine(1).agent()]))]);
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_new_broadcast_reaches_the_open_streams_of_all_servers_within_seconds() {
     let world = World::new().await;
     let (one, other) = (server(&world, "https://one", 0.5), server(&world, "https://other", 0.5));
@@ -92,7 +107,7 @@ async fn a_new_broadcast_reaches_the_open_streams_of_all_servers_within_seconds(
         assert_eq!(types(&messages(&mut stream.outgoing).await), ["News1"]);
     }
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    assert!(lock(&world.network.calls).contains(&("https://other".to_owned(), vec![])));
+    assert!(lock(&world.network.calls).contains(&("https://other".to_owned(), WakeUp::Broadcasts)));
     drop(streams);
     for running in running {
         running.end().await;

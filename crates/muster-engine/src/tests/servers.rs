@@ -1,7 +1,7 @@
 use super::streams::{end, event, is_quiet, messages, open};
 use crate::engine::lock;
 use crate::testing::{TestService, World, ack, cause, data, ids, machine, poll, run, say, tell, types, until};
-use crate::{Engine, EngineConfig, OpenStream, StreamEnd, StreamEvent};
+use crate::{Engine, EngineConfig, OpenStream, StreamEnd, StreamEvent, WakeRefusal, WakeUp};
 use muster_core::{Clock, MessageId, limits};
 use muster_store::messages::MessageState;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,7 @@ async fn a_message_stored_by_one_server_reaches_a_stream_of_another() {
     let start = tokio::time::Instant::now();
     assert_eq!(ids(&messages(&mut stream.outgoing).await), [id]);
     assert!(start.elapsed() < Duration::from_secs(1));
-    assert_eq!(*lock(&world.network.calls), [("https://one".to_owned(), vec![machine(1).agent()])]);
+    assert_eq!(*lock(&world.network.calls), [("https://one".to_owned(), WakeUp::Messages(vec![machine(1).agent()]))]);
     for running in running {
         running.stop.cancel();
         drop(running);
@@ -41,11 +41,11 @@ async fn a_parked_message_that_is_sent_again_by_one_server_reaches_a_stream_of_a
     let mut stream = open(&one, 1).await;
     world.clock.advance(Duration::from_secs(1));
     assert!(other.message_unpark(id, &cause()).await.unwrap());
-    let call = ("https://one".to_owned(), vec![machine(1).agent()]);
+    let call = ("https://one".to_owned(), WakeUp::Messages(vec![machine(1).agent()]));
     until("the other server is woken", || async { lock(&world.network.calls).contains(&call) }).await;
     // The hand-moved clock stands still: a wake-up of the same instant finds it not due yet.
     world.clock.advance(Duration::from_nanos(1));
-    one.wake_here(&[machine(1).agent()]);
+    one.wake_here(&WakeUp::Messages(vec![machine(1).agent()]));
     assert_eq!(ids(&messages(&mut stream.outgoing).await), [id]);
     running.end().await;
 }
@@ -147,13 +147,21 @@ async fn another_server_takes_over_what_one_left_in_its_memory() {
 async fn wake_ups_are_told_apart_from_those_of_strangers() {
     let world = World::new().await;
     let (one, other) = (server(&world, "https://one", &[]), server(&world, "https://other", &[]));
-    let authenticator = one.wake_authenticator(b"body").await.unwrap();
-    assert!(other.wake_authentic(b"body", &authenticator).await);
-    assert!(!other.wake_authentic(b"other body", &authenticator).await);
-    assert!(!other.wake_authentic(b"body", &authenticator[1..]).await);
-    assert!(!other.wake_authentic(b"body", b"").await);
+    let now = world.clock.now();
+    let authenticator = one.wake_authenticator("https://other", b"body").await.unwrap();
     let stranger = World::new().await;
-    assert!(!server(&stranger, "https://x", &[]).wake_authentic(b"body", &authenticator).await);
+    let stranger = server(&stranger, "https://other", &[]);
+    for (server, body, authenticator) in [
+        (&other, &b"other body"[..], &authenticator[..]),
+        (&other, b"body", &authenticator[1..]),
+        (&other, b"body", b""),
+        (&one, b"body", &authenticator),
+        (&stranger, b"body", &authenticator),
+    ] {
+        assert_eq!(server.wake_believe(now, body, authenticator).await, Err(WakeRefusal::Stranger));
+    }
+    assert_eq!(other.wake_believe(now, b"body", &authenticator).await, Ok(()));
+    assert_eq!(other.wake_believe(now, b"body", &authenticator).await, Err(WakeRefusal::Replayed));
 }
 
 #[tokio::test]

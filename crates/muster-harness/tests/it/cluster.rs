@@ -1,11 +1,13 @@
 //! Two servers on one PostgreSQL are one server.
 
 use crate::scene::CEILING;
+use muster_api::broadcasts::{BroadcastRequest, BroadcastRow};
 use muster_harness::identity::Identity;
 use muster_harness::link::{Down, Link, Up};
 use muster_harness::postgres::Database;
 use muster_harness::server::{Server, Setup};
 use muster_harness::wire::ContactData;
+use reqwest::Method;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
@@ -16,11 +18,15 @@ const WAKEUPS: &str = "[cluster]\naddress = \"127.0.0.1:0\"\n";
 const NO_WAKEUPS: &str = "[cluster]\naddress = \"127.0.0.1:0\"\nwake_url = \"http://127.0.0.1:1/\"\n";
 
 async fn two_servers(directory: &Path, second: &str) -> (Database, Server, Server) {
+    two_servers_of(directory, [WAKEUPS, second]).await
+}
+
+async fn two_servers_of(directory: &Path, configs: [&str; 2]) -> (Database, Server, Server) {
     let database = Database::fresh().await.unwrap();
     let start = async |name: &str, config: &str| {
         Setup::new(directory.join(name)).on(&database).config(config).start().await.unwrap()
     };
-    let (a, b) = (start("a", WAKEUPS).await, start("b", second).await);
+    let (a, b) = (start("a", configs[0]).await, start("b", configs[1]).await);
     (database, a, b)
 }
 
@@ -53,6 +59,47 @@ async fn a_message_put_on_one_server_reaches_a_stream_of_the_other_within_a_seco
         let took = through(&a, &identity, &mut down).await;
         assert!(took < Duration::from_secs(1), "it took {took:?}");
     }
+}
+
+#[tokio::test]
+async fn servers_that_are_told_nothing_of_each_other_wake_each_other_over_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_database, a, b) = two_servers_of(directory.path(), ["", ""]).await;
+    let servers = a.rest.server().await.unwrap().servers;
+    let urls: Vec<_> = servers.iter().map(|server| server.wake_url.as_str()).collect();
+    assert!(urls.contains(&format!("https://{}/", b.addresses.agents).as_str()), "{urls:?}");
+    let identity = Identity::fresh().unwrap();
+    let (_up, mut down) = stream(&b, &identity).await;
+    for _ in 0..5 {
+        let took = through(&a, &identity, &mut down).await;
+        assert!(took < Duration::from_secs(1), "it took {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_label_given_through_one_server_brings_a_stream_of_the_other_its_broadcasts() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_database, a, b) = two_servers(directory.path(), WAKEUPS).await;
+    let identity = Identity::fresh().unwrap();
+    let (_up, mut down) = stream(&b, &identity).await;
+    let broadcast = BroadcastRequest {
+        service: "load".to_owned(),
+        message_type: "News".to_owned(),
+        labels: vec!["operator:web".to_owned()],
+        ..BroadcastRequest::default()
+    };
+    let _: BroadcastRow = b.rest.post("/broadcasts", &broadcast).await.unwrap();
+    // What is for this stream already comes down it before the label does its work.
+    through(&a, &identity, &mut down).await;
+    let given = Instant::now();
+    a.rest.done(Method::PUT, &format!("/agents/{}/labels/web", identity.id), None).await.unwrap();
+    loop {
+        let record = timeout(CEILING, down.next()).await.unwrap().unwrap().expect("the stream stays open");
+        if record.messages.iter().any(|message| message.message_type == "News") {
+            break;
+        }
+    }
+    assert!(given.elapsed() < Duration::from_secs(5), "it took {:?}", given.elapsed());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::world::SystemRandom;
 use async_trait::async_trait;
 use bytes::Bytes;
 use muster_core::{AgentId, AgentState, Cause, Label, Timestamp};
-use muster_engine::{EngineConfig, Outside, Waker};
+use muster_engine::{EngineConfig, Outside, WakeUp, Waker};
 use muster_proto::wire::server::admin_client::AdminClient;
 use muster_store::agents::{Enrolled, Enrolment};
 use muster_store::cluster::{JournalRow, TokenRow};
@@ -37,7 +37,7 @@ struct Nobody;
 
 #[async_trait]
 impl Waker for Nobody {
-    async fn wake(&self, _: &str, _: &[AgentId]) {}
+    async fn wake(&self, _: &str, _: &WakeUp) {}
 }
 
 /// A store with an engine and an open admin door.

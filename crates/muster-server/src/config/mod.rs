@@ -179,20 +179,33 @@ keys::section!(
 keys::section!(
     /// Other servers on the same PostgreSQL database.
     Cluster in "cluster" {
-        /// Where other servers wake this one when a message for one of its streams was stored. Wake-ups authenticate
-        /// themselves with a secret from the database. Unset, with PostgreSQL: a free port of 127.0.0.1, for servers on
-        /// one machine. "off": streams find their messages within seconds all the same.
+        /// A door for other servers, which wake this one there when they stored a message for one of its streams.
+        /// Unset, with PostgreSQL: they use the agents' door. Where that door has no TLS of this server's own
+        /// authority (a frontend without TLS, a certificate from files) or wants a PROXY header: a free port of
+        /// 127.0.0.1, which serves for servers on one machine. The door is plain HTTP and may stand in a network that
+        /// others see: each wake-up carries an authenticator made with a secret from the database, is for one server,
+        /// and is believed once. "off": streams find their messages within seconds all the same.
         address: Option<Listen>, example "\"10.0.0.7:4444\"";
-        /// The URL that other servers use for it. Unset: http:// and the address above.
+        /// The URL under which other servers reach this one, and no other. Unset: http:// and the address above, or
+        /// https:// and the address of the agents' door. For https:// they trust the authority of the database, and that
+        /// of agents.certificate.
         wake_url: Option<String>, example "\"http://10.0.0.7:4444/\"";
     }
 );
 
 impl Config {
-    /// Where other servers can wake this one.
+    /// Where a door for other servers only is opened.
     pub fn cluster_listen(&self) -> Listen {
         let free = || Listen::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        self.cluster.address.unwrap_or_else(|| if self.database.is_shared() { free() } else { Listen::Off })
+        let is_wanted = self.database.is_shared() && !self.is_woken_at_agents_door();
+        self.cluster.address.unwrap_or_else(|| if is_wanted { free() } else { Listen::Off })
+    }
+
+    /// Whether other servers wake this one at its agents' door: nothing else is said, and they can trust it.
+    pub fn is_woken_at_agents_door(&self) -> bool {
+        let agents = &self.agents;
+        let is_trusted = agents.frontend.is_tls() && agents.certificate.is_none() && !agents.proxy_protocol;
+        self.database.is_shared() && self.cluster.address.is_none() && agents.address != Listen::Off && is_trusted
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{ServeError, Step};
 use crate::config::{self, Config, Policy};
 use crate::offline;
-use crate::pki::{CertificateFiles, FileCertificate};
+use crate::pki::{self, CertificateFiles, FileCertificate};
 use crate::services::{self, GrpcSecurity, ServiceKind, ServiceSpec};
 use anyhow::{Context, anyhow, bail};
 use muster_core::{Clock, system};
@@ -12,7 +12,7 @@ use muster_store::{SqlStore, StoreOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::server::ResolvesServerCert;
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -150,12 +150,26 @@ pub(super) fn engine_config(config: &Config, wake_url: String) -> EngineConfig {
 }
 
 /// Where other servers reach this one.
-pub(super) fn wake_url(config: &Config, bound: Option<SocketAddr>) -> String {
-    match (&config.cluster.wake_url, bound) {
-        (Some(url), _) => url.clone(),
-        (None, Some(bound)) => format!("http://{bound}/"),
+pub(super) fn wake_url(config: &Config, addresses: &super::Addresses) -> String {
+    if let Some(url) = &config.cluster.wake_url {
+        return url.clone();
+    }
+    let agents = addresses.agents.filter(|_| config.is_woken_at_agents_door());
+    match (addresses.cluster, agents) {
+        (Some(bound), _) => format!("http://{bound}/"),
+        (None, Some(bound)) => format!("https://{}/", reachable(bound)),
         (None, None) => String::new(),
     }
+}
+
+/// The address under which others reach a door: where it listens everywhere, the one that this machine reaches them from.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    // A door on all IPv6 addresses takes IPv4 too.
+    let mut outward = pki::outward_addresses().filter(|address| bound.is_ipv6() || address.is_ipv4());
+    SocketAddr::new(outward.next().unwrap_or(Ipv4Addr::LOCALHOST.into()), bound.port())
 }
 
 /// Reads the certificate of a door that has its own.
@@ -227,6 +241,38 @@ mod tests {
         std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
         data_directory(&data).unwrap();
         assert_eq!(mode(&data), 0o700);
+    }
+
+    #[test]
+    fn other_servers_wake_this_one_where_they_can_reach_and_trust_it() {
+        let url = |text: &str, agents: &str, cluster: Option<&str>| {
+            let text = format!("database = \"postgresql://db/muster\"\n{text}");
+            let config = Config::from_parts(&text, "test.toml", [], &config::Overrides::default()).unwrap();
+            let is_opened = config.cluster_listen() != config::Listen::Off;
+            let addresses = super::super::Addresses {
+                agents: Some(agents.parse().unwrap()),
+                operators: None,
+                operators_url: None,
+                admin: None,
+                cluster: cluster.map(|address| address.parse().unwrap()),
+            };
+            (wake_url(&config, &addresses), is_opened)
+        };
+        let own = |url: &str| (url.to_owned(), true);
+        let agents_door = |url: &str| (url.to_owned(), false);
+        assert_eq!(url("", "10.0.0.7:4443", None), agents_door("https://10.0.0.7:4443/"));
+        assert_eq!(url("", "[::1]:4443", None), agents_door("https://[::1]:4443/"));
+        let (everywhere, _) = url("", "0.0.0.0:4443", None);
+        assert!(everywhere.starts_with("https://") && everywhere.ends_with(":4443/"), "{everywhere}");
+        assert!(!everywhere.contains("0.0.0.0"), "{everywhere}");
+        let proxied = "[agents]\nproxy_protocol = true\n";
+        assert_eq!(url(proxied, "0.0.0.0:1", Some("127.0.0.1:2")), own("http://127.0.0.1:2/"));
+        let files = "[agents]\ncertificate = \"/a\"\nkey = \"/b\"\n";
+        assert_eq!(url(files, "0.0.0.0:1", Some("127.0.0.1:2")), own("http://127.0.0.1:2/"));
+        let door = "[cluster]\naddress = \"10.0.0.7:4444\"\n";
+        assert_eq!(url(door, "0.0.0.0:1", Some("10.0.0.7:4444")), own("http://10.0.0.7:4444/"));
+        let named = "[cluster]\nwake_url = \"https://one.example:4443/\"\n";
+        assert_eq!(url(named, "0.0.0.0:1", None), agents_door("https://one.example:4443/"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use metrics::{counter, gauge};
-use muster_core::{Clock, limits};
+use muster_core::limits;
 use muster_engine::Engine;
 use rustls::ServerConfig;
 use std::collections::HashMap;
@@ -162,7 +162,6 @@ impl Listener {
 /// What all connections of a door share.
 pub(super) struct Shared {
     pub(super) engine: Engine,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) options: Options,
     pub(super) budget: Arc<Budget>,
     /// Ends streams.
@@ -187,17 +186,10 @@ impl std::fmt::Debug for Door {
 impl Door {
     /// Makes a door that ends when `stop` resolves. `tls` is left unused where the options say that a proxy or another
     /// server speaks without TLS.
-    pub fn new(
-        engine: Engine,
-        clock: Arc<dyn Clock>,
-        options: Options,
-        tls: Arc<ServerConfig>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(engine: Engine, options: Options, tls: Arc<ServerConfig>, stop: CancellationToken) -> Self {
         let tls = options.frontend.is_tls().then(|| TlsAcceptor::from(tls));
         let shared = Shared {
             engine,
-            clock,
             options,
             budget: Budget::new(BODIES_BYTES_MAX),
             stop,

@@ -1,7 +1,8 @@
-//! Wake-ups between servers: "something is due for these agents", authenticated by the secret that all servers share.
+//! Wake-ups between servers, authenticated by the secret that all servers share.
 //!
-//! A wake-up is the sender's time (8 bytes, nanoseconds, big endian) and the agents' ids (8 bytes each); none means that
-//! broadcasts changed. Stays true: whoever lacks the secret wakes nobody; an old wake-up wakes nobody again.
+//! A wake-up is the sender's time (8 bytes, nanoseconds, big endian), a byte for what it is about, and the agents' ids
+//! (8 bytes each). Stays true: whoever lacks the secret wakes nobody, over TLS or not; a wake-up that was overheard
+//! wakes nobody again (the engine sees to both). Nothing in it is secret.
 
 use super::answer::Answer;
 use super::body::{self, Body, Encoding};
@@ -13,7 +14,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use metrics::counter;
 use muster_core::{AgentId, Clock, Timestamp, limits};
-use muster_engine::{Engine, Waker};
+use muster_engine::{Engine, WakeUp, Waker};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tracing::debug;
@@ -22,12 +23,15 @@ use tracing::debug;
 pub(super) const PATH: &str = "/muster/wake";
 /// The header with the authenticator, in hexadecimal.
 const AUTHENTICATOR: &str = "muster-authenticator";
-/// How far the clocks of two servers may be apart.
-const AGE_MAX: Duration = Duration::from_mins(2);
 /// How long a wake-up may take; the sweep finds what it was about.
 const CALL_MAX: Duration = Duration::from_secs(2);
 
 const TIME_BYTES: usize = 8;
+const HEAD_BYTES: usize = TIME_BYTES + 1;
+/// What a wake-up is about.
+const MESSAGES: u8 = 0;
+const LABELS: u8 = 1;
+const BROADCASTS: u8 = 2;
 
 /// Answers a wake-up.
 pub(super) async fn answer(
@@ -40,7 +44,7 @@ pub(super) async fn answer(
         let status = StatusCode::METHOD_NOT_ALLOWED;
         return Err(Answer::new(status, "wake-ups are posted").allowing("POST").closing());
     }
-    let bytes_max = TIME_BYTES + limits::WAKE_AGENTS_MAX * AgentId::BYTES;
+    let bytes_max = HEAD_BYTES + limits::WAKE_AGENTS_MAX * AgentId::BYTES;
     if body::announced(&head.headers)? != Encoding::Plain {
         return Err(Answer::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wake-ups are not deflated").closing());
     }
@@ -52,34 +56,47 @@ pub(super) async fn answer(
     }
     let authenticator = head.headers.get(AUTHENTICATOR).and_then(|value| hex::decode(value.as_bytes()).ok());
     let authenticator = authenticator.unwrap_or_default();
-    if authenticator.is_empty() || !shared.engine.wake_authentic(&body, &authenticator).await {
+    let (sent, what) = parse(&body).map_err(Answer::bad_request)?;
+    if let Err(refusal) = shared.engine.wake_believe(sent, &body, &authenticator).await {
         counter!("muster_transport_wakeups_refused_total").increment(1);
-        return Err(Answer::new(StatusCode::UNAUTHORIZED, "the wake-up is not from a server of this cluster"));
+        return Err(Answer::new(StatusCode::UNAUTHORIZED, refusal.to_string()));
     }
-    let (sent, agents) = parse(&body).map_err(Answer::bad_request)?;
-    let now = shared.clock.now();
-    if now.since(sent).max(sent.since(now)) > AGE_MAX {
-        return Err(Answer::new(StatusCode::UNAUTHORIZED, "the wake-up is too old: compare the clocks of the servers"));
-    }
-    shared.engine.wake_here(&agents);
+    shared.engine.wake_here(&what);
     let mut response = Response::new(Body::full(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
 
-fn parse(body: &[u8]) -> Result<(Timestamp, Vec<AgentId>), &'static str> {
-    let (time, ids) = body.split_first_chunk::<TIME_BYTES>().ok_or("the wake-up is too short")?;
+fn parse(body: &[u8]) -> Result<(Timestamp, WakeUp), &'static str> {
+    let (time, rest) = body.split_first_chunk::<TIME_BYTES>().ok_or("the wake-up is too short")?;
+    let (kind, ids) = rest.split_first().ok_or("the wake-up is too short")?;
     let (ids, rest) = ids.as_chunks::<{ AgentId::BYTES }>();
     if !rest.is_empty() {
         return Err("the wake-up ends inside an id");
     }
     let agents = ids.iter().map(|id| AgentId::from_bytes(*id)).collect();
-    Ok((Timestamp::from_nanos(i64::from_be_bytes(*time)), agents))
+    let what = match *kind {
+        MESSAGES => WakeUp::Messages(agents),
+        LABELS => WakeUp::Labels(agents),
+        BROADCASTS => WakeUp::Broadcasts,
+        _ => return Err("the wake-up is about something unknown: use the same version on all servers"),
+    };
+    Ok((Timestamp::from_nanos(i64::from_be_bytes(*time)), what))
 }
 
-fn write(sent: Timestamp, agents: &[AgentId]) -> Vec<u8> {
+/// Writes a wake-up, in as many bodies as its agents need.
+fn write(sent: Timestamp, what: &WakeUp) -> Vec<Vec<u8>> {
+    let (kind, agents) = match what {
+        WakeUp::Messages(agents) => (MESSAGES, &agents[..]),
+        WakeUp::Labels(agents) => (LABELS, &agents[..]),
+        WakeUp::Broadcasts => return vec![body(sent, BROADCASTS, &[])],
+    };
+    agents.chunks(limits::WAKE_AGENTS_MAX).map(|agents| body(sent, kind, agents)).collect()
+}
+
+fn body(sent: Timestamp, kind: u8, agents: &[AgentId]) -> Vec<u8> {
     let ids = agents.iter().flat_map(AgentId::as_bytes);
-    sent.as_nanos().to_be_bytes().iter().chain(ids).copied().collect()
+    sent.as_nanos().to_be_bytes().iter().chain([&kind]).chain(ids).copied().collect()
 }
 
 /// Wakes other servers over HTTP.
@@ -94,9 +111,15 @@ pub struct HttpWaker {
 }
 
 impl HttpWaker {
-    /// Makes a waker that is not attached yet and wakes nobody. Error: the HTTP client cannot be made.
-    pub fn new(clock: Arc<dyn Clock>) -> Result<Self, reqwest::Error> {
+    /// Makes a waker that is not attached yet and wakes nobody. Servers with `https://` URLs must have a certificate from
+    /// one of `authorities` (PEM); no others are trusted. Error: the HTTP client cannot be made.
+    pub fn new(clock: Arc<dyn Clock>, authorities: &[&str]) -> Result<Self, reqwest::Error> {
+        let mut roots = Vec::new();
+        for pem in authorities {
+            roots.extend(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
+        }
         let client = reqwest::Client::builder()
+            .tls_certs_only(roots)
             .timeout(CALL_MAX)
             .connect_timeout(CALL_MAX)
             .redirect(reqwest::redirect::Policy::none())
@@ -119,10 +142,9 @@ impl HttpWaker {
         self.engine.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn call(&self, url: &str, agents: &[AgentId]) -> anyhow::Result<()> {
+    async fn call(&self, url: &str, body: Vec<u8>) -> anyhow::Result<()> {
         let Some(engine) = self.attached() else { return Ok(()) };
-        let body = write(self.clock.now(), agents);
-        let authenticator = hex::encode(engine.wake_authenticator(&body).await?);
+        let authenticator = hex::encode(engine.wake_authenticator(url, &body).await?);
         let url = format!("{}{PATH}", url.trim_end_matches('/'));
         let response = self.client.post(url).header(AUTHENTICATOR, authenticator).body(body).send().await?;
         response.error_for_status()?;
@@ -132,20 +154,14 @@ impl HttpWaker {
 
 #[async_trait]
 impl Waker for HttpWaker {
-    async fn wake(&self, url: &str, agents: &[AgentId]) {
-        for agents in batches(agents) {
-            if let Err(error) = self.call(url, agents).await {
+    async fn wake(&self, url: &str, what: &WakeUp) {
+        for body in write(self.clock.now(), what) {
+            if let Err(error) = self.call(url, body).await {
                 counter!("muster_transport_wakeups_lost_total").increment(1);
                 debug!(url, error = format!("{error:#}"), "a wake-up was lost");
             }
         }
     }
-}
-
-/// Agents in calls; one call without agents when there are none.
-fn batches(agents: &[AgentId]) -> impl Iterator<Item = &[AgentId]> {
-    let none = agents.is_empty().then_some(agents);
-    none.into_iter().chain(agents.chunks(limits::WAKE_AGENTS_MAX))
 }
 
 #[cfg(test)]
@@ -154,17 +170,22 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let agents = [AgentId::from_bytes([1; 8]), AgentId::from_bytes([2; 8])];
+        let agents = vec![AgentId::from_bytes([1; 8]), AgentId::from_bytes([2; 8])];
         let now = Timestamp::from_secs(1_700_000_000);
-        assert_eq!(parse(&write(now, &agents)), Ok((now, agents.to_vec())));
-        assert_eq!(parse(&write(now, &[])), Ok((now, vec![])));
-        assert!(parse(&write(now, &agents)[..20]).is_err());
-        assert!(parse(b"short").is_err());
+        for what in [WakeUp::Messages(agents.clone()), WakeUp::Labels(agents), WakeUp::Broadcasts] {
+            let bodies = write(now, &what);
+            assert_eq!(bodies.len(), 1);
+            assert_eq!(parse(&bodies[0]), Ok((now, what)));
+        }
+        for wrong in [&b"short"[..], &[0; 8], &[0; 10], &[9; 9]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
-    fn no_agents_are_one_call_and_many_are_several() {
-        let count = |agents: usize| batches(&vec![AgentId::from_bytes([0; 8]); agents]).count();
-        assert_eq!([count(0), count(1), count(10_000), count(10_001)], [1, 1, 1, 2]);
+    fn many_agents_are_several_calls() {
+        let count =
+            |agents: usize| write(Timestamp::EPOCH, &WakeUp::Messages(vec![AgentId::from_bytes([0; 8]); agents])).len();
+        assert_eq!([count(0), count(1), count(10_000), count(10_001)], [0, 1, 1, 2]);
     }
 }

@@ -1,11 +1,12 @@
 use super::client::{Agent, Streamer, contact, message, poll, way};
 use super::world::{World, soon, world, world_with};
 use crate::config::{Frontend, ProxyIdentity};
+use crate::pki::{CERTIFICATE_LIFE, Certificates, PkiOptions};
 use crate::transport::{Door, HttpWaker, Listener, Options};
 use crate::world::SystemClock;
 use base64::Engine as _;
-use muster_core::{Address, Message, MessageId};
-use muster_engine::{EngineConfig, Waker as _};
+use muster_core::{Address, AgentId, Message, MessageId};
+use muster_engine::{EngineConfig, WakeUp, Waker as _};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -73,7 +74,7 @@ async fn the_proxy_protocol_names_the_agents_address_and_not_the_proxys() {
 fn open(world: &World, options: Options, listener: Listener) {
     let certificate = Arc::new(rustls::server::ResolvesServerCertUsingSni::new());
     let tls = Arc::new(crate::tls::agents_config(certificate));
-    let door = Door::new(world.engine.clone(), Arc::new(SystemClock), options, tls, world.stop.clone());
+    let door = Door::new(world.engine.clone(), options, tls, world.stop.clone());
     tokio::spawn(async move { door.serve(listener).await });
 }
 
@@ -88,29 +89,54 @@ async fn a_local_socket_is_a_proxy_by_itself() {
     assert_eq!(plain(UnixStream::connect(&path).await.unwrap(), "", &certificate_header(&agent)).await, 200);
 }
 
-#[tokio::test]
-async fn servers_wake_each_other_and_nobody_else_wakes_them() {
-    let world = world().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    open(&world, Options::wakeups(), Listener::Tcp(listener));
-    let agent = Agent::new();
-    poll(&world, &way(&agent), contact(vec![message(b"1")])).await.contact();
-    let (mut stream, _) = Streamer::open(&world, &way(&agent), vec![]).await;
-
-    // Stored as another server would: this one hears of it by the wake-up only.
-    let ends = (Address::server("sink"), Address::agent(agent.id(), "client-service"));
+/// Stores a message as another server would, of which this one hears by the wake-up only, and wakes it.
+async fn wakes(world: &World, stream: &mut Streamer, url: &str, authorities: &[&str], agent: AgentId) {
+    let ends = (Address::server("sink"), Address::agent(agent, "client-service"));
     let now = super::world::now();
     let stored = Message::new(MessageId::ordered(now, [7; 24]), ends.0, ends.1, now);
     world.engine.store().message_put(vec![stored], None, now).await.unwrap();
     // What a program does once at its start.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let waker = HttpWaker::new(Arc::new(SystemClock)).unwrap();
+    let waker = HttpWaker::new(Arc::new(SystemClock), authorities).unwrap();
     waker.attach(world.engine.clone());
     let started = tokio::time::Instant::now();
-    waker.wake(&format!("http://{address}/"), &[agent.id()]).await;
+    waker.wake(url, &WakeUp::Messages(vec![agent])).await;
     assert_eq!(stream.next().await.unwrap().messages.len(), 1);
     assert!(started.elapsed() < std::time::Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn servers_wake_each_other_over_tls_when_they_share_an_authority() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    let config = EngineConfig { wake_url: url.clone(), ..EngineConfig::default() };
+    let world = world_with(Options::default(), config).await;
+    let data = tempfile::tempdir().unwrap();
+    let names = vec!["127.0.0.1".to_owned()];
+    let options = PkiOptions { data: data.path().into(), names, life: CERTIFICATE_LIFE, files: None };
+    let certificates =
+        Certificates::open(world.engine.store().as_ref(), &options, Arc::new(SystemClock)).await.unwrap();
+    let tls = Arc::new(crate::tls::agents_config(certificates.slot()));
+    let door = Door::new(world.engine.clone(), Options::default(), tls, world.stop.clone());
+    tokio::spawn(async move { door.serve(Listener::Tcp(listener)).await });
+    let agent = Agent::new();
+    let (mut stream, _) = Streamer::open(&world, &way(&agent), vec![]).await;
+    wakes(&world, &mut stream, &url, &[certificates.authority_pem()], agent.id()).await;
+}
+
+#[tokio::test]
+async fn servers_wake_each_other_and_nobody_else_wakes_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let url = format!("http://{address}/");
+    let config = EngineConfig { wake_url: url.clone(), ..EngineConfig::default() };
+    let world = world_with(Options::default(), config).await;
+    open(&world, Options::wakeups(), Listener::Tcp(listener));
+    let agent = Agent::new();
+    poll(&world, &way(&agent), contact(vec![message(b"1")])).await.contact();
+    let (mut stream, _) = Streamer::open(&world, &way(&agent), vec![]).await;
+
+    wakes(&world, &mut stream, &url, &[], agent.id()).await;
 
     let ask = async |request: String| {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -121,16 +147,15 @@ async fn servers_wake_each_other_and_nobody_else_wakes_them() {
     };
     let post = |headers: &str| {
         format!(
-            "POST /muster/wake HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 8\r\n{headers}\r\n12345678"
+            "POST /muster/wake HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n{headers}\r\n\0\0\0\0\0\0\0\0\0"
         )
     };
     assert_eq!(ask(post("")).await, "401");
     assert_eq!(ask(post(&format!("Muster-Authenticator: {}\r\n", "00".repeat(32)))).await, "401");
-    let body = 0_i64.to_be_bytes();
-    let old = hex::encode(world.engine.wake_authenticator(&body).await.unwrap());
+    let old = hex::encode(world.engine.wake_authenticator(&url, &[0; 9]).await.unwrap());
     let head = format!("POST /muster/wake HTTP/1.1\r\nHost: a\r\nConnection: close\r\nMuster-Authenticator: {old}\r\n");
-    let zeros = "\0".repeat(8);
-    assert_eq!(ask(format!("{head}Content-Length: 8\r\n\r\n{zeros}")).await, "401");
+    let zeros = "\0".repeat(9);
+    assert_eq!(ask(format!("{head}Content-Length: 9\r\n\r\n{zeros}")).await, "401");
     assert_eq!(ask("GET /muster/wake HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".into()).await, "405");
     assert_eq!(
         ask("POST /message HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".into()).await,

@@ -6,7 +6,7 @@ use crate::transport::{Door, Listener, Options};
 use crate::world::{SystemClock, SystemRandom};
 use async_trait::async_trait;
 use muster_core::{AgentId, Clock, Message, MessageId, Timestamp};
-use muster_engine::{Engine, EngineConfig, Outside, Service, ServiceError, Waker};
+use muster_engine::{Engine, EngineConfig, Outside, Service, ServiceError, WakeUp, Waker};
 use muster_store::messages::MessageFilter;
 use muster_store::{SqlStore, Store, StoreOptions};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -51,7 +51,7 @@ struct Nobody;
 
 #[async_trait]
 impl Waker for Nobody {
-    async fn wake(&self, _: &str, _: &[AgentId]) {}
+    async fn wake(&self, _: &str, _: &WakeUp) {}
 }
 
 pub(super) struct World {
@@ -96,7 +96,7 @@ pub(super) async fn world_with(options: Options, config: EngineConfig) -> World 
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let door = Door::new(engine.clone(), clock, options, Arc::new(config), stop.clone());
+    let door = Door::new(engine.clone(), options, Arc::new(config), stop.clone());
     let door = tokio::spawn(async move { door.serve(Listener::Tcp(listener)).await });
     World { engine, address, authority, stop, door, running, _data: data }
 }

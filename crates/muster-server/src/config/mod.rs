@@ -117,7 +117,8 @@ keys::section!(
         /// they change. The machine's own name and localhost are always in it.
         names: Vec<String>, default "[]";
         /// Who supplies an agent's certificate: "mtls" (its own TLS), "https-header", "https-header-checksum",
-        /// "cleartext-header", "cleartext-header-checksum" or "cleartext-xfcc" (a proxy in front).
+        /// "cleartext-header", "cleartext-header-checksum" or "cleartext-xfcc" (a proxy in front; without TLS it may
+        /// speak HTTP/2 at once).
         frontend: Frontend, default "\"mtls\"";
         /// Proxies that may speak for agents, for every frontend but "mtls": IP addresses, or sha256:… of a proxy's
         /// public key when the frontend is one with TLS. Everybody else is refused.

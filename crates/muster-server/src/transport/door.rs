@@ -9,7 +9,7 @@ use super::proxy::{self, Start};
 use super::signatures::Signers;
 use super::{files, message, streaming, wake};
 use crate::config::{Frontend, ProxyIdentity};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -315,11 +315,12 @@ impl Shared {
         }
         let address = address.map_or_else(|| "local".to_owned(), text);
         let peer = peer.map(|peer| peer.ip());
-        let socket = Prefixed { prefix, io: socket };
         let Some(tls) = &self.tls else {
+            let (protocol, prefix) = protocol_spoken(&mut socket, prefix).await?;
             let connection = Connection::new(Presented::Nothing, address, peer);
-            return Ok(Begun { io: Either::Right(socket), connection, protocol: Protocol::Http1 });
+            return Ok(Begun { io: Either::Right(Prefixed { prefix, io: socket }), connection, protocol });
         };
+        let socket = Prefixed { prefix, io: socket };
         let stream = tls.accept(socket).await?;
         let session = stream.get_ref().1;
         let presented = Presented::of(session.peer_certificates()).map_err(io::Error::other)?;
@@ -436,6 +437,27 @@ fn log(error: Option<hyper::Error>) {
 /// Writes an address as `ip:port`, an IPv4 address as such even when it came through an IPv6 socket.
 fn text(address: SocketAddr) -> String {
     SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
+}
+
+/// What HTTP/2 begins with, where it was not agreed on in TLS (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Reads as much as tells which HTTP is spoken without TLS. `start` was read already; what was read is returned.
+async fn protocol_spoken(io: &mut (impl AsyncRead + Unpin), start: Bytes) -> io::Result<(Protocol, Bytes)> {
+    let mut start = BytesMut::from(start);
+    loop {
+        let known = start.len().min(PREFACE.len());
+        if start[..known] != PREFACE[..known] {
+            return Ok((Protocol::Http1, start.freeze()));
+        }
+        if known == PREFACE.len() {
+            return Ok((Protocol::Http2, start.freeze()));
+        }
+        if io.read_buf(&mut start).await? == 0 {
+            // Too short for either; HTTP/1 says so.
+            return Ok((Protocol::Http1, start.freeze()));
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

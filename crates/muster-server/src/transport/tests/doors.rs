@@ -5,6 +5,7 @@ use crate::pki::{CERTIFICATE_LIFE, Certificates, PkiOptions};
 use crate::transport::{Door, HttpWaker, Listener, Options};
 use crate::world::SystemClock;
 use base64::Engine as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use muster_core::{Address, AgentId, Message, MessageId};
 use muster_engine::{EngineConfig, WakeUp, Waker as _};
 use std::sync::Arc;
@@ -47,6 +48,29 @@ async fn a_proxy_speaks_for_agents_without_tls() {
     assert_eq!(plain(connect().await, "", &twice).await, 400);
     let folded = certificate_header(&agent).replace("%0A", "\r\n ");
     assert_eq!(plain(connect().await, "", &folded).await, 400);
+}
+
+#[tokio::test]
+async fn a_proxy_may_speak_http2_without_tls() {
+    let world = world_with(behind_a_proxy("127.0.0.1"), EngineConfig::default()).await;
+    let agent = Agent::new();
+    let stream = TcpStream::connect(world.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..2 {
+        let header = certificate_header(&agent);
+        let (name, value) = header.trim_end().split_once(": ").unwrap();
+        let request = http::Request::post(format!("http://{}/message", world.address)).header(name, value);
+        let answer = soon(sender.send_request(request.body(String::new()).unwrap())).await.unwrap();
+        assert_eq!((answer.status(), answer.version()), (http::StatusCode::OK, http::Version::HTTP_2));
+    }
+    // What only begins like it is HTTP/1, and none.
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
 }
 
 #[tokio::test]

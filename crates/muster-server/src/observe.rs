@@ -9,9 +9,9 @@ use std::error::Error;
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// An error with all its causes, for one field of a log line or one sentence to a person.
 pub struct Chain<'a>(pub &'a dyn Error);
@@ -40,9 +40,29 @@ fn filter(logs: &Logs) -> Result<EnvFilter, String> {
     })
 }
 
+/// Changes what is logged while the program runs.
+#[derive(Clone)]
+pub struct LogLevel(Option<reload::Handle<EnvFilter, Registry>>);
+
+impl fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogLevel")
+    }
+}
+
+impl LogLevel {
+    /// Logs what `logs.level` says from now on.
+    pub fn set(&self, logs: &Logs) -> Result<(), String> {
+        let new = filter(logs)?;
+        let handle = self.0.as_ref().ok_or("another part of this process writes the log lines")?;
+        handle.reload(new).map_err(|error| error.to_string())
+    }
+}
+
 /// Starts log lines on standard error. Where another part of the process has set up its own, those stay.
-pub fn logs_start(logs: &Logs) -> Result<(), String> {
-    let registry = tracing_subscriber::registry().with(filter(logs)?);
+pub fn logs_start(logs: &Logs) -> Result<LogLevel, String> {
+    let (filter, handle) = reload::Layer::new(filter(logs)?);
+    let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let started = match logs.format {
         LogFormat::Text => {
@@ -52,8 +72,7 @@ pub fn logs_start(logs: &Logs) -> Result<(), String> {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     // The only error is that somebody was first.
-    drop(started);
-    Ok(())
+    Ok(LogLevel(started.is_ok().then_some(handle)))
 }
 
 /// Where durations are counted, in seconds.

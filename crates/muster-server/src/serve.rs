@@ -97,12 +97,15 @@ impl std::fmt::Display for Addresses {
 }
 
 /// Runs a server until SIGTERM or SIGINT; returns once everything that was acknowledged is durable and every door is
-/// closed, [`limits::DRAIN`] later at most. SIGHUP reads certificates anew. The addresses that were bound stand in
-/// `DATA/addresses.json` while it runs.
+/// closed, [`limits::DRAIN`] later at most. SIGHUP reads certificates and, by `read_again`, the configuration anew; of
+/// that, the log level counts at once, and what else has changed is named in the log. The addresses that were bound
+/// stand in `DATA/addresses.json` while it runs.
 ///
 /// Needs a running tokio runtime. Starts log lines and the process-wide provider of cryptography, where there are none.
-pub async fn run(config: Config) -> Result<(), ServeError> {
-    observe::logs_start(&config.logs).map_err(|error| Step("start log lines".into()).failed(anyhow!(error)))?;
+pub async fn run(config: Config, read_again: impl Fn() -> Result<Config, String>) -> Result<(), ServeError> {
+    let logs = observe::logs_start(&config.logs);
+    let logs = logs.map_err(|error| Step("start log lines".into()).failed(anyhow!(error)))?;
+    let mut reload = Reload { logs, config: config.clone() };
     let handler = |kind| signal(kind).map_err(|error| Step("listen for signals".into()).failed(error));
     let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
     let mut hangup = handler(SignalKind::hangup())?;
@@ -113,7 +116,10 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => server.certificates_reload(),
+            _ = hangup.recv() => {
+                server.certificates_reload();
+                reload.configuration(read_again());
+            }
             failure = server.failed() => break Err(failure),
         }
     };
@@ -121,6 +127,38 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     let patience = if ended.is_ok() { limits::DRAIN } else { FAILED_DRAIN };
     server.stop_within(patience).await;
     ended
+}
+
+/// What of the configuration changes while a server runs.
+struct Reload {
+    logs: observe::LogLevel,
+    /// What counts now.
+    config: Config,
+}
+
+impl Reload {
+    fn configuration(&mut self, read: Result<Config, String>) {
+        let new = match read {
+            Ok(new) => new,
+            Err(why) => return warn!("the configuration is not valid, everything stays as it was: {why}"),
+        };
+        if new.logs.level != self.config.logs.level {
+            match self.logs.set(&new.logs) {
+                Ok(()) => {
+                    info!(level = new.logs.level, "the log level is now {}", new.logs.level);
+                    self.config.logs.level.clone_from(&new.logs.level);
+                }
+                Err(why) => warn!("could not change the log level: {why}"),
+            }
+        }
+        let later = self.config.differences(&new);
+        if later.is_empty() {
+            info!("the configuration was read anew");
+        } else {
+            let keys = later.join(", ");
+            warn!(keys, "the configuration was read anew; these keys changed and count from the next start: {keys}");
+        }
+    }
 }
 
 /// A server that runs.

@@ -17,7 +17,8 @@ Examples:
 
 Flags win over environment variables, and these over the file. Once the server is ready, the addresses of its doors
 stand in DIR/addresses.json. The first start makes DIR/ca.pem, the certificate of the agents' door, and DIR/admin.token.
-SIGTERM and SIGINT end it in order.")]
+SIGTERM and SIGINT end it in order. SIGHUP makes it read certificates and the configuration again: the log level counts
+at once, and the log names the keys that count from the next start.")]
 pub(crate) struct ServeArgs {
     /// Where the configuration stands; /etc/muster/muster.toml if that exists
     #[command(flatten)]
@@ -60,7 +61,8 @@ impl ServeArgs {
         };
         let config = load(&self.file, &flags)?;
         let data = config.data.0.display().to_string();
-        muster_server::serve::run(config).await.map_err(|error| {
+        let read_again = || load(&self.file, &flags).map_err(|failure| failure.why);
+        muster_server::serve::run(config, read_again).await.map_err(|error| {
             Failure::new(Exit::Failed, format!("the server ended: {error}"), cause(&error))
                 .on(data)
                 .next("see the log lines above; `muster config check` and `muster db status` look closer")

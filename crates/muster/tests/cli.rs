@@ -122,6 +122,28 @@ fn in_directory(path: &Path, name: &str, bytes: &[u8]) -> String {
 }
 
 #[test]
+fn a_hangup_changes_the_log_level_and_names_what_it_cannot_change() {
+    let server = Server::start();
+    let config = server.directory.path().join("muster.toml");
+    let hangup = |text: &str, wanted: &str| {
+        std::fs::write(&config, text).unwrap();
+        let pid = server.process.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        wait_for(wanted, || {
+            let log = std::fs::read_to_string(server.directory.path().join("log")).unwrap();
+            log.contains(wanted).then_some(log)
+        })
+    };
+    let log = hangup("[logs]\nlevel = \"warn\"\n[limits]\nmessage_life = \"2d\"\n", "from the next start");
+    assert!(log.contains("the next start: limits.message_life, services"), "{log}");
+    hangup("[logs]\nlevel = \"a=b=c\"\n", "could not change the log level");
+    let log = hangup("[nonsense]\n", "everything stays as it was");
+    assert!(!log.contains("the log level is now warn"), "it was said at level info, which is no longer logged: {log}");
+    hangup("[logs]\nlevel = \"debug\"\n", "the log level is now debug");
+    server.text(&["server", "status"]);
+}
+
+#[test]
 fn a_fresh_server_is_found_by_its_data_directory_and_shows_itself() {
     let server = Server::start();
     let status = server.json(&["server", "status"]);

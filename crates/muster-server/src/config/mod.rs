@@ -14,6 +14,8 @@ pub use load::{ConfigError, ConfigErrors, Overrides};
 pub use words::{Database, Frontend, Listen, LogFormat, Policy, ProxyIdentity, ServiceKind, Span};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -195,6 +197,14 @@ keys::section!(
 );
 
 impl Config {
+    /// Returns the keys, as `section.key`, in which another configuration says something else.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let plain = |config: &Self| serde_json::to_value(config).expect("a configuration is plain values");
+        let mut keys = Vec::new();
+        differences(String::new(), &plain(self), &plain(other), &mut keys);
+        keys
+    }
+
     /// Where a door for other servers only is opened.
     pub fn cluster_listen(&self) -> Listen {
         let free = || Listen::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -287,6 +297,22 @@ keys::section!(
         parallelism: u32, default "100";
     }
 );
+
+/// Notes below which keys two objects differ.
+fn differences(path: String, one: &Value, other: &Value, keys: &mut Vec<String>) {
+    let (Value::Object(one), Value::Object(other)) = (one, other) else {
+        if one != other {
+            keys.push(path);
+        }
+        return;
+    };
+    let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    for name in names {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let of = |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or_default();
+        differences(path, &of(one), &of(other), keys);
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -176,3 +176,14 @@ fn the_defaults_are_those_of_the_engine() {
     assert_eq!(ours.limits.agent_messages_per_second, engine.agent_messages_per_second);
     assert_eq!(Service::default().parallelism, muster_core::limits::SERVICE_PARALLELISM);
 }
+
+#[test]
+fn what_differs_is_named_by_its_key_and_never_by_its_value() {
+    let read = |text: &str| Config::from_parts(text, "test.toml", [], &Overrides::default()).unwrap();
+    let one = read("[limits]\nmessage_life = \"1d\"\n");
+    assert_eq!(one.differences(&one), Vec::<String>::new());
+    let other = read(
+        "database = \"postgresql://u:secret@db/x\"\n[logs]\nlevel = \"debug\"\n[[services]]\nname = \"a\"\nkind = \"noop\"\n",
+    );
+    assert_eq!(one.differences(&other), ["database", "limits.message_life", "logs.level", "services"]);
+}

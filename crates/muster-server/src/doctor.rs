@@ -6,7 +6,8 @@ use crate::config::Config;
 use crate::rest::Rest;
 use muster_api::server::Check;
 use muster_core::Timestamp;
-use muster_store::cluster::ServerRow;
+use muster_store::cluster::{ServerRow, Soundness};
+use muster_store::sqlite_soundness;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +21,8 @@ const FILES_WANTED: u64 = 4096;
 const DISK_WANTED: u64 = 512 * 1024 * 1024;
 /// How much servers' clocks may differ.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+/// How long the embedded database may be looked at.
+const SOUNDNESS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long before its end a certificate is worth a warning. It is renewed when a third of its life is left.
 const CERTIFICATE_WARNING: Duration = Duration::from_hours(14 * 24);
 
@@ -53,8 +56,74 @@ impl Doctor {
             checks.push(certificate_names(&config.agents.names, &(self.certificate_names)()));
         }
         checks.push(clocks(now, servers));
+        checks.extend(database(rest).await);
+        let own = servers.iter().find(|server| server.id == rest.engine.server());
+        checks.extend(own.filter(|_| config.database.is_shared()).map(|own| wake_ups(&own.wake_url)));
         checks.extend(machine(&config.data.0));
         checks
+    }
+}
+
+/// Looks at the database itself. That it does not answer is found elsewhere.
+async fn database(rest: &Rest) -> Vec<Check> {
+    let before = rest.clock.now();
+    let Ok(look) = rest.engine.store().database_look(SOUNDNESS_PATIENCE).await else { return Vec::new() };
+    let after = rest.clock.now();
+    let clock = look.clock.map(|clock| database_clock(before, clock, after));
+    let settings = look.clock.is_some().then(|| durability(&look.careless));
+    clock.into_iter().chain(settings).chain(look.soundness.map(soundness)).collect()
+}
+
+fn database_clock(before: Timestamp, database: Timestamp, after: Timestamp) -> Check {
+    let name = "database clock";
+    // The answer was written at some moment in between.
+    let apart = before.since(database).max(database.since(after));
+    if apart > CLOCK_TOLERANCE {
+        let found = format!("the database's clock and this machine's are {} s apart", apart.as_secs());
+        return failed(name, found, "Let both machines keep time (NTP).");
+    }
+    ok(name, "agrees with this machine's")
+}
+
+fn durability(careless: &[String]) -> Check {
+    let name = "database durability";
+    if careless.is_empty() {
+        return ok(name, "what is acknowledged outlives a crash of the database");
+    }
+    let advice = "A crash of the database's machine loses what was acknowledged, or damages it: switch these on.";
+    warning(name, careless.join(", "), advice)
+}
+
+fn soundness(found: Soundness) -> Check {
+    let name = "database soundness";
+    match found {
+        Soundness::Sound => ok(name, "SQLite finds nothing wrong"),
+        Soundness::Unfinished => {
+            let found =
+                format!("SQLite found nothing wrong in {} s, and had not finished", SOUNDNESS_PATIENCE.as_secs());
+            ok(name, found)
+        }
+        Soundness::Damaged(lines) => {
+            let found = lines.into_iter().next().unwrap_or_default();
+            failed(name, found, "Stop the server, keep a copy of the file, and restore the last backup.")
+        }
+    }
+}
+
+/// Looks whether servers on other machines can wake this one.
+fn wake_ups(url: &str) -> Check {
+    let name = "wake-ups";
+    let late = "Messages that other servers store for this one's streams come seconds late: set cluster.address.";
+    let url_parsed = url.parse::<http::Uri>().ok().filter(|url| url.scheme().is_some());
+    match url_parsed.as_ref().and_then(http::Uri::host) {
+        None => warning(name, "other servers cannot wake this one", late),
+        Some(host) => {
+            let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+            if host == "localhost" || address.is_ok_and(|address| address.is_loopback()) {
+                return warning(name, format!("{url} is reached from this machine only"), late);
+            }
+            ok(name, url)
+        }
     }
 }
 
@@ -69,6 +138,11 @@ pub fn offline(config: &Config) -> Vec<Check> {
         ("cluster door", config.cluster_listen()),
     ];
     checks.extend(doors.into_iter().filter_map(|(name, listen)| Some(port(name, listen.address()?, &own))));
+    let file = config.database.sqlite_path(&config.data.0).filter(|path| path.exists());
+    checks.extend(file.map(|path| match sqlite_soundness(&path, SOUNDNESS_PATIENCE) {
+        Ok(found) => soundness(found),
+        Err(error) => failed("database soundness", format!("{}: {error}", path.display()), "Run as the server's user."),
+    }));
     checks
 }
 
@@ -161,22 +235,29 @@ fn own_addresses(data: &Path) -> BTreeSet<SocketAddr> {
     addresses.filter_map(|(_, address)| address.as_str()?.parse().ok()).collect()
 }
 
+/// A moment to the second, for people.
+fn second(moment: Timestamp) -> Timestamp {
+    Timestamp::from_secs(moment.to_parts().0)
+}
+
 fn certificate_dates((from, until): (Timestamp, Timestamp), now: Timestamp) -> Check {
     let name = "certificate dates";
+    let (from_shown, until_shown) = (second(from), second(until));
     if now < from {
-        return failed(name, format!("valid from {from}, and now is {now}"), "Set the clock of this machine.");
+        let found = format!("valid from {from_shown}, and now is {}", second(now));
+        return failed(name, found, "Set the clock of this machine.");
     }
     if now >= until {
-        return failed(name, format!("ended {until}"), "Restart the server, which makes a new one.");
+        return failed(name, format!("ended {until_shown}"), "Restart the server, which makes a new one.");
     }
     if until.since(now) < CERTIFICATE_WARNING {
         return warning(
             name,
-            format!("ends {until}"),
+            format!("ends {until_shown}"),
             "It should have been renewed: look at the log, or put new files.",
         );
     }
-    ok(name, format!("valid until {until}"))
+    ok(name, format!("valid until {until_shown}"))
 }
 
 fn certificate_names(wanted: &[String], have: &[String]) -> Check {
@@ -205,9 +286,9 @@ fn clocks(now: Timestamp, servers: &[ServerRow]) -> Check {
     let ahead = servers.iter().map(|server| server.beat.since(now)).max().unwrap_or_default();
     if ahead > CLOCK_TOLERANCE {
         let found = format!("another server's clock is {} s ahead of this one's", ahead.as_secs());
-        return failed("clock", found, "Let both machines keep time (NTP).");
+        return failed("servers' clocks", found, "Let both machines keep time (NTP).");
     }
-    ok("clock", now.to_string())
+    ok("servers' clocks", format!("none is ahead of {}", second(now)))
 }
 
 #[cfg(test)]
@@ -250,6 +331,44 @@ mod tests {
         let day = |day: i64| Timestamp::from_secs(day * 86_400);
         let at = |now| certificate_dates((day(10), day(100)), day(now)).outcome;
         assert_eq!([at(9), at(10), at(90), at(100)], ["failed", "ok", "warning", "failed"]);
+    }
+
+    #[test]
+    fn the_databases_clock_may_be_anywhere_within_the_look() {
+        let at = Timestamp::from_secs;
+        let outcome = |database| database_clock(at(100), at(database), at(110)).outcome;
+        assert_eq!([94, 95, 105, 115, 116].map(outcome), ["failed", "ok", "ok", "ok", "failed"]);
+    }
+
+    #[test]
+    fn settings_that_lose_what_was_acknowledged_are_named() {
+        assert_eq!(durability(&[]).outcome, "ok");
+        let check = durability(&["fsync=off".to_owned(), "synchronous_commit=off".to_owned()]);
+        assert_eq!((check.outcome.as_str(), check.found.as_str()), ("warning", "fsync=off, synchronous_commit=off"));
+    }
+
+    #[test]
+    fn a_damaged_file_fails() {
+        assert_eq!(soundness(Soundness::Sound).outcome, "ok");
+        assert_eq!(soundness(Soundness::Unfinished).outcome, "ok");
+        let check = soundness(Soundness::Damaged(vec!["row 7 missing from index x".to_owned()]));
+        assert_eq!((check.outcome.as_str(), check.found.as_str()), ("failed", "row 7 missing from index x"));
+    }
+
+    #[test]
+    fn a_server_that_only_its_own_machine_can_wake_is_worth_a_word() {
+        for (url, outcome) in [
+            ("https://10.0.0.7:4443/", "ok"),
+            ("http://one.example:4444/", "ok"),
+            ("https://[2001:db8::1]:4443/", "ok"),
+            ("http://127.0.0.1:4444/", "warning"),
+            ("https://[::1]:4443/", "warning"),
+            ("http://localhost:1/", "warning"),
+            ("local", "warning"),
+            ("", "warning"),
+        ] {
+            assert_eq!(wake_ups(url).outcome, outcome, "{url}");
+        }
     }
 
     #[test]

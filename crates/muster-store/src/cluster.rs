@@ -93,11 +93,37 @@ pub struct Retention {
     pub broadcasts_before: Timestamp,
 }
 
+/// What a look at the database itself found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DatabaseLook {
+    /// What its clock said during the look; `None` for one that has none of its own.
+    pub clock: Option<Timestamp>,
+    /// Settings under which a crash of its machine loses what was acknowledged, each as `name=value`.
+    pub careless: Vec<String>,
+    /// What SQLite's own check said; `None` for a database that does not offer one.
+    pub soundness: Option<Soundness>,
+}
+
+/// What SQLite's own check of a file said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Soundness {
+    /// Nothing is wrong.
+    Sound,
+    /// Something is: the first findings.
+    Damaged(Vec<String>),
+    /// Nothing was found in the time that was given.
+    Unfinished,
+}
+
 /// What servers share.
 #[async_trait]
 pub trait ClusterStore: Send + Sync {
     /// Succeeds when the database answers and a write could be committed now.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Looks at the database itself: its clock, its settings, and for at most `patience` at its soundness. Changes
+    /// nothing.
+    async fn database_look(&self, patience: Duration) -> Result<DatabaseLook, StoreError>;
 
     /// Returns a setting.
     async fn setting_get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;

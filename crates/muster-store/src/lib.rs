@@ -32,6 +32,7 @@ pub use investigators::InvestigatorStore;
 pub use journal::JournalStore;
 pub use messages::MessageStore;
 pub use reports::ReportStore;
+pub use sql::sqlite_soundness;
 pub use store::{DatabaseKind, SqlStore, StoreOptions};
 
 /// Everything that is remembered.

@@ -1,7 +1,7 @@
 //! What servers share.
 
-use super::{copy, journal, retention, tokens};
-use crate::cluster::{ClusterStore, EnrolTokenRow, JournalRow, Lease, Retention, ServerRow, TokenRow};
+use super::{copy, journal, look, retention, tokens};
+use crate::cluster::{ClusterStore, DatabaseLook, EnrolTokenRow, JournalRow, Lease, Retention, ServerRow, TokenRow};
 use crate::db::Tx;
 use crate::db::value::params;
 use crate::{SqlStore, StoreError};
@@ -118,6 +118,15 @@ async fn journal_page(tx: &mut Tx, (before, limit): &(Option<i64>, u32)) -> Resu
 impl ClusterStore for SqlStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.write((), |tx, args| Box::pin(ping(tx, args))).await
+    }
+
+    async fn database_look(&self, patience: Duration) -> Result<DatabaseLook, StoreError> {
+        let Some(path) = self.path().map(Path::to_owned) else {
+            return self.read((), |tx, args| Box::pin(look::postgres(tx, args))).await;
+        };
+        let look = tokio::task::spawn_blocking(move || look::sqlite_soundness(&path, patience));
+        let soundness = look.await.map_err(|error| StoreError::Statement(error.into()))??;
+        Ok(DatabaseLook { soundness: Some(soundness), ..DatabaseLook::default() })
     }
 
     async fn setting_get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {

@@ -20,6 +20,7 @@ mod files;
 mod fleet;
 mod investigators;
 mod journal;
+mod look;
 mod mailbox;
 mod message_page;
 mod message_rows;
@@ -31,3 +32,5 @@ mod retention;
 mod sessions;
 mod tokens;
 mod usage;
+
+pub use look::sqlite_soundness;

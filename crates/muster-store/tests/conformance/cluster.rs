@@ -2,8 +2,8 @@
 
 use crate::for_each_backend;
 use crate::stage::*;
-use muster_core::{AgentState, Broadcast, Cause, Message, MessageResult, ServerId};
-use muster_store::cluster::{EnrolTokenRow, JournalRow, Retention, ServerRow, TokenRow};
+use muster_core::{AgentState, Broadcast, Cause, Message, MessageResult, ServerId, Timestamp};
+use muster_store::cluster::{EnrolTokenRow, JournalRow, Retention, ServerRow, Soundness, TokenRow};
 use muster_store::{AgentStore, BroadcastStore, ClusterStore, ErrorKind, MessageStore};
 use std::time::Duration;
 
@@ -22,6 +22,23 @@ for_each_backend! {
         assert_eq!(stage.store.setting_get("ca").await.unwrap(), Some(vec![3]));
         let line = stage.store.journal_page(None, 1).await.unwrap().remove(0);
         assert_eq!((line.action.as_str(), line.subject.as_str(), line.details.as_str()), ("setting.put", "ca", "{}"));
+    }
+
+    async fn a_look_at_a_sound_database_finds_it_so(stage) {
+        let look = stage.store.database_look(Duration::from_secs(30)).await.unwrap();
+        match look.soundness {
+            Some(found) => assert_eq!((found, look.clock, look.careless.len()), (Soundness::Sound, None, 0)),
+            None => {
+                let (now, clock) = (std::time::UNIX_EPOCH.elapsed().unwrap(), look.clock.unwrap());
+                let now = Timestamp::EPOCH.plus(now);
+                let apart = now.since(clock).max(clock.since(now));
+                assert!(apart < Duration::from_secs(60), "{apart:?}");
+                // So the private cluster is run, because tests do not outlive its machine.
+                if std::env::var_os("MUSTER_TEST_POSTGRES").is_none() {
+                    assert_eq!(look.careless, ["fsync=off", "full_page_writes=off"]);
+                }
+            }
+        }
     }
 
     async fn the_living_know_each_other(stage) {

@@ -4,9 +4,10 @@ use crate::for_each_backend;
 use crate::stage::*;
 use muster_core::{AgentState, Label, Message};
 use muster_store::agents::{ContactPut, Effect};
+use muster_store::cluster::Soundness;
 use muster_store::{
     AgentStore, BroadcastStore, ClusterStore, DatabaseKind, ErrorKind, FileStore, MessageStore, SchemaError, SqlStore,
-    StoreError, StoreOptions,
+    StoreError, StoreOptions, sqlite_soundness,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -100,6 +101,25 @@ async fn what_is_no_database_is_said_to_be_none() {
     let error = try_open(text.to_str().unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Broken);
     assert_eq!(std::fs::read_to_string(&text).unwrap(), "this is no database, but long enough to be taken for one");
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_found_and_a_hurried_look_says_that_it_did_not_finish() {
+    let place = Place::new(Backend::Sqlite).await;
+    let rows = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 200000) \
+         INSERT INTO settings (name, value) SELECT 'row ' || n, zeroblob(20) FROM n; PRAGMA wal_checkpoint(TRUNCATE)";
+    past_the_store(&place.url, rows).await;
+    let DatabaseKind::Sqlite(path) = DatabaseKind::of(&place.url).unwrap() else { panic!("it is a file") };
+    let patience = Duration::from_secs(60);
+    assert_eq!(sqlite_soundness(&path, patience).unwrap(), Soundness::Sound);
+    assert_eq!(sqlite_soundness(&path, Duration::ZERO).unwrap(), Soundness::Unfinished);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 16_384].fill(0x5a);
+    std::fs::write(&path, bytes).unwrap();
+    let found = sqlite_soundness(&path, patience).unwrap();
+    assert!(matches!(&found, Soundness::Damaged(lines) if !lines.is_empty()), "{found:?}");
+    assert!(sqlite_soundness(&path.with_extension("none"), patience).is_err());
 }
 
 /// Fills a store with a row of every kind.

@@ -15,12 +15,24 @@ pub fn with_environment(command: Command) -> Command {
 }
 
 fn fill(command: Command, path: &[String]) -> Command {
-    let command = command.mut_args(|arg| with_variable(arg, path));
+    let mut command = command.mut_args(|arg| with_variable(arg, path));
+    if let Some(text) = command.get_after_help().map(|text| paragraphs(&text.to_string())) {
+        command = command.after_help(text);
+    }
     command.mut_subcommands(|sub| {
         let mut path = path.to_vec();
         path.push(capitals(sub.get_name()));
         fill(sub, &path)
     })
+}
+
+/// Makes one line of each paragraph of prose, because a terminal breaks lines by its own width. Examples stay as they
+/// are.
+fn paragraphs(text: &str) -> String {
+    let is_prose = |block: &str| block.lines().all(|line| !line.starts_with(' ') && !line.ends_with(':'));
+    let blocks =
+        text.split("\n\n").map(|block| if is_prose(block) { block.replace('\n', " ") } else { block.to_owned() });
+    blocks.collect::<Vec<_>>().join("\n\n")
 }
 
 fn with_variable(arg: Arg, path: &[String]) -> Arg {
@@ -113,7 +125,7 @@ pub fn reference(command: Command) -> String {
 }
 
 fn chapters(command: &mut Command, name: &str, text: &mut String) {
-    let help = command.render_long_help().to_string();
+    let help = command.render_help().to_string();
     let _ = write!(text, "\n## {name}\n\n```text\n");
     for line in help.lines() {
         let _ = writeln!(text, "{}", line.trim_end());
@@ -124,5 +136,16 @@ fn chapters(command: &mut Command, name: &str, text: &mut String) {
             let name = format!("{name} {}", sub.get_name());
             chapters(sub, &name, text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prose_is_one_line_a_paragraph_and_examples_stay() {
+        let text = "Examples:\n  muster a\n  muster b\n\nOne thing,\nand another.\n\nThe end.";
+        assert_eq!(paragraphs(text), "Examples:\n  muster a\n  muster b\n\nOne thing, and another.\n\nThe end.");
     }
 }

@@ -12,9 +12,8 @@ pub struct Globals {
     /// Print JSON: the answer of the API, as it is
     #[arg(long, global = true, env = "MUSTER_JSON", help_heading = "Everywhere")]
     pub json: bool,
-    /// The server's data directory; commands find the server's address and token there
-    ///
-    /// Unless told: /var/lib/muster, or the directory of a running `muster dev`.
+    /// The server's data directory, where commands find its address and token: /var/lib/muster, or that of a running
+    /// `muster dev`, unless told
     #[arg(long, global = true, env = "MUSTER_DATA", value_name = "DIR", help_heading = "Everywhere")]
     pub data: Option<PathBuf>,
     /// The server's address, such as https://muster.example:8080

@@ -61,9 +61,9 @@ fn files(globals: &Globals) -> Vec<Check> {
     let Some(dir) = dirs.iter().find(|dir| dir.join(ADDRESSES).exists()) else { return Vec::new() };
     let mut checks = Vec::new();
     checks.push(match Addresses::read(dir) {
-        Ok(_) => check("data directory", "ok", dir.display().to_string(), None),
+        Ok(_) => check("server's files", "ok", dir.display().to_string(), None),
         Err(error) => check(
-            "data directory",
+            "server's files",
             "failed",
             format!("{}: {error}", dir.join(ADDRESSES).display()),
             Some("start the server again: it writes this file when it is ready"),
@@ -130,10 +130,10 @@ fn clocks(headers: &reqwest::header::HeaderMap) -> Option<Check> {
     let (mine, theirs) = (crate::values::now(), Timestamp::from_secs(theirs));
     let apart = mine.since(theirs).max(theirs.since(mine));
     Some(if apart <= CLOCKS_APART_MAX {
-        check("clocks", "ok", "this machine and the server agree", None)
+        check("clock here", "ok", "this machine and the server agree", None)
     } else {
         let found = format!("this machine and the server are {} s apart", apart.as_secs());
-        check("clocks", "warning", found, Some("set both by NTP: certificates and tokens go by them"))
+        check("clock here", "warning", found, Some("set both by NTP: certificates and tokens go by them"))
     })
 }
 

@@ -1,8 +1,7 @@
 //! `muster enrol-token`: tokens that let machines enrol.
 
 use super::agent::label;
-use super::confirm;
-use super::token::tell_secret;
+use super::token::{tell_secret, withdraw};
 use crate::output::{Table, time, time_or_dash};
 use crate::values::duration_text;
 use crate::{Context, Failure};
@@ -62,13 +61,7 @@ impl Args {
                 tell_secret(context, &what, &answer)
             }
             Command::List => run_list(context).await,
-            Command::Delete { name, yes } => {
-                confirm(&format!("Withdraw enrolment token {name}?"), yes)?;
-                let what = format!("could not delete enrolment token {name}");
-                context.api.order(&what, Method::DELETE, &["enrol-tokens", &name]).await?;
-                context.out.note(&format!("{name}  withdrawn"));
-                Ok(())
-            }
+            Command::Delete { name, yes } => withdraw(context, "enrol-token", &name, yes).await,
         }
     }
 }

@@ -58,15 +58,18 @@ impl Args {
                 tell_secret(context, &what, &answer)
             }
             Command::List => run_list(context).await,
-            Command::Delete { name, yes } => {
-                confirm(&format!("Withdraw token {name}?"), yes)?;
-                let what = format!("could not delete token {name}");
-                context.api.order(&what, Method::DELETE, &["tokens", &name]).await?;
-                context.out.note(&format!("{name}  withdrawn"));
-                Ok(())
-            }
+            Command::Delete { name, yes } => withdraw(context, "token", &name, yes).await,
         }
     }
+}
+
+/// Withdraws a token of either kind, whose list is called as its kind with an s.
+pub(super) async fn withdraw(context: &Context, kind: &str, name: &str, yes: bool) -> Result<(), Failure> {
+    confirm(&format!("Withdraw {kind} {name}?"), yes)?;
+    let what = format!("could not withdraw {kind} {name}");
+    context.api.order(&what, Method::DELETE, &[&format!("{kind}s"), name]).await?;
+    context.out.note(&safe(&format!("{name}  withdrawn")));
+    Ok(())
 }
 
 /// Prints a secret alone on standard output, so that it can be taken from there.

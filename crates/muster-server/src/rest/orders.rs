@@ -14,46 +14,33 @@ use muster_api::agents::AgentDetail;
 use muster_api::messages::MessageRow;
 use muster_core::{Label, label as labels};
 
-/// Blocks a machine: its messages are set aside, and all it is given is the demand for a new key.
-#[utoipa::path(post, path = "/api/v1/agents/{id}/block", tag = "agents", params(("id" = String, Path, description = "16 hexadecimal digits")),
-    request_body = Option<Reason>, responses((status = 200, body = AgentDetail)))]
-pub(crate) async fn agent_block(
-    State(rest): State<Rest>,
-    Names(id): Names<String>,
-    caller: Caller,
-    JsonOr(reason): JsonOr<Reason>,
-) -> Result<Json<AgentDetail>, Failure> {
-    let id = agent_id(&id)?;
-    rest.engine.agent_block(id, &caller.cause(&reason.reason)).await?;
-    detail(&rest, id).await.map(Json)
+/// Routes that have the engine's method of the same name done to a machine, and show how it stands then.
+macro_rules! state_orders {
+    ($($(#[$summary:meta])* $order:ident at $path:literal;)+) => {$(
+        $(#[$summary])*
+        #[utoipa::path(post, path = $path, tag = "agents",
+            params(("id" = String, Path, description = "16 hexadecimal digits")),
+            request_body = Option<Reason>, responses((status = 200, body = AgentDetail)))]
+        pub(crate) async fn $order(
+            State(rest): State<Rest>,
+            Names(id): Names<String>,
+            caller: Caller,
+            JsonOr(reason): JsonOr<Reason>,
+        ) -> Result<Json<AgentDetail>, Failure> {
+            let id = agent_id(&id)?;
+            rest.engine.$order(id, &caller.cause(&reason.reason)).await?;
+            detail(&rest, id).await.map(Json)
+        }
+    )+};
 }
 
-/// Takes a block back.
-#[utoipa::path(post, path = "/api/v1/agents/{id}/unblock", tag = "agents", params(("id" = String, Path, description = "16 hexadecimal digits")),
-    request_body = Option<Reason>, responses((status = 200, body = AgentDetail)))]
-pub(crate) async fn agent_unblock(
-    State(rest): State<Rest>,
-    Names(id): Names<String>,
-    caller: Caller,
-    JsonOr(reason): JsonOr<Reason>,
-) -> Result<Json<AgentDetail>, Failure> {
-    let id = agent_id(&id)?;
-    rest.engine.agent_unblock(id, &caller.cause(&reason.reason)).await?;
-    detail(&rest, id).await.map(Json)
-}
-
-/// Approves a machine that waits.
-#[utoipa::path(post, path = "/api/v1/agents/{id}/approve", tag = "agents", params(("id" = String, Path, description = "16 hexadecimal digits")),
-    request_body = Option<Reason>, responses((status = 200, body = AgentDetail)))]
-pub(crate) async fn agent_approve(
-    State(rest): State<Rest>,
-    Names(id): Names<String>,
-    caller: Caller,
-    JsonOr(reason): JsonOr<Reason>,
-) -> Result<Json<AgentDetail>, Failure> {
-    let id = agent_id(&id)?;
-    rest.engine.agent_approve(id, &caller.cause(&reason.reason)).await?;
-    detail(&rest, id).await.map(Json)
+state_orders! {
+    /// Blocks a machine: its messages are set aside, and all it is given is the demand for a new key.
+    agent_block at "/api/v1/agents/{id}/block";
+    /// Takes a block back.
+    agent_unblock at "/api/v1/agents/{id}/unblock";
+    /// Approves a machine that waits.
+    agent_approve at "/api/v1/agents/{id}/approve";
 }
 
 /// Asks a machine for a new key; it comes back as a new machine. The answer is the order, as a message.

@@ -103,9 +103,14 @@ impl DevArgs {
             () = stop.asked() => return Ok(()),
         };
         let pointer = Pointer::put(&scratch.data());
-        let found = pointer.as_ref().is_some_and(|pointer| pointer.first);
+        let is_found = pointer.as_ref().is_some_and(|pointer| pointer.first);
+        let ends = match (self.once, is_found) {
+            (true, _) => Ends::AtOnce,
+            (false, true) => Ends::Later,
+            (false, false) => Ends::LaterUnfound,
+        };
         if self.no_agent {
-            tell(out, scratch, &context, None, found)?;
+            tell(out, scratch, &context, None, ends)?;
             return if self.once { Ok(()) } else { wait(server, None, stop).await };
         }
         let mut agent = start_agent(&context, scratch).await?;
@@ -113,7 +118,7 @@ impl DevArgs {
             enrolled = enrolled(&context, server, &mut agent, until) => enrolled,
             () = stop.asked() => return agent.end(END_MAX).await,
         };
-        let result = match enrolled.and_then(|row| tell(out, scratch, &context, Some(&row), found)) {
+        let result = match enrolled.and_then(|row| tell(out, scratch, &context, Some(&row), ends)) {
             Ok(()) if !self.once => wait(server, Some(&mut agent), stop).await,
             result => result,
         };
@@ -220,12 +225,20 @@ async fn wait(server: &mut Child, agent: Option<&mut Child>, stop: &mut Stop) ->
     }
 }
 
+/// When all this ends, and whether other commands find it by themselves until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    AtOnce,
+    Later,
+    LaterUnfound,
+}
+
 fn tell(
     out: Output,
     scratch: &Scratch,
     context: &Context,
     agent: Option<&AgentSummary>,
-    found: bool,
+    ends: Ends,
 ) -> Result<(), Failure> {
     let data = scratch.data();
     let addresses = Addresses::read(&data).unwrap_or_default();
@@ -251,8 +264,11 @@ fn tell(
         let host = row.hostname.as_deref().unwrap_or("this machine");
         out.line(&safe(&format!("\n{host} enrolled as agent {id}.")).replace("\\n", "\n"))?;
     }
+    if ends == Ends::AtOnce {
+        return Ok(());
+    }
     out.line("\nIn another terminal:\n")?;
-    if !found {
+    if ends == Ends::LaterUnfound {
         out.line(&format!("  export MUSTER_DATA={}", data.display()))?;
     }
     for command in ["agent list", &format!("agent show {id}")] {

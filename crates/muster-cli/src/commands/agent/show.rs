@@ -1,6 +1,6 @@
 //! `muster agent show`: one machine with its facts.
 
-use crate::output::{Table, safe, time, time_or_dash, yes};
+use crate::output::{Table, safe, size, time, time_or_dash, yes};
 use crate::{Context, Failure, resolve};
 use muster_api::agents::AgentDetail;
 use serde_json::Value;
@@ -60,6 +60,10 @@ fn flat(name: &str, value: &Value) -> Vec<(String, String)> {
             items.iter().enumerate().flat_map(|(number, item)| below(&number.to_string(), item)).collect()
         }
         Value::Array(items) => vec![(name.to_owned(), items.iter().map(plain).collect::<Vec<_>>().join(" "))],
+        Value::Number(bytes) if name.ends_with("_bytes") => {
+            let size = bytes.as_u64().map(|bytes| format!(" ({})", size(bytes))).unwrap_or_default();
+            vec![(name.to_owned(), format!("{bytes}{size}"))]
+        }
         other => vec![(name.to_owned(), plain(other))],
     }
 }
@@ -79,11 +83,18 @@ mod tests {
 
     #[test]
     fn facts_are_flattened_to_lines() {
-        let value = json!({"disks": [{"name": "sda", "bytes": 5}], "addresses": ["10.0.0.1", "::1"], "load": null});
+        let value = json!({"disks": [{"name": "sda", "bytes": 5}], "addresses": ["10.0.0.1", "::1"], "load": null,
+            "swap_bytes": 2048});
         let lines: Vec<_> = flat("host", &value).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(
             lines,
-            ["host.addresses=10.0.0.1 ::1", "host.disks.0.bytes=5", "host.disks.0.name=sda", "host.load=-"]
+            [
+                "host.addresses=10.0.0.1 ::1",
+                "host.disks.0.bytes=5",
+                "host.disks.0.name=sda",
+                "host.load=-",
+                "host.swap_bytes=2048 (2.0 KiB)"
+            ]
         );
     }
 }

@@ -26,18 +26,17 @@ for_each_backend! {
 
     async fn a_look_at_a_sound_database_finds_it_so(stage) {
         let look = stage.store.database_look(Duration::from_secs(30)).await.unwrap();
-        match look.soundness {
-            Some(found) => assert_eq!((found, look.clock, look.careless.len()), (Soundness::Sound, None, 0)),
-            None => {
-                let (now, clock) = (std::time::UNIX_EPOCH.elapsed().unwrap(), look.clock.unwrap());
-                let now = Timestamp::EPOCH.plus(now);
-                let apart = now.since(clock).max(clock.since(now));
-                assert!(apart < Duration::from_secs(60), "{apart:?}");
-                // So the private cluster is run, because tests do not outlive its machine.
-                if std::env::var_os("MUSTER_TEST_POSTGRES").is_none() {
-                    assert_eq!(look.careless, ["fsync=off", "full_page_writes=off"]);
-                }
-            }
+        if let Some(found) = look.soundness {
+            assert_eq!((found, look.clock, look.careless.len()), (Soundness::Sound, None, 0));
+            return;
+        }
+        let (now, clock) = (std::time::UNIX_EPOCH.elapsed().unwrap(), look.clock.unwrap());
+        let now = Timestamp::EPOCH.plus(now);
+        let apart = now.since(clock).max(clock.since(now));
+        assert!(apart < Duration::from_secs(60), "{apart:?}");
+        // So the private cluster is run, because tests do not outlive its machine.
+        if std::env::var_os("MUSTER_TEST_POSTGRES").is_none() {
+            assert_eq!(look.careless, ["fsync=off", "full_page_writes=off"]);
         }
     }
 

@@ -322,15 +322,15 @@ for_each_backend! {
         let agent_row = async || stage.store.agent_get(one).await.unwrap().unwrap();
         assert_eq!((agent_row().await.nonce_splits, agent_row().await.clone_suspected), (1, None));
         // A request that arrives late, after the one that was sent in its place, is a skip after a split.
-        let (link, d) = visit(c).await;
+        let (link, timely) = visit(c).await;
         assert_eq!(link, Link::Next);
         assert_eq!(visit(c).await.0, Link::Split);
-        let (link, e) = visit(d).await;
+        let (link, image) = visit(timely).await;
         assert_eq!((link, agent_row().await.clone_suspected), (Link::Skip, None));
-        // Now the image is copied: both copies know e. That both go on shows when the second speaks again.
-        let (link, first) = visit(e).await;
+        // Now the image is copied. That both copies go on shows when the second speaks again.
+        let (link, first) = visit(image).await;
         assert_eq!(link, Link::Next);
-        let (link, second) = visit(e).await;
+        let (link, second) = visit(image).await;
         assert_eq!(link, Link::Split);
         assert_eq!(visit(first).await.0, Link::Skip);
         assert_eq!(agent_row().await.clone_suspected, None);

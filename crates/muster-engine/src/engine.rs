@@ -158,6 +158,11 @@ impl fmt::Display for Chain<'_> {
 }
 
 impl Engine {
+    /// The time, by the clock that the engine was given.
+    pub fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
     /// Puts an engine together. Nothing runs until [`Engine::run`].
     pub fn new(store: Arc<dyn Store>, outside: Outside, config: EngineConfig, services: Vec<Arc<dyn Service>>) -> Self {
         let mut server = [0; ServerId::BYTES];

@@ -98,7 +98,7 @@ pub(super) async fn decode(
 async fn judge(shared: &Shared, received: &mut Received) -> Result<BTreeMap<String, String>, SignatureError> {
     let signers = shared.options.signers.clone();
     let (signatures, signed) = (std::mem::take(&mut received.signatures), received.signed.clone());
-    let now = shared.clock.now();
+    let now = shared.engine.now();
     if signatures.is_empty() {
         return signatures::judge(signers.as_ref(), &[], &signed, now);
     }

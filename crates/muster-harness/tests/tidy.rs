@@ -249,7 +249,7 @@ fn every_row_of_bad_input_has_a_test_and_every_such_test_a_row() {
         tests.extend(functions.map(|(name, _)| name.to_owned()));
     }
     let page = std::fs::read_to_string(workspace().join("docs/develop/bad-input.md")).unwrap();
-    let mut named = BTreeSet::new();
+    let mut on_page = BTreeSet::new();
     let mut rows = 0;
     for line in page.lines().filter(|line| line.starts_with("| ")) {
         let last = line.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
@@ -262,10 +262,10 @@ fn every_row_of_bad_input_has_a_test_and_every_such_test_a_row() {
             assert!(!names.is_empty(), "no test holds this row:\n{line}");
             rows += 1;
         }
-        named.extend(names);
+        on_page.extend(names);
     }
     assert!(rows > 40, "only {rows} rows were found");
-    let silent: Vec<&String> = tests.iter().filter(|name| is_row(name) && !named.contains(*name)).collect();
+    let silent: Vec<&String> = tests.iter().filter(|name| is_row(name) && !on_page.contains(*name)).collect();
     assert!(silent.is_empty(), "docs/develop/bad-input.md does not name {silent:?}");
 }
 

@@ -62,34 +62,34 @@ fn literal(text: &str) -> Result<String, StoreError> {
 
 fn role_statements(role: &Role) -> Result<String, StoreError> {
     let name = name(&role.name)?;
-    let mut sql = format!(
+    let mut sql = vec![format!(
         "DO $do$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{name}') THEN \
          CREATE ROLE {name} LOGIN; END IF; END $do$;\n"
-    );
+    )];
     if let Some(password) = &role.password {
-        sql += &format!("ALTER ROLE {name} LOGIN PASSWORD {};\n", literal(password)?);
+        sql.push(format!("ALTER ROLE {name} LOGIN PASSWORD {};\n", literal(password)?));
     }
-    Ok(sql)
+    Ok(sql.concat())
 }
 
 /// What is done as whoever was given to sign in: it must be allowed to make roles and a schema.
 fn prepare(roles: &Roles) -> Result<String, StoreError> {
     let schema = name(&roles.schema)?;
     let (owner, server, reader) = (&roles.owner.name, &roles.server.name, &roles.reader.name);
-    let mut sql = "SET LOCAL standard_conforming_strings = on;\n".to_owned();
+    let mut sql = vec!["SET LOCAL standard_conforming_strings = on;\n".to_owned()];
     for role in [&roles.owner, &roles.server, &roles.reader] {
-        sql.push_str(&role_statements(role)?);
-        sql += &format!(
+        sql.push(role_statements(role)?);
+        sql.push(format!(
             "DO $do$ BEGIN EXECUTE format('ALTER ROLE {} IN DATABASE %I SET search_path = {schema}', \
              current_database()); END $do$;\n",
             role.name
-        );
+        ));
     }
-    sql += &format!(
+    sql.push(format!(
         "GRANT {owner} TO CURRENT_USER;\nCREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner};\n\
          GRANT USAGE ON SCHEMA {schema} TO {server}, {reader};\n"
-    );
-    Ok(sql)
+    ));
+    Ok(sql.concat())
 }
 
 /// What is done as the owner, once the tables are there.

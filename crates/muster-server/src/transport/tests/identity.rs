@@ -8,6 +8,7 @@ use bytes::Bytes;
 use muster_core::{AgentState, Cause};
 use muster_engine::EngineConfig;
 use muster_proto::wire;
+use muster_store::agents::EventFilter;
 use prost::Message as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData, SignatureAlgorithm};
 use rustls::SignatureScheme;
@@ -158,7 +159,7 @@ async fn where_a_trusted_signature_is_demanded_nothing_less_comes_in() {
         assert!(answer.text().starts_with("not authorized"), "{}", answer.text());
     }
     assert!(world.engine.store().agent_get(agent.id()).await.unwrap().is_none());
-    let refusals = world.engine.store().refusal_page(None, 10).await.unwrap();
+    let refusals = world.engine.store().event_page(EventFilter::default(), None, 10).await.unwrap();
     assert!(refusals.len() == 3 && refusals.iter().all(|refusal| refusal.code == "not_authorized"), "{refusals:?}");
     poll(&world, &way(&agent), signed(b"good", &key, certificate.der(), 0)).await.contact();
     assert_eq!(world.messages_of(agent.id()).await.len(), 1);

@@ -86,7 +86,7 @@ async fn r29_five_thousand_silent_connections_are_sent_away_and_hold_up_nobody()
 async fn r03_bombs_of_many_machines_at_once_take_little_memory() {
     let scene = Scene::new().await;
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
-    let zeros = vec![0; MIB as usize];
+    let zeros = vec![0; usize::try_from(MIB).unwrap()];
     for _ in 0..256 {
         encoder.write_all(&zeros).unwrap();
     }
@@ -261,7 +261,7 @@ async fn r33_readers_that_open_no_window_take_bounded_memory() {
     let scene = Scene::new().await;
     let identity = Identity::fresh().unwrap();
     let path = scene.path("large");
-    std::fs::write(&path, vec![7; 16 * MIB as usize]).unwrap();
+    std::fs::write(&path, vec![7; 16 * usize::try_from(MIB).unwrap()]).unwrap();
     let path = path.display().to_string();
     scene.server.muster(&["file", "put", "system", &path, "--name", "RevokedCertificates"]).unwrap();
     contact_time(&scene.server, &identity).await;

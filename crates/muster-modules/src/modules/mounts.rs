@@ -161,18 +161,18 @@ damaged
         Mounts.run(parameters, &context(dir.path()))
     }
 
-    fn paths(parameters: serde_json::Value) -> Vec<String> {
+    fn paths(parameters: &serde_json::Value) -> Vec<String> {
         let elements: Elements = serde_json::from_value(run(parameters).elements).unwrap();
         elements.mounts.into_iter().map(|mount| mount.path).collect()
     }
 
     #[test]
     fn mounts_are_chosen_by_what_they_are() {
-        assert_eq!(paths(json!({})), ["/", "/net", "/odd name"]);
-        assert_eq!(paths(json!({"types": ["^nfs"]})), ["/net"]);
-        assert_eq!(paths(json!({"devices": ["^/dev/"]})), ["/"]);
-        assert_eq!(paths(json!({"options": ["^ro$", "nosuid"]})), ["/net", "/odd name"]);
-        assert_eq!(paths(json!({"paths": ["!^/$"], "types": ["tmpfs"]})), ["/odd name"]);
+        assert_eq!(paths(&json!({})), ["/", "/net", "/odd name"]);
+        assert_eq!(paths(&json!({"types": ["^nfs"]})), ["/net"]);
+        assert_eq!(paths(&json!({"devices": ["^/dev/"]})), ["/"]);
+        assert_eq!(paths(&json!({"options": ["^ro$", "nosuid"]})), ["/net", "/odd name"]);
+        assert_eq!(paths(&json!({"paths": ["!^/$"], "types": ["tmpfs"]})), ["/odd name"]);
     }
 
     #[test]

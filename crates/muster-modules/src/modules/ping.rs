@@ -317,7 +317,7 @@ mod tests {
         let port = silent.local_addr().unwrap().port();
         let parameters = json!({"destination": "127.0.0.1", "destinationport": port, "protocol": "udp", "count": 1,
             "timeout": 0.05});
-        let (result, lines) = ping(parameters);
+        let (result, lines) = ping(&parameters);
         assert!(result.foundanything);
         assert_eq!(result.elements["latencies"], json!([9_999_999]));
         assert_eq!(lines[1], "ping #1 may have succeeded (no udp response)");

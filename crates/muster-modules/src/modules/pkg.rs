@@ -196,7 +196,7 @@ Architecture: i386
         };
         write("echo 'bash 5.1.8-9.el9 x86_64'; echo 'gpg-pubkey 1-2 (none)'; echo");
         let parameters = json!({"pkgmatch": {"matches": ["."]}});
-        assert_eq!(names(&dir, parameters.clone()), ["bash 5.1.8-9.el9", "gpg-pubkey 1-2"]);
+        assert_eq!(names(&dir, &parameters), ["bash 5.1.8-9.el9", "gpg-pubkey 1-2"]);
         write("exit 3");
         let result = Pkg.run(&parameters, &context(dir.path()));
         assert!(result.success && result.errors()[0].contains("exit status: 3"), "{result:?}");

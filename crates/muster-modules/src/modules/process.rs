@@ -215,7 +215,7 @@ mod tests {
         ] {
             let mut parameters = choice.clone();
             parameters["pids"] = json!([pid]);
-            let result = run(parameters);
+            let result = run(&parameters);
             assert_eq!(result.elements["processes"][0]["pid"], json!(pid), "{choice}");
             assert_eq!(result.elements["processes"][0].get("cmdline"), None, "a command line is told when asked for");
         }

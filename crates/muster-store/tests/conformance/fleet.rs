@@ -154,10 +154,10 @@ for_each_backend! {
         stage.agent(1).await;
         let times = stage.store.agent_times_get().await.unwrap();
         assert_eq!(times, AgentTimes::default());
-        let status = |times: AgentTimes, ms| times.status(at(0), at(ms));
-        assert_eq!(status(times, 25 * MINUTE), AgentStatus::Online);
-        assert_eq!(status(times, 25 * MINUTE + 1), AgentStatus::Idle);
-        assert_eq!(status(times, 25 * MINUTE + 87 * SECOND + 1), AgentStatus::Offline);
+        let judged = |times: AgentTimes, ms| times.status(at(0), at(ms));
+        assert_eq!(judged(times, 25 * MINUTE), AgentStatus::Online);
+        assert_eq!(judged(times, 25 * MINUTE + 1), AgentStatus::Idle);
+        assert_eq!(judged(times, 25 * MINUTE + 87 * SECOND + 1), AgentStatus::Offline);
         let short = AgentTimes { idle_after: Duration::from_secs(1), offline_after: Duration::from_secs(2) };
         stage.store.agent_times_set(short, at(0), &cause()).await.unwrap();
         assert_eq!(stage.store.agent_times_get().await.unwrap(), short);

@@ -1,5 +1,6 @@
 //! The command line of `muster-agent`.
 
+use crate::actions::status::{Report, Show};
 use crate::config::{Compression, Config, DEFAULT_PATH, LogFormat, Mode, SAMPLE, Secret, Span};
 use crate::doctor::{self, Verdict};
 use crate::keys;
@@ -43,6 +44,22 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Print what this machine ran and refused: when, by whose order, with what result.
+    Status {
+        #[command(flatten)]
+        settings: Settings,
+        /// Print all that is remembered, not only the latest.
+        #[arg(long)]
+        all: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Be a module: read one line of parameters, write one line of result, as MIG's modules do.
+    Module {
+        /// Which module.
+        name: String,
     },
     /// Look at the configuration.
     #[command(subcommand)]
@@ -146,6 +163,27 @@ struct Settings {
     /// How long one command of a Stdin service may run.
     #[arg(long, env = "MUSTER_AGENT_STDIN_TIMEOUT", value_name = "TIME")]
     stdin_timeout: Option<Span>,
+    /// Directory of investigators' public keys, one in each file.
+    #[arg(long, env = "MUSTER_AGENT_KEYRING_DIR", value_name = "DIR")]
+    keyring_dir: Option<PathBuf>,
+    /// What their signatures are worth, in the format of MIG's acl.cfg.
+    #[arg(long, env = "MUSTER_AGENT_ACL_FILE", value_name = "FILE")]
+    acl_file: Option<PathBuf>,
+    /// Directory of the public keys of those who sign documents of trust.
+    #[arg(long, env = "MUSTER_AGENT_ADMINISTRATORS_DIR", value_name = "DIR")]
+    administrators_dir: Option<PathBuf>,
+    /// How many of them must sign a document.
+    #[arg(long, env = "MUSTER_AGENT_ADMINISTRATORS_MIN", value_name = "NUMBER")]
+    administrators_min: Option<usize>,
+    /// Programs of others that are modules.
+    #[arg(long, env = "MUSTER_AGENT_MODULES_FILE", value_name = "FILE")]
+    modules_file: Option<PathBuf>,
+    /// How long one operation of an order may run.
+    #[arg(long, env = "MUSTER_AGENT_MODULE_TIMEOUT", value_name = "TIME")]
+    module_timeout: Option<Span>,
+    /// Address of the page of this machine, such as 127.0.0.1:51664.
+    #[arg(long, env = "MUSTER_AGENT_STATUS_PAGE", value_name = "IP:PORT")]
+    status_page: Option<String>,
     /// How log lines look.
     #[arg(long, env = "MUSTER_AGENT_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -158,7 +196,10 @@ impl Settings {
     /// Returns the configuration in force. Without a file, all must stand in the environment or in flags.
     fn load(&self) -> anyhow::Result<Config> {
         let mut config = match Config::read(&self.config) {
-            Err(_) if self.stands_alone() => Config::default(),
+            Err(_) if self.stands_alone() => {
+                // Whose orders count must not depend on the directory in which somebody starts the program.
+                Config::default().below(Path::new(DEFAULT_PATH).parent().unwrap_or(Path::new("/")))
+            }
             other => other?,
         };
         self.lie_over(&mut config);
@@ -199,6 +240,13 @@ impl Settings {
             spool_messages_max,
             facts_every,
             stdin_timeout,
+            keyring_dir,
+            acl_file,
+            administrators_dir,
+            administrators_min,
+            modules_file,
+            module_timeout,
+            status_page,
             log_format,
             log_level
         );
@@ -215,6 +263,10 @@ impl Settings {
 
 /// Reads the command line, does what it says, and returns the exit code.
 pub fn main() -> ExitCode {
+    // Before anything else: a module's process gives up what it does not need while it has one thread.
+    if let Some(code) = muster_modules::child::entry(std::env::args_os(), Arc::new(SystemClock)) {
+        return code;
+    }
     match dispatch(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
@@ -230,6 +282,16 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(settings) => return run_agent(&settings),
         Command::Doctor { settings, json } => return run_doctor(&settings, json),
         Command::Facts { json } => print_facts(&mut out, json)?,
+        Command::Status { settings, all, json } => {
+            let show = if all { Show::All } else { Show::Latest };
+            let report = Report::read(&settings.load()?, show)?;
+            let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
+            write!(out, "{text}")?;
+        }
+        Command::Module { name } => {
+            drop(out);
+            return run_module(&name);
+        }
         Command::Config(ConfigCommand::Check(settings)) => {
             let config = settings.checked()?;
             crate::pinned::read_pins(&config.trusted_pem()?)?;
@@ -282,6 +344,13 @@ fn run_agent(settings: &Settings) -> anyhow::Result<ExitCode> {
     // Whatever still blocks has nothing to say any more.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     code
+}
+
+fn run_module(name: &str) -> anyhow::Result<ExitCode> {
+    let module = muster_modules::registry::find(name).with_context(|| muster_modules::registry::missing(name))?;
+    let context = muster_modules::Context::new(Arc::new(SystemClock));
+    let result = muster_modules::run(module, std::io::stdin(), std::io::stdout().lock(), &context)?;
+    Ok(if result.success { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 
 fn run_doctor(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {

@@ -57,6 +57,20 @@ pub(crate) struct Config {
     pub(crate) facts_every: Span,
     /// How long one command of a Stdin service may run.
     pub(crate) stdin_timeout: Span,
+    /// Where the keys of investigators are; empty: none.
+    pub(crate) keyring_dir: PathBuf,
+    /// What their signatures are worth, in the format of MIG's `acl.cfg`; empty: nothing.
+    pub(crate) acl_file: PathBuf,
+    /// Where the keys of those are who sign documents of trust; empty: none.
+    pub(crate) administrators_dir: PathBuf,
+    /// How many of them must sign.
+    pub(crate) administrators_min: usize,
+    /// Which programs of others are modules; empty: none.
+    pub(crate) modules_file: PathBuf,
+    /// How long one operation may run.
+    pub(crate) module_timeout: Span,
+    /// `host:port` of the page of this machine; empty: none.
+    pub(crate) status_page: String,
     /// How logs look.
     pub(crate) log_format: LogFormat,
     /// What is logged.
@@ -86,6 +100,13 @@ impl Default for Config {
             spool_messages_max: 50_000,
             facts_every: Span::seconds(600),
             stdin_timeout: Span::seconds(3600),
+            keyring_dir: "agentkeys".into(),
+            acl_file: "acl.cfg".into(),
+            administrators_dir: "administrators".into(),
+            administrators_min: 2,
+            modules_file: PathBuf::new(),
+            module_timeout: Span::seconds(muster_core::limits::MODULE_TIME_S),
+            status_page: String::new(),
             log_format: LogFormat::Text,
             log_level: "info".into(),
         }
@@ -218,11 +239,24 @@ impl Config {
         if !config.trusted_certs.is_empty() && !config.trusted_certs.contains("-----BEGIN") {
             config.trusted_certs = base.join(&config.trusted_certs).to_string_lossy().into_owned();
         }
-        if !config.services_dir.as_os_str().is_empty() {
-            config.services_dir = base.join(&config.services_dir);
+        Ok(config.below(base))
+    }
+
+    /// Makes paths that are relative begin at `base`.
+    pub(crate) fn below(mut self, base: &Path) -> Self {
+        for path in [
+            &mut self.services_dir,
+            &mut self.keyring_dir,
+            &mut self.acl_file,
+            &mut self.administrators_dir,
+            &mut self.modules_file,
+        ] {
+            if !path.as_os_str().is_empty() {
+                *path = base.join(&*path);
+            }
         }
-        config.state_dir = base.join(&config.state_dir);
-        Ok(config)
+        self.state_dir = base.join(&self.state_dir);
+        self
     }
 
     /// Refuses values that cannot work.
@@ -262,6 +296,15 @@ impl Config {
         if self.spool_messages_max < 200 {
             return refuse("spool_messages_max", "must be at least 200, two contacts");
         }
+        if self.administrators_min == 0 {
+            return refuse("administrators_min", "must be at least 1");
+        }
+        if self.module_timeout.0 < Duration::from_secs(1) {
+            return refuse("module_timeout", "must be at least 1s");
+        }
+        if !self.status_page.is_empty() && self.status_page_address().is_none() {
+            return refuse("status_page", "must be an address of the loopback interface, such as 127.0.0.1:51664");
+        }
         if !self.proxy.is_empty() && proxy_address(&self.proxy).is_none() {
             return refuse("proxy", "must be http://host:port");
         }
@@ -271,6 +314,11 @@ impl Config {
             return refuse("client_certificate_header", "is not a header's name");
         }
         Ok(())
+    }
+
+    /// Returns where the page of this machine is, if it is to be there: on the loopback interface and nowhere else.
+    pub(crate) fn status_page_address(&self) -> Option<std::net::SocketAddr> {
+        self.status_page.parse().ok().filter(|address: &std::net::SocketAddr| address.ip().is_loopback())
     }
 
     /// Returns the PEM text of the trusted certificates, reading the file if a path was given.
@@ -345,6 +393,10 @@ mod tests {
             ("poll_max", Config { poll_max: Span::seconds(0), ..good.clone() }),
             ("failure_delay_min", Config { failure_delay_min: Span::seconds(900), ..good.clone() }),
             ("spool_bytes_max", Config { spool_bytes_max: 1, ..good.clone() }),
+            ("administrators_min", Config { administrators_min: 0, ..good.clone() }),
+            ("module_timeout", Config { module_timeout: Span::seconds(0), ..good.clone() }),
+            ("status_page", Config { status_page: "0.0.0.0:51664".into(), ..good.clone() }),
+            ("status_page", Config { status_page: "here".into(), ..good.clone() }),
             ("proxy", Config { proxy: "socks5://a:1".into(), ..good.clone() }),
         ];
         for (key, config) in cases {

@@ -1,5 +1,7 @@
 //! The program while it runs: everything is put together here, and taken apart in order.
 
+use crate::actions::ledger::OrderLedger;
+use crate::actions::{Actions, Asked, Believed, Runner, page, read_catalogue, status};
 use crate::chain::Chain;
 use crate::comms::{Dialer, Link, claimed_labels};
 use crate::config::Config;
@@ -14,7 +16,8 @@ use crate::state::StateFile;
 use crate::world::Random;
 use crate::{durable, facts, usage};
 use anyhow::Context as _;
-use muster_core::{Clock, Priority, label, system};
+use muster_core::{Clock, Facts, Priority, label, system};
+use muster_modules::foreign::Catalogue;
 use muster_proto::wire;
 use std::fs::File;
 use std::path::Path;
@@ -44,6 +47,7 @@ struct Agent {
     hub: Arc<Hub>,
     services: Arc<Services>,
     facts: Arc<FactsTeller>,
+    actions: Arc<Actions>,
     identity: watch::Sender<Arc<Identity>>,
     stop_services: CancellationToken,
     stop_link: CancellationToken,
@@ -65,7 +69,7 @@ pub(crate) async fn run(
     let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut reload = signal(SignalKind::hangup())?;
     let (orders, mut ordered) = mpsc::channel(16);
-    agent.services.start_built_in(orders, Arc::clone(&agent.facts));
+    agent.services.start_built_in(orders, Arc::clone(&agent.facts), Arc::clone(&agent.actions));
     agent.start_background(Arc::clone(&link.clock));
     agent.hub.report_unknown(unknown).await;
     agent.apply_services(&config).await;
@@ -86,6 +90,7 @@ pub(crate) async fn run(
         Why::Die { force: false } => tracing::warn!("the server told this agent to end"),
         Why::Signal => tracing::info!("stopping"),
     }
+    agent.actions.stop_all().await;
     agent.services.stop_all().await;
     agent.stop_services.cancel();
     agent.hub.flush_acks().await;
@@ -113,6 +118,11 @@ fn prepare(
     let pins = read_pins(&config.trusted_pem()?)?;
     let verifier = PinnedVerifier::new(pins, &provider, Arc::clone(&revoked))?;
     let dialer = Dialer::new(config, verifier, Arc::clone(&clock));
+    let known_before = keys::load(directory)?.is_some();
+    let now = clock.now();
+    let orders = OrderLedger::open(&status::ledger_path(config), known_before, now).inspect_err(|error| {
+        tracing::error!(error = %Chain(error), "every order is refused until the ledger of orders can be used");
+    });
     let identity = keys::load_or_make(directory)?;
 
     let limits = SpoolLimits { bytes_max: config.spool_bytes_max, messages_max: config.spool_messages_max };
@@ -132,7 +142,13 @@ fn prepare(
         stdin_timeout: config.stdin_timeout.0,
         respawn_every: RESPAWN_EVERY,
     }));
-    let observer = facts::Observer::new(Arc::clone(&clock));
+    let catalogue = read_catalogue(&config.modules_file)?;
+    let observer = facts::Observer::new(Arc::clone(&clock)).knowing(of_ourselves(config, &catalogue));
+    let runner = Runner::new(catalogue, config.module_timeout.0);
+    let believed = Believed::load(config, &status::documents_path(config));
+    let asked = Asked { identity: identity_seen.clone(), labels: claimed_labels(&config.labels) };
+    let world = (Arc::clone(&clock), observer.clone());
+    let actions = Actions::new(Arc::clone(&hub), world, runner, asked, (believed, orders.ok()));
     let facts = Arc::new(FactsTeller::new(Arc::clone(&hub), observer));
     let link = Link {
         config: Arc::clone(config),
@@ -147,8 +163,26 @@ fn prepare(
         plain_polls: AtomicBool::new(false),
     };
     let config = Arc::clone(config);
-    let agent = Agent { hub, services, facts, identity, stop_services, stop_link, config, _lock: lock };
+    let agent = Agent { hub, services, facts, actions, identity, stop_services, stop_link, config, _lock: lock };
     Ok((agent, link, unknown))
+}
+
+/// What the program knows of itself.
+fn of_ourselves(config: &Config, catalogue: &Catalogue) -> Facts {
+    let pid = i32::try_from(std::process::id()).unwrap_or_default();
+    let mut facts = Facts::from([
+        ("agent_mode".to_owned(), "daemon".into()),
+        ("agent_pid".to_owned(), pid.into()),
+        ("agent_modules".to_owned(), catalogue.names().into()),
+    ]);
+    if let Some(started) = usage::started(pid) {
+        let started = muster_core::Timestamp::from_secs(started.to_parts().0);
+        facts.insert("agent_start_time".to_owned(), started.to_string().into());
+    }
+    if !config.proxy.is_empty() {
+        facts.insert("agent_proxy".to_owned(), config.proxy.as_str().into());
+    }
+    facts
 }
 
 /// Takes the state directory for this process alone.
@@ -171,6 +205,9 @@ impl Agent {
         let hub = Arc::clone(&self.hub);
         tokio::spawn(async move { hub.acknowledge_forever().await });
         tokio::spawn(usage::report_self_forever(Arc::clone(&self.hub), clock));
+        if let Some(address) = self.config.status_page_address() {
+            tokio::spawn(page::serve(address, Arc::clone(&self.config)));
+        }
         let (facts, every) = (Arc::clone(&self.facts), self.config.facts_every.0);
         tokio::spawn(async move {
             loop {
@@ -257,6 +294,7 @@ impl Agent {
         if connection(&config) != connection(&self.config) {
             tracing::warn!("settings besides services changed; they count from the next start on");
         }
+        self.actions.reload(&config).await;
         self.apply_services(&config).await;
         self.say_who_we_are().await;
         self.facts.tell(Tell::WhenChanged).await;

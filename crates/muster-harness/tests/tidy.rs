@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Which room stands on which. An edge that is not here is forbidden; one that is here and not used is a mistake too.
 const EDGES: &[(&str, &[&str])] = &[
     ("muster", &["muster-api", "muster-cli", "muster-server"]),
-    ("muster-agent", &["muster-core", "muster-proto"]),
+    ("muster-agent", &["muster-core", "muster-modules", "muster-proto", "muster-trust"]),
     ("muster-api", &[]),
     ("muster-cli", &["muster-api", "muster-core", "muster-modules"]),
     ("muster-core", &[]),

@@ -31,23 +31,31 @@ const LIST_MAX: usize = 256;
 pub(crate) struct Observer {
     root: PathBuf,
     clock: Arc<dyn Clock>,
+    /// What only the program knows of itself.
+    known: Facts,
 }
 
 impl Observer {
     /// Looks at this machine.
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { root: PathBuf::from("/"), clock }
+        Self { root: PathBuf::from("/"), clock, known: Facts::new() }
+    }
+
+    /// Returns one that adds what the program knows of itself.
+    pub(crate) fn knowing(self, known: Facts) -> Self {
+        Self { known, ..self }
     }
 
     /// Returns all that can be found out.
     pub(crate) fn observe(&self) -> Facts {
-        let mut facts = Facts::new();
+        let mut facts = self.known.clone();
         let mut put = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
                 facts.insert(name.to_owned(), value);
             }
         };
         put("agent_version", Some(env!("CARGO_PKG_VERSION").into()));
+        put("init", self.init().map(Into::into));
         let system = rustix::system::uname();
         let hostname = system.nodename().to_string_lossy().into_owned();
         put("fqdn", Some(self.fqdn(&hostname).into()));
@@ -109,6 +117,14 @@ impl Observer {
         let text = self.text("etc/os-release").or_else(|| self.text("usr/lib/os-release")).unwrap_or_default();
         let pairs = text.lines().filter_map(|line| line.trim().split_once('='));
         pairs.map(|(key, value)| (key.to_owned(), unquote(value))).collect()
+    }
+
+    /// What starts services on this machine, in MIG's words.
+    fn init(&self) -> Option<&'static str> {
+        let starts = self.line("proc/1/comm")?;
+        let known = ["systemd", "upstart", "openrc-init", "runit", "launchd"];
+        let is_sysvinit = || starts == "init" && self.path("etc/inittab").exists();
+        known.into_iter().find(|known| *known == starts).or_else(|| is_sysvinit().then_some("sysvinit"))
     }
 
     /// The name with its domain, as /etc/hosts has it; the plain name when it does not.
@@ -221,7 +237,7 @@ mod tests {
     use crate::world::SystemClock;
 
     fn observer(root: &Path) -> Observer {
-        Observer { root: root.into(), clock: Arc::new(SystemClock) }
+        Observer { root: root.into(), clock: Arc::new(SystemClock), known: Facts::new() }
     }
 
     fn write(root: &Path, file: &str, content: &str) {

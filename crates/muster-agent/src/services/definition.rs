@@ -120,7 +120,7 @@ fn parse_definition(bytes: &[u8]) -> Result<Definition, String> {
 
 fn definition_of(config: wire::ClientServiceConfig, signature: bytes::Bytes) -> Result<Definition, String> {
     text::name("service", &config.name).map_err(|error| error.to_string())?;
-    if [words::SERVICE, words::MUSTER, words::CLIENT].contains(&config.name.as_str()) {
+    if [words::SERVICE, words::MUSTER, words::ACTIONS, words::CLIENT].contains(&config.name.as_str()) {
         return Err(format!("the name {:?} is taken by the agent itself", config.name));
     }
     let body = config.config.map(|any| any.value).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The services of this machine: what messages of the server are for, and who answers them.
 //!
-//! Definitions are the original's, so that existing ones work as they are. Two services are built in: `system` (orders
-//! to the agent itself) and `muster` (facts and echo).
+//! Definitions are the original's, so that existing ones work as they are. Three services are built in:
+//! `system` (orders to the agent itself), `muster` (facts and echo) and `actions` (signed orders).
 
 mod channel;
 mod daemon;
@@ -18,6 +18,7 @@ pub(crate) use definition::{Definition, Kind, read_definitions};
 pub(crate) use muster::{FactsTeller, Tell};
 pub(crate) use system::Order;
 
+use crate::actions::Actions;
 use crate::hub::Hub;
 use crate::keys::Identity;
 use muster_core::{Clock, system as words};
@@ -73,7 +74,8 @@ impl Services {
     }
 
     /// Starts the services that are built in.
-    pub(crate) fn start_built_in(&self, orders: mpsc::Sender<Order>, facts: Arc<FactsTeller>) {
+    pub(crate) fn start_built_in(&self, orders: mpsc::Sender<Order>, facts: Arc<FactsTeller>, actions: Arc<Actions>) {
+        tokio::spawn(actions.run(self.context.hub.install(words::ACTIONS)));
         tokio::spawn(system::run(self.context.hub.install(words::SERVICE), orders));
         tokio::spawn(muster::run(self.context.hub.install(words::MUSTER), Arc::clone(&self.context.hub), facts));
     }

@@ -4,6 +4,7 @@
 
 mod agent;
 mod fleet;
+mod orders;
 
 use agent::AgentProcess;
 use fleet::{Fleet, Kind};

@@ -1,0 +1,127 @@
+//! The gate: everything that is asked before an order may run, with what this machine knows of itself.
+//!
+//! Stays true: the judgement is made away from the agent's own thread, so that neither slow nor hostile bytes hold up
+//! anything; a defect met in it is a refusal. Not here: the judgement itself (muster-trust), the ledger's file.
+
+use super::ledger::Origin;
+use super::{Actions, Came};
+use muster_core::target::{Endpoint, OwnRow, Target, Verdict, tags};
+use muster_core::{Facts, Timestamp, limits};
+use muster_modules::Effect;
+use muster_trust::{Accepted, Authority, LedgerKey, Module, Refusal, RefusalCode, Seen, TargetMatch, World, judge};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How old the facts may be that a target is compared with.
+const FACTS_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// What was last seen of this machine.
+#[derive(Debug, Default)]
+pub(super) struct KnownFacts(Mutex<Option<(Instant, Arc<Facts>)>>);
+
+impl Actions {
+    /// Asks everything that must be asked before an order may run.
+    pub(super) async fn judge(self: &Arc<Self>, came: &Came) -> Result<Accepted, Refusal> {
+        let facts = self.facts().await;
+        let (service, json) = (Arc::clone(self), came.order.action.clone());
+        let (action_id, now) = (came.order.action_id, came.at);
+        // Away from the agent's own thread: what a stranger sends may take time to look at, or hit a defect.
+        let judged = tokio::task::spawn_blocking(move || service.judge_here(&json, action_id, now, &facts)).await;
+        judged.unwrap_or_else(|_| {
+            let text = "judging the action hit a defect of this program; it is not run".to_owned();
+            Err(Refusal { code: RefusalCode::Malformed, text })
+        })
+    }
+
+    fn judge_here(&self, json: &[u8], action_id: i64, now: Timestamp, facts: &Facts) -> Result<Accepted, Refusal> {
+        let believed = self.believed.read().unwrap_or_else(PoisonError::into_inner);
+        let floor = self.ledger().as_ref().map_or(Timestamp::EPOCH, |ledger| ledger.content().floor());
+        let module = |name: &str| {
+            let facts = self.runner.catalogue().facts(name)?;
+            Some(Module { minimum_weight: facts.weight_min })
+        };
+        let accepted = judge(
+            json,
+            &World {
+                now,
+                floor,
+                window_max: limits::ACTION_WINDOW_MAX,
+                trust_expires: believed.expires,
+                keyring: &believed.keyring,
+                authority: Authority::Weights(&believed.acl),
+                ledger: &|key| self.seen(key, action_id),
+                target: &|target| self.matches(target, facts, now),
+                module: &module,
+            },
+        )?;
+        self.newness_check(&accepted)?;
+        Ok(accepted)
+    }
+
+    /// What changes a machine does not run when it was valid before the machine had its identity: the machine may have
+    /// been set up anew after it ran it. A question may be asked twice.
+    fn newness_check(&self, accepted: &Accepted) -> Result<(), Refusal> {
+        let changes = |module: &str| self.runner.catalogue().facts(module).is_none_or(|f| f.effect == Effect::Changes);
+        let Some(changing) = accepted.action.operations.iter().find(|operation| changes(&operation.module)) else {
+            return Ok(());
+        };
+        let since = self.ledger().as_ref().map(|ledger| ledger.content().since().0);
+        match since {
+            Some(since) if accepted.action.valid_from >= since => Ok(()),
+            _ => {
+                let text = format!(
+                    "module {} changes the machine, and the action was valid before this machine was enrolled: \
+                     sign it again",
+                    changing.module
+                );
+                Err(Refusal { code: RefusalCode::BeforeLedger, text })
+            }
+        }
+    }
+
+    fn seen(&self, key: &LedgerKey, action_id: i64) -> Seen {
+        let ledger = self.ledger();
+        let Some(ledger) = ledger.as_ref() else { return Seen::Unreadable };
+        let content = ledger.content();
+        match content.order(key.as_bytes()) {
+            Some(order) if order.outcome.is_some() => Seen::Finished,
+            Some(_) => Seen::Started,
+            None if content.is_cancelled(action_id, key.as_bytes()) => Seen::Cancelled,
+            None => match content.since() {
+                (_, Origin::New) => Seen::Never { since: None },
+                (since, Origin::Lost) => Seen::Never { since: Some(since) },
+            },
+        }
+    }
+
+    /// Whether a target means this machine. What only the server knows of it (its number, its state) is left open: an
+    /// order that asks for nothing else may go to any machine, and its signers know that.
+    fn matches(&self, target: &str, facts: &Facts, now: Timestamp) -> TargetMatch {
+        let target = match Target::parse(target) {
+            Ok(target) => target,
+            Err(error) => return TargetMatch::Invalid(error.to_string()),
+        };
+        let id = self.asked.identity.borrow().id;
+        let labels = self.asked.labels.iter().map(String::as_str);
+        let row = OwnRow { endpoint: Endpoint::observed(id, facts), tags: tags(labels) };
+        match target.evaluate(&row, now).verdict() {
+            Verdict::Matches | Verdict::MayMatch => TargetMatch::Matches,
+            Verdict::DoesNotMatch => TargetMatch::Other,
+        }
+    }
+
+    /// The facts of the machine, looked at anew when they are too old.
+    async fn facts(&self) -> Arc<Facts> {
+        let known = self.facts.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, facts)) = known.filter(|(at, _)| at.elapsed() < FACTS_AGE_MAX) {
+            return facts;
+        }
+        let observer = self.observer.clone();
+        let facts = tokio::task::spawn_blocking(move || observer.observe()).await.unwrap_or_default();
+        let facts = Arc::new(facts);
+        let seen = Some((Instant::now(), Arc::clone(&facts)));
+        *self.facts.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        facts
+    }
+}

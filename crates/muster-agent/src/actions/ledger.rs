@@ -1,0 +1,465 @@
+//! Which orders this machine has taken, so that none is taken twice: not after a crash, not when it comes again under
+//! another number, not when the clock is set back.
+//!
+//! One file, one line for each event, each with its checksum. An order is found by the SHA-256 of the text that was
+//! signed. It is on the disk before anything of it runs.
+//! Stays true: what began is known for ever, or its end lies before the time floor; the floor only rises. A ledger that
+//! was lost or damaged does not count as empty: it refuses every order that was valid before it was made anew.
+//! Not here: what an order may do (gate), running it (runner).
+
+use crate::durable::{self, Sync};
+use muster_core::Timestamp;
+use muster_trust::ledger::keep_until;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// SHA-256 of the text that was signed.
+pub(crate) type OrderKey = [u8; 32];
+
+/// Orders remembered longer than that, for the machine's owner.
+const ORDERS_KEPT: usize = 1000;
+/// Refusals remembered.
+const REFUSALS_KEPT: usize = 200;
+/// Cancellations of orders that did not come yet.
+const CANCELLED_MAX: usize = 10_000;
+/// The file is written anew without what is forgotten when it is larger than this.
+const FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// Refusals written in one life: whoever can send an order can be refused, and must not fill the disk.
+const REFUSALS_WRITTEN_MAX: usize = 10_000;
+
+/// An order that was taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// SHA-256 of the text that was signed, in hexadecimal.
+    #[serde(with = "hex_key")]
+    pub(crate) key: OrderKey,
+    /// When it was taken.
+    pub(crate) at: Timestamp,
+    /// The server's number for the action.
+    pub(crate) action_id: i64,
+    /// The server's number for this machine's copy, or 0.
+    pub(crate) command_id: i64,
+    /// The message it came in, in hexadecimal.
+    pub(crate) message: String,
+    /// What its author calls it.
+    pub(crate) name: String,
+    /// Which machines it is for.
+    pub(crate) target: String,
+    /// What it runs.
+    pub(crate) modules: Vec<String>,
+    /// Who signed it: fingerprints.
+    pub(crate) signers: Vec<String>,
+    /// From when it may run.
+    pub(crate) valid_from: Timestamp,
+    /// Until when it may begin.
+    pub(crate) expire_after: Timestamp,
+    /// What its signatures say is past: no clock is believed that lies before it.
+    pub(crate) floor: Timestamp,
+    /// What came of it; `None` while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// When it was over.
+    pub(crate) at: Timestamp,
+    /// `success`, `failed`, `timeout`, `cancelled` or `interrupted`.
+    pub(crate) status: String,
+    /// Operations that found something.
+    pub(crate) found: usize,
+}
+
+/// An order that was refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RefusedOrder {
+    /// When.
+    pub(crate) at: Timestamp,
+    /// The server's number for the action.
+    pub(crate) action_id: i64,
+    /// What its author calls it, as far as that could be read. Nobody vouches for it.
+    pub(crate) name: String,
+    /// Why, as a word.
+    pub(crate) code: String,
+    /// Why, for people.
+    pub(crate) reason: String,
+}
+
+/// Why a ledger begins where it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Origin {
+    /// The machine had no identity before.
+    New,
+    /// The machine had an identity, but no readable ledger.
+    Lost,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    since: Timestamp,
+    origin: Origin,
+    floor: Timestamp,
+    /// Orders forgotten, and the hash up to them.
+    forgotten: u64,
+    #[serde(with = "hex_key")]
+    head: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Line {
+    Header(Header),
+    Begun(Order),
+    Finished {
+        #[serde(with = "hex_key")]
+        key: OrderKey,
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    Refused(RefusedOrder),
+    Cancelled {
+        at: Timestamp,
+        action_id: i64,
+        /// SHA-256 of the signed text in hexadecimal, or nothing.
+        signed: String,
+    },
+}
+
+/// Everything that is in the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Content {
+    header: Header,
+    orders: BTreeMap<u64, Order>,
+    by_key: HashMap<OrderKey, u64>,
+    next: u64,
+    refused: VecDeque<RefusedOrder>,
+    cancelled: VecDeque<(i64, String)>,
+    head: [u8; 32],
+    floor: Timestamp,
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub(crate) struct OrderLedger {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    refusals_written: usize,
+    content: Content,
+}
+
+/// What came of beginning an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// It is taken now.
+    Now,
+    /// It was taken before.
+    Before,
+    /// It was called back before it came.
+    CalledBack,
+}
+
+/// Why there is no usable ledger.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LedgerError {
+    /// The disk.
+    #[error("cannot use the ledger of orders {}", path.display())]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Content {
+    fn new(header: Header) -> Self {
+        let (head, floor) = (header.head, header.floor);
+        Self {
+            header,
+            orders: BTreeMap::new(),
+            by_key: HashMap::new(),
+            next: 0,
+            refused: VecDeque::new(),
+            cancelled: VecDeque::new(),
+            head,
+            floor,
+        }
+    }
+
+    /// Reads the file. `None` when it is damaged; what was written last may be torn by a crash and does not count.
+    /// Returns the bytes that are whole lines, too.
+    fn read(bytes: &[u8]) -> Option<(Self, usize)> {
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
+        let mut lines = bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(read_line);
+        let Some(Some(Line::Header(header))) = lines.next() else { return None };
+        let mut content = Self::new(header);
+        for line in lines {
+            content.take(line?);
+        }
+        Some((content, whole))
+    }
+
+    fn take(&mut self, line: Line) {
+        match line {
+            Line::Header(_) => {}
+            Line::Begun(order) => {
+                self.head = chained(self.head, &order.key);
+                self.floor = self.floor.max(order.floor);
+                self.by_key.insert(order.key, self.next);
+                self.orders.insert(self.next, order);
+                self.next += 1;
+            }
+            Line::Finished { key, outcome } => {
+                if let Some(order) = self.by_key.get(&key).and_then(|number| self.orders.get_mut(number)) {
+                    order.outcome = Some(outcome);
+                }
+            }
+            Line::Refused(refused) => {
+                self.refused.push_back(refused);
+                if self.refused.len() > REFUSALS_KEPT {
+                    self.refused.pop_front();
+                }
+            }
+            Line::Cancelled { action_id, signed, .. } => {
+                self.cancelled.push_back((action_id, signed));
+                if self.cancelled.len() > CANCELLED_MAX {
+                    self.cancelled.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Forgets orders whose end is long over and that nobody needs to see. Forgetting raises the floor to their end, so
+    /// that they stay refused.
+    fn forget(&mut self, now: Timestamp) {
+        while self.orders.len() > ORDERS_KEPT
+            && let Some(oldest) = self.orders.first_entry()
+            && oldest.get().outcome.is_some()
+            && keep_until(oldest.get().expire_after) < now
+        {
+            let order = oldest.remove();
+            self.by_key.remove(&order.key);
+            self.floor = self.floor.max(order.expire_after);
+            self.header.head = chained(self.header.head, &order.key);
+            self.header.forgotten += 1;
+        }
+    }
+
+    /// Writes everything as a new file.
+    fn write(&self) -> Vec<u8> {
+        let header = Header { floor: self.floor, ..self.header.clone() };
+        let mut bytes = write_line(&Line::Header(header));
+        for (action_id, signed) in &self.cancelled {
+            let line = Line::Cancelled { at: self.floor, action_id: *action_id, signed: signed.clone() };
+            bytes.extend(write_line(&line));
+        }
+        for refused in &self.refused {
+            bytes.extend(write_line(&Line::Refused(refused.clone())));
+        }
+        for order in self.orders.values() {
+            bytes.extend(write_line(&Line::Begun(order.clone())));
+        }
+        bytes
+    }
+
+    /// Orders, oldest first.
+    pub(crate) fn orders(&self) -> impl DoubleEndedIterator<Item = &Order> {
+        self.orders.values()
+    }
+
+    /// Refusals, oldest first.
+    pub(crate) fn refused(&self) -> impl DoubleEndedIterator<Item = &RefusedOrder> {
+        self.refused.iter()
+    }
+
+    /// The time before which no clock is believed; 1970 when there is none yet.
+    pub(crate) fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
+    /// Since when there is this ledger, and why.
+    pub(crate) fn since(&self) -> (Timestamp, Origin) {
+        (self.header.since, self.header.origin)
+    }
+
+    /// How many orders there were ever, and a hash over them.
+    pub(crate) fn head(&self) -> (u64, [u8; 32]) {
+        (self.header.forgotten + self.orders.len() as u64, self.head)
+    }
+
+    /// Whether an order was called back before it came.
+    pub(crate) fn is_cancelled(&self, action_id: i64, key: &OrderKey) -> bool {
+        let key = hex::encode(key);
+        self.cancelled.iter().any(|(id, signed)| (*id != 0 && *id == action_id) || *signed == key)
+    }
+
+    /// Returns the order with this key.
+    pub(crate) fn order(&self, key: &OrderKey) -> Option<&Order> {
+        self.orders.get(self.by_key.get(key)?)
+    }
+}
+
+/// Reads a ledger without using it. `None` when there is none yet or it is damaged.
+pub(crate) fn look(path: &Path) -> io::Result<Option<Content>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Content::read(&bytes).map(|(content, _)| content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl OrderLedger {
+    /// Opens the ledger at `path`. `known_before`: whether this machine had an identity before this start.
+    pub(crate) fn open(path: &Path, known_before: bool, now: Timestamp) -> Result<Self, LedgerError> {
+        let disk = |source| LedgerError::Disk { path: path.into(), source };
+        let found = match std::fs::read(path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(disk(error)),
+        };
+        let content = match found.as_deref().map(Content::read) {
+            Some(Some((mut content, whole))) => {
+                let bytes = found.map_or(0, |bytes| bytes.len());
+                if bytes > whole {
+                    // A crash tore the last line: nothing of it had begun.
+                    File::options().write(true).open(path).and_then(|file| file.set_len(whole as u64)).map_err(disk)?;
+                }
+                if whole as u64 > FILE_BYTES {
+                    content.forget(now);
+                    durable::replace(path, &content.write(), Sync::Power).map_err(disk)?;
+                }
+                content
+            }
+            damaged_or_missing => {
+                if damaged_or_missing.is_some() {
+                    let aside = path.with_extension("damaged");
+                    tracing::error!(
+                        kept = %aside.display(),
+                        "the ledger of orders is damaged; orders that were valid before now are refused"
+                    );
+                    durable::rename(path, &aside).map_err(disk)?;
+                }
+                let origin = if known_before || damaged_or_missing.is_some() { Origin::Lost } else { Origin::New };
+                // An order says from when it is valid in whole seconds.
+                let (floor, since) = (Timestamp::EPOCH, Timestamp::from_secs(now.to_parts().0));
+                let header = Header { version: 1, since, origin, floor, forgotten: 0, head: [0; 32] };
+                let content = Content::new(header);
+                durable::replace(path, &content.write(), Sync::Power).map_err(disk)?;
+                content
+            }
+        };
+        let file = OpenOptions::new().append(true).mode(0o600).open(path).map_err(disk)?;
+        let bytes = file.metadata().map_err(disk)?.len();
+        Ok(Self { path: path.into(), file, bytes, refusals_written: 0, content })
+    }
+
+    /// What is in it.
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// Takes an order: when this returns [`Begun::Now`] it is on the disk, and nobody else took it.
+    pub(crate) fn begin(&mut self, order: Order) -> io::Result<Begun> {
+        if self.content.order(&order.key).is_some() {
+            return Ok(Begun::Before);
+        }
+        if self.content.is_cancelled(order.action_id, &order.key) {
+            return Ok(Begun::CalledBack);
+        }
+        self.append(Line::Begun(order))?;
+        self.file.sync_data()?;
+        Ok(Begun::Now)
+    }
+
+    /// Writes what came of an order.
+    pub(crate) fn finish(&mut self, key: OrderKey, outcome: Outcome) -> io::Result<()> {
+        let at = outcome.at;
+        self.append(Line::Finished { key, outcome })?;
+        if self.bytes > FILE_BYTES {
+            self.content.forget(at);
+            let bytes = self.content.write();
+            durable::replace(&self.path, &bytes, Sync::Power)?;
+            self.file = OpenOptions::new().append(true).open(&self.path)?;
+            // Should all of it be needed, the next time is when it has doubled.
+            self.bytes = (bytes.len() as u64).min(FILE_BYTES / 2);
+        }
+        Ok(())
+    }
+
+    /// Writes that an order was refused. It need not survive a loss of power.
+    pub(crate) fn refuse(&mut self, refused: RefusedOrder) -> io::Result<()> {
+        if self.refusals_written >= REFUSALS_WRITTEN_MAX {
+            self.content.take(Line::Refused(refused));
+            return Ok(());
+        }
+        self.refusals_written += 1;
+        self.append(Line::Refused(refused))
+    }
+
+    /// Writes that an order is called back, which then never begins here. It is on the disk when this returns.
+    pub(crate) fn cancel(&mut self, at: Timestamp, action_id: i64, signed: &[u8]) -> io::Result<()> {
+        let signed = hex::encode(signed);
+        if self.content.cancelled.contains(&(action_id, signed.clone())) {
+            return Ok(());
+        }
+        self.append(Line::Cancelled { at, action_id, signed })?;
+        self.file.sync_data()
+    }
+
+    fn append(&mut self, line: Line) -> io::Result<()> {
+        let bytes = write_line(&line);
+        if let Err(error) = self.file.write_all(&bytes) {
+            // Half a line would damage what follows.
+            self.file.set_len(self.bytes)?;
+            return Err(error);
+        }
+        self.bytes += bytes.len() as u64;
+        self.content.take(line);
+        Ok(())
+    }
+}
+
+fn chained(head: [u8; 32], key: &OrderKey) -> [u8; 32] {
+    Sha256::new().chain_update(head).chain_update(key).finalize().into()
+}
+
+fn write_line(line: &Line) -> Vec<u8> {
+    let json = serde_json::to_string(line).expect("text and numbers are JSON");
+    format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).into_bytes()
+}
+
+/// Reads a line. `None`: it is damaged.
+fn read_line(bytes: &[u8]) -> Option<Line> {
+    let (sum, json) = bytes.split_at_checked(9).filter(|(sum, _)| sum[8] == b' ')?;
+    let sum = u32::from_str_radix(std::str::from_utf8(&sum[..8]).ok()?, 16).ok()?;
+    let line = (crc32c::crc32c(json) == sum).then(|| serde_json::from_slice(json))?;
+    line.ok()
+}
+
+/// Keys as text.
+mod hex_key {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(key: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&hex::encode(key))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 32], D::Error> {
+        let text = String::deserialize(d)?;
+        let bytes = hex::decode(text).map_err(D::Error::custom)?;
+        bytes.try_into().map_err(|_| D::Error::custom("a key has 32 bytes"))
+    }
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -1,0 +1,160 @@
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_secs(1_800_000_000 + seconds)
+}
+
+fn order(number: u8, now: i64, end: i64) -> Order {
+    Order {
+        key: [number; 32],
+        at: at(now),
+        action_id: i64::from(number),
+        command_id: 0,
+        message: "aa".into(),
+        name: "who is there".into(),
+        target: "name = 'x'".into(),
+        modules: vec!["timedrift".into()],
+        signers: vec!["AB".into()],
+        valid_from: at(now - 60),
+        expire_after: at(end),
+        floor: at(now - 50),
+        outcome: None,
+    }
+}
+
+fn done(seconds: i64) -> Outcome {
+    Outcome { at: at(seconds), status: "success".into(), found: 1 }
+}
+
+fn a_path() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orders");
+    (directory, path)
+}
+
+#[test]
+fn an_order_is_taken_once_whatever_comes_between() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    assert_eq!(ledger.begin(order(1, 5, 100)).unwrap(), Begun::Now);
+    assert_eq!(ledger.begin(order(1, 6, 100)).unwrap(), Begun::Before);
+    drop(ledger);
+    // It ended in the middle: known, and without an outcome.
+    let mut ledger = OrderLedger::open(&path, true, at(0)).unwrap();
+    assert_eq!(ledger.begin(order(1, 7, 100)).unwrap(), Begun::Before);
+    assert_eq!(ledger.content().order(&[1; 32]), Some(&order(1, 5, 100)));
+    ledger.finish([1; 32], done(9)).unwrap();
+    drop(ledger);
+    let ledger = OrderLedger::open(&path, true, at(0)).unwrap();
+    assert_eq!(ledger.content().order(&[1; 32]).unwrap().outcome, Some(done(9)));
+    assert_eq!(ledger.content().since(), (at(0), Origin::New));
+}
+
+#[test]
+fn the_floor_is_the_latest_that_was_signed_and_never_sinks() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    ledger.begin(order(1, 500, 600)).unwrap();
+    ledger.begin(order(2, 40, 600)).unwrap();
+    assert_eq!(ledger.content().floor(), at(450));
+    drop(ledger);
+    assert_eq!(OrderLedger::open(&path, true, at(-9000)).unwrap().content().floor(), at(450));
+}
+
+#[test]
+fn a_line_torn_by_a_crash_is_as_if_it_was_never_written() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    ledger.begin(order(1, 5, 100)).unwrap();
+    let before = std::fs::metadata(&path).unwrap().len();
+    ledger.begin(order(2, 6, 100)).unwrap();
+    drop(ledger);
+    let whole = std::fs::read(&path).unwrap();
+    for cut in usize::try_from(before).unwrap()..whole.len() {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let mut ledger = OrderLedger::open(&path, true, at(10)).unwrap();
+        assert_eq!(ledger.content().since().1, Origin::New, "cut at {cut}");
+        assert!(ledger.content().order(&[1; 32]).is_some() && ledger.content().order(&[2; 32]).is_none());
+        // What is written next is readable.
+        assert_eq!(ledger.begin(order(3, 7, 100)).unwrap(), Begun::Now);
+        assert!(look(&path).unwrap().unwrap().order(&[3; 32]).is_some());
+    }
+}
+
+#[test]
+fn damage_and_loss_are_never_an_empty_ledger() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    ledger.begin(order(1, 5, 100)).unwrap();
+    drop(ledger);
+    let whole = std::fs::read(&path).unwrap();
+    // The line ends, so no byte of it is torn: each counts. (The end of a line turned into something else joins it to
+    // the next, or is torn like one that was never written.)
+    for place in (0..whole.len()).filter(|place| whole[*place] != b'\n') {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let ledger = OrderLedger::open(&path, true, at(50)).unwrap();
+        assert_eq!(ledger.content().since(), (at(50), Origin::Lost), "byte {place}");
+        assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), bytes);
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(OrderLedger::open(&path, true, at(60)).unwrap().content().since(), (at(60), Origin::Lost));
+}
+
+#[test]
+fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    let many = u32::try_from(ORDERS_KEPT).unwrap() + 50;
+    for number in 0..many {
+        let mut order = order(0, 5, 100 + i64::from(number));
+        order.key[..4].copy_from_slice(&number.to_be_bytes());
+        let key = order.key;
+        ledger.begin(order).unwrap();
+        // One that never ended holds up those after it.
+        if number != 40 {
+            ledger.finish(key, done(9)).unwrap();
+        }
+    }
+    let before = ledger.content().head();
+    let mut content = ledger.content().clone();
+    // Not long enough ago: nothing is forgotten.
+    content.forget(at(200));
+    assert_eq!(content.orders().count(), ORDERS_KEPT + 50);
+    content.forget(at(100_000_000));
+    assert_eq!(content.orders().count(), ORDERS_KEPT + 10);
+    assert_eq!(content.floor(), at(100 + 39));
+    let (again, _) = Content::read(&content.write()).unwrap();
+    assert_eq!((again.floor(), again.head(), content.head()), (at(139), before, before));
+}
+
+#[test]
+fn an_order_called_back_before_it_came_is_known_by_number_and_by_text() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    ledger.cancel(at(1), 7, &[]).unwrap();
+    ledger.cancel(at(1), 8, &[9; 32]).unwrap();
+    drop(ledger);
+    let mut ledger = OrderLedger::open(&path, true, at(2)).unwrap();
+    assert_eq!(ledger.begin(order(7, 5, 100)).unwrap(), Begun::CalledBack);
+    let content = ledger.content();
+    assert!(
+        content.is_cancelled(7, &[1; 32]) && content.is_cancelled(8, &[1; 32]) && content.is_cancelled(1, &[9; 32])
+    );
+    assert!(!content.is_cancelled(1, &[1; 32]) && !content.is_cancelled(0, &[0; 32]));
+}
+
+#[test]
+fn refusals_are_shown_and_bounded() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    for number in 0..300 {
+        let (code, reason) = ("weight".to_owned(), "too light".to_owned());
+        ledger.refuse(RefusedOrder { at: at(number), action_id: number, name: "n".into(), code, reason }).unwrap();
+    }
+    drop(ledger);
+    let content = look(&path).unwrap().unwrap();
+    assert_eq!(content.refused().count(), REFUSALS_KEPT);
+    assert_eq!(content.refused().last().unwrap().action_id, 299);
+}

@@ -1,0 +1,480 @@
+//! The service `actions`: signed orders of investigators, judged and run on this machine.
+//!
+//! Stays true: the server is believed in nothing; what runs was signed by people whom this machine trusts, with enough
+//! weight, for this machine and this time, and it is in the ledger before it begins; its result is in the spool before
+//! the order is acknowledged. Cancelling needs no signature: a server that wants an order not to run need not deliver it.
+//! Not here: the judgement itself (muster-trust), what modules do (muster-modules).
+
+mod believed;
+mod gate;
+pub(crate) mod ledger;
+mod pack;
+pub(crate) mod page;
+mod runner;
+pub(crate) mod status;
+
+pub(crate) use believed::Believed;
+pub(crate) use runner::{Runner, read_catalogue};
+
+use crate::chain::Chain;
+use crate::facts::Observer;
+use crate::hub::{Delivery, Hub, Mail, any};
+use crate::keys::Identity;
+use crate::outbox::Durability;
+use ledger::{Begun, Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
+use muster_core::{Clock, Priority, Timestamp, limits, system};
+use muster_modules::{Effect, ModuleResult, Stop};
+use muster_proto::convert::time_to_wire;
+use muster_proto::wire::actions::{self as wire, ResultStatus};
+use muster_trust::document::Kind;
+use muster_trust::{Accepted, Refusal, RefusalCode};
+use prost::Message as _;
+use runner::{Call, Status, parameters, together};
+use sha2::{Digest, Sha256};
+use status::documents_path;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// How long orders may take to end when the agent does.
+const STOP_MAX: Duration = Duration::from_secs(3);
+
+/// Who this machine is, for targets.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// Its key's hash is its id.
+    pub(crate) identity: watch::Receiver<Arc<Identity>>,
+    /// Labels it claims.
+    pub(crate) labels: Vec<String>,
+}
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Actions {
+    hub: Arc<Hub>,
+    clock: Arc<dyn Clock>,
+    observer: Observer,
+    runner: Runner,
+    asked: Asked,
+    believed: RwLock<Believed>,
+    /// `None`: it cannot be used, so nothing runs.
+    ledger: Mutex<Option<OrderLedger>>,
+    running: Mutex<HashMap<OrderKey, Running>>,
+    /// Told when an order has ended and is reported.
+    ended: Notify,
+    facts: gate::KnownFacts,
+    /// Why the last document was not taken.
+    document_refusal: Mutex<Option<wire::Refusal>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    action_id: i64,
+    stop: Stop,
+}
+
+/// An order as it came.
+#[derive(Debug)]
+struct Came {
+    order: wire::ActionOrder,
+    message: bytes::Bytes,
+    at: Timestamp,
+}
+
+impl Came {
+    /// Returns an answer with what is known of the order.
+    fn answer(&self, status: ResultStatus, finished: Timestamp) -> wire::ActionResult {
+        wire::ActionResult {
+            action_id: self.order.action_id,
+            command_id: self.order.command_id,
+            order_message_id: self.message.clone(),
+            status: status.into(),
+            received: Some(time_to_wire(self.at)),
+            finished: Some(time_to_wire(finished)),
+            ..wire::ActionResult::default()
+        }
+    }
+}
+
+impl Actions {
+    /// Puts the service together.
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        (clock, observer): (Arc<dyn Clock>, Observer),
+        runner: Runner,
+        asked: Asked,
+        (believed, ledger): (Believed, Option<OrderLedger>),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            hub,
+            clock,
+            observer,
+            runner,
+            asked,
+            believed: RwLock::new(believed),
+            ledger: Mutex::new(ledger),
+            running: Mutex::default(),
+            ended: Notify::new(),
+            facts: gate::KnownFacts::default(),
+            document_refusal: Mutex::default(),
+        })
+    }
+
+    /// Takes messages until the agent ends.
+    pub(crate) async fn run(self: Arc<Self>, mut inbox: mpsc::Receiver<Delivery>) {
+        self.report_interrupted().await;
+        self.tell_trust().await;
+        while let Some(delivery) = inbox.recv().await {
+            let service = Arc::clone(&self);
+            match delivery.message.message_type.as_str() {
+                system::ACTION => drop(tokio::spawn(async move { service.take_order(delivery).await })),
+                // One after the other, in the order in which they came.
+                system::ACTION_CANCEL => self.take_cancel(delivery).await,
+                system::TRUST_DOCUMENT => self.take_document(delivery).await,
+                system::TRUST_REQUEST => {
+                    self.tell_trust().await;
+                    delivery.done();
+                }
+                other => {
+                    let reason = format!("the actions service knows no message {other:?}");
+                    delivery.fail(&reason).await;
+                }
+            }
+        }
+    }
+
+    /// Ends what runs, and gives each a moment to report what came of it.
+    pub(crate) async fn stop_all(&self) {
+        for running in self.running().values() {
+            running.stop.ask();
+        }
+        let all_ended = async {
+            while !self.running().is_empty() {
+                self.ended.notified().await;
+            }
+        };
+        if tokio::time::timeout(STOP_MAX, all_ended).await.is_err() {
+            tracing::warn!("an order did not end in time; it is reported as interrupted at the next start");
+        }
+    }
+
+    /// Reads keys and weights again.
+    pub(crate) async fn reload(&self, config: &crate::config::Config) {
+        *self.believed_mut() = Believed::load(config, &documents_path(config));
+        self.tell_trust().await;
+    }
+
+    async fn take_order(self: Arc<Self>, delivery: Delivery) {
+        let at = self.clock.now();
+        let Ok(order) = wire::ActionOrder::decode(&body(&delivery)[..]) else {
+            return delivery.fail("the body is no ActionOrder").await;
+        };
+        let came = Came { order, message: delivery.message.message_id.clone(), at };
+        let judged = self.judge(&came).await;
+        let begun = match judged {
+            Ok(accepted) => self.begin(&came, &accepted).await.map(|()| accepted),
+            Err(refusal) => Err(refusal),
+        };
+        match begun {
+            Ok(accepted) => self.carry_out(&came, accepted).await,
+            // It was taken from this very message before a crash; what came of it was reported then.
+            Err(refusal) if refusal.code == RefusalCode::AlreadyRun && self.is_repeated(&came) => {}
+            Err(refusal) => self.report(&self.refuse(&came, &refusal)).await,
+        }
+        delivery.done();
+    }
+
+    /// Whether an order was taken from this very message before.
+    fn is_repeated(&self, came: &Came) -> bool {
+        let message = hex::encode(&came.message);
+        self.ledger().as_ref().is_some_and(|ledger| ledger.content().orders().any(|order| order.message == message))
+    }
+
+    /// Writes the order into the ledger, on the disk.
+    async fn begin(self: &Arc<Self>, came: &Came, accepted: &Accepted) -> Result<(), Refusal> {
+        let action = &accepted.action;
+        let order = Order {
+            key: *accepted.key.as_bytes(),
+            at: came.at,
+            action_id: came.order.action_id,
+            command_id: came.order.command_id,
+            message: hex::encode(&came.message),
+            name: action.name.clone(),
+            target: action.target.clone(),
+            modules: action.operations.iter().map(|operation| operation.module.clone()).collect(),
+            signers: accepted.signers.iter().map(|signed| signed.signer.to_string()).collect(),
+            valid_from: action.valid_from,
+            expire_after: action.expire_after,
+            floor: accepted.floor,
+            outcome: None,
+        };
+        let key = order.key;
+        // Known as running before it is written: whoever calls it back finds it here, or is found by it there.
+        if self.running().contains_key(&key) {
+            return Err(begun_before());
+        }
+        self.running().insert(key, Running { action_id: came.order.action_id, stop: Stop::default() });
+        let service = Arc::clone(self);
+        let begun = tokio::task::spawn_blocking(move || match service.ledger().as_mut() {
+            Some(ledger) => ledger.begin(order),
+            None => Err(std::io::Error::other("there is no ledger")),
+        });
+        let refused = match begun.await {
+            Ok(Ok(Begun::Now)) => return Ok(()),
+            Ok(Ok(Begun::Before)) => begun_before(),
+            Ok(Ok(Begun::CalledBack)) => {
+                Refusal { code: RefusalCode::Cancelled, text: "the action was called back".to_owned() }
+            }
+            failed => {
+                let why = failed.map_or_else(|error| error.to_string(), |begun| format!("{:?}", begun.err()));
+                tracing::error!(why, "the ledger of orders cannot be written, so nothing is run");
+                let text = "the ledger of what was run cannot be written: nothing runs".to_owned();
+                Refusal { code: RefusalCode::LedgerUnreadable, text }
+            }
+        };
+        self.running().remove(&key);
+        Err(refused)
+    }
+
+    async fn carry_out(&self, came: &Came, accepted: Accepted) {
+        let key = *accepted.key.as_bytes();
+        let action = &accepted.action;
+        let stop = self.running().get(&key).map(|running| running.stop.clone()).unwrap_or_default();
+        tracing::info!(action.id = came.order.action_id, name = action.name, "an order is run");
+        let started = self.clock.now();
+        let calls: Result<Vec<_>, _> = action
+            .operations
+            .iter()
+            .zip(&accepted.parameters)
+            .map(|(operation, signed)| {
+                let parameters = parameters(signed, operation.is_compressed)?;
+                Ok(Call { module: operation.module.clone(), parameters })
+            })
+            .collect();
+        let left = action.expire_after.since(started);
+        let ended = match calls {
+            Ok(calls) => self.runner.run(calls, left, &stop).await,
+            Err(why) => {
+                let why: String = why;
+                action.operations.iter().map(|_| (Status::Failed, ModuleResult::failed(why.clone()))).collect()
+            }
+        };
+        let status = together(&ended.iter().map(|(status, _)| *status).collect::<Vec<_>>());
+        let results: Vec<ModuleResult> = ended.into_iter().map(|(_, result)| result).collect();
+        let found = results.iter().filter(|result| result.foundanything).count();
+        let finished = self.clock.now();
+        let packed = pack::pack(results);
+        let answer = wire::ActionResult {
+            signed_sha256: key.to_vec().into(),
+            results: packed.bytes,
+            results_packing: packed.packing.into(),
+            results_bytes: packed.plain_bytes,
+            started: Some(time_to_wire(started)),
+            signers: accepted.signers.iter().map(|signed| signed.signer.to_string()).collect(),
+            ..came.answer(wire_status(status), finished)
+        };
+        // The result first: a crash in between reports it again under the same name, and never as lost.
+        self.report(&answer).await;
+        self.finish(key, Outcome { at: finished, status: status.word().into(), found });
+        self.running().remove(&key);
+        self.ended.notify_one();
+    }
+
+    fn finish(&self, key: OrderKey, outcome: Outcome) {
+        if let Some(Err(error)) = self.ledger().as_mut().map(|ledger| ledger.finish(key, outcome)) {
+            tracing::error!(%error, "cannot write the ledger of orders");
+        }
+    }
+
+    fn refuse(&self, came: &Came, refusal: &Refusal) -> wire::ActionResult {
+        let code = refusal.code.as_str();
+        tracing::warn!(action.id = came.order.action_id, code, "an order is refused");
+        let name = muster_core::Action::parse(&came.order.action).map_or_else(|_| String::new(), |action| action.name);
+        let refused = RefusedOrder {
+            at: came.at,
+            action_id: came.order.action_id,
+            name: muster_core::text::cut(&name, 200),
+            code: code.to_owned(),
+            reason: muster_core::text::cut(&refusal.text, 500),
+        };
+        if let Some(Err(error)) = self.ledger().as_mut().map(|ledger| ledger.refuse(refused)) {
+            tracing::error!(%error, "cannot write the ledger of orders");
+        }
+        let status = match refusal.code {
+            RefusalCode::Expired => ResultStatus::Expired,
+            RefusalCode::Cancelled => ResultStatus::Cancelled,
+            _ => ResultStatus::Failed,
+        };
+        let reason = muster_core::text::cut(&refusal.text, limits::FAILED_REASON_CHARS_MAX);
+        wire::ActionResult {
+            refusal: Some(wire::Refusal { code: code.to_owned(), reason }),
+            ..came.answer(status, self.clock.now())
+        }
+    }
+
+    /// Puts a result into the spool. Its name follows from the order's message, so that it counts once.
+    async fn report(&self, result: &wire::ActionResult) {
+        let digest = Sha256::new().chain_update(b"result\0").chain_update(&result.order_message_id).finalize();
+        let mail = Mail {
+            id: digest[..16].try_into().ok(),
+            data: Some(any("muster.actions.ActionResult", result)),
+            priority: Priority::High,
+            ..mail(system::ACTION_RESULT)
+        };
+        if let Err(error) = self.hub.send(mail, Durability::Disk).await {
+            self.hub.outbox().count_dropped();
+            tracing::error!(error = %Chain(&error), "the result of an order is lost");
+        }
+    }
+
+    /// Reports what ran when the agent ended in the middle, and closes it.
+    async fn report_interrupted(&self) {
+        let unfinished: Vec<Order> = {
+            let ledger = self.ledger();
+            let orders = ledger.as_ref().map(|ledger| ledger.content().orders().cloned().collect::<Vec<_>>());
+            orders.unwrap_or_default().into_iter().filter(|order| order.outcome.is_none()).collect()
+        };
+        for order in unfinished {
+            let now = self.clock.now();
+            let order_message_id = hex::decode(&order.message).unwrap_or_default().into();
+            let result = wire::ActionResult {
+                action_id: order.action_id,
+                command_id: order.command_id,
+                order_message_id,
+                signed_sha256: order.key.to_vec().into(),
+                status: ResultStatus::Failed.into(),
+                problem: "the agent ended while this ran; what came of it is unknown".into(),
+                received: Some(time_to_wire(order.at)),
+                finished: Some(time_to_wire(now)),
+                signers: order.signers,
+                ..wire::ActionResult::default()
+            };
+            self.report(&result).await;
+            self.finish(order.key, Outcome { at: now, status: "interrupted".into(), found: 0 });
+        }
+    }
+
+    async fn take_cancel(&self, delivery: Delivery) {
+        let Ok(cancel) = wire::ActionCancel::decode(&body(&delivery)[..]) else {
+            return delivery.fail("the body is no ActionCancel").await;
+        };
+        let signed = &cancel.signed_sha256[..];
+        if cancel.action_id == 0 && signed.len() != 32 {
+            return delivery.fail("the cancellation names no action").await;
+        }
+        // Written first: an order that begins now is either seen below, or finds this.
+        let written = self.ledger().as_mut().map(|ledger| ledger.cancel(self.clock.now(), cancel.action_id, signed));
+        if let Some(Err(error)) = written {
+            tracing::error!(%error, "cannot write the ledger of orders; the server will cancel again");
+            return;
+        }
+        let is_meant = |(key, running): &(&OrderKey, &Running)| {
+            (cancel.action_id != 0 && running.action_id == cancel.action_id) || key[..] == *signed
+        };
+        for (_, running) in self.running().iter().filter(is_meant) {
+            running.stop.ask();
+        }
+        tracing::info!(action.id = cancel.action_id, "an order is called back");
+        delivery.done();
+    }
+
+    async fn take_document(self: &Arc<Self>, delivery: Delivery) {
+        let Ok(document) = wire::TrustDocument::decode(&body(&delivery)[..]) else {
+            return delivery.fail("the body is no TrustDocument").await;
+        };
+        let (service, now) = (Arc::clone(self), self.clock.now());
+        // Away from the agent's own thread, as orders are: anybody could have written it.
+        let taken = tokio::task::spawn_blocking(move || service.believed_mut().take(&document.document, now)).await;
+        let taken = taken.unwrap_or(Err(believed::NotTaken::Defect));
+        let refusal = match taken {
+            Ok(kind) => {
+                tracing::info!(?kind, "a document of administrators is in force");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "a document of trust is refused");
+                let reason = muster_core::text::cut(&error.to_string(), limits::FAILED_REASON_CHARS_MAX);
+                Some(wire::Refusal { code: RefusalCode::Document.as_str().into(), reason })
+            }
+        };
+        self.document_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&refusal);
+        self.tell_trust().await;
+        match refusal {
+            None => delivery.done(),
+            Some(refusal) => delivery.fail(&refusal.reason).await,
+        }
+    }
+
+    /// Tells the server what this machine believes and can do.
+    async fn tell_trust(&self) {
+        let said = {
+            let believed = self.believed.read().unwrap_or_else(PoisonError::into_inner);
+            let mut keyring: Vec<String> =
+                believed.keyring.certificates().iter().map(|key| key.fingerprint().to_string()).collect();
+            keyring.sort();
+            let catalogue = self.runner.catalogue();
+            let modules = catalogue.names().into_iter().filter_map(|name| catalogue.facts(name));
+            let modules = modules.map(|facts| wire::Module {
+                name: facts.name.to_owned(),
+                weight_min: facts.weight_min,
+                changes: facts.effect == Effect::Changes,
+            });
+            let ledger = self.ledger();
+            let content = ledger.as_ref().map(OrderLedger::content);
+            let (entries, head) = content.map_or((0, [0; 32]), ledger::Content::head);
+            let floor = content.map(ledger::Content::floor).filter(|floor| *floor > Timestamp::EPOCH);
+            wire::AgentTrust {
+                keyring_version: believed.version(Kind::Keyring),
+                keyring,
+                acl_version: believed.version(Kind::Acl),
+                acl: believed.acl_text.clone().into(),
+                modules: modules.collect(),
+                time_floor: floor.map(time_to_wire),
+                ledger_entries: entries,
+                ledger_sha256: head.to_vec().into(),
+                document_refusal: self.document_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            }
+        };
+        let data = Some(any("muster.actions.AgentTrust", &said));
+        self.hub.send_or_count(Mail { data, ..mail(system::AGENT_TRUST) }).await;
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Option<OrderLedger>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<OrderKey, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn believed_mut(&self) -> std::sync::RwLockWriteGuard<'_, Believed> {
+        self.believed.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn begun_before() -> Refusal {
+    Refusal { code: RefusalCode::AlreadyRun, text: "the action was begun before".to_owned() }
+}
+
+fn wire_status(status: Status) -> ResultStatus {
+    match status {
+        Status::Success => ResultStatus::Success,
+        Status::Failed => ResultStatus::Failed,
+        Status::Timeout => ResultStatus::Timeout,
+        Status::Cancelled => ResultStatus::Cancelled,
+    }
+}
+
+fn body(delivery: &Delivery) -> Vec<u8> {
+    delivery.message.data.as_ref().map_or_else(Vec::new, |data| data.value.clone())
+}
+
+fn mail(message_type: &str) -> Mail {
+    Mail {
+        from: system::ACTIONS.into(),
+        to: system::ACTIONS.into(),
+        message_type: message_type.into(),
+        ..Mail::default()
+    }
+}

@@ -1,0 +1,239 @@
+//! Runs operations: each in a process of its own, several at once, none longer than its order allows.
+//!
+//! Stays true: a module's process has its limits before it reads a word; whatever it does, an operation ends with a
+//! result, and its process is gone then; a thread waits for each process, never the agent's own. Not here: who may ask.
+
+use muster_core::limits;
+use muster_modules::confine::Limits;
+use muster_modules::foreign::{Catalogue, ForeignModule};
+use muster_modules::host::{Ended, Host, Patience};
+use muster_modules::module::Asker;
+use muster_modules::{ModuleResult, Stop};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+
+/// Processes at once, over all orders.
+const PROCESSES_MAX: usize = 8;
+/// How often a call that waits for its turn looks whether it was called back.
+const LOOK: Duration = Duration::from_millis(200);
+/// Stack of a thread that waits for a process.
+const STACK_BYTES: usize = 512 * 1024;
+/// Bytes of one answer: what is larger would not fit into a message anyway, however well it is packed.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// One call of a module.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// Which module.
+    pub(crate) module: String,
+    /// What it is told.
+    pub(crate) parameters: Value,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// The module answered, and says that it ran well.
+    Success,
+    /// It did not, or there is no answer.
+    Failed,
+    /// It took too long.
+    Timeout,
+    /// It was called back.
+    Cancelled,
+}
+
+impl Status {
+    /// Returns MIG's word for it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Runs operations.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    host: Host,
+    catalogue: Catalogue,
+    limits: Limits,
+    time_max: Duration,
+    places: Arc<Semaphore>,
+}
+
+impl Runner {
+    /// Puts one together. `time_max`: how long one operation may take.
+    pub(crate) fn new(catalogue: Catalogue, time_max: Duration) -> Self {
+        // The running program itself, also when its file was replaced by a newer one.
+        let host = Host { program: "/proc/self/exe".into(), arguments: Vec::new() };
+        let places = Arc::new(Semaphore::new(PROCESSES_MAX));
+        Self { host, catalogue, limits: Limits::default(), time_max, places }
+    }
+
+    /// The modules of this machine.
+    pub(crate) fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// Runs calls side by side and returns their results in the same order. None takes longer than `left`.
+    pub(crate) async fn run(&self, calls: Vec<Call>, left: Duration, stop: &Stop) -> Vec<(Status, ModuleResult)> {
+        let time = left.min(self.time_max);
+        futures_util::future::join_all(calls.into_iter().map(|call| self.run_one(call, time, stop))).await
+    }
+
+    async fn run_one(&self, call: Call, time: Duration, stop: &Stop) -> (Status, ModuleResult) {
+        let due = tokio::time::Instant::now() + time;
+        let name = call.module.clone();
+        let place = tokio::select! {
+            place = Arc::clone(&self.places).acquire_owned() => Ok(place.expect("the semaphore is never closed")),
+            () = tokio::time::sleep_until(due) => Err(Ended::TimedOut(time)),
+            () = asked_to_stop(stop) => Err(Ended::Stopped),
+        };
+        let ended = match place {
+            Ok(place) => {
+                let left = due.saturating_duration_since(tokio::time::Instant::now());
+                let ended = self.ask(call, left, stop.clone()).await;
+                drop(place);
+                ended
+            }
+            Err(ended) => ended,
+        };
+        let status = match &ended {
+            Ended::Answered(result) if result.success => Status::Success,
+            // A module that was asked to stop answers with what it has.
+            Ended::Answered(_) | Ended::Stopped if stop.is_asked() => Status::Cancelled,
+            Ended::Stopped => Status::Cancelled,
+            Ended::TimedOut(_) => Status::Timeout,
+            _ => Status::Failed,
+        };
+        (status, ended.into_result(&name))
+    }
+
+    async fn ask(&self, call: Call, time: Duration, stop: Stop) -> Ended {
+        if stop.is_asked() {
+            return Ended::Stopped;
+        }
+        let executable = std::env::current_exe().unwrap_or_default();
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let asker = Some(Asker { pid, executable });
+        let Some(plan) = self.catalogue.plan(&call.module, self.limits, asker) else {
+            return Ended::NotStarted(muster_modules::registry::missing(&call.module));
+        };
+        let (host, patience) = (self.host.clone(), Patience { time, output_bytes: ANSWER_BYTES_MAX });
+        let (answer, answered) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("module".into()).stack_size(STACK_BYTES);
+        let started = thread.spawn(move || {
+            // Nobody waits for the answer any more when the agent is ending.
+            let _ = answer.send(host.ask(&plan, &call.parameters, patience, &stop));
+        });
+        match started {
+            Ok(_) => answered.await.unwrap_or_else(|_| Ended::NotStarted("the thread that waited for it died".into())),
+            Err(error) => Ended::NotStarted(format!("there is no thread for it: {error}")),
+        }
+    }
+}
+
+/// Returns soon after somebody asked to stop.
+async fn asked_to_stop(stop: &Stop) {
+    while !stop.is_asked() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Reads which programs of others are modules: a TOML file with a table for each. An empty path is none.
+pub(crate) fn read_catalogue(path: &Path) -> anyhow::Result<Catalogue> {
+    use anyhow::Context as _;
+    if path.as_os_str().is_empty() {
+        return Ok(Catalogue::default());
+    }
+    let reading = || format!("cannot read modules_file {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(reading)?;
+    let modules: BTreeMap<String, ForeignModule> = toml::from_str(&text).with_context(reading)?;
+    Catalogue::new(modules).with_context(reading)
+}
+
+/// Reads an operation's parameters as they were signed: JSON, or base64 of gzip of JSON.
+pub(crate) fn parameters(signed: &str, is_compressed: bool) -> Result<Value, String> {
+    let value: Value = serde_json::from_str(signed).map_err(|error| format!("the parameters are no JSON: {error}"))?;
+    if !is_compressed {
+        return Ok(value);
+    }
+    let unreadable = |why: String| format!("the parameters are not base64 of gzip of JSON: {why}");
+    let text = value.as_str().ok_or_else(|| unreadable("they are no text".into()))?;
+    let packed = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text)
+        .map_err(|error| unreadable(error.to_string()))?;
+    let most = limits::MODULE_PARAMETERS_BYTES_MAX;
+    let mut json = Vec::new();
+    let mut reader = std::io::Read::take(flate2::read::GzDecoder::new(&packed[..]), most as u64 + 1);
+    std::io::Read::read_to_end(&mut reader, &mut json).map_err(|error| unreadable(error.to_string()))?;
+    if json.len() > most {
+        return Err(unreadable(format!("they are longer than {most} bytes")));
+    }
+    serde_json::from_slice(&json).map_err(|error| unreadable(error.to_string()))
+}
+
+/// Returns the state of the whole: success, or the first that is none.
+pub(crate) fn together(statuses: &[Status]) -> Status {
+    statuses.iter().copied().find(|status| *status != Status::Success).unwrap_or(Status::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine as _;
+    use std::io::Write as _;
+
+    fn packed(json: &[u8]) -> String {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(json).unwrap();
+        let text = base64::engine::general_purpose::STANDARD.encode(encoder.finish().unwrap());
+        serde_json::to_string(&text).unwrap()
+    }
+
+    #[test]
+    fn parameters_are_unpacked_within_bounds() {
+        let value = serde_json::json!({"paths": ["/etc"]});
+        assert_eq!(parameters(r#"{"paths":["/etc"]}"#, false), Ok(value.clone()));
+        assert_eq!(parameters(&packed(br#"{"paths": ["/etc"]}"#), true), Ok(value));
+        let bomb = packed(&vec![b' '; limits::MODULE_PARAMETERS_BYTES_MAX + 1]);
+        for (bad, why) in [
+            ("{}", "no text"),
+            ("\"*\"", "base64"),
+            ("\"aGVsbG8=\"", "gzip"),
+            (packed(b"{\"a\":").as_str(), "EOF"),
+            (bomb.as_str(), "longer than"),
+        ] {
+            let error = parameters(bad, true).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_that_is_no_success_decides() {
+        use Status::{Cancelled, Failed, Success, Timeout};
+        assert_eq!(together(&[Success, Timeout, Failed]), Timeout);
+        assert_eq!(together(&[Cancelled]), Cancelled);
+        assert_eq!(together(&[Success, Success]), Success);
+    }
+
+    #[test]
+    fn programs_of_others_are_read_from_a_file_and_never_take_a_built_in_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("modules.toml");
+        std::fs::write(&path, "[count]\npath = \"/usr/bin/true\"\nweight_min = 3\n").unwrap();
+        let catalogue = read_catalogue(&path).unwrap();
+        assert_eq!(catalogue.facts("count").unwrap().weight_min, 3);
+        std::fs::write(&path, "[timedrift]\npath = \"/usr/bin/true\"\n").unwrap();
+        assert!(format!("{:#}", read_catalogue(&path).unwrap_err()).contains("built in"));
+        assert!(read_catalogue(&directory.path().join("none")).is_err());
+        assert_eq!(read_catalogue(Path::new("")).unwrap(), Catalogue::default());
+    }
+}

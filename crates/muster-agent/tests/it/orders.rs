@@ -1,0 +1,403 @@
+//! Signed orders on the real program: what is run, what is refused, and that nothing is run twice.
+
+use crate::agent::{AgentProcess, CEILING};
+use crate::fleet::{Fleet, Kind, Received};
+use bytes::Bytes;
+use muster_core::{Action, Timestamp, system};
+use muster_proto::wire::actions::{self as wire, ResultStatus};
+use muster_trust::{SecretKey, document, signed_text};
+use prost::Message as _;
+use serde_json::json;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+const ONE: (&str, &str) = (include_str!("keys/one.asc"), include_str!("keys/one.secret.asc"));
+const TWO: (&str, &str) = (include_str!("keys/two.asc"), include_str!("keys/two.secret.asc"));
+const STRANGER: (&str, &str) = (include_str!("keys/stranger.asc"), include_str!("keys/stranger.secret.asc"));
+
+#[expect(clippy::disallowed_methods, reason = "signatures are made now")]
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    Timestamp::from_secs(since.as_secs().try_into().unwrap())
+}
+
+fn key(of: (&str, &str)) -> SecretKey {
+    SecretKey::open(of.1.as_bytes(), None, now()).unwrap()
+}
+
+/// An order and who signs it.
+#[derive(Clone)]
+struct Draft {
+    name: String,
+    target: String,
+    module: String,
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl Draft {
+    fn new(name: &str) -> Self {
+        let (from, until) = (now(), now().plus(Duration::from_mins(5)));
+        Self {
+            name: name.into(),
+            target: "environment->>'os' = 'linux'".into(),
+            module: "counting".into(),
+            from,
+            until,
+        }
+    }
+
+    fn signed(&self, signers: &[(&str, &str)]) -> Vec<u8> {
+        let mut json = json!({
+            "name": self.name, "target": self.target, "syntaxversion": 2, "pgpsignatures": [],
+            "validfrom": self.from.to_string(), "expireafter": self.until.to_string(),
+            "operations": [{"module": self.module, "parameters": {"who": "asks"}}],
+        });
+        let text = signed_text(&Action::parse(json.to_string().as_bytes()).unwrap()).unwrap();
+        let sign = |of: &(&str, &str)| key(*of).sign(text.as_bytes(), now()).unwrap();
+        json["pgpsignatures"] = signers.iter().map(sign).collect::<Vec<_>>().into();
+        json.to_string().into_bytes()
+    }
+}
+
+/// An agent that believes key one with weight 2 and key two with weight 1, and has a module that counts its runs.
+struct Machine {
+    fleet: Fleet,
+    agent: AgentProcess,
+}
+
+impl Machine {
+    async fn new(settings: &str) -> Self {
+        let machine = Self::prepared(settings).await;
+        machine.started().await
+    }
+
+    async fn prepared(settings: &str) -> Self {
+        let fleet = Fleet::start(Kind::Plain).await;
+        let agent = AgentProcess::prepare(&fleet, &format!("modules_file = \"modules.toml\"\n{settings}"));
+        let machine = Self { fleet, agent };
+        let directory = machine.agent.directory();
+        std::fs::create_dir(directory.join("agentkeys")).unwrap();
+        for (name, (public, _)) in [("one", ONE), ("two", TWO)] {
+            std::fs::write(directory.join("agentkeys").join(name), public).unwrap();
+        }
+        let weights = json!({"default": {"minimumweight": 2, "investigators": {
+            "one": {"fingerprint": key(ONE).signer(), "weight": 2},
+            "two": {"fingerprint": key(TWO).signer(), "weight": 1},
+        }}});
+        std::fs::write(directory.join("acl.cfg"), weights.to_string()).unwrap();
+        let runs = machine.runs_file();
+        let answer = "{\"foundanything\":true,\"success\":true,\"elements\":\"here\"}";
+        machine.script("counting", &format!("read line\necho \"$line\" >> {}\necho '{answer}'", runs.display()));
+        machine.script("hanging", &format!("echo $$ >> {}\nexec sleep 1000", runs.display()));
+        machine.script("dying", &format!("echo x >> {}\nkill -9 $$", runs.display()));
+        machine.script("flooding", &format!("echo x >> {}\nexec cat /dev/zero", runs.display()));
+        machine
+    }
+
+    async fn started(mut self) -> Self {
+        self.agent.restart();
+        self.fleet.wait_for(system::AGENT_TRUST).await;
+        self
+    }
+
+    fn runs_file(&self) -> PathBuf {
+        self.agent.directory().join("runs")
+    }
+
+    /// Makes a program a module that keeps the agent's privileges.
+    fn script(&self, name: &str, body: &str) {
+        let path = self.agent.directory().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let table = format!("[{name}]\npath = \"{}\"\nprivilege = \"agent\"\nweight_min = 1\n", path.display());
+        let file = self.agent.directory().join("modules.toml");
+        let before = std::fs::read_to_string(&file).unwrap_or_default();
+        std::fs::write(file, before + &table).unwrap();
+    }
+
+    fn runs(&self) -> usize {
+        std::fs::read_to_string(self.runs_file()).unwrap_or_default().lines().count()
+    }
+
+    fn order(&self, action: Vec<u8>, action_id: i64) -> Bytes {
+        let order = wire::ActionOrder { action: action.into(), action_id, command_id: 0 };
+        self.fleet.send(system::ACTIONS, system::ACTION, Some(any("ActionOrder", &order)))
+    }
+
+    /// Waits for the answer to the order that came in this message.
+    async fn answer(&self, message: &Bytes) -> wire::ActionResult {
+        let result = |seen: &Received| {
+            let is_result = seen.message.message_type == system::ACTION_RESULT;
+            is_result.then(|| wire::ActionResult::decode(&seen.body()[..]).unwrap())
+        };
+        let is_it = |seen: &Received| result(seen).is_some_and(|result| result.order_message_id == *message);
+        self.fleet.wait_until(|seen| seen.messages.iter().any(is_it)).await;
+        let seen = self.fleet.seen();
+        let answer = seen.messages.iter().find(|seen| is_it(seen)).unwrap();
+        result(answer).unwrap()
+    }
+
+    async fn asked(&self, action: Vec<u8>) -> wire::ActionResult {
+        self.answer(&self.order(action, 7)).await
+    }
+
+    async fn refused(&self, action: Vec<u8>) -> String {
+        let answer = self.asked(action).await;
+        assert!(answer.results.is_empty() && answer.started.is_none());
+        answer.refusal.expect("it was not refused").code
+    }
+
+    async fn wait_for_runs(&self, number: usize) {
+        let waiting = async {
+            while self.runs() < number {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(CEILING, waiting).await.expect("it was never run");
+    }
+}
+
+fn any(name: &str, message: &impl prost::Message) -> prost_types::Any {
+    let type_url = format!("type.googleapis.com/muster.actions.{name}");
+    prost_types::Any { type_url, value: message.encode_to_vec() }
+}
+
+fn status(result: &wire::ActionResult) -> ResultStatus {
+    result.status()
+}
+
+/// Waits until an order was valid before the present second.
+async fn later_than(order: &[u8]) {
+    let from = Action::parse(order).unwrap().valid_from;
+    let waiting = async {
+        while now() <= from {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(CEILING, waiting).await.expect("the clock stands still");
+}
+
+#[tokio::test]
+async fn a_signed_order_is_run_once_however_often_it_comes() {
+    let mut machine = Machine::new("").await;
+    let order = Draft::new("count").signed(&[ONE]);
+    let message = machine.order(order.clone(), 7);
+    let answer = machine.answer(&message).await;
+    assert_eq!((status(&answer), answer.action_id, answer.signers.len()), (ResultStatus::Success, 7, 1));
+    let results: serde_json::Value = serde_json::from_slice(&answer.results).unwrap();
+    assert_eq!((&results[0]["elements"], &results[0]["foundanything"]), (&json!("here"), &json!(true)));
+    let given = std::fs::read_to_string(machine.runs_file()).unwrap();
+    assert_eq!(given, "{\"class\":\"parameters\",\"parameters\":{\"who\":\"asks\"}}\n");
+    machine.fleet.wait_until(|seen| seen.acknowledged.contains(&message)).await;
+
+    // Another message, another number: the signed text is the same.
+    assert_eq!(machine.refused(order.clone()).await, "already-run");
+    assert_eq!(machine.answer(&machine.order(order.clone(), 8)).await.refusal.unwrap().code, "already-run");
+    machine.agent.kill().await;
+    machine.agent.restart();
+    assert_eq!(machine.refused(order.clone()).await, "already-run");
+    assert_eq!(machine.agent.stop().await, Some(0));
+    later_than(&order).await;
+    // Without its ledger the machine does not know what it ran, and runs nothing that it may have run.
+    std::fs::remove_file(machine.agent.directory().join("state/orders")).unwrap();
+    machine.agent.restart();
+    assert_eq!(machine.refused(order.clone()).await, "before-ledger");
+    // Nor after it was set up anew, with another key.
+    assert_eq!(machine.agent.stop().await, Some(0));
+    std::fs::remove_dir_all(machine.agent.directory().join("state")).unwrap();
+    machine.agent.restart();
+    assert_eq!(machine.refused(order).await, "before-ledger");
+    assert_eq!(machine.runs(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_signed_well_enough_for_this_machine_now_is_refused_with_a_code() {
+    let machine = Machine::new("").await;
+    let draft = Draft::new("refused");
+    let changed = |change: fn(&mut Draft)| {
+        let mut draft = draft.clone();
+        change(&mut draft);
+        draft.signed(&[ONE])
+    };
+    let good = draft.signed(&[ONE]);
+    let mut without = serde_json::from_slice::<serde_json::Value>(&good).unwrap();
+    without["pgpsignatures"] = json!([]);
+    let mut renamed = serde_json::from_slice::<serde_json::Value>(&good).unwrap();
+    renamed["name"] = json!("another name");
+    let cases = [
+        ("key-unknown", draft.signed(&[STRANGER])),
+        ("key-unknown", draft.signed(&[ONE, STRANGER])),
+        ("weight", draft.signed(&[TWO])),
+        ("weight", draft.signed(&[TWO, TWO])),
+        ("invalid", without.to_string().into_bytes()),
+        ("signature-mismatch", renamed.to_string().into_bytes()),
+        ("not-for-this-agent", changed(|draft| draft.target = "name = 'somebody else'".into())),
+        ("target-invalid", changed(|draft| draft.target = "name = ".into())),
+        ("unknown-module", changed(|draft| draft.module = "nosuch".into())),
+        ("expired", changed(|draft| (draft.from, draft.until) = (now().minus(HOUR), now().minus(HOUR / 2)))),
+        ("not-yet-valid", changed(|draft| (draft.from, draft.until) = (now().plus(HOUR), now().plus(HOUR * 2)))),
+        ("window-too-long", changed(|draft| draft.until = draft.from.plus(HOUR * 24 * 365))),
+        ("malformed", b"{\"name\":".to_vec()),
+        ("malformed", Vec::new()),
+    ];
+    for (code, order) in cases {
+        assert_eq!(machine.refused(order).await, code);
+    }
+    assert_eq!(machine.runs(), 0);
+    let (_, shown) = machine.agent.output(&["status"]).await;
+    assert!(shown.contains("orders that ran: none") && shown.contains("not-for-this-agent"), "{shown}");
+    // Two people together reach what one of them alone does not.
+    let both = machine.asked(Draft::new("both").signed(&[TWO, ONE])).await;
+    assert_eq!((status(&both), both.signers.len(), machine.runs()), (ResultStatus::Success, 2, 1));
+    let (_, shown) = machine.agent.output(&["status", "--json"]).await;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["orders"][0]["name"], &shown["orders"][0]["status"]), (&json!("both"), &json!("success")));
+}
+
+const HOUR: Duration = Duration::from_hours(1);
+
+#[tokio::test]
+async fn an_order_that_a_crash_cut_short_is_reported_and_never_run_again() {
+    let mut machine = Machine::new("").await;
+    let mut draft = Draft::new("hang");
+    draft.module = "hanging".into();
+    let order = draft.signed(&[ONE]);
+    let message = machine.order(order.clone(), 7);
+    machine.wait_for_runs(1).await;
+    let pid = std::fs::read_to_string(machine.runs_file()).unwrap();
+    machine.agent.kill().await;
+    // The module does not outlive the agent.
+    let gone = async {
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        while !(state().is_empty() || state().contains(") Z")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(CEILING, gone).await.unwrap();
+    machine.agent.restart();
+    let answer = machine.answer(&message).await;
+    assert_eq!(status(&answer), ResultStatus::Failed);
+    assert!(answer.problem.contains("the agent ended"), "{answer:?}");
+    assert_eq!(machine.refused(order).await, "already-run");
+    assert_eq!(machine.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_module_that_hangs_dies_or_floods_harms_nothing_else_and_can_be_called_back() {
+    let machine = Machine::new("module_timeout = \"20s\"").await;
+    let order = |module: &str| {
+        let mut draft = Draft::new(module);
+        draft.module = module.into();
+        draft.signed(&[ONE])
+    };
+    let hanging = machine.order(order("hanging"), 70);
+    machine.wait_for_runs(1).await;
+    let dead = machine.asked(order("dying")).await;
+    let flood = machine.asked(order("flooding")).await;
+    for (answer, words) in [(dead, "killed by signal 9"), (flood, "more than")] {
+        assert_eq!(status(&answer), ResultStatus::Failed);
+        let results: serde_json::Value = serde_json::from_slice(&answer.results).unwrap();
+        assert!(results[0]["errors"][0].as_str().unwrap().contains(words), "{results}");
+    }
+    assert_eq!(status(&machine.asked(order("counting")).await), ResultStatus::Success);
+
+    let cancel = wire::ActionCancel { action_id: 70, ..wire::ActionCancel::default() };
+    machine.fleet.send(system::ACTIONS, system::ACTION_CANCEL, Some(any("ActionCancel", &cancel)));
+    let cancelled = machine.answer(&hanging).await;
+    assert_eq!(status(&cancelled), ResultStatus::Cancelled);
+    // What is called back before it comes never begins.
+    let cancel = wire::ActionCancel { action_id: 71, ..wire::ActionCancel::default() };
+    let message = machine.fleet.send(system::ACTIONS, system::ACTION_CANCEL, Some(any("ActionCancel", &cancel)));
+    machine.fleet.wait_until(|seen| seen.acknowledged.contains(&message)).await;
+    let late = machine.order(Draft::new("late").signed(&[ONE]), 71);
+    let late = machine.answer(&late).await;
+    assert_eq!((status(&late), late.refusal.unwrap().code.as_str()), (ResultStatus::Cancelled, "cancelled"));
+    assert_eq!(machine.runs(), 4);
+}
+
+#[tokio::test]
+async fn an_operation_that_takes_too_long_is_ended() {
+    let machine = Machine::new("module_timeout = \"1s\"").await;
+    let mut draft = Draft::new("hang");
+    draft.module = "hanging".into();
+    let answer = machine.asked(draft.signed(&[ONE])).await;
+    assert_eq!(status(&answer), ResultStatus::Timeout);
+}
+
+fn weights_document(version: u64, weight: u32, signers: &[(&str, &str)]) -> wire::TrustDocument {
+    let content = json!({"default": {"minimumweight": 2, "investigators": {
+        "two": {"fingerprint": key(TWO).signer(), "weight": weight},
+    }}});
+    let payload = json!({
+        "kind": "acl", "version": version, "content": content,
+        "issued": now().to_string(), "expires": now().plus(HOUR).to_string(),
+    })
+    .to_string();
+    let text = document::signing_text(&payload);
+    let signatures: Vec<_> = signers.iter().map(|of| key(*of).sign(text.as_bytes(), now()).unwrap()).collect();
+    wire::TrustDocument { document: document::envelope(&payload, &signatures).into() }
+}
+
+#[tokio::test]
+async fn weights_come_as_documents_that_administrators_signed_and_never_go_back() {
+    let mut machine = Machine::prepared("administrators_min = 2").await;
+    let directory = machine.agent.directory().join("administrators");
+    std::fs::create_dir(&directory).unwrap();
+    for (name, (public, _)) in [("one", ONE), ("stranger", STRANGER)] {
+        std::fs::write(directory.join(name), public).unwrap();
+    }
+    machine = machine.started().await;
+    let send = |document: &wire::TrustDocument| {
+        machine.fleet.forget();
+        machine.fleet.send(system::ACTIONS, system::TRUST_DOCUMENT, Some(any("TrustDocument", document)));
+    };
+    let told = async || {
+        let told = machine.fleet.wait_for(system::AGENT_TRUST).await;
+        wire::AgentTrust::decode(&told.body()[..]).unwrap()
+    };
+    assert_eq!(machine.refused(Draft::new("light").signed(&[TWO])).await, "weight");
+    // One administrator is not two.
+    send(&weights_document(5, 2, &[ONE]));
+    let trust = told().await;
+    assert!(trust.acl_version == 0 && trust.document_refusal.unwrap().reason.contains("1 of 2"));
+    let fifth = weights_document(5, 2, &[ONE, STRANGER]);
+    send(&fifth);
+    let trust = told().await;
+    assert_eq!((trust.acl_version, trust.document_refusal), (5, None));
+    assert!(String::from_utf8_lossy(&trust.acl).contains("\"weight\":2"));
+    assert_eq!(status(&machine.asked(Draft::new("heavy").signed(&[TWO])).await), ResultStatus::Success);
+    // Older ones, and others of the same version, change nothing, also after a restart.
+    send(&weights_document(4, 1, &[ONE, STRANGER]));
+    assert!(told().await.document_refusal.unwrap().reason.contains("nothing older"));
+    send(&weights_document(5, 1, &[ONE, STRANGER]));
+    assert!(told().await.document_refusal.unwrap().reason.contains("something else"));
+    let kept = std::fs::read(machine.agent.directory().join("state/documents.json")).unwrap();
+    machine.agent.kill().await;
+    machine.fleet.forget();
+    machine = machine.started().await;
+    let trust = machine.fleet.wait_for(system::AGENT_TRUST).await;
+    assert_eq!(wire::AgentTrust::decode(&trust.body()[..]).unwrap().acl_version, 5);
+    assert_eq!(std::fs::read(machine.agent.directory().join("state/documents.json")).unwrap(), kept);
+    assert_eq!(machine.refused(Draft::new("gone").signed(&[ONE])).await, "weight");
+    // A file that cannot be read permits nothing, rather than what the files of the configuration say.
+    machine.agent.kill().await;
+    std::fs::write(machine.agent.directory().join("state/documents.json"), "[").unwrap();
+    machine.fleet.forget();
+    machine = machine.started().await;
+    assert_eq!(machine.refused(Draft::new("closed").signed(&[ONE])).await, "trust-expired");
+}
+
+#[tokio::test]
+async fn the_page_of_this_machine_shows_what_ran() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let machine = Machine::new(&format!("status_page = \"127.0.0.1:{port}\"")).await;
+    machine.asked(Draft::new("shown <b>here</b>").signed(&[ONE])).await;
+    let mut visit = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let ask = format!("GET / HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n");
+    tokio::io::AsyncWriteExt::write_all(&mut visit, ask.as_bytes()).await.unwrap();
+    let mut page = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut visit, &mut page).await.unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("shown &lt;b&gt;here"), "{page}");
+}

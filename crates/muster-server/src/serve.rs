@@ -3,8 +3,10 @@
 //! Stays true: nothing is announced before every door is open; a start that fails says at which step and why; after a
 //! failure to write durably, the process ends instead of acknowledging anything more.
 
+mod reload;
 mod setup;
 
+use self::reload::Reload;
 use crate::admin::{self, AdminAccess, AdminOptions, Tokens};
 use crate::auth::Gate;
 use crate::codec::WireCodec;
@@ -127,38 +129,6 @@ pub async fn run(config: Config, read_again: impl Fn() -> Result<Config, String>
     let patience = if ended.is_ok() { limits::DRAIN } else { FAILED_DRAIN };
     server.stop_within(patience).await;
     ended
-}
-
-/// What of the configuration changes while a server runs.
-struct Reload {
-    logs: observe::LogLevel,
-    /// What counts now.
-    config: Config,
-}
-
-impl Reload {
-    fn configuration(&mut self, read: Result<Config, String>) {
-        let new = match read {
-            Ok(new) => new,
-            Err(why) => return warn!("the configuration is not valid, everything stays as it was: {why}"),
-        };
-        if new.logs.level != self.config.logs.level {
-            match self.logs.set(&new.logs) {
-                Ok(()) => {
-                    info!(level = new.logs.level, "the log level is now {}", new.logs.level);
-                    self.config.logs.level.clone_from(&new.logs.level);
-                }
-                Err(why) => warn!("could not change the log level: {why}"),
-            }
-        }
-        let later = self.config.differences(&new);
-        if later.is_empty() {
-            info!("the configuration was read anew");
-        } else {
-            let keys = later.join(", ");
-            warn!(keys, "the configuration was read anew; these keys changed and count from the next start: {keys}");
-        }
-    }
 }
 
 /// A server that runs.

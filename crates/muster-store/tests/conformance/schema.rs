@@ -106,6 +106,7 @@ async fn what_is_no_database_is_said_to_be_none() {
 #[tokio::test]
 async fn a_damaged_file_is_found_and_a_hurried_look_says_that_it_did_not_finish() {
     let place = Place::new(Backend::Sqlite).await;
+    SqlStore::migrate(&place.url).await.unwrap();
     let rows = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 200000) \
          INSERT INTO settings (name, value) SELECT 'row ' || n, zeroblob(20) FROM n; PRAGMA wal_checkpoint(TRUNCATE)";
     past_the_store(&place.url, rows).await;

@@ -16,6 +16,7 @@ pub mod investigators;
 pub mod journal;
 pub mod messages;
 pub mod reports;
+pub mod targets;
 
 mod db;
 mod sql;
@@ -34,6 +35,7 @@ pub use messages::MessageStore;
 pub use reports::ReportStore;
 pub use sql::sqlite_soundness;
 pub use store::{DatabaseKind, SqlStore, StoreOptions};
+pub use targets::TargetStore;
 
 /// Everything that is remembered.
 pub trait Store:
@@ -46,6 +48,7 @@ pub trait Store:
     + ActionStore
     + ReportStore
     + JournalStore
+    + TargetStore
 {
 }
 impl<T> Store for T where
@@ -58,5 +61,6 @@ impl<T> Store for T where
         + ActionStore
         + ReportStore
         + JournalStore
+        + TargetStore
 {
 }

@@ -154,6 +154,14 @@ pub(crate) fn is_lost_race(error: &StoreError) -> bool {
     state_of(error).is_some_and(|code| matches!(code.code(), "40001" | "40P01"))
 }
 
+/// Whether a statement was ended because it took too long.
+pub(crate) fn is_cancelled(error: &StoreError) -> bool {
+    let StoreError::Unavailable(cause) = error else { return false };
+    let interrupted = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+    interrupted == Some(ErrorCode::OperationInterrupted)
+        || state_of(error).is_some_and(|code| *code == SqlState::QUERY_CANCELED)
+}
+
 /// Whether an answer to COMMIT leaves open what became of the transaction: the server went away while it was at it.
 pub(crate) fn leaves_commit_open(error: &tokio_postgres::Error) -> bool {
     match error.code() {

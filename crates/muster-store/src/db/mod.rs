@@ -7,6 +7,7 @@
 pub(crate) mod create;
 pub(crate) mod dialect;
 pub(crate) mod durability;
+pub(crate) mod functions;
 pub(crate) mod postgres;
 pub(crate) mod schema;
 pub(crate) mod sqlite;
@@ -48,6 +49,40 @@ impl Tx {
         match self {
             Self::Sqlite(session) => session.query(sql.into(), params),
             Self::Postgres(session) => session.query(&sql.into(), params).await,
+        }
+    }
+
+    /// Runs a statement that is made of data's shape, and returns its rows. It may take `limit`; what takes
+    /// longer is cancelled ([`dialect::is_cancelled`]).
+    pub(crate) async fn query_once(
+        &mut self,
+        sql: &str,
+        params: &[Value<'_>],
+        limit: std::time::Duration,
+    ) -> Result<Vec<Row>, StoreError> {
+        params.iter().try_for_each(Value::check)?;
+        match self {
+            Self::Sqlite(session) => session.query_once(sql, params, limit),
+            Self::Postgres(session) => session.query_once(sql, params, limit).await,
+        }
+    }
+
+    /// As [`Tx::query_one`], with a statement that is made of data's shape: no connection keeps it for good.
+    pub(crate) async fn query_one_made(&mut self, sql: &str, params: &[Value<'_>]) -> Result<Row, StoreError> {
+        params.iter().try_for_each(Value::check)?;
+        let mut rows = match self {
+            Self::Sqlite(session) => session.query_made(sql, params),
+            Self::Postgres(session) => session.query_made(sql, params).await,
+        }?;
+        rows.pop().ok_or_else(|| StoreError::Statement("a statement that gives one row gave none".into()))
+    }
+
+    /// As [`Tx::execute`], with a statement that is made of data's shape: no connection keeps it for good.
+    pub(crate) async fn execute_made(&mut self, sql: &str, params: &[Value<'_>]) -> Result<u64, StoreError> {
+        params.iter().try_for_each(Value::check)?;
+        match self {
+            Self::Sqlite(session) => session.execute_made(sql, params),
+            Self::Postgres(session) => session.execute_made(sql, params).await,
         }
     }
 

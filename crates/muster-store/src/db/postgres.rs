@@ -286,8 +286,35 @@ impl Session {
         rows.iter().map(read).collect()
     }
 
+    /// Runs a statement for at most `limit` and keeps nothing of it.
+    pub(super) async fn query_once(
+        &mut self,
+        sql: &str,
+        params: &[Value<'_>],
+        limit: Duration,
+    ) -> Result<Vec<Row>, StoreError> {
+        let millis = limit.as_millis().to_string();
+        self.query("SELECT set_config('statement_timeout', $1, TRUE)", &[Value::from(millis)]).await?;
+        self.query_made(sql, params).await
+    }
+
+    /// Runs a statement that is not kept.
+    pub(super) async fn query_made(&mut self, sql: &str, params: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        let statement = self.client.prepare(sql).await.map_err(refuse)?;
+        let params: Vec<_> = params.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        let rows = self.within(Query { statement: &statement, params: &params }).await?;
+        rows.iter().map(read).collect()
+    }
+
     pub(super) async fn execute(&mut self, sql: &str, params: &[Value<'_>]) -> Result<u64, StoreError> {
         let statement = self.prepare(sql).await?;
+        let params: Vec<_> = params.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        self.within(Execute { statement: &statement, params: &params }).await
+    }
+
+    /// Runs a statement that is not kept.
+    pub(super) async fn execute_made(&mut self, sql: &str, params: &[Value<'_>]) -> Result<u64, StoreError> {
+        let statement = self.client.prepare(sql).await.map_err(refuse)?;
         let params: Vec<_> = params.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
         self.within(Execute { statement: &statement, params: &params }).await
     }

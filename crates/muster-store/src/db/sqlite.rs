@@ -8,12 +8,13 @@ use super::{Sql, dialect::sqlite_error as refuse};
 use crate::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSql, ToSqlOutput, Value as Owned, ValueRef};
-use rusqlite::{CachedStatement, Connection, OpenFlags};
+use rusqlite::{CachedStatement, Connection, OpenFlags, Statement};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// The first version without the bug that could damage a log that is reset while it is read.
 const VERSION_MIN: i32 = 3_051_003;
@@ -26,6 +27,8 @@ const CACHE_KIB_READER: i64 = 8 * 1024;
 const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 /// How long a statement waits for a lock that only a checkpoint or a backup can hold.
 const LOCK_WAIT_MS: u64 = 5_000;
+/// Steps of SQLite's machine between two looks at the clock, in statements that may not take long.
+const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 /// Statements kept ready on each connection.
 const STATEMENTS_KEPT: usize = 256;
 
@@ -81,7 +84,7 @@ pub(crate) fn connect(path: &Path, purpose: Use) -> Result<Connection, StoreErro
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(refuse)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    connection.busy_timeout(std::time::Duration::from_millis(LOCK_WAIT_MS)).map_err(refuse)?;
+    connection.busy_timeout(Duration::from_millis(LOCK_WAIT_MS)).map_err(refuse)?;
     let cache_kib = if purpose == Use::Write { CACHE_KIB_WRITER } else { CACHE_KIB_READER };
     let set = |name: &str, value: i64| connection.pragma_update(None, name, value).map_err(refuse);
     set("page_size", i64::from(PAGE_BYTES))?;
@@ -102,6 +105,7 @@ pub(crate) fn connect(path: &Path, purpose: Use) -> Result<Connection, StoreErro
     // writer's time, measured. The plans here depend on no value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(refuse)?;
     rusqlite::vtab::array::load_module(&connection).map_err(refuse)?;
+    super::functions::register(&connection)?;
     Ok(connection)
 }
 
@@ -133,17 +137,37 @@ impl Session {
 
     pub(super) fn query(&mut self, sql: Sql, params: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
         let mut statement = self.prepare(sql, params)?;
-        let columns = statement.column_count();
-        let mut rows = statement.raw_query();
-        let mut out = Vec::new();
-        while let Some(row) = rows.next().map_err(refuse)? {
-            let mut values = Vec::with_capacity(columns);
-            for column in 0..columns {
-                values.push(take(row.get_ref(column).map_err(refuse)?));
-            }
-            out.push(Row(values));
-        }
-        Ok(out)
+        rows(&mut statement)
+    }
+
+    /// A statement that is not kept for good.
+    fn made(&self, sql: &str, params: &[Value<'_>]) -> Result<CachedStatement<'_>, StoreError> {
+        let mut statement = self.connection.prepare_cached(&dialect::sqlite(sql)).map_err(refuse)?;
+        bind(&mut statement, params)?;
+        Ok(statement)
+    }
+
+    pub(super) fn query_made(&mut self, sql: &str, params: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        let mut statement = self.made(sql, params)?;
+        rows(&mut statement)
+    }
+
+    pub(super) fn execute_made(&mut self, sql: &str, params: &[Value<'_>]) -> Result<u64, StoreError> {
+        Ok(self.made(sql, params)?.raw_execute().map_err(refuse)? as u64)
+    }
+
+    /// Runs a statement for at most `limit` and keeps nothing of it.
+    pub(super) fn query_once(
+        &mut self,
+        sql: &str,
+        params: &[Value<'_>],
+        limit: Duration,
+    ) -> Result<Vec<Row>, StoreError> {
+        let end = Instant::now() + limit;
+        self.connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || Instant::now() > end)).map_err(refuse)?;
+        let rows = self.query_made(sql, params);
+        self.connection.progress_handler(0, None::<fn() -> bool>).map_err(refuse)?;
+        rows
     }
 
     pub(super) fn execute(&mut self, sql: Sql, params: &[Value<'_>]) -> Result<u64, StoreError> {
@@ -161,6 +185,20 @@ impl Session {
         }
         Ok(new)
     }
+}
+
+fn rows(statement: &mut Statement<'_>) -> Result<Vec<Row>, StoreError> {
+    let columns = statement.column_count();
+    let mut rows = statement.raw_query();
+    let mut out = Vec::new();
+    while let Some(row) = rows.next().map_err(refuse)? {
+        let mut values = Vec::with_capacity(columns);
+        for column in 0..columns {
+            values.push(take(row.get_ref(column).map_err(refuse)?));
+        }
+        out.push(Row(values));
+    }
+    Ok(out)
 }
 
 fn bind(statement: &mut CachedStatement<'_>, params: &[Value<'_>]) -> Result<(), StoreError> {

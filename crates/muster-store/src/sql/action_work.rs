@@ -5,13 +5,15 @@
 
 use super::action_ends::{cancel_step, expire_step, finish};
 use super::action_rows::status_number;
-use super::action_target::{Condition, matching};
 use super::results::complete;
+use super::targets::matching;
 use crate::StoreError;
 use crate::actions::{ActionJob, Next, WorkLimits, Worked};
 use crate::db::Tx;
-use crate::db::value::{Fields, Value, params};
+use crate::db::value::{Fields, params};
+use crate::targets::Reach;
 use muster_core::action::{ActionId, ActionStatus};
+use muster_core::target::Target;
 use muster_core::{AgentId, ServerId, Timestamp};
 use std::time::Duration;
 
@@ -39,6 +41,11 @@ const GIVE_BACK: &str = "UPDATE action_jobs SET due = $2, owner = NULL WHERE act
 const WAKE: &str = "SELECT agent_id, streaming_to FROM machines WHERE number > $2 AND number <= $3 \
      AND streaming_to <> '' AND EXISTS (SELECT 1 FROM command_rows WHERE command_rows.action = $1 \
      AND command_rows.agent = machines.number AND command_rows.state < 2 AND command_rows.state = 0)";
+
+/// Conditions besides that of the target.
+const EVERY: &str = "TRUE";
+const NOT_YET: &str = "NOT EXISTS (SELECT 1 FROM command_rows WHERE command_rows.action = $1 \
+     AND command_rows.agent = machines.number)";
 
 const NOBODY: &str = "no agent matches its target";
 
@@ -127,6 +134,16 @@ impl Work {
         })
     }
 
+    /// Its target, or why it has none.
+    fn target(&self) -> Result<Target, String> {
+        Target::parse(&self.target).map_err(|error| format!("the target cannot be read: {error}"))
+    }
+
+    /// Which machines it may be given to, besides those that its target picks.
+    fn reach(&self) -> Reach {
+        if self.standing { Reach::Enrolled } else { Reach::Active }
+    }
+
     /// The share that is under way, in per cent; `None` for the last, which is all the others.
     fn share(&self) -> Option<i64> {
         self.rings.get(usize::try_from(self.ring).unwrap_or(usize::MAX)).copied()
@@ -178,32 +195,18 @@ async fn step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     }
 }
 
-/// Which machines an action may be given to, besides those that its target picks.
-async fn reach(tx: &mut Tx, work: &Work) -> Result<i64, StoreError> {
-    if work.standing {
-        return Ok(i64::MIN);
-    }
-    let offline_after = "SELECT offline_after FROM agent_times WHERE one = 1";
-    let offline_after: i64 = tx.query_one(offline_after, &[]).await?.only("agent_times")?;
-    Ok(work.now.as_nanos().saturating_sub(offline_after))
-}
-
 async fn start(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
-    let condition = match matching(&work.target, work.now, 3) {
-        Ok(condition) => condition,
+    let target = match work.target() {
+        Ok(target) => target,
         Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
     };
     let upto: i64 = tx.query_one(LAST_MACHINE, &[]).await?.only("machines")?;
     let mut matched = 0;
     // Counting costs a walk over all machines, which is needed only where the number decides something.
     if work.hosts_max.is_some() || !work.rings.is_empty() {
-        let sql = format!(
-            "SELECT count(*) FROM machines WHERE number <= $1 AND machines.state = 0 AND last_contact >= $2 AND ({})",
-            condition.sql
-        );
-        let mut values = vec![upto.into(), reach(tx, work).await?.into()];
-        values.extend(condition.values);
-        matched = tx.query_one(sql, &values).await?.only("machines")?;
+        let (condition, values) = matching(tx, &target, work.reach(), work.now, vec![upto.into()]).await?;
+        let sql = format!("SELECT count(*) FROM machines WHERE number <= $1 AND {condition}");
+        matched = tx.query_one_made(&sql, &values).await?.only("machines")?;
         if matched == 0 && !work.standing {
             return finish(tx, work, ActionStatus::Invalid, NOBODY).await;
         }
@@ -219,14 +222,14 @@ async fn start(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
 
 /// Gives an action to a page of machines.
 async fn expand(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
-    let condition = match matching(&work.target, work.now, 7) {
-        Ok(condition) => condition,
+    let target = match work.target() {
+        Ok(target) => target,
         Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
     };
     let room = work.room();
     let last = work.upto.min(work.after.saturating_add(i64::from(work.limits.rows.max(1))));
     let limit = room.unwrap_or(i64::MAX);
-    let inserted = insert(tx, work, last, limit, condition).await?;
+    let inserted = insert(tx, work, last, limit, (&target, EVERY)).await?;
     let is_full = room.is_some_and(|room| inserted >= room.cast_unsigned());
     let reached = if is_full && inserted > 0 {
         tx.query_one(LAST_COMMAND, params![work.id]).await?.only("command_rows")?
@@ -248,27 +251,26 @@ async fn expand(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     Ok(done)
 }
 
-async fn insert(tx: &mut Tx, work: &Work, last: i64, limit: i64, condition: Condition) -> Result<u64, StoreError> {
+/// Gives an action to the machines of a page that `target` and the condition `besides` pick, `limit` of them at most.
+async fn insert(
+    tx: &mut Tx,
+    work: &Work,
+    last: i64,
+    limit: i64,
+    (target, besides): (&Target, &str),
+) -> Result<u64, StoreError> {
     if limit == 0 || last <= work.after {
         return Ok(0);
     }
+    let values = vec![work.id.into(), work.now.into(), work.after.into(), last.into(), limit.into()];
+    let (condition, values) = matching(tx, target, work.reach(), work.now, values).await?;
     // One statement for a page: nothing travels to this program and back.
     let sql = format!(
         "INSERT INTO command_rows (action, agent, state, created) SELECT CAST($1 AS BIGINT), machines.number, 0, \
-         CAST($2 AS BIGINT) FROM machines WHERE machines.number > $3 AND machines.number <= $4 AND machines.state = 0 \
-         AND machines.last_contact >= $5 AND ({}) ORDER BY machines.number LIMIT $6 ON CONFLICT DO NOTHING",
-        condition.sql
+         CAST($2 AS BIGINT) FROM machines WHERE machines.number > $3 AND machines.number <= $4 AND {besides} \
+         AND {condition} ORDER BY machines.number LIMIT $5 ON CONFLICT DO NOTHING"
     );
-    let mut values: Vec<Value<'_>> = vec![
-        work.id.into(),
-        work.now.into(),
-        work.after.into(),
-        last.into(),
-        reach(tx, work).await?.into(),
-        limit.into(),
-    ];
-    values.extend(condition.values);
-    tx.execute(sql, &values).await
+    tx.execute_made(&sql, &values).await
 }
 
 async fn wake(
@@ -336,17 +338,14 @@ async fn newcomers(tx: &mut Tx, work: &Work, later: Next) -> Result<Worked, Stor
     if newest <= work.upto {
         return Ok(worked(work.status, 0, later));
     }
-    let condition = match matching(&work.target, work.now, 7) {
-        Ok(condition) => condition,
+    let target = match work.target() {
+        Ok(target) => target,
         Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
     };
     let after = work.after.max(work.upto);
     let last = newest.min(after.saturating_add(i64::from(work.limits.rows.max(1))));
     let page = Work { after, ..copy(work) };
-    let not_yet = "NOT EXISTS (SELECT 1 FROM command_rows WHERE command_rows.action = $1 \
-         AND command_rows.agent = machines.number)";
-    let condition = Condition { sql: format!("({}) AND {not_yet}", condition.sql), values: condition.values };
-    let inserted = insert(tx, &page, last, work.room().unwrap_or(i64::MAX), condition).await?;
+    let inserted = insert(tx, &page, last, work.room().unwrap_or(i64::MAX), (&target, NOT_YET)).await?;
     // Behind the last of them begins the next look, at the first.
     let reached = if last < newest { last } else { work.upto };
     tx.execute(SET_AFTER, params![work.id, reached]).await?;

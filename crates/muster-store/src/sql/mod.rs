@@ -4,7 +4,6 @@
 
 mod action_ends;
 mod action_rows;
-mod action_target;
 mod action_work;
 mod actions;
 mod agents;
@@ -30,6 +29,7 @@ mod reports;
 mod results;
 mod retention;
 mod sessions;
+mod targets;
 mod tokens;
 mod usage;
 

@@ -22,6 +22,7 @@ mod schema;
 mod servers;
 mod stage;
 mod tables;
+mod targets;
 
 /// The page that says where each case is names only cases that are there.
 #[test]

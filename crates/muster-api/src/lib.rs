@@ -13,6 +13,7 @@ pub mod investigators;
 pub mod messages;
 pub mod reports;
 pub mod server;
+pub mod targets;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

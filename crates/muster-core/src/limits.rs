@@ -145,6 +145,13 @@ pub const TARGET_REGEX_NODES_MAX: usize = 512;
 /// Targets that are kept under a name.
 pub const NAMED_TARGETS_MAX: usize = 1000;
 
+/// Bytes of what a named target is said to be for.
+pub const TARGET_DESCRIPTION_BYTES_MAX: usize = 1024;
+/// Machines that are shown of those a target picks, unless told, and at most.
+pub const TARGET_MACHINES_SHOWN: u32 = 10;
+/// See [`TARGET_MACHINES_SHOWN`].
+pub const TARGET_MACHINES_SHOWN_MAX: u32 = 100;
+
 /// How long the database may look for the machines that a target matches.
 pub const TARGET_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a message handed to an agent waits for its acknowledgement before it falls due again (Fleetspeak: 15 min).

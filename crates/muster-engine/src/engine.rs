@@ -8,10 +8,13 @@ use crate::gates::Gates;
 use crate::jobs::Ended;
 use crate::registry::{Streams, wake};
 use crate::stream::OpenStream;
+use crate::targets::TargetChecked;
 use crate::wakeups::Wakeups;
 use crate::{EngineConfig, Outside, Service, WakeRefusal, WakeUp};
 use muster_core::contact::{ContactAnswer, ContactData};
+use muster_core::target::{Target, TargetError};
 use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp};
+use muster_store::targets::NamedTarget;
 use muster_store::{ErrorKind, Store, StoreError};
 use std::collections::HashSet;
 use std::error::Error;
@@ -320,6 +323,39 @@ impl Engine {
     /// Creates a broadcast and tells every server.
     pub async fn broadcast_create(&self, broadcast: Broadcast, cause: &Cause) -> Result<BroadcastId, OperatorError> {
         self.inner.broadcast_create(broadcast, cause).await
+    }
+
+    /// Says what a text means as a target: whom it picks, or what is wrong with it. Shown are `agents`, or if there are
+    /// none the first `limit` that match.
+    pub async fn target_check(
+        &self,
+        text: &str,
+        agents: &[AgentId],
+        limit: u32,
+    ) -> Result<TargetChecked, OperatorError> {
+        self.inner.target_check(text, agents, limit).await
+    }
+
+    /// Writes out the names of targets (`@web`) in `text`, and reads it. The place of an error counts in the text that is
+    /// returned.
+    pub async fn target_read(&self, text: &str) -> Result<(String, Result<Target, TargetError>), OperatorError> {
+        self.inner.target_read(text).await
+    }
+
+    /// Keeps a target under a name, in the place of an older one.
+    pub async fn named_target_put(
+        &self,
+        name: &str,
+        expression: &str,
+        description: &str,
+        cause: &Cause,
+    ) -> Result<NamedTarget, OperatorError> {
+        self.inner.named_target_put(name, expression, description, cause).await
+    }
+
+    /// Deletes a named target.
+    pub async fn named_target_delete(&self, name: &str, cause: &Cause) -> Result<(), OperatorError> {
+        self.inner.named_target_delete(name, cause).await
     }
 
     /// Switches broadcasts off.

@@ -18,6 +18,7 @@ mod mailbox;
 pub mod outside;
 mod registry;
 mod stream;
+mod targets;
 mod wakeups;
 
 pub use access::{Principal, Role};
@@ -27,6 +28,7 @@ pub use dispatch::{Service, ServiceError};
 pub use engine::{Engine, OperatorError};
 pub use outside::{Outside, Random, SystemCodec, WakeRefusal, WakeUp, Waker};
 pub use stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
+pub use targets::{TargetChecked, TargetFound, TargetSeen};
 
 #[cfg(test)]
 mod testing;

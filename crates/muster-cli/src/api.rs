@@ -100,6 +100,12 @@ impl Api {
         self.answer(what, self.http.request(method, url)).await
     }
 
+    /// Asks for lines of JSON of any number, to be taken as they come.
+    pub async fn lines(&self, what: &str, path: &[&str], query: &impl Serialize) -> Result<Response, Failure> {
+        let url = self.path(what, path, query)?;
+        self.answer(what, self.http.request(Method::GET, url)).await
+    }
+
     /// Asks whether anybody answers at all, without a token.
     pub async fn health(&self, what: &str, path: &str) -> Result<Response, Failure> {
         let mut url = self.door.url.clone();

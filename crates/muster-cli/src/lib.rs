@@ -1,8 +1,9 @@
 //! The commands with which people and scripts use a Muster server.
 //!
 //! Stays true: everything a command knows of the server it learned from the REST API; `module` runs modules on
-//! this machine and asks no server; results go to standard output
-//! (tables, or the API's JSON with `--json`), everything else to standard error; how a command ended is its exit code.
+//! this machine and asks no server; orders are signed on this machine, and the server never sees a secret key; results go
+//! to standard output (tables, or the API's JSON with `--json`), everything else to standard error; how a command ended
+//! is its exit code.
 //! Not here: commands that start a server or open its database (program `muster`), and what the API means
 //! (muster-server).
 
@@ -17,6 +18,8 @@ pub mod values;
 mod api;
 mod list;
 mod resolve;
+mod results;
+mod signing;
 
 pub use api::Api;
 pub use commands::Operator;

@@ -176,6 +176,61 @@ pub fn yes(truth: bool) -> String {
     if truth { "yes" } else { "no" }.to_owned()
 }
 
+/// How results of machines are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Grouped by value, at the end
+    Table,
+    /// Each machine's as a line of JSON, as they arrive
+    Jsonl,
+    /// Each value of each machine as a line of CSV, as they arrive
+    Csv,
+}
+
+/// Characters of a full bar.
+const BAR_WIDTH: u64 = 24;
+
+/// How many machines have answered, as a bar on a terminal's standard error; nowhere else.
+#[derive(Debug)]
+pub(crate) struct Bar {
+    on: bool,
+    shown: bool,
+}
+
+impl Bar {
+    /// Starts one; programs that asked for JSON are spared.
+    pub(crate) fn new(json: bool) -> Self {
+        Self { on: !json && std::io::stderr().is_terminal(), shown: false }
+    }
+
+    /// Draws it.
+    pub(crate) fn show(&mut self, done: u64, of: u64, what: &str) {
+        if self.on {
+            self.shown = true;
+            let _ = write!(std::io::stderr(), "\r{} {}\u{1b}[K", bar(done, of), safe(what));
+        }
+    }
+
+    /// Takes it away, so that a line can be written.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let _ = write!(std::io::stderr(), "\r\u{1b}[K");
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn bar(done: u64, of: u64) -> String {
+    let full = done.min(of).saturating_mul(BAR_WIDTH).checked_div(of).unwrap_or(0);
+    let signs = |sign: &str, count: u64| sign.repeat(usize::try_from(count).unwrap_or(0));
+    format!("[{}{}] {done} of {of}", signs("#", full), signs("-", BAR_WIDTH - full))
+}
+
 /// How far a transfer has come, on a terminal's standard error; nowhere else.
 #[derive(Debug)]
 pub struct Progress {
@@ -247,6 +302,13 @@ mod tests {
         assert_eq!(time("2026-01-02T03:04:05.000000006Z"), "2026-01-02 03:04:05Z");
         assert_eq!(time("2026-01-02T05:04:05+02:00"), "2026-01-02 03:04:05Z");
         assert_eq!(time("never"), "never");
+    }
+
+    #[test]
+    fn a_bar_is_as_full_as_what_is_done() {
+        assert_eq!(bar(0, 0), format!("[{}] 0 of 0", "-".repeat(24)));
+        assert_eq!(bar(5, 10), format!("[{}{}] 5 of 10", "#".repeat(12), "-".repeat(12)));
+        assert_eq!(bar(11, 10), format!("[{}] 11 of 10", "#".repeat(24)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("muster", &["muster-api", "muster-cli", "muster-server"]),
     ("muster-agent", &["muster-core", "muster-modules", "muster-proto", "muster-trust"]),
     ("muster-api", &[]),
-    ("muster-cli", &["muster-api", "muster-core", "muster-modules"]),
+    ("muster-cli", &["muster-api", "muster-core", "muster-modules", "muster-trust"]),
     ("muster-core", &[]),
     ("muster-engine", &["muster-core", "muster-store"]),
     ("muster-harness", &["muster-api", "muster-core"]),

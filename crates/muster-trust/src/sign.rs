@@ -4,6 +4,7 @@
 //! key is used where its owner sits, once per order, and why `gpg` with its agent or a smartcard is the better way.
 
 use crate::armor;
+use crate::certificate::Certificate;
 use crate::policy::{policy, system_time};
 use crate::signature;
 use muster_core::action::Fingerprint;
@@ -42,6 +43,8 @@ pub enum SignError {
 pub struct SecretKey {
     pair: KeyPair,
     signer: Fingerprint,
+    /// The public half, as its owner hands it out.
+    public: Certificate,
 }
 
 impl fmt::Debug for SecretKey {
@@ -67,7 +70,15 @@ impl SecretKey {
             secret = secret.decrypt_secret(&passphrase.into()).map_err(|_| SignError::PassphraseWrong)?;
         }
         let pair = secret.into_keypair().map_err(|error| SignError::Malformed(error.to_string()))?;
-        Ok(Self { pair, signer })
+        let malformed = |error: &dyn fmt::Display| SignError::Malformed(error.to_string());
+        let public = cert.strip_secret_key_material().to_vec().map_err(|error| malformed(&error))?;
+        let public = Certificate::parse(&public).map_err(|error| malformed(&error))?;
+        Ok(Self { pair, signer, public })
+    }
+
+    /// Returns the public half of the key.
+    pub fn certificate(&self) -> &Certificate {
+        &self.public
     }
 
     /// Returns the primary key's fingerprint.

@@ -43,6 +43,8 @@ enum Command {
     Dev(dev::DevArgs),
     #[command(flatten)]
     Operator(Operator),
+    /// Signed actions: write, sign, verify, launch, and what came back
+    Action(commands::action::Args),
     /// Modules, which answer questions about a machine: look, run on this machine
     Module(commands::module::Args),
     /// Look for what is wrong with the server and the way to it
@@ -109,7 +111,9 @@ fn definition() -> clap::Command {
 
 fn main() -> ExitCode {
     let json = |matches: &clap::ArgMatches| matches.get_flag("json");
-    let matches = definition().get_matches();
+    let definition = definition();
+    let words = commands::ask::arrange(&definition, std::env::args_os().collect());
+    let matches = definition.get_matches_from(words);
     let json = json(&matches);
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -131,6 +135,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let context = Context::new(&globals)?;
             asking()?.block_on(until_interrupted(command.run(&context)))
         }
+        Command::Action(args) => asking()?.block_on(until_interrupted(args.run(&globals))),
         Command::Module(args) => args.run(out),
         Command::Doctor(args) => {
             let offline = || args.offline(&globals);

@@ -1,15 +1,19 @@
 //! One file per noun.
 
+pub mod action;
 pub mod agent;
+pub mod ask;
 pub mod backup;
 pub mod broadcast;
 pub mod doctor;
 pub mod enrol_token;
 pub mod event;
 pub mod file;
+pub mod investigator;
 pub mod journal;
 pub mod message;
 pub mod module;
+pub mod report;
 pub mod server;
 pub mod service;
 pub mod token;
@@ -35,6 +39,12 @@ pub enum Operator {
     EnrolToken(enrol_token::Args),
     /// What happened at the agents' door: refused contacts, cloned keys
     Event(event::Args),
+    /// People whose signatures make machines act
+    Investigator(investigator::Args),
+    /// Ask machines a question, signed here, and print their answers
+    Ask(Box<ask::Args>),
+    /// Reports about the machines: offline, double, flapping, disappeared, versions
+    Report(report::Args),
     /// Who did what
     Journal(journal::Args),
     /// How the server stands
@@ -53,6 +63,9 @@ impl Operator {
             Self::Token(args) => args.run(context).await,
             Self::EnrolToken(args) => args.run(context).await,
             Self::Event(args) => args.run(context).await,
+            Self::Investigator(args) => args.run(context).await,
+            Self::Ask(args) => args.run(context).await,
+            Self::Report(args) => args.run(context).await,
             Self::Journal(args) => args.run(context).await,
             Self::Server(args) => args.run(context).await,
         }

@@ -14,6 +14,7 @@ fn a_key_file_signs_what_verifies() {
     for bytes in [file(&person), armored.into_bytes()] {
         let mut key = SecretKey::open(&bytes, None, at(10)).unwrap();
         assert_eq!(*key.signer(), person.fingerprint());
+        assert_eq!(key.certificate().to_armored(), person.armored());
         let line = key.sign(DATA, at(20)).unwrap();
         let signed = crate::verify(&keyring(&[&person]), &line, DATA, at(30)).unwrap();
         assert_eq!((signed.signer, signed.made), (person.fingerprint(), at(20)));

@@ -1,0 +1,111 @@
+//! `muster action`: signed orders, from the first word to the last result.
+//!
+//! Stays true: what is signed is worked out on this machine from the action itself, never taken from the server; the
+//! commands that take a file ask no server.
+
+pub(crate) mod file;
+pub(crate) mod life;
+pub(crate) mod new;
+pub(crate) mod results;
+pub(crate) mod sign;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+use super::ReasonArgs;
+use crate::{Context, Failure, Globals, Output};
+
+/// `muster action`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster action new --name passwd --target \"os='linux'\" --out q.json file -path /etc -name '^passwd$'
+  muster action new --name two --target \"os='linux'\" --out q.json ping -d 10.0.0.1 -p icmp -- timedrift
+  muster action sign q.json                                by gpg, with its default key
+  muster action sign q.json --local-user alice@example.com
+  muster action sign q.json --key alice.key --passphrase-file alice.pass
+  muster action verify q.json --keyring /etc/muster-agent/keys --acl acl.cfg
+  muster action preview q.json
+  muster action launch q.json --rings 1,10 --reason 'ticket 7'
+  muster action sign 12                                    one that waits for signatures
+  muster action watch 12
+  muster action results 12 --found --format csv
+  muster action cancel 12
+
+Actions are JSON in MIG's format of version 2. Each signs on their own machine; the server never sees a secret key.")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Write an action, without signatures
+    New(Box<new::NewArgs>),
+    /// Add your signature
+    Sign(sign::SignCommand),
+    /// Say who signed an action, whether machines would take the signatures, and what they weigh
+    Verify(verify::VerifyArgs),
+    /// Say what would come of an action: which machines it means, and who would refuse it
+    Preview(life::PreviewArgs),
+    /// Give a signed action to the server
+    Launch(Box<life::LaunchArgs>),
+    /// List actions, newest first
+    List(life::ListCommand),
+    /// Show one action
+    Show {
+        /// Its number
+        id: i64,
+        /// Print its file, with all signatures
+        #[arg(long)]
+        file: bool,
+    },
+    /// Wait for results, and print them as they arrive
+    Watch {
+        /// The number of the action
+        id: i64,
+        #[command(flatten)]
+        how: results::HowArgs,
+    },
+    /// Print results
+    Results(results::ResultsArgs),
+    /// Call an action back, also from machines that have not begun it
+    Cancel {
+        /// Its number
+        id: i64,
+        #[command(flatten)]
+        reason: ReasonArgs,
+    },
+    /// Go on with an action that halted between two shares
+    Resume {
+        /// Its number
+        id: i64,
+        #[command(flatten)]
+        reason: ReasonArgs,
+    },
+}
+
+impl Args {
+    /// Runs the command.
+    pub async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let out = Output::new(globals.json);
+        match self.command {
+            Command::New(args) => args.run(out),
+            Command::Sign(args) => args.run(globals).await,
+            Command::Verify(args) => args.run(globals).await,
+            Command::Preview(args) => args.run(globals).await,
+            Command::Launch(args) => args.run(globals).await,
+            Command::List(args) => args.run(&Context::new(globals)?).await,
+            Command::Show { id, file } => life::show(&Context::new(globals)?, id, file).await,
+            Command::Watch { id, how } => {
+                let context = Context::new(globals)?;
+                let action = file::fetch(&context, &format!("could not watch action {id}"), id).await?;
+                how.follow(&context, id, &action).await
+            }
+            Command::Results(args) => args.run(&Context::new(globals)?).await,
+            Command::Cancel { id, reason } => life::order(&Context::new(globals)?, id, "cancel", &reason).await,
+            Command::Resume { id, reason } => life::order(&Context::new(globals)?, id, "resume", &reason).await,
+        }
+    }
+}

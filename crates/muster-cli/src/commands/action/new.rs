@@ -1,0 +1,196 @@
+//! `muster action new`: an action of version 2 from flags.
+
+use super::file;
+use crate::values::duration;
+use crate::{Failure, Output, values};
+use muster_core::action::{Action, Description, Json, Operation, SYNTAX_VERSION, Threat};
+use muster_core::target::Target;
+use muster_core::{Timestamp, limits};
+use muster_modules::{ArgumentError, params_from_args};
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const WHAT: &str = "could not write the action";
+/// How long before now an action is valid, for machines whose clocks are behind.
+const EARLY: Duration = Duration::from_secs(60);
+/// Parts operations.
+const PART: &str = "--";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct NewArgs {
+    /// What it is for, in your words; signed
+    #[arg(long)]
+    name: String,
+    /// Which machines it is for: an expression such as os='linux'; signed
+    #[arg(long, value_name = "EXPRESSION")]
+    target: String,
+    /// How long machines may start it, from now or from --valid-from
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    expires_in: Duration,
+    /// When machines may start it first (RFC 3339); a minute ago unless told, for clocks that are behind
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    valid_from: Option<Timestamp>,
+    /// Who writes it
+    #[arg(long, default_value = "", hide_default_value = true)]
+    author: String,
+    /// Where to ask
+    #[arg(long, default_value = "", hide_default_value = true)]
+    email: String,
+    /// Where to read on
+    #[arg(long = "read-on", value_name = "URL", default_value = "", hide_default_value = true)]
+    read_on: String,
+    /// Which version of the file it is
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, hide_default_value = true)]
+    revision: f64,
+    /// What it looks for: what it is called elsewhere
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    threat_ref: String,
+    /// What it looks for: how bad it is
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    threat_level: String,
+    /// What it looks for: its family; `compliance` marks a question of compliance
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    threat_family: String,
+    /// What it looks for: its type
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    threat_type: String,
+    /// An operation as JSON, such as {"module":"x","parameters":{}}, or @FILE; also for modules of other programs
+    #[arg(long = "operation", value_name = "JSON")]
+    operations: Vec<String>,
+    /// The file to write, or to replace; standard output unless told
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// A module and its own arguments (`muster module help NAME` explains them); `--` parts several
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "MODULE ARGUMENTS")]
+    words: Vec<String>,
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    muster_core::action::moment(text)
+        .ok_or_else(|| format!("a time must be written like 2026-01-02T03:04:05Z, not {text:?}"))
+}
+
+impl NewArgs {
+    pub(super) fn run(self, out: Output) -> Result<(), Failure> {
+        let mut operations = parsed(&self.operations)?;
+        match of_words(&self.words) {
+            Ok(more) => operations.extend(more),
+            Err(Words::Help(text)) => return out.bytes(text.as_bytes()),
+            Err(Words::Wrong(failure)) => return Err(*failure),
+        }
+        let now = values::now();
+        let (name, target) = (self.name, self.target);
+        let mut action = draft(Draft { name, target, operations, expires_in: self.expires_in }, self.valid_from, now)?;
+        action.description =
+            Description { author: self.author, email: self.email, url: self.read_on, revision: self.revision };
+        action.threat = Threat {
+            reference: self.threat_ref,
+            level: self.threat_level,
+            family: self.threat_family,
+            kind: self.threat_type,
+        };
+        if let Err(error) = action.window_length_check(limits::ACTION_WINDOW_MAX) {
+            out.note(&format!("note: unless machines are configured otherwise they will refuse it: {error}"));
+        }
+        file::write(out, WHAT, self.out.as_deref(), &action)?;
+        if let Some(path) = &self.out {
+            out.note(&format!("{}  written; next: muster action sign {}", path.display(), path.display()));
+        }
+        Ok(())
+    }
+}
+
+/// What an action must be told.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) name: String,
+    pub(crate) target: String,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) expires_in: Duration,
+}
+
+/// Makes an action without signatures, and checks it.
+pub(crate) fn draft(draft: Draft, from: Option<Timestamp>, now: Timestamp) -> Result<Action, Failure> {
+    target_check(&draft.target)?;
+    // Signatures cover whole seconds, so that nothing else is promised.
+    let whole = |moment: Timestamp| Timestamp::from_secs(moment.to_parts().0);
+    let valid_from = whole(from.unwrap_or_else(|| now.minus(EARLY)));
+    let action = Action {
+        id: None,
+        name: draft.name,
+        target: draft.target,
+        description: Description::default(),
+        threat: Threat::default(),
+        valid_from,
+        expire_after: whole(now.max(valid_from).plus(draft.expires_in)),
+        operations: draft.operations,
+        pgp_signatures: Vec::new(),
+        syntax_version: SYNTAX_VERSION,
+    };
+    file::check(WHAT, &action, now)?;
+    Ok(action)
+}
+
+pub(crate) fn target_check(target: &str) -> Result<(), Failure> {
+    let refused = |error: muster_core::target::TargetError| {
+        Failure::usage("could not read the target", error.to_string())
+            .on(target)
+            .next("docs/reference/targets.md lists what an expression may hold")
+    };
+    Target::parse(target).map(drop).map_err(refused)
+}
+
+/// Why words make no operations.
+#[derive(Debug)]
+pub(crate) enum Words {
+    /// Help was asked for; this is it.
+    Help(String),
+    /// They are wrong.
+    Wrong(Box<Failure>),
+}
+
+/// Makes operations of a module and its arguments; [`PART`] parts several.
+pub(crate) fn of_words(words: &[String]) -> Result<Vec<Operation>, Words> {
+    let parts = words.split(|word| word == PART).filter(|part| !part.is_empty());
+    let one = |part: &[String]| {
+        let parameters = params_from_args(&part[0], &part[1..]).map_err(|error| match error {
+            ArgumentError::Help(text) => Words::Help(text),
+            other => {
+                let next = format!("muster module help {}", part[0]);
+                Words::Wrong(Box::new(
+                    Failure::usage("could not make the module's parameters", other.to_string()).next(next),
+                ))
+            }
+        })?;
+        let parameters = Json::parse(parameters.to_string()).expect("what was written as JSON reads as JSON");
+        Ok(Operation { module: part[0].clone(), parameters, is_compressed: false, want_compressed: false })
+    };
+    parts.map(one).collect()
+}
+
+fn parsed(texts: &[String]) -> Result<Vec<Operation>, Failure> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Given {
+        module: String,
+        #[serde(default = "Json::null")]
+        parameters: Json,
+        #[serde(default)]
+        is_compressed: bool,
+    }
+    let one = |text: &String| {
+        let text = match text.strip_prefix('@') {
+            None => text.clone(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| Failure::local("could not read the operation", path, &error))?,
+        };
+        let given: Given = serde_json::from_str(&text).map_err(|error| {
+            Failure::usage("could not read the operation", error.to_string())
+                .next("write it like {\"module\":\"file\",\"parameters\":{}}")
+        })?;
+        let Given { module, parameters, is_compressed } = given;
+        Ok(Operation { module, parameters, is_compressed, want_compressed: false })
+    };
+    texts.iter().map(one).collect()
+}

@@ -1,0 +1,95 @@
+//! Watching an action on a double of the server.
+
+use super::*;
+use crate::connect::{Door, Trust};
+use crate::{Api, Output};
+use axum::Router;
+use axum::response::Json;
+use axum::routing::get;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const ACTION: &str =
+    r#"{"name": "q", "target": "os='linux'", "operations": [{"module": "memory"}], "syntaxversion": 2}"#;
+const TIME: &str = "2026-01-02T03:04:05Z";
+
+fn row(status: &str, sent: u64, done: u64) -> Value {
+    json!({
+        "id": 7, "name": "q", "target": "os='linux'", "status": status, "reason": "because",
+        "valid_from": TIME, "expire_after": TIME, "created": TIME, "started": null, "finished": null, "updated": TIME,
+        "halted": null, "matched": sent, "late": 0,
+        "counters": {"sent": sent, "done": done, "inflight": sent - done, "success": done, "cancelled": 0,
+            "expired": 0, "failed": 0, "timeout": 0},
+        "signers": [], "standing": false, "hosts_max": null, "rings": [], "halt_percent": 10,
+        "action": ACTION, "signed_text": "", "signed_sha256": "",
+    })
+}
+
+fn line(id: u64) -> String {
+    let result = json!([{"foundanything": true, "success": true, "elements": id, "statistics": {}, "errors": null}]);
+    let row = json!({"id": id, "action": 7, "agent": "1122334455667788", "hostname": "a", "status": "success",
+        "handed_out": true, "started": TIME, "finished": TIME, "found": true, "results": result});
+    format!("{row}\n")
+}
+
+/// A server that tells one state after the other, the last one for ever; it counts how often results were read.
+async fn double(states: Vec<Value>) -> (Context, Arc<AtomicUsize>) {
+    let (at, reads) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&reads);
+    let state = move || {
+        let at = at.fetch_add(1, Ordering::SeqCst).min(states.len() - 1);
+        let state = states[at].clone();
+        async move { Json(state) }
+    };
+    let results = move || {
+        let seen = count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { (1..=seen as u64).map(line).collect::<String>() }
+    };
+    let routes = Router::new().route("/api/v1/actions/7", get(state)).route("/api/v1/actions/7/results", get(results));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let api = Api::new(Door { url, token: None, trust: Trust::System }, Duration::from_secs(5)).unwrap();
+    (Context { api, out: Output { json: false, terminal: false, color: false } }, reads)
+}
+
+async fn follow(states: Vec<Value>, wait: Duration) -> (Result<(), Failure>, usize) {
+    let (context, reads) = double(states).await;
+    let how = HowArgs { format: Format::Csv, found: false, wait };
+    let action = Action::parse(ACTION.as_bytes()).unwrap();
+    let outcome = how.follow(&context, 7, &action).await;
+    (outcome, reads.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn results_are_read_again_only_when_more_are_there_and_until_all_are() {
+    let states = vec![row("inflight", 2, 1), row("inflight", 2, 1), row("completed", 2, 2)];
+    let (outcome, reads) = follow(states, Duration::from_secs(60)).await;
+    outcome.unwrap();
+    assert_eq!(reads, 2);
+}
+
+#[tokio::test]
+async fn how_watching_ended_is_the_exit_code() {
+    let long = Duration::from_secs(60);
+    let exit = async |state: Value, wait| follow(vec![state], wait).await.0.unwrap_err().exit;
+    assert_eq!(exit(row("inflight", 2, 1), Duration::ZERO).await, Exit::TimedOut);
+    assert_eq!(exit(row("waiting", 0, 0), long).await, Exit::Refused);
+    assert_eq!(exit(row("cancelled", 2, 2), long).await, Exit::Failed);
+    let mut halted = row("inflight", 9, 1);
+    halted["halted"] = TIME.into();
+    assert_eq!(exit(halted, long).await, Exit::Failed);
+}
+
+#[tokio::test]
+async fn an_answer_is_taken_once_however_often_it_is_read() {
+    let (context, _) = double(vec![row("completed", 2, 2)]).await;
+    let how = HowArgs { format: Format::Table, found: false, wait: Duration::ZERO };
+    let mut sink = how.sink(&context, &Action::parse(ACTION.as_bytes()).unwrap());
+    let mut answers = Answers::default();
+    for _ in 0..3 {
+        answers.read(&context, "could not read", 7, &ResultQuery::default(), &mut sink).await.unwrap();
+    }
+    assert_eq!(sink.counts(), [("1", 1), ("2", 1), ("3", 1)].map(|(value, count)| (value.to_owned(), count)));
+}

@@ -1,0 +1,86 @@
+//! `muster action sign`: one more signature, of a file or of an action that waits on the server.
+
+use super::file::{self, Place};
+use crate::commands::{ReasonArgs, confirm};
+use crate::output::safe;
+use crate::signing::{SignArgs, WHAT};
+use crate::{Context, Exit, Failure, Globals, Output, values};
+use muster_api::actions::{ActionDetail, SignatureRequest};
+use muster_core::Action;
+use reqwest::Method;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SignCommand {
+    /// The action: a file, - for standard input, or the number of one that waits for signatures on the server
+    action: String,
+    #[command(flatten)]
+    with: SignArgs,
+    /// Write the signed action here instead of into the same file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Do not ask before signing what came from the server
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    reason: ReasonArgs,
+}
+
+impl SignCommand {
+    pub(super) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        match Place::of(&self.action) {
+            Place::Server(id) => self.sign_there(&Context::new(globals)?, id).await,
+            place => self.sign_here(globals, &place).await,
+        }
+    }
+
+    async fn sign_here(&self, globals: &Globals, place: &Place) -> Result<(), Failure> {
+        let out = Output::new(globals.json);
+        let mut action = place.read(globals, WHAT).await?;
+        let signer = sign(out, &self.with, &mut action)?;
+        let path = self.out.as_deref().or(match place {
+            Place::File(path) => Some(path.as_path()),
+            _ => None,
+        });
+        file::write(out, WHAT, path, &action)?;
+        let where_to = path.map(|path| path.display().to_string()).unwrap_or_default();
+        out.note(&format!("{where_to}  signed by {}, {} in all", safe(&signer), action.pgp_signatures.len()));
+        Ok(())
+    }
+
+    async fn sign_there(&self, context: &Context, id: i64) -> Result<(), Failure> {
+        let path = id.to_string();
+        let answer = context.api.get(WHAT, &["actions", &path], &()).await?;
+        let detail: ActionDetail = context.api.read(WHAT, &answer)?;
+        file::refuse_done(WHAT, &detail.summary.status)?;
+        let action = file::parse(WHAT, &format!("action {id}"), detail.action.as_bytes())?;
+        // What is signed is worked out here: the server must not choose it.
+        let text = file::check(WHAT, &action, values::now())?;
+        file::show(context.out, &action, &text);
+        confirm("Sign this?", self.yes)?;
+        let made = self.with.sign(&text, &action.pgp_signatures)?;
+        let request = SignatureRequest { signature: made.line, reason: self.reason.reason.clone() };
+        let answer = context.api.send(WHAT, Method::POST, &["actions", &path, "signatures"], &request).await?;
+        if context.out.json {
+            return context.out.json(&answer);
+        }
+        let status = answer.get("status").and_then(serde_json::Value::as_str).unwrap_or_default();
+        context.out.note(&format!("action {id}  signed by {}, now {}", safe(&made.signer), safe(status)));
+        Ok(())
+    }
+}
+
+/// Adds a signature to an action; returns whose it is.
+pub(crate) fn sign(out: Output, with: &SignArgs, action: &mut Action) -> Result<String, Failure> {
+    let text = file::check(WHAT, action, values::now())?;
+    file::show(out, action, &text);
+    let made = with.sign(&text, &action.pgp_signatures)?;
+    action.pgp_signatures.push(made.line);
+    // The file is read elsewhere: what it says there must be what was signed.
+    let again = file::parse(WHAT, "the signed action", file::to_json(action).as_bytes())?;
+    if file::check(WHAT, &again, values::now())? != text {
+        let why = "written to a file, it would say something else than what was signed";
+        return Err(Failure::new(Exit::Failed, WHAT, why).next("write its times and numbers in a simpler form"));
+    }
+    Ok(made.signer)
+}

@@ -1,0 +1,208 @@
+//! `muster ask`: a question to machines in one line, signed on this machine.
+//!
+//! Stays true: what is asked is shown before it is signed; nothing is launched that was not previewed and confirmed.
+
+use super::action::file;
+use super::action::life::{SpreadArgs, launch, preview, show_preview, tell};
+use super::action::new::{Draft, Words, draft, of_words};
+use super::action::results::HowArgs;
+use super::action::sign::sign;
+use super::{ReasonArgs, confirm};
+use crate::signing::SignArgs;
+use crate::values::duration;
+use crate::{Context, Failure, values};
+use muster_modules::arguments::{Flag, Takes};
+use muster_modules::registry;
+use std::ffi::OsString;
+use std::time::Duration;
+
+const WHAT: &str = "could not ask";
+
+/// `muster ask`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster ask file --path /etc --name '^passwd$' --target \"os='linux'\"
+  muster ask pkg --name '^openssl' --format csv
+  muster ask netstat --lp 22 --found --yes
+  muster ask --key alice.key timedrift
+
+Flags of this command may stand before or after the module, unless the module has one of that name: then it is the
+module's. `muster module help NAME` explains a module's arguments.")]
+pub struct Args {
+    /// Which machines: an expression
+    #[arg(long, value_name = "EXPRESSION", default_value = "status='online'")]
+    target: String,
+    /// What it is for, in your words; the question itself unless told
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
+    /// How long machines may start it
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15m")]
+    expires_in: Duration,
+    #[command(flatten)]
+    with: SignArgs,
+    #[command(flatten)]
+    spread: SpreadArgs,
+    #[command(flatten)]
+    how: HowArgs,
+    #[command(flatten)]
+    reason: ReasonArgs,
+    /// Do not ask before it is launched
+    #[arg(long, short)]
+    yes: bool,
+    /// A module and its own arguments; `--` parts several
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "MODULE ARGUMENTS")]
+    words: Vec<String>,
+}
+
+impl Args {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let operations = match of_words(&self.words) {
+            Ok(operations) => operations,
+            Err(Words::Help(text)) => return context.out.bytes(text.as_bytes()),
+            Err(Words::Wrong(failure)) => return Err(*failure),
+        };
+        let name = self.title.unwrap_or_else(|| title(&self.words));
+        let question = Draft { name, target: self.target, operations, expires_in: self.expires_in };
+        let mut action = draft(question, None, values::now())?;
+        sign(context.out, &self.with, &mut action)?;
+        let request = self.spread.request(&action, &self.reason);
+        let foreseen = preview(context, &request).await?;
+        show_preview(context, &foreseen)?;
+        if foreseen.matched == 0 && !self.spread.standing {
+            let why = "no machine matches that is reached";
+            return Err(Failure::new(crate::Exit::NotFound, WHAT, why).on(&action.target).next("muster agent list"));
+        }
+        confirm("Launch it?", self.yes)?;
+        let (_, launched) = launch(context, &request).await?;
+        if launched.action.summary.status == "waiting" {
+            return tell(context, &launched);
+        }
+        let id = launched.action.summary.id;
+        context.out.note(&format!("action {id}: {}", file::sha256(&launched.action.signed_text)));
+        self.how.follow(context, id, &action).await
+    }
+}
+
+/// Characters of a name that is the question itself.
+const TITLE_CHARS_MAX: usize = 120;
+
+fn title(words: &[String]) -> String {
+    let clean: String = words.join(" ").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    // What parts the fields of a signed text cannot stand in a name.
+    muster_core::text::cut(&clean.replace(';', ","), TITLE_CHARS_MAX)
+}
+
+/// Puts flags of `muster ask` that stand behind the module in front of it, so that `ask file --path /etc --target …` is
+/// read as it is meant. Flags that the module has too stay the module's. Other command lines are left as they are.
+pub fn arrange(command: &clap::Command, words: Vec<OsString>) -> Vec<OsString> {
+    let text = |word: &OsString| word.to_str().map(str::to_owned).unwrap_or_default();
+    let Some(ask) = command.find_subcommand("ask") else { return words };
+    let flags = |command: &clap::Command, word: &str| -> Option<bool> {
+        let (name, joined) =
+            word.strip_prefix("--")?.split_once('=').map_or((word.get(2..)?, false), |(name, _)| (name, true));
+        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+        Some(arg.get_action().takes_values() && !joined)
+    };
+    let known = |word: &str| flags(ask, word).or_else(|| flags(command, word));
+    let mut at = 1;
+    while let Some(word) = words.get(at).map(text).filter(|word| word.starts_with('-')) {
+        at += if flags(command, &word) == Some(true) { 2 } else { 1 };
+    }
+    if words.get(at).map(text).as_deref() != Some("ask") {
+        return words;
+    }
+    let ask_at = at + 1;
+    let mut module_at = ask_at;
+    while let Some(word) = words.get(module_at).map(text).filter(|word| word.starts_with('-') && word != "--") {
+        let short = matches!(word.as_str(), "-u");
+        module_at += if short || known(&word) == Some(true) { 2 } else { 1 };
+    }
+    let (mut front, mut back) = (words[..ask_at.min(words.len())].to_vec(), Vec::new());
+    front.extend_from_slice(words.get(ask_at..module_at).unwrap_or_default());
+    let mut module = true;
+    let mut own: &[Flag] = &[];
+    let mut rest = words.get(module_at..).unwrap_or_default().iter();
+    while let Some(word) = rest.next() {
+        let name = text(word);
+        if std::mem::replace(&mut module, name == "--") {
+            own = registry::find(&name).map(|module| module.flags()).unwrap_or_default();
+            back.push(word.clone());
+            continue;
+        }
+        let bare = name.trim_start_matches('-');
+        let of_module = own.iter().find(|flag| flag.name == bare.split('=').next().unwrap_or_default());
+        let (side, takes) = match (of_module, known(&name)) {
+            // What follows is this flag's value, whatever it looks like.
+            (Some(flag), _) => (&mut back, flag.takes != Takes::Nothing && !bare.contains('=')),
+            (None, Some(takes)) => (&mut front, takes),
+            (None, None) => (&mut back, false),
+        };
+        side.push(word.clone());
+        side.extend(takes.then(|| rest.next().cloned()).flatten());
+    }
+    front.extend(back);
+    front
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, Parser};
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        globals: crate::Globals,
+        #[command(subcommand)]
+        command: super::super::Operator,
+    }
+
+    fn arranged(words: &[&str]) -> Vec<String> {
+        let words = ["muster"].iter().chain(words).map(OsString::from).collect();
+        arrange(&Cli::command(), words).into_iter().skip(1).map(|word| word.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn flags_of_ask_behind_the_module_are_put_in_front_of_it() {
+        let words =
+            ["ask", "file", "--path", "/etc", "--target", "os='linux'", "--yes", "--name", "^x$", "--format=csv"];
+        let wanted =
+            ["ask", "--target", "os='linux'", "--yes", "--format=csv", "file", "--path", "/etc", "--name", "^x$"];
+        assert_eq!(arranged(&words), wanted);
+        assert_eq!(arranged(&["ask", "timedrift", "--json"]), ["ask", "--json", "timedrift"]);
+        let before = ["--url", "ask", "ask", "-u", "ping", "--key", "k", "ping", "-d", "x", "--wait", "1s"];
+        let wanted = ["--url", "ask", "ask", "-u", "ping", "--key", "k", "--wait", "1s", "ping", "-d", "x"];
+        assert_eq!(arranged(&before), wanted);
+    }
+
+    #[test]
+    fn all_else_stays_as_it_is() {
+        for words in [
+            &["agent", "list", "--limit", "1"][..],
+            &["ask"],
+            &["ask", "file", "-path", "/etc", "-name", "x"],
+            &["ask", "file", "-path", "/etc", "--", "pkg", "--name", "--target"],
+            &["action", "new", "--name", "ask", "ask", "--target", "x"],
+        ] {
+            assert_eq!(arranged(words), words);
+        }
+    }
+
+    #[test]
+    fn a_question_is_read_with_its_flags_on_both_sides() {
+        let words = ["muster", "ask", "--title", "q", "file", "-path", "/etc", "-name", "x", "--expires-in", "2m"];
+        let cli = Cli::try_parse_from(arrange(&Cli::command(), words.map(OsString::from).to_vec())).unwrap();
+        let super::super::Operator::Ask(args) = cli.command else { panic!() };
+        assert_eq!((args.title.as_deref(), args.expires_in), (Some("q"), Duration::from_mins(2)));
+        assert_eq!(args.words, ["file", "-path", "/etc", "-name", "x"]);
+    }
+
+    #[test]
+    fn a_title_is_one_line_that_parts_nothing() {
+        let words = ["file", "-name", "a\nb;target=c"].map(str::to_owned);
+        assert_eq!(title(&words), "file -name a b,target=c");
+        assert!(muster_core::action::name_check(&title(&["x".repeat(5000)])).is_ok());
+    }
+}

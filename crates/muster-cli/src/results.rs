@@ -1,0 +1,198 @@
+//! Answers of machines: read as they come, and printed grouped by value, as JSON lines or as CSV.
+//!
+//! Stays true: an answer is taken once, however often it is read; memory holds what is printed at the end, and the
+//! numbers of answers that were taken.
+
+use crate::output::{Format, Table, safe};
+use crate::{Context, Exit, Failure, Output};
+use futures_util::StreamExt as _;
+use muster_api::actions::{CommandRow, ResultQuery};
+use muster_modules::{Lines, ModuleResult, registry};
+use serde::Deserialize as _;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Machines that are named for one value.
+const NAMED_MAX: usize = 5;
+/// Bytes of one line of results; an action's results are bounded by the server below this.
+const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Which answers were taken already.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    taken: BTreeSet<i64>,
+}
+
+impl Answers {
+    /// Reads all answers, and hands those that are new to `sink`.
+    pub(crate) async fn read(
+        &mut self,
+        context: &Context,
+        what: &str,
+        id: i64,
+        query: &ResultQuery,
+        sink: &mut Sink,
+    ) -> Result<(), Failure> {
+        let answer = context.api.lines(what, &["actions", &id.to_string(), "results"], query).await?;
+        let mut pieces = answer.bytes_stream();
+        let mut rest = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| {
+                Failure::new(Exit::Unreachable, what, crate::failure::chain(&error))
+                    .on(context.api.url())
+                    .next("try again")
+            })?;
+            rest.extend_from_slice(&piece);
+            let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {
+                if rest.len() > LINE_BYTES_MAX {
+                    return Err(Failure::new(Exit::Failed, what, "a line of results has no end").on(context.api.url()));
+                }
+                continue;
+            };
+            let lines: Vec<u8> = rest.drain(..=end).collect();
+            for line in lines.split(|byte| *byte == b'\n') {
+                self.take(context, what, line, sink)?;
+            }
+        }
+        self.take(context, what, &rest, sink)
+    }
+
+    fn take(&mut self, context: &Context, what: &str, line: &[u8], sink: &mut Sink) -> Result<(), Failure> {
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let value: serde_json::Value = serde_json::from_slice(line).map_err(|error| {
+            Failure::new(Exit::Failed, what, format!("a line of results cannot be read: {error}")).on(context.api.url())
+        })?;
+        let row: CommandRow = context.api.read(what, &value)?;
+        if self.taken.insert(row.id) { sink.take(&row, &value) } else { Ok(()) }
+    }
+}
+
+/// Where answers go.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    out: Output,
+    format: Format,
+    /// The modules of the operations, in their order.
+    modules: Vec<String>,
+    /// Of every value, the machines that gave it: how many, and some of them.
+    groups: BTreeMap<String, (u64, Vec<String>)>,
+    begun: bool,
+}
+
+impl Sink {
+    pub(crate) fn new(out: Output, format: Format, modules: Vec<String>) -> Self {
+        Self { out, format, modules, groups: BTreeMap::new(), begun: false }
+    }
+
+    /// Takes the answer of one machine, which stands in `value` as the API gave it.
+    pub(crate) fn take(&mut self, row: &CommandRow, value: &serde_json::Value) -> Result<(), Failure> {
+        match self.format {
+            Format::Jsonl => self.out.line(&value.to_string()),
+            Format::Csv => {
+                let text = self.csv(row);
+                self.out.bytes(text.as_bytes())
+            }
+            Format::Table => {
+                self.group(row);
+                Ok(())
+            }
+        }
+    }
+
+    /// Prints what is printed at the end.
+    pub(crate) fn end(self) -> Result<(), Failure> {
+        if self.format != Format::Table {
+            return Ok(());
+        }
+        let mut table = Table::new(&["MACHINES", "VALUE", "SUCH AS"]);
+        for (value, (count, named)) in self.sorted() {
+            let more = if count > named.len() as u64 { " …" } else { "" };
+            table.row([count.to_string(), value.clone(), format!("{}{more}", named.join(" "))]);
+        }
+        self.out.table(&table, "No results.")
+    }
+
+    /// Returns the groups, the largest first.
+    fn sorted(&self) -> Vec<(&String, (u64, &[String]))> {
+        let mut groups: Vec<_> =
+            self.groups.iter().map(|(value, (count, named))| (value, (*count, named.as_slice()))).collect();
+        groups.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+        groups
+    }
+
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> Vec<(String, u64)> {
+        self.groups.iter().map(|(value, (count, _))| (value.clone(), *count)).collect()
+    }
+
+    /// Counts the values of a machine; a value that nobody gave before is told at once.
+    fn group(&mut self, row: &CommandRow) {
+        let name = name_of(row);
+        for value in values(row, &self.modules) {
+            let (count, named) = self.groups.entry(value.clone()).or_default();
+            *count += 1;
+            if named.len() < NAMED_MAX {
+                named.push(name.clone());
+            }
+            if *count == 1 {
+                self.out.note(&format!("{}  {}", safe(&name), safe(&value)));
+            }
+        }
+    }
+
+    fn csv(&mut self, row: &CommandRow) -> String {
+        let mut text = String::new();
+        if !std::mem::replace(&mut self.begun, true) {
+            text.push_str("agent,hostname,status,found,value\r\n");
+        }
+        let found = row.found.map(|found| found.to_string()).unwrap_or_default();
+        for value in values(row, &self.modules) {
+            let host = row.hostname.clone().unwrap_or_default();
+            let fields = [row.agent.as_str(), &host, &row.status, &found, &value];
+            let shown = |field: &&str| cell(if self.out.terminal { safe(field) } else { (*field).to_owned() });
+            text.push_str(&fields.iter().map(shown).collect::<Vec<_>>().join(","));
+            text.push_str("\r\n");
+        }
+        text
+    }
+}
+
+/// Returns a field of CSV. Text of machines is kept from being taken for a formula by a spreadsheet.
+fn cell(text: String) -> String {
+    let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text };
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+}
+
+fn name_of(row: &CommandRow) -> String {
+    row.hostname.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| row.agent.clone())
+}
+
+/// Returns what a machine answered, one text for each thing it found, each once.
+fn values(row: &CommandRow, modules: &[String]) -> BTreeSet<String> {
+    let mut values = BTreeSet::new();
+    if row.status != "success" {
+        values.insert(format!("({})", row.status));
+    }
+    let results = row.results.as_ref().and_then(serde_json::Value::as_array);
+    for (at, result) in results.into_iter().flatten().enumerate() {
+        let Ok(read) = ModuleResult::deserialize(result) else {
+            values.insert(result.to_string());
+            continue;
+        };
+        values.extend(read.errors().iter().map(|error| format!("(error) {error}")));
+        let module = modules.get(at).and_then(|module| registry::find(module));
+        match module {
+            Some(module) => values.extend(module.lines(&read, Lines::Found)),
+            None if read.foundanything => _ = values.insert(read.elements.to_string()),
+            None => {}
+        }
+    }
+    if values.is_empty() {
+        values.insert("(nothing found)".to_owned());
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests;

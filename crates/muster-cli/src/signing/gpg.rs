@@ -1,0 +1,96 @@
+//! Signing by the `gpg` program, which asks its agent or a smartcard.
+
+use super::WHAT;
+use crate::{Exit, Failure};
+use muster_trust::{Certificate, signature};
+use std::ffi::OsStr;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Lines on standard error with which gpg speaks to programs.
+const STATUS: &str = "[GNUPG:] ";
+
+/// Signs `text`; returns the signature as one line, and whose it is.
+pub(super) fn sign(program: &Path, user: Option<&str>, text: &str) -> Result<(String, Certificate), Failure> {
+    // Settings of a person's own gpg.conf that would make a signature of another kind are overruled.
+    let mut arguments = vec!["--status-fd=2", "--no-armor", "--no-textmode", "--digest-algo=SHA256", "--output=-"];
+    if let Some(user) = user {
+        arguments.extend(["--local-user", user]);
+    }
+    arguments.push("--detach-sign");
+    let answer = run(program, &arguments, text.as_bytes())?;
+    let line = signature::one_line(&answer.stdout).map_err(|error| {
+        Failure::new(Exit::Failed, WHAT, format!("gpg made something else than one signature: {error}"))
+            .on(program.display())
+            .next("does gpg.conf name several keys? choose one with --local-user")
+    })?;
+    let key = key_of(&answer.stderr)
+        .ok_or_else(|| Failure::new(Exit::Failed, WHAT, "gpg did not say which key it used").on(program.display()))?;
+    let export = run(program, &["--no-armor", "--export-options=export-minimal", "--export", &key], b"")?;
+    let certificate = Certificate::parse(&export.stdout)
+        .map_err(|error| Failure::new(Exit::Failed, WHAT, error.to_string()).on(format!("key {key}")))?;
+    Ok((line, certificate))
+}
+
+fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output, Failure> {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if !std::io::stdin().is_terminal() {
+        command.env_remove("GPG_TTY").arg("--batch");
+    } else if std::env::var_os("GPG_TTY").is_none() {
+        // gpg's standard input is a pipe here; without this its agent would not know where to ask for a passphrase.
+        if let Ok(terminal) = std::fs::read_link("/proc/self/fd/0") {
+            command.env("GPG_TTY", terminal);
+        }
+    }
+    let started = command.args(arguments).spawn().map_err(|error| {
+        Failure::local(WHAT, program.display(), &error)
+            .next("install GnuPG, name the program with --gpg, or sign with a key file: --key FILE")
+    });
+    let mut child = started?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // A gpg that ends before it has read says why itself.
+        let _ = pipe.write_all(input);
+    }
+    let answer = child.wait_with_output().map_err(|error| Failure::local(WHAT, program.display(), &error))?;
+    if answer.status.success() {
+        return Ok(answer);
+    }
+    let said = String::from_utf8_lossy(&answer.stderr);
+    let said: Vec<_> = said.lines().filter(|line| !line.starts_with(STATUS)).collect();
+    let why = if said.is_empty() { format!("it ended with {}", answer.status) } else { said.join("; ") };
+    Err(Failure::new(Exit::Failed, WHAT, why)
+        .on(program.display())
+        .next("`gpg --list-secret-keys` shows the keys there are; choose one with --local-user"))
+}
+
+/// Returns the fingerprint of the key that gpg says it signed with.
+fn key_of(stderr: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(stderr);
+    let line = text.lines().find_map(|line| line.strip_prefix(STATUS)?.strip_prefix("SIG_CREATED "))?;
+    let key = line.split_whitespace().nth(5)?;
+    key.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| key.to_owned())
+}
+
+/// Returns every public key that gpg has, one by one.
+pub(crate) fn public_keys(program: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let listed = run(program, &["--with-colons", "--list-keys"], b"")?;
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let mut keys = Vec::new();
+    let mut primary = false;
+    for line in text.lines() {
+        let mut fields = line.split(':');
+        match fields.next() {
+            Some("pub") => primary = true,
+            Some("fpr") if std::mem::take(&mut primary) => keys.extend(fields.nth(8).map(OsStr::new)),
+            _ => {}
+        }
+    }
+    let export = |key: &&OsStr| {
+        let key = key.to_string_lossy();
+        run(program, &["--no-armor", "--export-options=export-minimal", "--export", &key], b"")
+            .map(|answer| answer.stdout)
+    };
+    keys.iter().map(export).collect()
+}

@@ -54,6 +54,8 @@ pub struct SignaturePut {
     pub investigator: InvestigatorId,
     /// The signature, as one line.
     pub signature: String,
+    /// How many other signatures `order` holds.
+    pub others: u32,
     /// Whether the signatures suffice now.
     pub is_ready: bool,
     /// What each agent is sent, with all signatures.
@@ -215,7 +217,7 @@ pub struct CommandFilter {
 }
 
 /// A result that came in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultPut {
     /// Of which action.
     pub action: ActionId,
@@ -281,7 +283,7 @@ pub trait ActionStore: Send + Sync {
 
     /// Adds a signature to an action that waits for signatures, and makes it pending when they suffice. Returns where
     /// it stands. Not found: the action. Exists: this investigator's signature. Refused: the action does not wait, or
-    /// the investigator is not active.
+    /// the investigator is not active, or somebody else signed since `order` was made.
     async fn action_signature_put(
         &self,
         put: SignaturePut,

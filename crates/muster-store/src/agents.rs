@@ -1,6 +1,8 @@
 //! Machines: who they are, what they may do, when they were here.
 
 use crate::StoreError;
+use crate::actions::ResultPut;
+use crate::investigators::TrustTold;
 use async_trait::async_trait;
 use muster_core::nonce::Link;
 use muster_core::{
@@ -77,6 +79,10 @@ pub enum Effect {
     Usage(Box<ResourceUsage>),
     /// The facts of the machine become these.
     Facts(Facts),
+    /// A command of the machine ended; see [`crate::ActionStore::command_result_put`].
+    Result(Box<ResultPut>),
+    /// What the machine believes and can do becomes this.
+    Trust(Box<TrustTold>),
 }
 
 /// A message that could not be accepted, of which a trace is kept.

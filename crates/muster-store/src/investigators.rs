@@ -1,6 +1,7 @@
 //! People who sign, and what their signatures are worth.
 
 use crate::StoreError;
+use crate::targets::TargetQuery;
 use async_trait::async_trait;
 use muster_core::action::{Fingerprint, InvestigatorId, InvestigatorStatus};
 use muster_core::{AgentId, Cause, Timestamp};
@@ -58,6 +59,48 @@ pub struct ModuleRule {
     /// Who is worth how much, by id.
     pub weights: Vec<(InvestigatorId, i64)>,
 }
+
+/// What a machine says that it believes and can do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct TrustTold {
+    /// Version of its keyring; 0: the files of its configuration.
+    pub keyring_version: u64,
+    /// Fingerprints of its keys.
+    pub keyring: Vec<String>,
+    /// Version of its weights; 0: the file of its configuration.
+    pub acl_version: u64,
+    /// The weights in force, in the format of MIG's `acl.cfg`.
+    pub acl: String,
+    /// Its modules.
+    pub modules: Vec<ModuleTold>,
+    /// Why it did not take the last document of trust; `None`: it did.
+    pub refusal: Option<String>,
+}
+
+/// A module of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct ModuleTold {
+    /// Its name.
+    pub name: String,
+    /// The least weight that the module itself demands.
+    pub weight_min: u32,
+    /// Whether it changes the machine.
+    pub changes: bool,
+}
+
+/// Machines that a target picks and that say the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustGroup {
+    /// What they say; `None`: nothing yet, or these are beyond [`TRUST_GROUPS_MAX`].
+    pub told: Option<TrustTold>,
+    /// How many they are.
+    pub agents: u64,
+    /// One of them.
+    pub example: AgentId,
+}
+
+/// Groups of machines whose words are looked at.
+pub const TRUST_GROUPS_MAX: usize = 256;
 
 /// People who sign.
 #[async_trait]
@@ -142,6 +185,13 @@ pub trait InvestigatorStore: Send + Sync {
 
     /// Returns what is said of modules for those of `agents` of which anything is said, by agent and module.
     async fn module_rules(&self, agents: &[AgentId]) -> Result<Vec<ModuleRule>, StoreError>;
+
+    /// Returns what a machine said last of what it believes and can do, and when.
+    async fn trust_get(&self, agent: AgentId) -> Result<Option<(TrustTold, Timestamp)>, StoreError>;
+
+    /// Returns the machines that a target picks, grouped by what they say, most machines first. Refused: the target
+    /// takes too long.
+    async fn trust_groups(&self, query: TargetQuery) -> Result<Vec<TrustGroup>, StoreError>;
 }
 
 /// What an investigator is worth.

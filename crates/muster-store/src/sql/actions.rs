@@ -30,6 +30,7 @@ const SIGN: &str = "INSERT INTO signatures (actionid, investigatorid, pgpsignatu
 const INSERT_JOB: &str = "INSERT INTO action_jobs (action, due, fence, ring, after, upto, ended) \
      VALUES ($1, $2, 0, 0, 0, 0, 0)";
 const LOCK: &str = "SELECT status, valid_from, halted FROM action_rows WHERE number = $1 FOR UPDATE";
+const COUNT_SIGNATURES: &str = "SELECT count(*) FROM signatures WHERE actionid = $1 AND investigatorid <> $2";
 const SET_ORDER: &str = "UPDATE action_rows SET status = $2, type_url = $3, data = $4, updated = $5 WHERE number = $1";
 const SET_DUE: &str = "UPDATE action_jobs SET due = $2 WHERE action = $1";
 const CANCEL: &str =
@@ -141,6 +142,12 @@ async fn sign(tx: &mut Tx, Sign { put, now, cause }: &Sign) -> Result<ActionStat
     signers_check(tx, &[who]).await?;
     if tx.execute(SIGN, params![id, who, &put.signature, *now]).await? == 0 {
         return Err(StoreError::Exists { what: "signature of investigator", id: who.to_string() });
+    }
+    let others: i64 = tx.query_one(COUNT_SIGNATURES, params![id, who]).await?.only("signatures")?;
+    if others != i64::from(put.others) {
+        return Err(StoreError::Refused(format!(
+            "action {id} was signed by somebody else at the same time: try again"
+        )));
     }
     let status = if put.is_ready { ActionStatus::Pending } else { ActionStatus::Waiting };
     let order = params![id, status_number(status), &put.order.type_url, &put.order.value, *now];
@@ -303,7 +310,10 @@ impl ActionStore for SqlStore {
         if results.is_empty() {
             return Ok(Vec::new());
         }
-        self.write((results, now), |tx, args| Box::pin(results::put(tx, args))).await
+        self.write((results, now), |tx, (results, now)| {
+            Box::pin(async { results::put(tx, &results.iter().collect::<Vec<_>>(), *now).await })
+        })
+        .await
     }
 
     async fn command_late(&self, action: ActionId, limit: u32) -> Result<Vec<LateResult>, StoreError> {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 
 /// All tables, those that others refer to first. What is said of living servers is not worth keeping.
-const TABLES: [&str; 37] = [
+const TABLES: [&str; 38] = [
     "machines",
     "agent_labels",
     "agent_facts",
@@ -36,6 +36,7 @@ const TABLES: [&str; 37] = [
     "journal_head",
     "agent_sessions",
     "agent_times",
+    "agent_trust",
     "agents_stats",
     "investigators",
     "modules",

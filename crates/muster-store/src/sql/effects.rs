@@ -3,8 +3,9 @@
 use super::endpoints;
 use super::mailbox::{set_results, store};
 use super::message_rows::NewRow;
-use super::sessions;
+use super::{results, sessions, trust};
 use crate::StoreError;
+use crate::actions::ResultPut;
 use crate::agents::{DeadLetter, Effect, Intake, Taken};
 use crate::db::Tx;
 use crate::db::dialect::{Insert, Kind};
@@ -81,8 +82,14 @@ pub(super) async fn take_in(
                     put_usage(tx, sender.agent, usage, sender.at).await?;
                 }
                 Effect::Facts(facts) => set_facts(tx, sender.agent, facts, sender.at).await?,
+                Effect::Trust(told) => trust::put(tx, sender.agent, told, sender.at).await?,
                 _ => {}
             }
+        }
+        let ended: Vec<&ResultPut> =
+            new().filter_map(|effect| if let Effect::Result(put) = effect { Some(&**put) } else { None }).collect();
+        if !ended.is_empty() {
+            results::put(tx, &ended, sender.at).await?;
         }
     }
     Ok((taken, foreign))

@@ -1,12 +1,14 @@
 //! Investigators, and what is said of modules.
 
-use super::journal;
 use super::modules::{minimum_set, rules, weight_set};
+use super::{journal, trust};
 use crate::db::Tx;
 use crate::db::value::{Field, Row, Value, params};
 use crate::investigators::{
     InvestigatorPut, InvestigatorRow, InvestigatorStore, ModuleRule, ModuleWeight, PERMISSIONS_ADMIN, PERMISSIONS_ALL,
+    TrustGroup, TrustTold,
 };
+use crate::targets::TargetQuery;
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
 use muster_core::action::{Fingerprint, InvestigatorId, InvestigatorStatus};
@@ -271,5 +273,13 @@ impl InvestigatorStore for SqlStore {
 
     async fn module_rules(&self, agents: &[AgentId]) -> Result<Vec<ModuleRule>, StoreError> {
         self.read(agents.to_vec(), |tx, agents| Box::pin(rules(tx, agents))).await
+    }
+
+    async fn trust_get(&self, agent: AgentId) -> Result<Option<(TrustTold, Timestamp)>, StoreError> {
+        self.read(agent, |tx, agent| Box::pin(trust::get(tx, agent))).await
+    }
+
+    async fn trust_groups(&self, query: TargetQuery) -> Result<Vec<TrustGroup>, StoreError> {
+        self.read(query, |tx, query| Box::pin(trust::groups(tx, query))).await
     }
 }

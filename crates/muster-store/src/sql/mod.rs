@@ -31,6 +31,7 @@ mod retention;
 mod sessions;
 mod targets;
 mod tokens;
+mod trust;
 mod usage;
 
 pub use look::sqlite_soundness;

@@ -72,10 +72,7 @@ impl Counts {
     }
 }
 
-pub(super) async fn put(
-    tx: &mut Tx,
-    (puts, now): &(Vec<ResultPut>, Timestamp),
-) -> Result<Vec<ResultTaken>, StoreError> {
+pub(super) async fn put(tx: &mut Tx, puts: &[&ResultPut], now: Timestamp) -> Result<Vec<ResultTaken>, StoreError> {
     for put in puts {
         if put.status == CommandStatus::Sent {
             return Err(StoreError::Invalid(format!("a result cannot say {}", put.status)));
@@ -95,17 +92,17 @@ pub(super) async fn put(
         let mut seen = HashSet::with_capacity(waiting.len());
         let (round, rest): (Vec<_>, Vec<_>) =
             waiting.into_iter().partition(|incoming| seen.insert((incoming.put.action, incoming.agent)));
-        take(tx, &round, *now, &mut taken, &mut counts).await?;
+        take(tx, &round, now, &mut taken, &mut counts).await?;
         waiting = rest;
     }
     // In one order, so that two batches do not wait for each other.
     for (action, counts) in counts {
-        count(tx, action, &counts, *now).await?;
+        count(tx, action, &counts, now).await?;
     }
     Ok(taken)
 }
 
-async fn numbers(tx: &mut Tx, puts: &[ResultPut]) -> Result<HashMap<AgentId, i64>, StoreError> {
+async fn numbers(tx: &mut Tx, puts: &[&ResultPut]) -> Result<HashMap<AgentId, i64>, StoreError> {
     let agents: HashSet<AgentId> = puts.iter().map(|put| put.agent).collect();
     let ids: Vec<&[u8]> = agents.iter().map(|agent| &agent.as_bytes()[..]).collect();
     let mut numbers = HashMap::with_capacity(ids.len());

@@ -263,7 +263,7 @@ fn common(path: &Path) -> Option<&'static str> {
 }
 
 /// Words what becomes of a target that takes too long.
-fn in_time<T>(result: Result<T, StoreError>) -> Result<T, StoreError> {
+pub(super) fn in_time<T>(result: Result<T, StoreError>) -> Result<T, StoreError> {
     result.map_err(|error| match error {
         error if error.kind() == ErrorKind::Unavailable && crate::db::dialect::is_cancelled(&error) => {
             let seconds = limits::TARGET_TIME_MAX.as_secs();

@@ -3,13 +3,15 @@
 use crate::for_each_backend;
 use crate::stage::*;
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus, InvestigatorId};
+use muster_core::target::Target;
 use muster_core::{AgentId, AgentState, Message, Payload, ServerId, Timestamp, system};
 use muster_store::actions::{
     ActionFilter, ActionJob, ActionPut, ActionRetention, ActionTaken, CommandFilter, LATE_RESULTS_MAX, Next, ResultPut,
     ResultTaken, SignaturePut, Spread, WorkLimits,
 };
-use muster_store::agents::ContactPut;
-use muster_store::investigators::InvestigatorPut;
+use muster_store::agents::{ContactPut, Effect};
+use muster_store::investigators::{InvestigatorPut, TrustTold};
+use muster_store::targets::{Reach, TargetQuery};
 use muster_store::{ActionStore, ErrorKind, InvestigatorStore, JournalStore, MessageStore, SqlStore};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -170,10 +172,13 @@ for_each_backend! {
         assert_eq!(work(&stage.store, at(1)).await, 0);
         assert_eq!(status(&stage, id).await, ActionStatus::Waiting);
         let sign = |who, is_ready| SignaturePut {
-            action: id, investigator: who, signature: "s".into(), is_ready, order: payload("signed by two"),
+            action: id, investigator: who, signature: "s".into(), others: 1, is_ready, order: payload("signed by two"),
         };
         let refused = stage.store.action_signature_put(sign(one, true), at(2), &cause()).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Exists);
+        let blind = SignaturePut { others: 0, ..sign(two, true) };
+        let refused = stage.store.action_signature_put(blind, at(2), &cause()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Refused, "its order would lose the other signature");
         let signed = stage.store.action_signature_put(sign(two, true), at(2), &cause()).await.unwrap();
         assert_eq!(signed, ActionStatus::Pending);
         let refused = stage.store.action_signature_put(sign(two, true), at(2), &cause()).await.unwrap_err();
@@ -185,6 +190,33 @@ for_each_backend! {
         let late = launch(&stage, signed).await;
         work(&stage.store, at(LIFE_MS)).await;
         assert_eq!(status(&stage, late).await, ActionStatus::Invalid);
+    }
+
+    async fn a_message_ends_a_command_and_tells_what_is_believed(stage) {
+        let agents = agents(&stage, 2).await;
+        let id = launched(&stage, 1, Spread::default()).await;
+        assert_eq!(work(&stage.store, at(1)).await, 2);
+        assert_eq!(claimed(&stage, agent(1), at(2)).await.len(), 1);
+        let told = TrustTold { keyring_version: 7, acl: "{}".into(), ..TrustTold::default() };
+        let effects = vec![
+            Effect::Result(Box::new(result(id, agents[0], CommandStatus::Success, "[]"))),
+            Effect::Trust(Box::new(told.clone())),
+        ];
+        let with = |moment| ContactPut {
+            intake: effects.iter().zip(1..).map(|(of, n)| intake(to_server(n, agent(1), "actions"), of.clone())).collect(),
+            ..contact(1, moment)
+        };
+        stage.contact(with(at(3))).await;
+        stage.contact(with(at(4))).await;
+        let row = stage.store.action_get(id).await.unwrap().unwrap();
+        assert_eq!((row.counters.success, row.counters.done, row.late), (1, 1, 0), "twice is once");
+        assert_eq!(stage.store.trust_get(agent(1)).await.unwrap(), Some((told.clone(), at(3))));
+        assert_eq!(stage.store.trust_get(agent(2)).await.unwrap(), None);
+        let target = Target::parse("name LIKE '%'").unwrap();
+        let query = TargetQuery { target, now: at(5), reach: Reach::Active };
+        let groups = stage.store.trust_groups(query).await.unwrap();
+        let said: Vec<_> = groups.into_iter().map(|group| (group.told, group.agents, group.example)).collect();
+        assert_eq!(said, [(Some(told), 1, agent(1)), (None, 1, agent(2))]);
     }
 
     async fn every_matching_machine_is_given_an_action_once(stage) {

@@ -1,6 +1,7 @@
 //! The engine: one per server, shared by all doors.
 
 use crate::access::{Principal, TokenMemory};
+use crate::actions::{ActionPreview, Actions, NewInvestigator};
 use crate::broadcasts::Broadcasts;
 use crate::contact::{ContactFrom, Refusal, RefusalCode};
 use crate::dispatch::Dispatch;
@@ -11,9 +12,11 @@ use crate::stream::OpenStream;
 use crate::targets::TargetChecked;
 use crate::wakeups::Wakeups;
 use crate::{EngineConfig, Outside, Service, WakeRefusal, WakeUp};
+use muster_core::action::{ActionId, ActionStatus, InvestigatorId};
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::target::{Target, TargetError};
 use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp};
+use muster_store::actions::{ActionTaken, Spread};
 use muster_store::targets::NamedTarget;
 use muster_store::{ErrorKind, Store, StoreError};
 use std::collections::HashSet;
@@ -78,6 +81,7 @@ pub(crate) struct Inner {
     pub(crate) tokens: TokenMemory,
     pub(crate) dispatch: Dispatch,
     pub(crate) broadcasts: Broadcasts,
+    pub(crate) actions: Actions,
     pub(crate) wakeups: Wakeups,
     /// Streams that ended, on their way to the job that says so to the store.
     pub(crate) ended: mpsc::UnboundedSender<Ended>,
@@ -183,6 +187,7 @@ impl Engine {
             tokens: TokenMemory::default(),
             dispatch: Dispatch::new(services),
             broadcasts: Broadcasts::default(),
+            actions: Actions::default(),
             wakeups: Wakeups::default(),
             ended,
             ended_waiting: Mutex::new(Some(ended_waiting)),
@@ -361,5 +366,61 @@ impl Engine {
     /// Switches broadcasts off.
     pub async fn broadcast_disable(&self, ids: &[BroadcastId], cause: &Cause) -> Result<(), OperatorError> {
         self.inner.broadcast_disable(ids, cause).await
+    }
+
+    /// Takes a signed action, as JSON, and launches it; it waits if no machine would run it for want of signatures.
+    /// The same signed bytes again are the same action.
+    pub async fn action_launch(
+        &self,
+        json: &[u8],
+        spread: Spread,
+        cause: &Cause,
+    ) -> Result<ActionTaken, OperatorError> {
+        self.inner.action_launch(json, spread, cause).await
+    }
+
+    /// Adds a signature, armored or as one line, to an action that waits for signatures. Returns where it stands.
+    pub async fn action_sign(
+        &self,
+        id: ActionId,
+        signature: &str,
+        cause: &Cause,
+    ) -> Result<ActionStatus, OperatorError> {
+        self.inner.action_sign(id, signature, cause).await
+    }
+
+    /// Calls an action back. `false`: it was done with before.
+    pub async fn action_cancel(&self, id: ActionId, cause: &Cause) -> Result<bool, OperatorError> {
+        self.inner.action_cancel(id, cause).await
+    }
+
+    /// Lets an action that halted between two shares go on. `false`: it is not halted.
+    pub async fn action_resume(&self, id: ActionId, cause: &Cause) -> Result<bool, OperatorError> {
+        self.inner.action_resume(id, cause).await
+    }
+
+    /// Says what would come of an action, as JSON, if it were launched now.
+    pub async fn action_preview(&self, json: &[u8], standing: bool) -> Result<ActionPreview, OperatorError> {
+        self.inner.action_preview(json, standing).await
+    }
+
+    /// Says what would come of a stored action if it were launched now.
+    pub async fn action_preview_stored(&self, id: ActionId) -> Result<ActionPreview, OperatorError> {
+        self.inner.action_preview_stored(id).await
+    }
+
+    /// Adds an investigator. Their key must be able to sign now and belong to nobody else.
+    pub async fn investigator_add(&self, new: NewInvestigator, cause: &Cause) -> Result<InvestigatorId, OperatorError> {
+        self.inner.investigator_add(new, cause).await
+    }
+
+    /// Replaces an investigator's key.
+    pub async fn investigator_key_set(
+        &self,
+        id: InvestigatorId,
+        public_key: String,
+        cause: &Cause,
+    ) -> Result<(), OperatorError> {
+        self.inner.investigator_key_set(id, public_key, cause).await
     }
 }

@@ -86,6 +86,7 @@ impl Inner {
         match message.destination.service.as_str() {
             system::SERVICE => (self.system_effect(message), None),
             system::MUSTER => (self.muster_effect(message), None),
+            system::ACTIONS => (self.actions_effect(message), None),
             service if self.dispatch.discards(service) => (Effect::Nothing, None),
             service if self.dispatch.knows(service) => {
                 let place = self.dispatch.reserve(message);

@@ -22,6 +22,9 @@ use tracing::{debug, error, info, warn};
 /// How many ends of streams are told to the store at once.
 const ENDS_AT_ONCE: usize = 32;
 
+/// How often the fleet is counted.
+const STATS_EVERY: Duration = Duration::from_mins(5);
+
 /// How old a file's content may become that has no name.
 const CONTENT_LIFE: Duration = Duration::from_hours(1);
 
@@ -36,12 +39,12 @@ pub(crate) struct Ended {
 
 /// How often in a row a job has failed: only the first time is worth a warning.
 #[derive(Debug, Default)]
-struct Failures {
+pub(crate) struct Failures {
     in_a_row: u64,
 }
 
 impl Failures {
-    fn note(&mut self, inner: &Inner, doing: &'static str, done: Result<(), StoreError>) {
+    pub(crate) fn note(&mut self, inner: &Inner, doing: &'static str, done: Result<(), StoreError>) {
         match done {
             Ok(()) if self.in_a_row > 0 => {
                 info!(failures = self.in_a_row, "could {doing} again");
@@ -98,6 +101,9 @@ impl Inner {
         self.job(stop, limits::RETENTION_EVERY, "delete old rows", |inner| async move { inner.retention().await });
         let (inner, token) = (Arc::clone(self), stop.clone());
         self.tasks.spawn(async move { token.run_until_cancelled(inner.broadcasts_follow()).await });
+        self.job(stop, STATS_EVERY, "count how the fleet stands", |inner| async move { inner.stats_note().await });
+        let (inner, token) = (Arc::clone(self), stop.clone());
+        self.tasks.spawn(async move { token.run_until_cancelled(inner.actions_follow()).await });
         let (inner, token) = (Arc::clone(self), stop.clone());
         self.tasks.spawn(async move { token.run_until_cancelled(inner.wakeups_send()).await });
     }
@@ -211,6 +217,7 @@ impl Inner {
         let mut total = 0;
         loop {
             let deleted = self.store.retention_sweep(retention, limits::BATCH_ROWS).await?;
+            let deleted = deleted + self.actions_retention().await?;
             total += deleted;
             if deleted == 0 || !self.lease_keep("retention").await? {
                 break;

@@ -5,6 +5,7 @@
 //! servers are handed in.
 
 pub mod access;
+pub mod actions;
 mod broadcasts;
 pub mod config;
 pub mod contact;
@@ -22,6 +23,7 @@ mod targets;
 mod wakeups;
 
 pub use access::{Principal, Role};
+pub use actions::{ActionOutcome, ActionPreview, NewInvestigator, PreviewRefusal, signed_text};
 pub use config::{EngineConfig, EnrolmentPolicy};
 pub use contact::{ContactFrom, Refusal, RefusalCode};
 pub use dispatch::{Service, ServiceError};

@@ -57,7 +57,7 @@ impl Inner {
     }
 
     /// Tells whoever holds the stream of an agent that something is due for it.
-    fn agent_wake(&self, agent: AgentId, streaming_to: Option<&str>) {
+    pub(crate) fn agent_wake(&self, agent: AgentId, streaming_to: Option<&str>) {
         if self.streams.wake(&[agent], wake::MESSAGES) > 0 {
             counter!("muster_engine_wakeups_total", "way" => "here").increment(1);
         }
@@ -77,7 +77,7 @@ impl Inner {
         let now = self.now();
         let service = message.destination.service.as_str();
         let result = match service {
-            system::SERVICE | system::MUSTER | system::CLIENT => {
+            system::SERVICE | system::MUSTER | system::CLIENT | system::ACTIONS => {
                 Some(MessageResult::failed(now, &format!("service {service:?} takes messages of agents only")))
             }
             _ if self.dispatch.discards(service) => Some(MessageResult::done(now)),

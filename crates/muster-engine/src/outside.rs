@@ -1,8 +1,11 @@
 //! What the engine is given of the world.
 
+use crate::actions::ActionOutcome;
 use async_trait::async_trait;
+use muster_core::action::ActionId;
 use muster_core::system::{SystemMessage, SystemOrder};
 use muster_core::{AgentId, Clock, Facts, Message, Payload};
+use muster_store::investigators::TrustTold;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,6 +17,14 @@ pub trait SystemCodec: Send + Sync + fmt::Debug {
     fn decode_facts(&self, message: &Message) -> Result<Facts, String>;
     /// Encodes an order; its message type is the order's word in `muster_core::system`. A rekey has no payload.
     fn encode(&self, order: &SystemOrder) -> Option<Payload>;
+    /// Encodes a signed action for the machines it means. `json` is the action with its signatures.
+    fn encode_action(&self, id: ActionId, json: &[u8]) -> Payload;
+    /// Encodes that an action is called back; `signed` is the SHA-256 of its signed text.
+    fn encode_cancel(&self, id: ActionId, signed: &[u8; 32], reason: &str) -> Payload;
+    /// Decodes an `ActionResult` message to service `actions`.
+    fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String>;
+    /// Decodes an `AgentTrust` message to service `actions`.
+    fn decode_trust(&self, message: &Message) -> Result<TrustTold, String>;
 }
 
 /// Draws random bytes.

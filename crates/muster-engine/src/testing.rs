@@ -1,12 +1,15 @@
 //! A small world for tests: a real store on a file of its own, a clock that stands still until it is moved, randomness
 //! with a seed, and doubles of what lies outside (payload codec, other servers, services).
 
+use crate::actions::ActionOutcome;
 use crate::engine::lock;
 use crate::{ContactFrom, Engine, EngineConfig, Outside, Random, Service, ServiceError, SystemCodec, WakeUp, Waker};
 use async_trait::async_trait;
+use muster_core::action::{ActionId, CommandStatus};
 use muster_core::contact::{ContactAnswer, ContactData, IncomingMessage};
 use muster_core::system::{self, SystemMessage, SystemOrder};
 use muster_core::{Address, AgentId, Cause, Clock, Facts, Message, MessageId, Payload, ResourceUsage, Timestamp};
+use muster_store::investigators::TrustTold;
 use muster_store::messages::MessageRow;
 use muster_store::{SqlStore, Store, StoreOptions};
 use std::collections::{BTreeMap, HashMap};
@@ -80,6 +83,26 @@ impl SystemCodec for PlainCodec {
 
     fn encode(&self, _: &SystemOrder) -> Option<Payload> {
         None
+    }
+
+    fn encode_action(&self, id: ActionId, json: &[u8]) -> Payload {
+        Payload { type_url: id.to_string(), value: json.to_vec() }
+    }
+
+    fn encode_cancel(&self, id: ActionId, _: &[u8; 32], reason: &str) -> Payload {
+        Payload { type_url: id.to_string(), value: reason.into() }
+    }
+
+    fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {
+        let body = message.payload.as_ref().ok_or("no payload")?;
+        let (action, status, results): (ActionId, CommandStatus, serde_json::Value) =
+            serde_json::from_slice(&body.value).map_err(|error| error.to_string())?;
+        Ok(ActionOutcome { action, status, refusal: None, results: results.to_string() })
+    }
+
+    fn decode_trust(&self, message: &Message) -> Result<TrustTold, String> {
+        let body = message.payload.as_ref().ok_or("no payload")?;
+        serde_json::from_slice(&body.value).map_err(|error| error.to_string())
     }
 }
 

@@ -16,7 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("muster-api", &[]),
     ("muster-cli", &["muster-api", "muster-core", "muster-modules", "muster-trust"]),
     ("muster-core", &[]),
-    ("muster-engine", &["muster-core", "muster-store"]),
+    ("muster-engine", &["muster-core", "muster-store", "muster-trust"]),
     ("muster-harness", &["muster-api", "muster-core"]),
     ("muster-modules", &["muster-core"]),
     ("muster-proto", &["muster-core"]),

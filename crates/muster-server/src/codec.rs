@@ -3,10 +3,14 @@
 //! Stays true: whatever an agent sends decodes to a word or to a reason; the reason fails that one message.
 //! Not here: what a message does (muster-engine), the wire types themselves (muster-proto).
 
+use muster_core::action::{ActionId, CommandStatus};
 use muster_core::system::{SystemMessage, SystemOrder};
-use muster_core::{Facts, Message, Payload, text};
-use muster_engine::SystemCodec;
+use muster_core::{Facts, Message, Payload, limits, text};
+use muster_engine::{ActionOutcome, SystemCodec};
+use muster_proto::inflate::Inflater;
 use muster_proto::system;
+use muster_proto::wire::actions::{self, Packing, ResultStatus};
+use muster_store::investigators::{ModuleTold, TrustTold};
 
 /// The codec that every server uses.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +39,81 @@ impl SystemCodec for WireCodec {
     fn encode(&self, order: &SystemOrder) -> Option<Payload> {
         system::order_encode(order)
     }
+
+    fn encode_action(&self, id: ActionId, json: &[u8]) -> Payload {
+        system::pack(&actions::ActionOrder { action: json.to_vec().into(), action_id: id.get(), command_id: 0 })
+    }
+
+    fn encode_cancel(&self, id: ActionId, signed: &[u8; 32], reason: &str) -> Payload {
+        let signed_sha256 = signed.to_vec().into();
+        system::pack(&actions::ActionCancel { action_id: id.get(), signed_sha256, reason: reason.to_owned() })
+    }
+
+    fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {
+        let said: actions::ActionResult = system::unpack(message.payload.as_ref())?;
+        let action = ActionId::new(said.action_id).map_err(|error| error.to_string())?;
+        let status = match said.status() {
+            ResultStatus::Unspecified => return Err("the result does not say how it ended".into()),
+            ResultStatus::Success => CommandStatus::Success,
+            ResultStatus::Failed => CommandStatus::Failed,
+            ResultStatus::Timeout => CommandStatus::Timeout,
+            ResultStatus::Cancelled => CommandStatus::Cancelled,
+            ResultStatus::Expired => CommandStatus::Expired,
+        };
+        let results = results(&said)?;
+        Ok(ActionOutcome {
+            action,
+            status,
+            refusal: said.refusal.map(|refusal| (refusal.code, refusal.reason)),
+            results,
+        })
+    }
+
+    fn decode_trust(&self, message: &Message) -> Result<TrustTold, String> {
+        let said: actions::AgentTrust = system::unpack(message.payload.as_ref())?;
+        if said.acl.len() > limits::TRUST_DOCUMENT_BYTES_MAX || said.keyring.len() > limits::KEYRING_KEYS_MAX {
+            return Err("the machine says that it believes more than it may".into());
+        }
+        if said.modules.len() > MODULES_MAX {
+            return Err(format!("the machine names more than {MODULES_MAX} modules"));
+        }
+        let acl = String::from_utf8(said.acl.to_vec()).map_err(|_| "the weights are not UTF-8")?;
+        let modules = said.modules.into_iter();
+        let modules = modules.map(|module| ModuleTold {
+            name: module.name,
+            weight_min: module.weight_min,
+            changes: module.changes,
+        });
+        Ok(TrustTold {
+            keyring_version: said.keyring_version,
+            keyring: said.keyring,
+            acl_version: said.acl_version,
+            acl,
+            modules: modules.collect(),
+            refusal: said.document_refusal.map(|refusal| format!("{}: {}", refusal.code, refusal.reason)),
+        })
+    }
+}
+
+/// Modules that a machine may say it has.
+const MODULES_MAX: usize = 256;
+/// Bytes of one machine's results, unpacked.
+const RESULTS_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Unpacks results. What is too large is an error before memory is taken for it.
+fn results(said: &actions::ActionResult) -> Result<String, String> {
+    let bytes = match said.results_packing() {
+        Packing::None => said.results.to_vec(),
+        Packing::Deflate => {
+            let mut bytes = Vec::new();
+            let mut inflater = Inflater::new(RESULTS_BYTES_MAX);
+            let inflated = inflater.all(&said.results, &mut bytes).and_then(|()| inflater.finish());
+            inflated.map_err(|error| format!("the results cannot be unpacked: {error}"))?;
+            bytes
+        }
+    };
+    let results = String::from_utf8(bytes).map_err(|_| "the results are not UTF-8")?;
+    if results.contains('\0') { Err("the results hold a zero byte".into()) } else { Ok(results) }
 }
 
 /// A fact is a text, a number, a truth value, or a list of these.
@@ -55,6 +134,7 @@ fn check_fact(name: &str, value: &serde_json::Value) -> Result<(), String> {
 mod tests {
     use super::*;
     use muster_core::{Address, AgentId, MessageId, Timestamp};
+    use muster_proto::inflate::deflate;
     use muster_proto::wire;
     use prost::Message as _;
 
@@ -92,6 +172,71 @@ mod tests {
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(facts(&deep).is_err());
+    }
+
+    #[test]
+    fn results_are_read_packed_and_plain_within_their_bounds() {
+        let json = br#"[{"foundanything":true}]"#;
+        let said = |results: Vec<u8>, packing: Packing| {
+            let said = actions::ActionResult {
+                action_id: 7,
+                status: ResultStatus::Success.into(),
+                results: results.into(),
+                results_packing: packing.into(),
+                ..Default::default()
+            };
+            WireCodec.decode_outcome(&message("ActionResult", system::pack(&said)))
+        };
+        for outcome in [said(json.to_vec(), Packing::None), said(deflate(json), Packing::Deflate)] {
+            let outcome = outcome.unwrap();
+            assert_eq!((outcome.action.get(), outcome.status), (7, CommandStatus::Success));
+            assert_eq!(outcome.results.as_bytes(), json);
+        }
+        for (results, packing) in [
+            (json.to_vec(), Packing::Deflate),
+            (deflate(json)[..5].to_vec(), Packing::Deflate),
+            (deflate(&vec![b' '; 64 << 20]), Packing::Deflate),
+            (vec![0xff], Packing::None),
+            (vec![0], Packing::None),
+        ] {
+            assert!(said(results, packing).is_err());
+        }
+        let silent = actions::ActionResult { action_id: 7, ..Default::default() };
+        assert!(WireCodec.decode_outcome(&message("ActionResult", system::pack(&silent))).is_err());
+        let nobody = actions::ActionResult { status: ResultStatus::Failed.into(), ..Default::default() };
+        assert!(WireCodec.decode_outcome(&message("ActionResult", system::pack(&nobody))).is_err());
+    }
+
+    #[test]
+    fn trust_is_read_within_its_bounds() {
+        let module = actions::Module { name: "file".into(), weight_min: 1, changes: false };
+        let said = |modules: usize, acl: &[u8]| {
+            let said = actions::AgentTrust {
+                keyring_version: 3,
+                acl: acl.to_vec().into(),
+                modules: vec![module.clone(); modules],
+                ..Default::default()
+            };
+            WireCodec.decode_trust(&message("AgentTrust", system::pack(&said)))
+        };
+        let told = said(1, b"{}").unwrap();
+        assert_eq!((told.keyring_version, told.acl.as_str(), told.modules[0].name.as_str()), (3, "{}", "file"));
+        assert!(said(MODULES_MAX + 1, b"{}").is_err());
+        assert!(said(1, &[0xff]).is_err());
+        assert!(said(1, &vec![b' '; limits::TRUST_DOCUMENT_BYTES_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn an_action_travels_as_it_was_given() {
+        let order = WireCodec.encode_action(ActionId::new(5).unwrap(), b"{ \"name\": 1 }");
+        let order: actions::ActionOrder = system::unpack(Some(&order)).unwrap();
+        assert_eq!((order.action_id, &order.action[..]), (5, &b"{ \"name\": 1 }"[..]));
+        let cancel = WireCodec.encode_cancel(ActionId::new(5).unwrap(), &[3; 32], "why");
+        let cancel: actions::ActionCancel = system::unpack(Some(&cancel)).unwrap();
+        assert_eq!(
+            (cancel.action_id, cancel.signed_sha256.to_vec(), cancel.reason),
+            (5, vec![3; 32], "why".to_owned())
+        );
     }
 
     #[test]

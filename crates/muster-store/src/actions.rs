@@ -189,6 +189,8 @@ pub struct CommandRow {
     pub agent: AgentId,
     /// The machine's number, which MIG calls the agent's id.
     pub agent_number: i64,
+    /// The machine's host name in lower case; empty when it told none.
+    pub host_name: String,
     /// Where it stands.
     pub status: CommandStatus,
     /// Whether the agent was given it.

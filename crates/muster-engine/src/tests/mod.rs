@@ -1,5 +1,6 @@
 //! Tests of the engine over a real store.
 
+mod actions;
 mod broadcasts;
 mod chaos;
 mod contacts;

@@ -27,7 +27,7 @@ const DUE: &str = "SELECT command_rows.action, command_rows.agent, type_url, dat
      AND command_rows.state = 0 AND expire_after > $2 AND status IN (3, 4) ORDER BY command_rows.action LIMIT $3";
 const HAND_OUT: &str = "UPDATE command_rows SET state = 1, at = $3 WHERE agent = $1 AND action = ANY($2) \
      AND state = 0 RETURNING action";
-const COLUMNS: &str = "command_rows.action, command_rows.agent, machines.agent_id, command_rows.state, \
+const COLUMNS: &str = "command_rows.action, command_rows.agent, machines.agent_id, machines.host_name, command_rows.state, \
      command_rows.created, command_rows.at, result_rows.found";
 const FROM: &str = "FROM command_rows JOIN machines ON machines.number = command_rows.agent LEFT JOIN result_rows \
      ON result_rows.action = command_rows.action AND result_rows.agent = command_rows.agent AND result_rows.late = 0";
@@ -110,7 +110,7 @@ pub(super) async fn hand_out(
 fn read(row: Row, want_results: bool) -> Result<CommandRow, StoreError> {
     let mut fields = row.fields("command_rows");
     let (action, agent_number): (ActionId, i64) = (fields.take()?, fields.take()?);
-    let agent = fields.take()?;
+    let (agent, host_name) = (fields.take()?, fields.take()?);
     let state: i64 = fields.take()?;
     let status = CommandStatus::ALL.iter().copied().find(|status| end_number(*status) == state);
     let status = if state == READY { Some(CommandStatus::Sent) } else { status };
@@ -122,6 +122,7 @@ fn read(row: Row, want_results: bool) -> Result<CommandRow, StoreError> {
         action,
         agent,
         agent_number,
+        host_name,
         status,
         is_handed_out: state >= HANDED_OUT,
         started,

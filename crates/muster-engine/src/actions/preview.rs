@@ -1,0 +1,172 @@
+//! Previews: how many machines an action means, and how many of them will refuse it, as far as they told.
+//!
+//! Stays true: a preview decides nothing but whether an action waits for more signatures; it waits only if no machine
+//! would run it and more signatures could change that.
+
+use super::Signatures;
+use crate::engine::{Inner, OperatorError};
+use muster_core::action::{Action, Fingerprint};
+use muster_core::target::Target;
+use muster_core::{AgentId, Timestamp};
+use muster_store::investigators::{InvestigatorRow, TrustTold};
+use muster_store::targets::{Reach, TargetQuery};
+use muster_trust::{Acl, RefusalCode};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Machines that would refuse an action for the same reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviewRefusal {
+    /// The kind of reason.
+    pub code: RefusalCode,
+    /// In words.
+    pub reason: String,
+    /// How many machines.
+    pub agents: u64,
+    /// Some of them.
+    pub examples: Vec<AgentId>,
+}
+
+/// What would come of an action.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ActionPreview {
+    /// Who signed.
+    pub signers: Vec<InvestigatorRow>,
+    /// Why signatures do not count.
+    pub problems: Vec<String>,
+    /// Machines that it means.
+    pub matched: u64,
+    /// Those that would run it.
+    pub willing: u64,
+    /// Those that never told what they demand.
+    pub unknown: u64,
+    /// Those that would refuse it, most first.
+    pub refusals: Vec<PreviewRefusal>,
+}
+
+/// Machines that are named for one reason.
+const EXAMPLES_MAX: usize = 5;
+
+impl ActionPreview {
+    /// Returns whether it starts at once; otherwise it waits for more signatures.
+    pub fn is_ready(&self) -> bool {
+        let lacks_weight = self.refusals.iter().any(|refusal| refusal.code == RefusalCode::Weight);
+        self.problems.is_empty() && (self.willing > 0 || self.unknown > 0 || !lacks_weight)
+    }
+}
+
+impl Inner {
+    pub(super) async fn preview_of(
+        &self,
+        action: &Action,
+        signatures: &Signatures,
+        is_standing: bool,
+        now: Timestamp,
+    ) -> Result<ActionPreview, OperatorError> {
+        let target = Target::parse(&action.target)
+            .map_err(|error| OperatorError::Invalid(format!("the target cannot be read: {error}")))?;
+        // As the work on actions will: a standing one reaches every machine in time.
+        let reach = if is_standing { Reach::Enrolled } else { Reach::Active };
+        let groups = self.store.trust_groups(TargetQuery { target, now, reach }).await;
+        let groups = groups.map_err(|failure| self.operator_error("expand the target", failure))?;
+        let signers = signatures.fingerprints();
+        let mut preview = ActionPreview {
+            signers: signatures.signers.clone(),
+            problems: signatures.problems.clone(),
+            ..ActionPreview::default()
+        };
+        let mut refusals: BTreeMap<(RefusalCode, String), (u64, Vec<AgentId>)> = BTreeMap::new();
+        for group in groups {
+            preview.matched += group.agents;
+            let Some(told) = group.told else {
+                preview.unknown += group.agents;
+                continue;
+            };
+            match judge(&told, action, &signers) {
+                Ok(()) => preview.willing += group.agents,
+                Err(refusal) => {
+                    let (agents, examples) = refusals.entry(refusal).or_default();
+                    *agents += group.agents;
+                    if examples.len() < EXAMPLES_MAX {
+                        examples.push(group.example);
+                    }
+                }
+            }
+        }
+        let refusals = refusals.into_iter();
+        preview.refusals = refusals
+            .map(|((code, reason), (agents, examples))| PreviewRefusal { code, reason, agents, examples })
+            .collect();
+        preview.refusals.sort_by_key(|refusal| std::cmp::Reverse(refusal.agents));
+        Ok(preview)
+    }
+}
+
+/// Judges as a machine would that believes what it told. A list of weights that cannot be read permits nothing.
+fn judge(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> Result<(), (RefusalCode, String)> {
+    let mut modules = Vec::with_capacity(action.operations.len());
+    for operation in &action.operations {
+        let module = told.modules.iter().find(|module| module.name == operation.module);
+        let module = module.ok_or_else(|| {
+            (RefusalCode::UnknownModule, format!("there is no module {:?} on this machine", operation.module))
+        })?;
+        modules.push((module.name.as_str(), module.weight_min));
+    }
+    let keyring: BTreeSet<Fingerprint> = told.keyring.iter().filter_map(|key| key.parse().ok()).collect();
+    if let Some(stranger) = signers.difference(&keyring).next() {
+        return Err((RefusalCode::KeyUnknown, format!("the key {stranger} is not in this machine's keyring")));
+    }
+    let acl = Acl::parse(told.acl.as_bytes()).unwrap_or_default();
+    acl.permit(modules, signers).map_err(|error| (RefusalCode::Weight, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_store::investigators::ModuleTold;
+
+    const ONE: &str = "1111111111111111111111111111111111111111";
+    const TWO: &str = "2222222222222222222222222222222222222222";
+
+    fn told() -> TrustTold {
+        let weight = |name: &str, key: &str| format!(r#""{name}":{{"fingerprint":"{key}","weight":1}}"#);
+        TrustTold {
+            keyring: vec![ONE.into(), TWO.into()],
+            acl: format!(
+                r#"{{"default":{{"minimumweight":2,"investigators":{{{},{}}}}}}}"#,
+                weight("a", ONE),
+                weight("b", TWO)
+            ),
+            modules: vec![ModuleTold { name: "file".into(), weight_min: 1, changes: false }],
+            ..TrustTold::default()
+        }
+    }
+
+    fn code(told: &TrustTold, module: &str, signers: &[&str]) -> Option<RefusalCode> {
+        let json = format!(r#"{{"operations":[{{"module":"{module}"}}]}}"#);
+        let action = Action::parse(json.as_bytes()).unwrap();
+        let signers = signers.iter().map(|key| key.parse().unwrap()).collect();
+        judge(told, &action, &signers).err().map(|(code, _)| code)
+    }
+
+    #[test]
+    fn a_machine_is_foreseen_by_what_it_told() {
+        assert_eq!(code(&told(), "file", &[ONE, TWO]), None);
+        assert_eq!(code(&told(), "file", &[ONE]), Some(RefusalCode::Weight));
+        assert_eq!(code(&told(), "pkg", &[ONE, TWO]), Some(RefusalCode::UnknownModule));
+        let alone = TrustTold { keyring: vec![ONE.into()], ..told() };
+        assert_eq!(code(&alone, "file", &[ONE, TWO]), Some(RefusalCode::KeyUnknown));
+        let silent = TrustTold { acl: String::new(), ..told() };
+        assert_eq!(code(&silent, "file", &[ONE, TWO]), Some(RefusalCode::Weight));
+    }
+
+    #[test]
+    fn an_action_waits_only_where_signatures_help() {
+        let refusal = |code| PreviewRefusal { code, reason: String::new(), agents: 1, examples: Vec::new() };
+        let with = |refusals| ActionPreview { matched: 1, refusals, ..ActionPreview::default() };
+        assert!(!with(vec![refusal(RefusalCode::Weight)]).is_ready());
+        assert!(with(vec![refusal(RefusalCode::UnknownModule)]).is_ready());
+        assert!(ActionPreview { willing: 1, ..with(vec![refusal(RefusalCode::Weight)]) }.is_ready());
+        assert!(ActionPreview { unknown: 1, ..with(vec![refusal(RefusalCode::Weight)]) }.is_ready());
+        assert!(ActionPreview::default().is_ready());
+    }
+}

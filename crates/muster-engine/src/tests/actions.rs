@@ -1,0 +1,299 @@
+//! An action's life: launched, handed out, answered, called back, expired; signed by one and by two.
+
+use crate::testing::{World, cause, machine, poll, run, say, tell, types, until};
+use crate::{Engine, EngineConfig, NewInvestigator, OperatorError};
+use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus};
+use muster_core::{Message, system};
+use muster_store::actions::{ActionRow, ActionTaken, CommandFilter, Spread};
+use muster_store::investigators::{ModuleTold, TrustTold};
+use muster_trust::{Certificate, SecretKey, signed_text};
+use serde_json::json;
+use std::time::Duration;
+
+/// Two people, each with a key of Ed25519 that was made by `gpg` for these tests.
+const PEOPLE: [(&str, &str); 2] = [
+    (include_str!("fixtures/first.key"), include_str!("fixtures/first.asc")),
+    (include_str!("fixtures/second.key"), include_str!("fixtures/second.asc")),
+];
+
+/// Adds both people.
+async fn people(engine: &Engine) {
+    for (number, (_, key)) in (1..).zip(PEOPLE) {
+        let new = NewInvestigator {
+            name: format!("person {number}"),
+            public_key: Some(key.to_owned()),
+            ..NewInvestigator::default()
+        };
+        engine.investigator_add(new, &cause()).await.unwrap();
+    }
+}
+
+/// Signs an action as person `who`.
+fn signature(world: &World, action: &Action, who: usize) -> String {
+    let now = muster_core::Clock::now(&*world.clock);
+    let mut key = SecretKey::open(PEOPLE[who].0.as_bytes(), None, now).unwrap();
+    key.sign(signed_text(action).unwrap().as_bytes(), now).unwrap()
+}
+
+/// An action that is valid from a minute ago for ten minutes, signed by these people, as JSON.
+fn order(world: &World, name: &str, signers: &[usize]) -> Vec<u8> {
+    let now = muster_core::Clock::now(&*world.clock);
+    let json = json!({ "name": name, "target": "name LIKE '%'", "syntaxversion": 2,
+        "validfrom": now.minus(Duration::from_mins(1)).to_string(),
+        "expireafter": now.plus(Duration::from_mins(10)).to_string(),
+        "operations": [{ "module": "file", "parameters": { "searches": {} } }], "pgpsignatures": ["none"] });
+    let mut action = Action::parse(json.to_string().as_bytes()).unwrap();
+    action.pgp_signatures = signers.iter().map(|who| signature(world, &action, *who)).collect();
+    serde_json::to_vec(&action).unwrap()
+}
+
+async fn launch(engine: &Engine, json: &[u8]) -> ActionId {
+    match engine.action_launch(json, Spread::default(), &cause()).await.unwrap() {
+        ActionTaken::New(id) => id,
+        ActionTaken::Again(id) => panic!("{id} was there"),
+    }
+}
+
+async fn row(engine: &Engine, id: ActionId) -> ActionRow {
+    engine.store().action_get(id).await.unwrap().unwrap()
+}
+
+async fn status(engine: &Engine, id: ActionId) -> ActionStatus {
+    row(engine, id).await.status
+}
+
+/// What a machine says came of an action.
+fn answer(number: u8, id: ActionId, status: CommandStatus) -> muster_core::contact::IncomingMessage {
+    let body = json!([id, status, [{ "foundanything": true, "success": true }]]).to_string();
+    say(number, system::ACTIONS, system::ACTION_RESULT, body.as_bytes())
+}
+
+/// What a machine says when it demands two signatures.
+fn demands_two(number: u8) -> muster_core::contact::IncomingMessage {
+    let keys = PEOPLE.map(|(_, key)| Certificate::parse(key.as_bytes()).unwrap().fingerprint().to_string());
+    let acl = json!({ "default": { "minimumweight": 2, "investigators": {
+        "one": { "fingerprint": keys[0], "weight": 1 }, "two": { "fingerprint": keys[1], "weight": 1 } } } });
+    let told = TrustTold {
+        keyring: keys.to_vec(),
+        acl: acl.to_string(),
+        modules: vec![ModuleTold { name: "file".into(), weight_min: 1, changes: false }],
+        ..TrustTold::default()
+    };
+    say(number, system::ACTIONS, system::AGENT_TRUST, &serde_json::to_vec(&told).unwrap())
+}
+
+fn orders(messages: &[Message]) -> Vec<&Message> {
+    messages.iter().filter(|message| message.message_type == system::ACTION).collect()
+}
+
+#[tokio::test]
+async fn an_action_is_handed_out_answered_and_completed_and_twice_is_once() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    for number in 1..=2 {
+        poll(&engine, &machine(number)).await;
+    }
+    let json = order(&world, "look", &[0]);
+    let id = launch(&engine, &json).await;
+    let again = engine.action_launch(&json, Spread::default(), &cause()).await.unwrap();
+    assert_eq!(again, ActionTaken::Again(id));
+    engine.inner.actions_work().await.unwrap();
+    assert_eq!((status(&engine, id).await, row(&engine, id).await.counters.sent), (ActionStatus::Inflight, 2));
+    for number in 1..=2 {
+        let got = poll(&engine, &machine(number)).await.messages;
+        assert_eq!(types(&got), [system::ACTION]);
+        assert_eq!(got[0].payload.as_ref().unwrap().value, json, "the text that was given");
+        assert_eq!(poll(&engine, &machine(number)).await.messages, []);
+    }
+    let result = answer(9, id, CommandStatus::Success);
+    for _ in 0..2 {
+        tell(&engine, &machine(1), vec![result.clone()]).await;
+    }
+    let counters = row(&engine, id).await.counters;
+    assert_eq!((counters.success, counters.done, counters.inflight), (1, 1, 1));
+    // The same words under another id, and others of a machine that was never asked.
+    tell(&engine, &machine(1), vec![answer(10, id, CommandStatus::Success), answer(11, id, CommandStatus::Failed)])
+        .await;
+    tell(&engine, &machine(3), vec![answer(9, id, CommandStatus::Success)]).await;
+    tell(&engine, &machine(2), vec![answer(9, id, CommandStatus::Failed)]).await;
+    let done = row(&engine, id).await;
+    assert_eq!((done.status, done.counters.success, done.counters.failed), (ActionStatus::Completed, 1, 1));
+    assert_eq!((done.counters.sent, done.counters.done, done.late), (2, 2, 1));
+    let filter = CommandFilter { action: Some(id), ..CommandFilter::default() };
+    let commands = engine.store().command_page(filter, None, 10, true).await.unwrap();
+    assert_eq!(commands.iter().map(|command| command.found).collect::<Vec<_>>(), [Some(true), Some(true)]);
+    assert!(commands[0].results.as_ref().unwrap().contains("foundanything"));
+}
+
+#[tokio::test]
+async fn a_connected_machine_is_woken_and_its_answer_completes_the_action() {
+    let world = World::new().await;
+    let engine = world.engine(EngineConfig::default(), &[]);
+    let running = run(&engine);
+    people(&engine).await;
+    let mut stream = super::streams::open(&engine, 1).await;
+    let id = launch(&engine, &order(&world, "look", &[1])).await;
+    let got = super::streams::messages(&mut stream.outgoing).await;
+    assert_eq!(orders(&got).len(), 1);
+    let record = crate::testing::data(vec![answer(1, id, CommandStatus::Success)]);
+    stream.incoming.record(&machine(1), record).await.unwrap();
+    until("the action is completed", || async { status(&engine, id).await == ActionStatus::Completed }).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn an_action_that_is_called_back_ends_and_machines_that_have_it_are_told() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    for number in 1..=2 {
+        poll(&engine, &machine(number)).await;
+    }
+    let id = launch(&engine, &order(&world, "look", &[0])).await;
+    engine.inner.actions_work().await.unwrap();
+    assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION]);
+    assert!(engine.action_cancel(id, &cause()).await.unwrap());
+    assert!(!engine.action_cancel(id, &cause()).await.unwrap());
+    engine.inner.actions_work().await.unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION_CANCEL]);
+    assert_eq!(poll(&engine, &machine(2)).await.messages, [], "it never had it");
+    let row = row(&engine, id).await;
+    assert_eq!((row.status, row.counters.cancelled, row.counters.inflight), (ActionStatus::Cancelled, 2, 0));
+}
+
+#[tokio::test]
+async fn an_action_without_answers_expires() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    poll(&engine, &machine(1)).await;
+    let id = launch(&engine, &order(&world, "look", &[0])).await;
+    engine.inner.actions_work().await.unwrap();
+    world.clock.advance(Duration::from_mins(11));
+    engine.inner.actions_work().await.unwrap();
+    assert_eq!(poll(&engine, &machine(1)).await.messages, []);
+    let row = row(&engine, id).await;
+    assert_eq!((row.status, row.counters.expired, row.counters.done), (ActionStatus::Completed, 1, 1));
+}
+
+#[tokio::test]
+async fn an_action_of_two_people_waits_for_the_second() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    tell(&engine, &machine(1), vec![demands_two(1)]).await;
+    let json = order(&world, "look", &[0]);
+    let preview = engine.action_preview(&json, false).await.unwrap();
+    assert_eq!((preview.matched, preview.willing, preview.unknown), (1, 0, 0));
+    assert_eq!(preview.refusals[0].code.as_str(), "weight");
+    assert_eq!((preview.refusals[0].agents, preview.refusals[0].examples[0]), (1, machine(1).agent()));
+    let id = launch(&engine, &json).await;
+    engine.inner.actions_work().await.unwrap();
+    assert_eq!(status(&engine, id).await, ActionStatus::Waiting);
+    assert_eq!(poll(&engine, &machine(1)).await.messages, []);
+    let action = row(&engine, id).await.action;
+    let same = engine.action_sign(id, &signature(&world, &action, 0), &cause()).await.unwrap_err();
+    assert!(same.to_string().contains("has signed before"), "{same}");
+    let other = Action { name: "other".into(), ..action.clone() };
+    let foreign = engine.action_sign(id, &signature(&world, &other, 1), &cause()).await.unwrap_err();
+    assert!(matches!(foreign, OperatorError::Invalid(_)), "{foreign}");
+    let second = signature(&world, &action, 1);
+    assert_eq!(engine.action_sign(id, &second, &cause()).await.unwrap(), ActionStatus::Pending);
+    assert_eq!(engine.action_preview_stored(id).await.unwrap().willing, 1);
+    let late = engine.action_sign(id, &second, &cause()).await.unwrap_err();
+    assert!(matches!(late, OperatorError::Conflict(_)), "{late}");
+    engine.inner.actions_work().await.unwrap();
+    let got = poll(&engine, &machine(1)).await.messages;
+    let handed = Action::parse(&orders(&got)[0].payload.as_ref().unwrap().value).unwrap();
+    assert_eq!(handed.pgp_signatures.len(), 2);
+    assert_eq!(signed_text(&handed).unwrap(), signed_text(&action).unwrap());
+}
+
+#[tokio::test]
+async fn what_nobody_signed_is_refused() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let json = order(&world, "look", &[0]);
+    let refused = async |json: &[u8]| match engine.action_launch(json, Spread::default(), &cause()).await {
+        Err(OperatorError::Invalid(reason)) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert!(refused(&json).await.contains("signature 1 does not count"), "nobody is known");
+    people(&engine).await;
+    let mut action = Action::parse(&json).unwrap();
+    action.name = "another".into();
+    assert!(refused(&serde_json::to_vec(&action).unwrap()).await.contains("does not fit"));
+    action = Action::parse(&json).unwrap();
+    action.pgp_signatures = vec![action.pgp_signatures[0].clone(); 2];
+    assert!(refused(&serde_json::to_vec(&action).unwrap()).await.contains("has signed before"));
+    action.pgp_signatures.clear();
+    assert_eq!(refused(&serde_json::to_vec(&action).unwrap()).await, "action pgpsignatures is empty");
+    assert!(refused(b"{").await.contains("JSON"));
+    world.clock.advance(Duration::from_mins(11));
+    assert_eq!(refused(&json).await, "action expireafter is in the past");
+    assert_eq!(engine.store().action_page(Default::default(), None, 9).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_disabled_investigator_signs_nothing_and_a_key_has_one_owner() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    let first = engine.store().investigator_page(None, None, 9).await.unwrap()[0].clone();
+    let twice = NewInvestigator { name: "x".into(), public_key: first.public_key.clone(), permissions: 0 };
+    let refused = engine.investigator_add(twice, &cause()).await.unwrap_err();
+    assert!(matches!(refused, OperatorError::Conflict(_)), "{refused}");
+    let secret = NewInvestigator { name: "x".into(), public_key: Some(PEOPLE[0].0.into()), permissions: 0 };
+    let refused = engine.investigator_add(secret, &cause()).await.unwrap_err();
+    assert!(refused.to_string().contains("secret key"), "{refused}");
+    let json = order(&world, "look", &[0]);
+    world.clock.advance(Duration::from_secs(1));
+    let disabled = muster_core::action::InvestigatorStatus::Disabled;
+    let now = muster_core::Clock::now(&*world.clock);
+    engine.store().investigator_status_set(first.id, disabled, now, &cause()).await.unwrap();
+    let refused = engine.action_launch(&json, Spread::default(), &cause()).await.unwrap_err();
+    assert!(refused.to_string().contains("signature 1 does not count"), "{refused}");
+}
+
+#[tokio::test]
+async fn shares_follow_one_another_and_halt_when_machines_fail() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    for number in 1..=4 {
+        poll(&engine, &machine(number)).await;
+    }
+    let spread = Spread { rings: vec![25], halt_percent: 10, ..Spread::default() };
+    let id = engine.action_launch(&order(&world, "change", &[0]), spread, &cause()).await.unwrap().id();
+    engine.inner.actions_work().await.unwrap();
+    assert_eq!(row(&engine, id).await.counters.sent, 1);
+    assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION]);
+    tell(&engine, &machine(1), vec![answer(1, id, CommandStatus::Failed)]).await;
+    world.clock.advance(Duration::from_secs(3));
+    engine.inner.actions_work().await.unwrap();
+    let halted = row(&engine, id).await;
+    assert!(halted.halted.is_some() && halted.counters.sent == 1, "{halted:?}");
+    assert!(engine.action_resume(id, &cause()).await.unwrap());
+    engine.inner.actions_work().await.unwrap();
+    assert_eq!(row(&engine, id).await.counters.sent, 4);
+}
+
+#[tokio::test]
+async fn nonsense_from_a_machine_fails_alone() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let nonsense = |number, kind| say(number, system::ACTIONS, kind, b"{");
+    let messages = vec![nonsense(1, system::ACTION_RESULT), nonsense(2, system::AGENT_TRUST), nonsense(3, "Other")];
+    tell(&engine, &machine(1), messages).await;
+    for number in 1..=3 {
+        let id = muster_core::MessageId::derive(machine(1).agent(), "agent", &[number]);
+        let row = world.row(id).await;
+        assert_eq!(row.state, muster_store::messages::MessageState::Failed);
+    }
+    let order = world.message_to(1, machine(1).agent(), "x");
+    let to_actions = Message { destination: muster_core::Address::server(system::ACTIONS), ..order };
+    let id = engine.message_insert(to_actions).await.unwrap();
+    assert!(world.row(id).await.message.result.unwrap().failure.unwrap().contains("agents only"));
+}

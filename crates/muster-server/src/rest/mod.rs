@@ -4,6 +4,7 @@
 //! document; what a request may hold and what an answer shows are the types of muster-api and no others; every change
 //! carries its cause into the journal. Not here: rules (the engine), rows (the store), sockets (`door`).
 
+mod actions;
 mod agent_configs;
 mod agents;
 mod broadcasts;
@@ -12,6 +13,7 @@ mod events;
 mod files;
 mod health;
 mod input;
+mod investigators;
 mod layers;
 mod messages;
 mod openapi;
@@ -20,6 +22,8 @@ mod pages;
 mod patience;
 mod permission;
 mod problem;
+mod reports;
+mod results;
 mod server;
 mod services;
 mod tokens;

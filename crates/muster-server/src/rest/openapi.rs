@@ -1,8 +1,8 @@
 //! The list of routes, and the OpenAPI document that is made from it.
 
 use super::{
-    Rest, agent_configs, agents, broadcasts, enrolment, events, files, health, messages, orders, server, services,
-    tokens,
+    Rest, actions, agent_configs, agents, broadcasts, enrolment, events, files, health, investigators, messages,
+    orders, reports, results, server, services, tokens,
 };
 use axum::Router;
 use axum::response::IntoResponse;
@@ -52,6 +52,27 @@ pub(crate) fn routes() -> (Router<Rest>, OpenApi) {
         .routes(routes!(broadcasts::broadcast_disable))
         .routes(routes!(files::file_list))
         .routes(routes!(files::file_get, files::file_put, files::file_delete))
+        .routes(routes!(actions::action_list, actions::action_create))
+        .routes(routes!(actions::action_preview))
+        .routes(routes!(actions::action_get))
+        .routes(routes!(actions::action_preview_stored))
+        .routes(routes!(actions::action_sign))
+        .routes(routes!(actions::action_cancel))
+        .routes(routes!(actions::action_resume))
+        .routes(routes!(results::command_list))
+        .routes(routes!(results::result_list))
+        .routes(routes!(results::late_result_list))
+        .routes(routes!(investigators::investigator_list, investigators::investigator_create))
+        .routes(routes!(investigators::investigator_get))
+        .routes(routes!(investigators::investigator_disable))
+        .routes(routes!(investigators::investigator_enable))
+        .routes(routes!(investigators::investigator_permissions))
+        .routes(routes!(investigators::investigator_key))
+        .routes(routes!(investigators::investigator_weight))
+        .routes(routes!(investigators::module_list))
+        .routes(routes!(investigators::module_minimum))
+        .routes(routes!(reports::report_get))
+        .routes(routes!(reports::journal_verify))
         .routes(routes!(services::service_list))
         .routes(routes!(server::journal_list))
         .routes(routes!(server::server_get))

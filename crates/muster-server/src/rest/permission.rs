@@ -27,7 +27,7 @@ impl Need {
 use Need::{Admin, Nothing, Reader};
 
 /// Every route there is.
-pub(crate) const TABLE: [(&str, &str, Need); 44] = [
+pub(crate) const TABLE: [(&str, &str, Need); 67] = [
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
     ("GET", "/metrics", Nothing),
@@ -62,6 +62,29 @@ pub(crate) const TABLE: [(&str, &str, Need); 44] = [
     ("GET", "/api/v1/files/{service}/{name}", Reader),
     ("PUT", "/api/v1/files/{service}/{name}", Admin),
     ("DELETE", "/api/v1/files/{service}/{name}", Admin),
+    ("GET", "/api/v1/actions", Reader),
+    ("POST", "/api/v1/actions", Admin),
+    ("POST", "/api/v1/actions/preview", Admin),
+    ("GET", "/api/v1/actions/{id}", Reader),
+    ("GET", "/api/v1/actions/{id}/preview", Reader),
+    ("POST", "/api/v1/actions/{id}/sign", Admin),
+    ("POST", "/api/v1/actions/{id}/cancel", Admin),
+    ("POST", "/api/v1/actions/{id}/resume", Admin),
+    ("GET", "/api/v1/actions/{id}/commands", Reader),
+    ("GET", "/api/v1/actions/{id}/results", Reader),
+    ("GET", "/api/v1/actions/{id}/late-results", Reader),
+    ("GET", "/api/v1/investigators", Reader),
+    ("POST", "/api/v1/investigators", Admin),
+    ("GET", "/api/v1/investigators/{id}", Reader),
+    ("POST", "/api/v1/investigators/{id}/disable", Admin),
+    ("POST", "/api/v1/investigators/{id}/enable", Admin),
+    ("PUT", "/api/v1/investigators/{id}/permissions", Admin),
+    ("PUT", "/api/v1/investigators/{id}/key", Admin),
+    ("PUT", "/api/v1/investigators/{id}/weight", Admin),
+    ("GET", "/api/v1/agents/{id}/modules", Reader),
+    ("PUT", "/api/v1/agents/{id}/modules/{module}", Admin),
+    ("GET", "/api/v1/reports/{report}", Reader),
+    ("GET", "/api/v1/journal/verify", Reader),
     ("GET", "/api/v1/services", Reader),
     ("GET", "/api/v1/journal", Reader),
     ("GET", "/api/v1/server", Reader),

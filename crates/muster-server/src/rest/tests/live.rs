@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod actions;
 mod doors;
 mod hostile;
 mod routes;

@@ -1,0 +1,236 @@
+//! Signed actions: launched, signed further, called back, looked at. Their results are in `results`.
+
+use super::Rest;
+use super::input::{Args, Json as Body, JsonOr, Names};
+use super::layers::Caller;
+use super::pages::Paging;
+use super::problem::{Doing, Failure};
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use muster_api::actions::{
+    ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Preview, PreviewRefusal,
+    SignatureRequest, Signer,
+};
+use muster_api::{Page, Reason};
+use muster_core::Timestamp;
+use muster_core::action::{ActionId, Counters, InvestigatorId};
+use muster_engine::ActionPreview;
+use muster_store::actions::{ActionFilter, ActionRow, ActionTaken, Spread};
+use muster_store::investigators::InvestigatorRow;
+
+/// More failures than so many per cent halt an action between two shares, unless told.
+const HALT_PERCENT: u8 = 10;
+
+/// Lists actions, newest first.
+#[utoipa::path(get, path = "/api/v1/actions", tag = "actions", params(ActionQuery), responses((status = 200, body = Page<ActionSummary>)))]
+pub(crate) async fn action_list(
+    State(rest): State<Rest>,
+    Args(query): Args<ActionQuery>,
+) -> Result<Json<Page<ActionSummary>>, Failure> {
+    let paging = Paging::new("actions", query.cursor.as_deref(), query.limit)?;
+    let filter = ActionFilter {
+        status: query.status.as_deref().map(word).transpose()?,
+        investigator: query.investigator.map(investigator_id).transpose()?,
+        name: query.name.unwrap_or_default(),
+    };
+    let rows = rest.engine.store().action_page(filter, paging.after()?, paging.rows()).await.doing("list actions")?;
+    let page = paging.cut(rows, |row| id_of(row).to_string());
+    Ok(Json(Paging::map(page, |row| summary(&row))))
+}
+
+/// Launches a signed action. It waits when no machine would run it for want of signatures. The same signed bytes again
+/// are the same action.
+#[utoipa::path(post, path = "/api/v1/actions", tag = "actions", request_body = ActionRequest,
+    responses((status = 201, body = ActionLaunched), (status = 200, description = "It was launched before", body = ActionLaunched)))]
+pub(crate) async fn action_create(
+    State(rest): State<Rest>,
+    caller: Caller,
+    Body(request): Body<ActionRequest>,
+) -> Result<(StatusCode, Json<ActionLaunched>), Failure> {
+    let spread = Spread {
+        standing: request.standing,
+        hosts_max: request.hosts_max,
+        rings: request.rings,
+        halt_percent: request.halt_percent.unwrap_or(HALT_PERCENT),
+    };
+    let cause = caller.cause(&request.reason);
+    let taken = rest.engine.action_launch(request.action.as_bytes(), spread, &cause).await?;
+    let again = matches!(taken, ActionTaken::Again(_));
+    let action = detail(&rest, taken.id()).await?;
+    let status = if again { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(ActionLaunched { again, action })))
+}
+
+/// Says what would come of an action that is not launched.
+#[utoipa::path(post, path = "/api/v1/actions/preview", tag = "actions", request_body = ActionRequest,
+    responses((status = 200, body = Preview)))]
+pub(crate) async fn action_preview(
+    State(rest): State<Rest>,
+    Body(request): Body<ActionRequest>,
+) -> Result<Json<Preview>, Failure> {
+    let preview = rest.engine.action_preview(request.action.as_bytes(), request.standing).await?;
+    Ok(Json(show_preview(preview)))
+}
+
+/// Shows an action, who signed it, and how it stands.
+#[utoipa::path(get, path = "/api/v1/actions/{id}", tag = "actions", params(("id" = i64, Path, description = "Its number")),
+    responses((status = 200, body = ActionDetail)))]
+pub(crate) async fn action_get(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+) -> Result<Json<ActionDetail>, Failure> {
+    detail(&rest, action_id(&id)?).await.map(Json)
+}
+
+/// Says what would come of a stored action if it were launched now.
+#[utoipa::path(get, path = "/api/v1/actions/{id}/preview", tag = "actions", params(("id" = i64, Path, description = "Its number")),
+    responses((status = 200, body = Preview)))]
+pub(crate) async fn action_preview_stored(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+) -> Result<Json<Preview>, Failure> {
+    let preview = rest.engine.action_preview_stored(action_id(&id)?).await?;
+    Ok(Json(show_preview(preview)))
+}
+
+/// Adds a signature to an action that waits for signatures.
+#[utoipa::path(post, path = "/api/v1/actions/{id}/sign", tag = "actions", params(("id" = i64, Path, description = "Its number")),
+    request_body = SignatureRequest, responses((status = 200, body = ActionDetail)))]
+pub(crate) async fn action_sign(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+    caller: Caller,
+    Body(request): Body<SignatureRequest>,
+) -> Result<Json<ActionDetail>, Failure> {
+    let id = action_id(&id)?;
+    rest.engine.action_sign(id, &request.signature, &caller.cause(&request.reason)).await?;
+    detail(&rest, id).await.map(Json)
+}
+
+/// Calls an action back: machines that were given it are told.
+#[utoipa::path(post, path = "/api/v1/actions/{id}/cancel", tag = "actions", params(("id" = i64, Path, description = "Its number")),
+    request_body = Option<Reason>, responses((status = 200, body = ActionDetail)))]
+pub(crate) async fn action_cancel(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+    caller: Caller,
+    JsonOr(reason): JsonOr<Reason>,
+) -> Result<Json<ActionDetail>, Failure> {
+    let id = action_id(&id)?;
+    if !rest.engine.action_cancel(id, &caller.cause(&reason.reason)).await? {
+        return Err(Failure::conflict(format!("action {id} is done with, nothing of it can be called back")));
+    }
+    detail(&rest, id).await.map(Json)
+}
+
+/// Lets an action that halted between two shares go on with the next.
+#[utoipa::path(post, path = "/api/v1/actions/{id}/resume", tag = "actions", params(("id" = i64, Path, description = "Its number")),
+    request_body = Option<Reason>, responses((status = 200, body = ActionDetail)))]
+pub(crate) async fn action_resume(
+    State(rest): State<Rest>,
+    Names(id): Names<String>,
+    caller: Caller,
+    JsonOr(reason): JsonOr<Reason>,
+) -> Result<Json<ActionDetail>, Failure> {
+    let id = action_id(&id)?;
+    if !rest.engine.action_resume(id, &caller.cause(&reason.reason)).await? {
+        return Err(Failure::conflict(format!("action {id} is not halted")));
+    }
+    detail(&rest, id).await.map(Json)
+}
+
+/// Reads a number of an action.
+pub(crate) fn action_id(text: &str) -> Result<ActionId, Failure> {
+    text.parse().map_err(|error: muster_core::action::NumberIdError| Failure::invalid(error.to_string()))
+}
+
+/// Reads a number of an investigator.
+pub(crate) fn investigator_id(number: i64) -> Result<InvestigatorId, Failure> {
+    InvestigatorId::new(number).map_err(|error| Failure::invalid(error.to_string()))
+}
+
+/// Reads a word for a status.
+pub(crate) fn word<T: std::str::FromStr<Err = muster_core::action::StatusError>>(text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|error: muster_core::action::StatusError| Failure::invalid(error.to_string()))
+}
+
+fn id_of(row: &ActionRow) -> i64 {
+    row.action.id.map_or(0, ActionId::get)
+}
+
+async fn detail(rest: &Rest, id: ActionId) -> Result<ActionDetail, Failure> {
+    let row = rest.engine.store().action_get(id).await.doing("look up the action")?;
+    let row = row.ok_or_else(|| Failure::not_found(format!("action {id} is not known")))?;
+    let mut signers = Vec::with_capacity(row.signers.len());
+    for who in &row.signers {
+        let known = rest.engine.store().investigator_get(*who).await.doing("look up the investigator")?;
+        signers.extend(known.map(|row| signer(&row)));
+    }
+    let signed_text = muster_engine::signed_text(&row.action);
+    Ok(ActionDetail {
+        summary: summary(&row),
+        signers,
+        standing: row.spread.standing,
+        hosts_max: row.spread.hosts_max,
+        rings: row.spread.rings.clone(),
+        halt_percent: row.spread.halt_percent,
+        action: serde_json::to_string(&row.action).expect("texts and numbers can always be written as JSON"),
+        signed_text,
+        signed_sha256: hex::encode(row.signed),
+    })
+}
+
+fn signer(row: &InvestigatorRow) -> Signer {
+    Signer {
+        investigator: row.id.get(),
+        name: row.name.clone(),
+        fingerprint: row.fingerprint.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn summary(row: &ActionRow) -> ActionSummary {
+    let moment = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    ActionSummary {
+        id: id_of(row),
+        name: row.action.name.clone(),
+        target: row.action.target.clone(),
+        status: row.status.to_string(),
+        reason: row.reason.clone(),
+        valid_from: row.action.valid_from.to_string(),
+        expire_after: row.action.expire_after.to_string(),
+        created: row.created.to_string(),
+        started: moment(row.started),
+        finished: moment(row.finished),
+        updated: row.updated.to_string(),
+        halted: moment(row.halted),
+        matched: row.matched,
+        counters: counters(row.counters),
+        late: row.late,
+    }
+}
+
+fn counters(counters: Counters) -> ActionCounters {
+    let Counters { sent, done, inflight, success, cancelled, expired, failed, timeout } = counters;
+    ActionCounters { sent, done, inflight, success, cancelled, expired, failed, timeout }
+}
+
+fn show_preview(preview: ActionPreview) -> Preview {
+    let ready = preview.is_ready();
+    let refusals = preview.refusals.into_iter().map(|refusal| PreviewRefusal {
+        code: refusal.code.to_string(),
+        reason: refusal.reason,
+        agents: refusal.agents,
+        examples: refusal.examples.iter().map(ToString::to_string).collect(),
+    });
+    Preview {
+        signers: preview.signers.iter().map(signer).collect(),
+        problems: preview.problems,
+        matched: preview.matched,
+        asked: preview.matched - preview.unknown,
+        willing: preview.willing,
+        unknown: preview.unknown,
+        refusals: refusals.collect(),
+        ready,
+    }
+}

@@ -1,5 +1,5 @@
 //! Measures actions in the store, on both databases: how many commands a second a fan-out makes, how long picking
-//! machines takes, how many results a second are taken durably, and what open commands cost while nothing happens.
+//! machines by a target takes, how many results a second are taken durably, and what open commands cost while nothing happens.
 //!
 //! `bench_actions [--agents N] [--dir DIR]`. SQLite's file lies in DIR; PostgreSQL is the one that
 //! `MUSTER_BENCH_POSTGRES` names (its schema `muster_bench_actions` is dropped and made anew); without it only SQLite is
@@ -7,16 +7,29 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
 
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus};
+use muster_core::target::Target;
 use muster_core::{AgentId, Cause, Payload, ServerId, Timestamp};
 use muster_store::actions::{ActionPut, Next, ResultPut, ResultTaken, Spread, WorkLimits};
 use muster_store::agents::Claim;
-use muster_store::{ActionStore, DatabaseKind, MessageStore, SqlStore, StoreOptions};
+use muster_store::targets::{Reach, TargetQuery};
+use muster_store::{ActionStore, DatabaseKind, MessageStore, SqlStore, StoreOptions, TargetStore};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const TARGET: &str = "name LIKE '%'";
+/// Targets that pick all machines, some, and none: by columns, by a tag, in the document beside the row, by a pattern.
+const PICKED: [&str; 7] = [
+    "status = 'online'",
+    "environment->>'os' = 'linux' AND name LIKE 'host9%'",
+    "tags->>'operator' = 'IT'",
+    "environment->'addresses'->>0 = '192.0.2.7'",
+    "name ~* '^HOST[0-9]{2}7'",
+    "heartbeattime > NOW() - INTERVAL '5 minutes' AND os IN ('linux', 'darwin')",
+    "name = 'none'",
+];
+const PICKS: u32 = 5;
 /// Results in one call, and calls under way at once.
 const BATCH: u64 = 500;
 const CALLERS: u64 = 4;
@@ -35,7 +48,13 @@ fn agent(n: u64) -> AgentId {
 /// Puts machines into the database past the store, which would take its time.
 async fn furnish(url: &str, agents: u64) {
     let columns = "agent_id, id_text, public_key, state, created, last_contact, last_address, streaming_to, \
-         nonce_splits, nonce_skips, host_name";
+         nonce_splits, nonce_skips, host_name, name, os, tags";
+    let environment = concat!(
+        r#"{"addresses":["192.0.2.7","10.0.0.1"],"arch":"amd64","ident":"Debian GNU/Linux 12 (bookworm)","#,
+        r#""init":"systemd","isproxied":false,"modules":["file","pkg"],"os":"linux","proxy":""}"#
+    );
+    let told = r#"'linux', '{"operator":"IT","role":"web"}'"#;
+    let environments = format!("INSERT INTO machine_environments SELECT number, '{environment}' FROM machines");
     let at = now().as_nanos();
     match DatabaseKind::of(url).unwrap() {
         DatabaseKind::Sqlite(path) => {
@@ -43,7 +62,8 @@ async fn furnish(url: &str, agents: u64) {
             let sql = format!(
                 "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {agents}) \
                  INSERT INTO machines ({columns}, number) SELECT unhex(printf('%016x', i)), printf('%016x', i), \
-                 randomblob(91), 0, {at}, {at}, '192.0.2.1:4000', '', 0, 0, 'host' || i, i FROM n"
+                 randomblob(91), 0, {at}, {at}, '192.0.2.1:4000', '', 0, 0, 'host' || i, 'host' || i, \
+                 {told}, i FROM n; {environments}"
             );
             connection.execute_batch(&sql).unwrap();
         }
@@ -51,7 +71,8 @@ async fn furnish(url: &str, agents: u64) {
             let sql = format!(
                 "INSERT INTO machines ({columns}) SELECT decode(lpad(to_hex(i), 16, '0'), 'hex'), \
                  lpad(to_hex(i), 16, '0'), decode(repeat('00', 91), 'hex'), 0, {at}, {at}, '192.0.2.1:4000', '', 0, 0, \
-                 'host' || i FROM generate_series(1, {agents}) AS i; ANALYZE machines"
+                 'host' || i, 'host' || i, {told} FROM generate_series(1, {agents}) AS i; {environments}; \
+                 ANALYZE machines; ANALYZE machine_environments"
             );
             postgres(url, &sql).await;
         }
@@ -164,6 +185,18 @@ async fn measure(database: &str, url: &str, agents: u64) {
              \"{unit}\":{value:.1}{note}}}"
         );
     };
+    for text in PICKED {
+        let target = Target::parse(text).unwrap();
+        let query = TargetQuery { target, now: now(), reach: Reach::Active };
+        let picked = store.target_count(query.clone()).await.unwrap();
+        let start = Instant::now();
+        for _ in 0..PICKS {
+            assert_eq!(store.target_count(query.clone()).await.unwrap(), picked);
+        }
+        let took = start.elapsed() / PICKS;
+        let note = format!(",\"picked\":{picked},\"target\":{text:?}");
+        line("target", took.as_secs_f64() * 1e3, "ms", note);
+    }
     let mut last = None;
     for n in 1..=RUNS {
         let id = launch(&store, n).await;

@@ -16,6 +16,7 @@ pub mod module;
 pub mod report;
 pub mod server;
 pub mod service;
+pub mod target;
 pub mod token;
 
 use crate::{Context, Failure};
@@ -29,6 +30,8 @@ pub enum Operator {
     Message(message::Args),
     /// Messages to every machine with certain labels
     Broadcast(broadcast::Args),
+    /// Targets, which pick machines: check, keep under names
+    Target(target::Args),
     /// Files that machines fetch
     File(file::Args),
     /// Services of the server: lag, parked messages, last error
@@ -58,6 +61,7 @@ impl Operator {
             Self::Agent(args) => args.run(context).await,
             Self::Message(args) => args.run(context).await,
             Self::Broadcast(args) => args.run(context).await,
+            Self::Target(args) => args.run(context).await,
             Self::File(args) => args.run(context).await,
             Self::Service(args) => args.run(context).await,
             Self::Token(args) => args.run(context).await,

@@ -26,6 +26,7 @@ mod reports;
 mod results;
 mod server;
 mod services;
+mod targets;
 mod tokens;
 
 #[cfg(test)]

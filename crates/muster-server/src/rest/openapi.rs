@@ -2,7 +2,7 @@
 
 use super::{
     Rest, actions, agent_configs, agents, broadcasts, enrolment, events, files, health, investigators, messages,
-    orders, reports, results, server, services, tokens,
+    orders, reports, results, server, services, targets, tokens,
 };
 use axum::Router;
 use axum::response::IntoResponse;
@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 /// What stands above the document.
-const ABOUT: &str = "Machines, messages, broadcasts and files of a Muster server. Send `authorization: Bearer TOKEN`. \
+const ABOUT: &str = "Machines, messages, broadcasts, files and targets of a Muster server. Send `authorization: Bearer TOKEN`. \
     Ids are lower-case hexadecimal, times are RFC 3339, bytes are standard base64, lengths of time are written like 2h \
     or 30d. Unknown fields, keys that come twice, zero bytes and numbers beyond 2^53 are refused. Lists come in pages: \
     give `next` as `cursor` to get the next; a `limit` is moved into 1 to 1000. Every failure is a problem document \
@@ -73,6 +73,9 @@ pub(crate) fn routes() -> (Router<Rest>, OpenApi) {
         .routes(routes!(investigators::module_minimum))
         .routes(routes!(reports::report_get))
         .routes(routes!(reports::journal_verify))
+        .routes(routes!(targets::target_check))
+        .routes(routes!(targets::named_target_list))
+        .routes(routes!(targets::named_target_put, targets::named_target_delete))
         .routes(routes!(services::service_list))
         .routes(routes!(server::journal_list))
         .routes(routes!(server::server_get))

@@ -8,6 +8,7 @@ use muster_api::broadcasts::BroadcastRow;
 use muster_api::files::FileRow;
 use muster_api::messages::{MessageRow, ServiceRow};
 use muster_api::server::{Check, ConfigFile, JournalRow, ServerStatus, TokenRow};
+use muster_api::targets::{NamedTargetRow, TargetCheck};
 use muster_core::{Clock, ResourceUsage};
 use muster_store::AgentStore;
 use muster_store::agents::EventRow;
@@ -293,5 +294,49 @@ async fn a_backup_is_a_database_and_leaves_nothing_behind() {
     assert!(copy.starts_with(b"SQLite format 3\0"));
     let left = std::fs::read_dir(live.data.path()).unwrap().flatten();
     assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with(".backup")));
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_checked_kept_and_deleted() {
+    let live = Live::start().await;
+    let (id, reader) = (live.an_agent(b"key").await, live.reader().await);
+    let ask = async |body: Value| -> TargetCheck {
+        let request = live.anonymous(Method::POST, "/api/v1/targets/check").bearer_auth(&reader);
+        request.json(&body).send().await.unwrap().json().await.unwrap()
+    };
+    // A machine that said nothing of itself has its id as its name.
+    let checked = ask(json!({ "target": format!("name = '{id}' AND tags->>'a' = 'b' OR status='offline'") })).await;
+    assert_eq!((checked.matched, checked.reached, checked.error.is_none()), (1, 0, true));
+    let [machine] = &checked.machines[..] else { panic!("{:?}", checked.machines) };
+    assert_eq!((&machine.agent, &*machine.status, machine.picked), (&id.to_string(), "offline", true));
+    let answers: Vec<_> = machine.questions.iter().map(|asked| (asked.answer, asked.value.as_deref())).collect();
+    assert_eq!(answers, [(Some(true), Some(&*id.to_string())), (None, None), (Some(true), Some("offline"))]);
+    assert_eq!(machine.questions[2].question, "status = 'offline'");
+
+    let wrong = ask(json!({ "target": "name == 'x'" })).await;
+    let mistake = wrong.error.unwrap();
+    assert_eq!((mistake.position, mistake.hint.is_some(), wrong.machines.len()), (5, true, 0));
+
+    let path = "/api/v1/named-targets/quiet";
+    let body = json!({ "expression": "status = 'offline' OR status = 'idle'", "description": "not here" });
+    let kept: NamedTargetRow = live.done(Method::PUT, path, Some(body)).await.json().await.unwrap();
+    assert!(kept.name == "quiet" && kept.changed_by.starts_with("admin"), "{kept:?}");
+    let checked = ask(json!({ "target": "@quiet AND true", "agents": [id.to_string()], "limit": 0 })).await;
+    assert_eq!(checked.target, "(status = 'offline' OR status = 'idle') AND true");
+    assert_eq!((checked.matched, checked.machines.len()), (1, 1));
+    for (name, expression) in [("a b", "true"), ("web", "name ="), ("web", "@quiet")] {
+        let request = live.admin(Method::PUT, &format!("/api/v1/named-targets/{name}"));
+        let refused = problem(request.json(&json!({ "expression": expression }))).await;
+        is(&refused, StatusCode::BAD_REQUEST, "invalid_request");
+    }
+    let unknown = live.admin(Method::POST, "/api/v1/targets/check");
+    let unknown = problem(unknown.json(&json!({ "target": "true", "agents": ["00000000000000ff"] }))).await;
+    is(&unknown, StatusCode::NOT_FOUND, "not_found");
+    let all: Vec<NamedTargetRow> = live.get("/api/v1/named-targets").await;
+    assert_eq!(all.len(), 1);
+    live.done(Method::DELETE, path, None).await;
+    is(&problem(live.admin(Method::DELETE, path)).await, StatusCode::NOT_FOUND, "not_found");
+    assert!(ask(json!({ "target": "@quiet" })).await.error.unwrap().message.contains("no target has the name"));
     live.server.stop().await;
 }

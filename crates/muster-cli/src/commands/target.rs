@@ -1,0 +1,164 @@
+//! `muster target`: expressions that pick machines.
+
+use super::confirm;
+use crate::output::{Table, safe, time, yes};
+use crate::{Context, Exit, Failure, resolve};
+use muster_api::targets::{NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMistake};
+use muster_core::target::TargetError;
+use reqwest::Method;
+
+/// `muster target`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster target check \"environment->>'os' = 'linux' AND name LIKE 'web%'\"
+  muster target check \"tags->>'operator' = 'IT'\" --agent 1122334455667788
+  muster target put web \"name LIKE 'web%' OR tags->>'role' = 'web'\" --description 'all web servers'
+  muster target check \"@web AND status = 'online'\"
+
+docs/reference/targets.md lists columns, operators and regular expressions.")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show whom a target picks and why, or where its mistake is
+    Check {
+        /// The target; @NAME stands for a target that has a name
+        target: String,
+        /// Judge this machine, whether it matches or not; may be given several times
+        #[arg(long = "agent", value_name = "ID")]
+        agents: Vec<String>,
+        /// How many machines that match are shown
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=100))]
+        limit: u32,
+    },
+    /// List the targets that have names
+    List,
+    /// Keep a target under a name, in the place of an older one
+    Put {
+        /// Its name: letters, digits, _ - and .
+        name: String,
+        /// The target
+        target: String,
+        /// What it is for
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        description: String,
+    },
+    /// Delete a named target; what was signed with it goes on
+    Delete {
+        /// Its name
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+impl Args {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            Command::Check { target, agents: named, limit } => {
+                let mut agents = Vec::new();
+                for text in &named {
+                    agents.push(resolve::agent(context, text).await?);
+                }
+                check(context, TargetCheckRequest { target, agents, limit: Some(limit) }).await
+            }
+            Command::List => run_list(context).await,
+            Command::Put { name, target, description } => {
+                let what = format!("could not keep target {name}");
+                let request = NamedTargetRequest { expression: target, description };
+                let answer = context.api.send(&what, Method::PUT, &["named-targets", &name], &request).await?;
+                context.out.note(&format!("{}  kept, write @{0} for it", safe(&name)));
+                if context.out.json { context.out.json(&answer) } else { Ok(()) }
+            }
+            Command::Delete { name, yes } => {
+                confirm(&format!("Delete target {name}?"), yes)?;
+                let what = format!("could not delete target {name}");
+                context.api.order(&what, Method::DELETE, &["named-targets", &name]).await?;
+                context.out.note(&format!("{}  deleted", safe(&name)));
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Failure> {
+    const WHAT: &str = "could not check the target";
+    let answer = context.api.send(WHAT, Method::POST, &["targets", "check"], &request).await?;
+    let checked: TargetCheck = context.api.read(WHAT, &answer)?;
+    if context.out.json {
+        context.out.json(&answer)?;
+    }
+    if let Some(mistake) = checked.error {
+        context.out.note(&pointed(&checked.target, &mistake));
+        let failure = Failure::new(Exit::Usage, "this is no target", mistake.message);
+        return Err(failure.next(mistake.hint.unwrap_or_default()));
+    }
+    if context.out.json {
+        return Ok(());
+    }
+    if checked.target != request.target {
+        context.out.note(&format!("With names written out: {}", safe(&checked.target)));
+    }
+    let TargetCheck { matched, reached, .. } = checked;
+    context.out.note(&format!("{matched} enrolled machines match, {reached} of them are online or idle."));
+    let mut table = Table::new(&["AGENT", "NAME", "STATUS", "PICKED", "QUESTION", "ANSWER", "VALUE"]);
+    for machine in checked.machines {
+        // A target without questions has a row all the same.
+        let mut head = [machine.agent, machine.name, machine.status, yes(machine.picked)];
+        let mut questions = machine.questions.into_iter();
+        let mut next = questions.next();
+        loop {
+            let [question, answer, value] = next.take().map_or_else(Default::default, |asked| {
+                let answer = asked.answer.map_or_else(|| "neither".to_owned(), yes);
+                [asked.question, answer, asked.value.unwrap_or_else(|| "-".to_owned())]
+            });
+            let [agent, name, status, picked] = std::mem::take(&mut head);
+            table.row([agent, name, status, picked, question, answer, value]);
+            next = questions.next();
+            if next.is_none() {
+                break;
+            }
+        }
+    }
+    context.out.table(&table, "No machines to show.")
+}
+
+/// The part of the target around its mistake, with a caret below it.
+fn pointed(target: &str, mistake: &TargetMistake) -> String {
+    let position = usize::try_from(mistake.position).unwrap_or(usize::MAX).min(target.chars().count());
+    let error = TargetError { message: String::new(), position, hint: None };
+    error.pointed(target).lines().map(safe).collect::<Vec<_>>().join("\n")
+}
+
+async fn run_list(context: &Context) -> Result<(), Failure> {
+    const WHAT: &str = "could not list the named targets";
+    let answer = context.api.get(WHAT, &["named-targets"], &()).await?;
+    if context.out.json {
+        return context.out.json(&answer);
+    }
+    let mut table = Table::new(&["NAME", "TARGET", "DESCRIPTION", "CHANGED", "BY"]);
+    for row in context.api.read::<Vec<NamedTargetRow>>(WHAT, &answer)? {
+        table.row([row.name, row.expression, row.description, time(&row.changed), row.changed_by]);
+    }
+    context.out.table(&table, "No named targets.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caret_stands_under_the_mistake() {
+        let mistake = |position| TargetMistake { message: String::new(), position, hint: None };
+        assert_eq!(pointed("name == 'x'", &mistake(5)), "name == 'x'\n     ^");
+        assert_eq!(pointed("é\u{1b}= x", &mistake(4)), "é = x\n    ^");
+        // A server that is not ours may say anything.
+        assert_eq!(pointed("a", &mistake(u64::MAX)), "a\n ^");
+    }
+}

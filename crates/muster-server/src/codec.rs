@@ -107,8 +107,8 @@ fn results(said: &actions::ActionResult) -> Result<String, String> {
         Packing::Deflate => {
             let mut bytes = Vec::new();
             let mut inflater = Inflater::new(RESULTS_BYTES_MAX);
-            let inflated = inflater.all(&said.results, &mut bytes).and_then(|()| inflater.finish());
-            inflated.map_err(|error| format!("the results cannot be unpacked: {error}"))?;
+            let whole = inflater.all(&said.results, &mut bytes).and_then(|()| inflater.finish());
+            whole.map_err(|error| format!("the results cannot be unpacked: {error}"))?;
             bytes
         }
     };

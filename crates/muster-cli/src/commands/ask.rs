@@ -69,7 +69,7 @@ impl Args {
         sign(context.out, &self.with, &mut action)?;
         let request = self.spread.request(&action, &self.reason);
         let foreseen = preview(context, &request).await?;
-        show_preview(context, &foreseen)?;
+        show_preview(context, &foreseen);
         if foreseen.matched == 0 && !self.spread.standing {
             let why = "no machine matches that is reached";
             return Err(Failure::new(crate::Exit::NotFound, WHAT, why).on(&action.target).next("muster agent list"));
@@ -127,7 +127,7 @@ pub fn arrange(command: &clap::Command, words: Vec<OsString>) -> Vec<OsString> {
     while let Some(word) = rest.next() {
         let name = text(word);
         if std::mem::replace(&mut module, name == "--") {
-            own = registry::find(&name).map(|module| module.flags()).unwrap_or_default();
+            own = registry::find(&name).map(muster_modules::Module::flags).unwrap_or_default();
             back.push(word.clone());
             continue;
         }

@@ -11,7 +11,7 @@ use muster_api::investigators::{InvestigatorQuery, InvestigatorRequest, Investig
 use muster_core::limits::PGP_KEY_BYTES_MAX;
 use muster_trust::Certificate;
 use reqwest::Method;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `muster investigator`.
 #[derive(Debug, clap::Args)]
@@ -88,7 +88,7 @@ impl Args {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Add { name, key, permissions, reason } => {
-                let public_key = key.map(read_key).transpose()?;
+                let public_key = key.as_deref().map(read_key).transpose()?;
                 let request = InvestigatorRequest { name, public_key, permissions, reason: reason.reason };
                 add(context, &request).await
             }
@@ -108,8 +108,8 @@ impl Args {
                 let what = format!("could not note the weight of investigator {id}");
                 let weight = Some(weight).filter(|weight| *weight > 0);
                 let request = WeightRequest { agent, module, weight, reason: reason.reason };
-                let path = ["investigators", &id, "weights"];
-                let answer = context.api.send(&what, Method::POST, &path, &request).await?;
+                let path = ["investigators", &id, "weight"];
+                let answer = context.api.send(&what, Method::PUT, &path, &request).await?;
                 let noted = weight.map_or_else(|| "no weight".to_owned(), |weight| format!("weight {weight}"));
                 context.out.note(&format!("{}  {noted} noted for {}", safe(&who), safe(&request.module)));
                 if context.out.json { context.out.json(&answer) } else { Ok(()) }
@@ -119,9 +119,9 @@ impl Args {
 }
 
 /// Reads a public key, and refuses a secret one before it leaves this machine.
-fn read_key(path: PathBuf) -> Result<String, Failure> {
+fn read_key(path: &Path) -> Result<String, Failure> {
     const WHAT: &str = "could not read the public key";
-    let bytes = read_file(WHAT, &path, PGP_KEY_BYTES_MAX)?;
+    let bytes = read_file(WHAT, path, PGP_KEY_BYTES_MAX)?;
     let certificate =
         Certificate::parse(&bytes).map_err(|error| Failure::usage(WHAT, error.to_string()).on(path.display()))?;
     Ok(certificate.to_armored())
@@ -178,10 +178,10 @@ async fn show(context: &Context, who: &str) -> Result<(), Failure> {
 
 /// Returns the number of the person that `who` names.
 async fn find(context: &Context, who: &str) -> Result<i64, Failure> {
+    const WHAT: &str = "could not look up the investigator";
     if let Ok(number) = who.parse() {
         return Ok(number);
     }
-    const WHAT: &str = "could not look up the investigator";
     let all = ListArgs { all: true, ..ListArgs::default() };
     let rows = Rows::fetch(context, WHAT, &["investigators"], &(), &all).await?;
     pick(who, &rows.read::<InvestigatorRow>(context, WHAT)?)
@@ -246,6 +246,6 @@ mod tests {
         let path = dir.path().join("key");
         std::fs::write(&path, "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nxx\n-----END PGP PRIVATE KEY BLOCK-----\n")
             .unwrap();
-        assert!(read_key(path).unwrap_err().why.contains("secret key"));
+        assert!(read_key(&path).unwrap_err().why.contains("secret key"));
     }
 }

@@ -175,7 +175,7 @@ fn verify_all(keys: &Keys, text: &str, signatures: &[String], now: Timestamp) ->
             }
             Some(row) => all.signers.push(row.clone()),
             None => {
-                all.problems.push(format!("signature {number} does not count: nobody has the key {}", signed.signer))
+                all.problems.push(format!("signature {number} does not count: nobody has the key {}", signed.signer));
             }
         }
     }

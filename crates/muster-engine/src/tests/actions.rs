@@ -233,7 +233,7 @@ async fn what_nobody_signed_is_refused() {
     assert!(refused(b"{").await.contains("JSON"));
     world.clock.advance(Duration::from_mins(11));
     assert_eq!(refused(&json).await, "action expireafter is in the past");
-    assert_eq!(engine.store().action_page(Default::default(), None, 9).await.unwrap(), []);
+    assert_eq!(engine.store().action_page(muster_store::actions::ActionFilter::default(), None, 9).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ for_each_backend! {
         assert_eq!(work(&stage.store, at(1)).await, 2);
         assert_eq!(claimed(&stage, agent(1), at(2)).await.len(), 1);
         let told = TrustTold { keyring_version: 7, acl: "{}".into(), ..TrustTold::default() };
-        let effects = vec![
+        let effects = [
             Effect::Result(Box::new(result(id, agents[0], CommandStatus::Success, "[]"))),
             Effect::Trust(Box::new(told.clone())),
         ];

@@ -63,7 +63,7 @@ impl LaunchArgs {
         let context = Context::new(globals)?;
         let action = here(WHAT, &self.action)?.read(globals, WHAT).await?;
         let request = self.spread.request(&action, &self.reason);
-        show_preview(&context, &preview(&context, &request).await?)?;
+        show_preview(&context, &preview(&context, &request).await?);
         confirm("Launch it?", self.yes)?;
         let (answer, launched) = launch(&context, &request).await?;
         if !self.watch {
@@ -114,7 +114,7 @@ pub(crate) async fn preview(context: &Context, request: &ActionRequest) -> Resul
 }
 
 /// Shows a preview on standard error.
-pub(crate) fn show_preview(context: &Context, preview: &Preview) -> Result<(), Failure> {
+pub(crate) fn show_preview(context: &Context, preview: &Preview) {
     let Preview { matched, willing, unknown, .. } = preview;
     let signers: Vec<_> = preview.signers.iter().map(|signer| signer.name.as_str()).collect();
     let signed = if signers.is_empty() { "nobody that the server knows".to_owned() } else { signers.join(", ") };
@@ -138,7 +138,6 @@ pub(crate) fn show_preview(context: &Context, preview: &Preview) -> Result<(), F
     if !preview.ready {
         context.out.note("It would wait for more signatures.");
     }
-    Ok(())
 }
 
 #[derive(Debug, clap::Args)]
@@ -164,7 +163,8 @@ impl PreviewArgs {
         if context.out.json {
             return context.out.json(&answer);
         }
-        show_preview(&context, &context.api.read(WHAT, &answer)?)
+        show_preview(&context, &context.api.read(WHAT, &answer)?);
+        Ok(())
     }
 }
 

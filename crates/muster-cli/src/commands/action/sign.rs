@@ -60,7 +60,7 @@ impl SignCommand {
         confirm("Sign this?", self.yes)?;
         let made = self.with.sign(&text, &action.pgp_signatures)?;
         let request = SignatureRequest { signature: made.line, reason: self.reason.reason.clone() };
-        let answer = context.api.send(WHAT, Method::POST, &["actions", &path, "signatures"], &request).await?;
+        let answer = context.api.send(WHAT, Method::POST, &["actions", &path, "sign"], &request).await?;
         if context.out.json {
             return context.out.json(&answer);
         }

@@ -70,7 +70,11 @@ impl VerifyArgs {
         let out = Output::new(globals.json);
         let action = Place::of(&self.action).read(globals, WHAT).await?;
         let keyring = if self.keyring.is_empty() {
-            keyring_of(out, signing::public_keys(&self.gpg)?.into_iter().map(|key| ("gpg".to_owned(), key)).collect())
+            {
+                let keys: Vec<_> =
+                    signing::public_keys(&self.gpg)?.into_iter().map(|key| ("gpg".to_owned(), key)).collect();
+                keyring_of(out, &keys)
+            }
         } else {
             keyring(out, &self.keyring)?
         };
@@ -115,10 +119,10 @@ fn keyring(out: Output, paths: &[PathBuf]) -> Result<Keyring, Failure> {
         let bytes = read_file(WHAT, file, most)?;
         keys.extend(apart(bytes).into_iter().map(|key| (file.display().to_string(), key)));
     }
-    Ok(keyring_of(out, keys))
+    Ok(keyring_of(out, &keys))
 }
 
-fn keyring_of(out: Output, keys: Vec<(String, Vec<u8>)>) -> Keyring {
+fn keyring_of(out: Output, keys: &[(String, Vec<u8>)]) -> Keyring {
     let (keyring, problems) = Keyring::from_files(keys.iter().map(|(name, key)| (name.as_str(), key.as_slice())));
     for (name, error) in problems {
         out.note(&format!("note: {}: {}", crate::output::safe(&name), crate::output::safe(&error.to_string())));

@@ -93,13 +93,9 @@ fn every_example_is_a_command_that_there_is() {
     assert!(examples.len() > 40, "{}", examples.len());
     for (path, line) in examples {
         let line = line.split("   ").next().unwrap_or_default().split(" > ").next().unwrap_or_default();
-        let words = line.replace(['"', '\''], " ");
-        let mut args = vec!["muster"];
-        args.extend(words.split_whitespace());
-        // A quoted reason of two words is two words here; everything after it is free text too.
-        if let Some(reason) = args.iter().position(|word| *word == "--reason") {
-            args.truncate(reason + 2);
-        }
+        // As a shell splits it.
+        let words = shlex::split(line).unwrap_or_else(|| panic!("{path}: the quotes of {line} do not end"));
+        let args = std::iter::once("muster").chain(words.iter().map(String::as_str)).collect();
         parse(args, &format!("{path}: {line}"));
     }
 }

@@ -391,7 +391,7 @@ for_each_backend! {
             ("starttime < NOW() - INTERVAL '11 hours'".into(), vec![11]),
             ("heartbeattime >= NOW() - INTERVAL '5 minutes'".into(), vec![10, 11, 12]),
             ("environment->>'publicip' = '127.0.0.1'".into(), (1..=12).collect()),
-            ("destructiontime > NOW() AND refreshtime <= NOW()".into(), (1..=12).collect()),
+            ("destructiontime > NOW() AND refreshtime <= NOW()".into(), (1..=11).collect()),
             ("status IN ('idle', 'offline')".into(), vec![1, 2, 3, 4]),
             (found(true), vec![1]),
             (found(false), vec![2]),

@@ -1,7 +1,7 @@
 //! Signed orders on the real program: what is run, what is refused, and that nothing is run twice.
 
 use crate::agent::{AgentProcess, CEILING};
-use crate::fleet::{Fleet, Kind, Received};
+use crate::fleet::{Fleet, Kind, Received, Seen};
 use bytes::Bytes;
 use muster_core::{Action, Timestamp, system};
 use muster_proto::wire::actions::{self as wire, ResultStatus};
@@ -117,6 +117,16 @@ impl Machine {
         std::fs::write(file, before + &table).unwrap();
     }
 
+    /// Starts the agent again and waits until it has a stream: what is sent before may go to the one of the agent that
+    /// ended, and only a real server would send it again.
+    async fn restart(&mut self) {
+        let told =
+            |seen: &Seen| seen.messages.iter().filter(|one| one.message.message_type == system::AGENT_TRUST).count();
+        let before = told(&self.fleet.seen());
+        self.agent.restart();
+        self.fleet.wait_until(|seen| told(seen) > before).await;
+    }
+
     fn runs(&self) -> usize {
         std::fs::read_to_string(self.runs_file()).unwrap_or_default().lines().count()
     }
@@ -196,18 +206,18 @@ async fn a_signed_order_is_run_once_however_often_it_comes() {
     assert_eq!(machine.refused(order.clone()).await, "already-run");
     assert_eq!(machine.answer(&machine.order(order.clone(), 8)).await.refusal.unwrap().code, "already-run");
     machine.agent.kill().await;
-    machine.agent.restart();
+    machine.restart().await;
     assert_eq!(machine.refused(order.clone()).await, "already-run");
     assert_eq!(machine.agent.stop().await, Some(0));
     later_than(&order).await;
     // Without its ledger the machine does not know what it ran, and runs nothing that it may have run.
     std::fs::remove_file(machine.agent.directory().join("state/orders")).unwrap();
-    machine.agent.restart();
+    machine.restart().await;
     assert_eq!(machine.refused(order.clone()).await, "before-ledger");
     // Nor after it was set up anew, with another key.
     assert_eq!(machine.agent.stop().await, Some(0));
     std::fs::remove_dir_all(machine.agent.directory().join("state")).unwrap();
-    machine.agent.restart();
+    machine.restart().await;
     assert_eq!(machine.refused(order).await, "before-ledger");
     assert_eq!(machine.runs(), 1);
 }
@@ -276,7 +286,7 @@ async fn an_order_that_a_crash_cut_short_is_reported_and_never_run_again() {
         }
     };
     tokio::time::timeout(CEILING, gone).await.unwrap();
-    machine.agent.restart();
+    machine.restart().await;
     let answer = machine.answer(&message).await;
     assert_eq!(status(&answer), ResultStatus::Failed);
     assert!(answer.problem.contains("the agent ended"), "{answer:?}");

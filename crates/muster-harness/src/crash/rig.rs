@@ -214,7 +214,7 @@ async fn stored(rest: &Rest, agents: &[AgentId]) -> Result<Stored> {
         }
     }
     for agent in agents {
-        let rows: Vec<UsageRow> = rest.get(&format!("/agents/{agent}/usage")).await?;
+        let rows: Vec<UsageRow> = rest.all(&format!("/agents/{agent}/usage?")).await?;
         for row in rows.into_iter().filter(|row| row.scope == swarm::SERVICE) {
             *stored.effects.entry((*agent, row.pid)).or_default() += 1;
         }

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Calls that may wait for the writer, and for the readers.
@@ -31,9 +30,6 @@ const READERS: usize = 4;
 const CHECKPOINT_PAGES: i32 = 4_000;
 /// Pages of the log (128 MiB) after which the writer itself empties it.
 const LOG_PAGES_MAX: i32 = 16_000;
-/// How long a commit waits for calls, when the one before it had more. Callers that were answered together come back
-/// together, and a commit for half of them makes the other half wait for two.
-const GATHER: Duration = Duration::from_micros(200);
 
 /// Why the store does not write any more; empty while it does.
 pub(crate) type Broken = watch::Sender<Option<String>>;
@@ -250,11 +246,12 @@ struct Writer {
 impl Writer {
     fn serve(mut self, mut queue: Waiters) {
         let mut group = Vec::with_capacity(GROUP_CALLS_MAX);
-        let mut last_size = 0;
         while let Some(first) = queue.blocking_recv() {
             group.push(first);
-            gather(&mut queue, &mut group, last_size);
-            last_size = group.len();
+            while group.len() < GROUP_CALLS_MAX {
+                let Ok(next) = queue.try_recv() else { break };
+                group.push(next);
+            }
             group.retain(|call| call.is_wanted());
             match self.commit(&mut group) {
                 // One call may have spoilt the transaction for all: each gets one of its own.
@@ -330,20 +327,6 @@ impl Writer {
         } else if pages >= CHECKPOINT_PAGES {
             // When it is told already, that is enough.
             let _ = self.full.try_send(());
-        }
-    }
-}
-
-/// Takes what waits, and waits a moment while there is less than the last time.
-fn gather(queue: &mut Waiters, group: &mut Vec<Box<dyn Call>>, last_size: usize) {
-    let mut began = None;
-    while group.len() < GROUP_CALLS_MAX {
-        if let Ok(next) = queue.try_recv() {
-            group.push(next);
-        } else if group.len() < last_size && began.get_or_insert_with(Instant::now).elapsed() < GATHER {
-            std::thread::yield_now();
-        } else {
-            return;
         }
     }
 }

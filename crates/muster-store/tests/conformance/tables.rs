@@ -203,7 +203,10 @@ async fn roles_may_do_what_they_are_for() {
     let admin_url = crate::postgres::url();
     assert_eq!(SqlStore::create(&admin_url, Some(&roles)).await.unwrap(), None);
     assert_eq!(SqlStore::create(&admin_url, Some(&roles)).await.unwrap(), Some(SqlStore::SCHEMA_VERSION));
-    let as_role = |role: &Role| admin_url.replace("postgres://postgres@", &format!("postgres://{}@", role.name));
+    let as_role = |role: &Role| {
+        let (scheme, rest) = admin_url.split_once("://postgres@").expect("the suite signs in as postgres");
+        format!("{scheme}://{}@{rest}", role.name)
+    };
     let server_url = as_role(&roles.server);
     let store = open(&server_url).await;
     store.setting_put("x", vec![], at(0), &cause()).await.unwrap();

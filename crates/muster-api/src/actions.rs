@@ -17,7 +17,7 @@ pub struct ActionRequest {
     #[serde(default)]
     pub hosts_max: Option<u64>,
     /// Shares of the matching machines, in rising per cent, that get it one after the other, such as `[1, 10]`; all the
-    /// others come last.
+    /// others come last. Unless told, `[1, 10]` for modules that change something and none for others; `[100]`: none.
     #[serde(default)]
     pub rings: Vec<u8>,
     /// Halts before the next share when more than so many per cent of what is done has failed; 10 unless told.
@@ -181,6 +181,9 @@ pub struct Preview {
     pub refusals: Vec<PreviewRefusal>,
     /// Whether it would start at once; otherwise it would wait for more signatures.
     pub ready: bool,
+    /// Whether it changes machines, as they say: then it reaches a few of them first.
+    #[serde(default)]
+    pub changes: bool,
 }
 
 /// Machines that would refuse an action for the same reason.

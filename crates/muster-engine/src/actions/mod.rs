@@ -57,6 +57,10 @@ pub fn signed_text(action: &Action) -> String {
 const SIGN_TRIES: u32 = 8;
 /// Shares of the machines, at most.
 const RINGS_MAX: usize = 16;
+/// Shares of an action that changes machines, unless told: a mistake meets a few of them first.
+const RINGS_OF_CHANGES: [u8; 2] = [1, 10];
+/// The share that is all machines: given alone, it means no shares.
+const RING_OF_ALL: u8 = 100;
 
 /// An action that was read and can be taken, but for its signatures.
 struct Read {
@@ -84,14 +88,23 @@ fn spread_check(spread: &Spread) -> Result<(), OperatorError> {
     if spread.rings.len() > RINGS_MAX {
         return invalid("there are at most 16 shares");
     }
-    let is_share = |share: &u8| (1..=99).contains(share);
+    let is_share = |share: &u8| (1..=RING_OF_ALL).contains(share);
     if !spread.rings.iter().all(is_share) || spread.rings.windows(2).any(|pair| pair[0] >= pair[1]) {
-        return invalid("shares must rise and lie between 1 and 99 per cent; the others come last by themselves");
+        return invalid("shares must rise and lie between 1 and 100 per cent; the others come last by themselves");
     }
     if spread.halt_percent > 100 {
         return invalid("halt_percent must be at most 100");
     }
     Ok(())
+}
+
+/// Returns the shares as the store takes them: without the last one, which is all the others.
+fn rings(asked: Vec<u8>, changes: bool) -> Vec<u8> {
+    match &asked[..] {
+        [] if changes => RINGS_OF_CHANGES.to_vec(),
+        [shares @ .., RING_OF_ALL] => shares.to_vec(),
+        _ => asked,
+    }
 }
 
 /// Who signed, and what was wrong with signatures that do not count.
@@ -111,7 +124,7 @@ impl Inner {
     pub(crate) async fn action_launch(
         &self,
         json: &[u8],
-        spread: Spread,
+        mut spread: Spread,
         cause: &Cause,
     ) -> Result<ActionTaken, OperatorError> {
         let now = self.now();
@@ -126,6 +139,7 @@ impl Inner {
             return Err(OperatorError::Invalid(problem.clone()));
         }
         let preview = self.preview_of(&action, &signatures, spread.standing, now).await?;
+        spread.rings = rings(spread.rings, preview.changes);
         let id = self.store.action_id_take().await;
         let id = id.map_err(|failure| self.operator_error("number the action", failure))?;
         action.id = Some(id);
@@ -304,10 +318,19 @@ mod tests {
     #[test]
     fn shares_rise_and_stay_below_all() {
         let rings = |rings: &[u8]| spread_check(&Spread { rings: rings.to_vec(), ..Spread::default() }).is_ok();
-        assert!(rings(&[]) && rings(&[1, 10]) && rings(&[99]));
-        assert!(!rings(&[10, 1]) && !rings(&[1, 1]) && !rings(&[0]) && !rings(&[100]) && !rings(&[1; 17]));
+        assert!(rings(&[]) && rings(&[1, 10]) && rings(&[100]) && rings(&[5, 100]));
+        assert!(!rings(&[10, 1]) && !rings(&[1, 1]) && !rings(&[0]) && !rings(&[101]) && !rings(&[1; 17]));
         assert!(spread_check(&Spread { hosts_max: Some(0), ..Spread::default() }).is_err());
         assert!(spread_check(&Spread { halt_percent: 101, ..Spread::default() }).is_err());
+    }
+
+    #[test]
+    fn what_changes_machines_reaches_a_few_first_unless_told_otherwise() {
+        assert_eq!(rings(vec![], true), RINGS_OF_CHANGES);
+        assert!(rings(vec![], false).is_empty());
+        assert!(rings(vec![100], true).is_empty());
+        assert_eq!(rings(vec![5, 100], true), [5]);
+        assert_eq!(rings(vec![20], true), [20]);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct ActionPreview {
     pub unknown: u64,
     /// Those that would refuse it, most first.
     pub refusals: Vec<PreviewRefusal>,
+    /// Whether any of them says that a module of it changes the machine.
+    pub changes: bool,
 }
 
 /// Machines that are named for one reason.
@@ -81,6 +83,7 @@ impl Inner {
                 preview.unknown += group.agents;
                 continue;
             };
+            preview.changes |= changes(&told, action);
             match judge(&told, action, &signers) {
                 Ok(()) => preview.willing += group.agents,
                 Err(refusal) => {
@@ -99,6 +102,11 @@ impl Inner {
         preview.refusals.sort_by_key(|refusal| std::cmp::Reverse(refusal.agents));
         Ok(preview)
     }
+}
+
+fn changes(told: &TrustTold, action: &Action) -> bool {
+    let is_used = |name: &str| action.operations.iter().any(|operation| operation.module == name);
+    told.modules.iter().any(|module| module.changes && is_used(&module.name))
 }
 
 /// Judges as a machine would that believes what it told. A list of weights that cannot be read permits nothing.

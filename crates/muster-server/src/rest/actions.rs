@@ -216,7 +216,7 @@ fn counters(counters: Counters) -> ActionCounters {
 }
 
 fn show_preview(preview: ActionPreview) -> Preview {
-    let ready = preview.is_ready();
+    let (ready, changes) = (preview.is_ready(), preview.changes);
     let refusals = preview.refusals.into_iter().map(|refusal| PreviewRefusal {
         code: refusal.code.to_string(),
         reason: refusal.reason,
@@ -232,5 +232,6 @@ fn show_preview(preview: ActionPreview) -> Preview {
         unknown: preview.unknown,
         refusals: refusals.collect(),
         ready,
+        changes,
     }
 }

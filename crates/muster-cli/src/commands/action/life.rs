@@ -18,7 +18,8 @@ pub(crate) struct SpreadArgs {
     /// If it matches more machines than this, none is given it
     #[arg(long, value_name = "N")]
     pub(crate) hosts_max: Option<u64>,
-    /// Shares of the machines that get it one after the other, in rising per cent, such as 1,10; the others come last
+    /// Shares of the machines that get it one after the other, in rising per cent; the others come last. Unless told,
+    /// 1,10 for modules that change something, and 100 (all at once) for others
     #[arg(long, value_name = "PERCENT", value_delimiter = ',')]
     pub(crate) rings: Vec<u8>,
     /// Halt before the next share when more than so many per cent failed; 10 unless told
@@ -134,6 +135,9 @@ pub(crate) fn show_preview(context: &Context, preview: &Preview) {
             safe(&refusal.reason),
             safe(&examples)
         ));
+    }
+    if preview.changes {
+        context.out.note("It changes machines: unless --rings says otherwise it goes to 1 %, to 10 %, then to all.");
     }
     if !preview.ready {
         context.out.note("It would wait for more signatures.");

@@ -14,6 +14,7 @@ pub mod messages;
 pub mod reports;
 pub mod server;
 pub mod targets;
+pub mod trust;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -14,7 +14,7 @@ use muster_core::action::Fingerprint;
 use muster_trust::{Certificate, Keyring, verify};
 use std::path::{Path, PathBuf};
 
-pub(crate) const WHAT: &str = "could not sign the action";
+pub(crate) const WHAT: &str = "could not sign";
 
 /// With which key to sign.
 #[derive(Debug, Clone, clap::Args)]

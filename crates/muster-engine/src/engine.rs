@@ -1,7 +1,7 @@
 //! The engine: one per server, shared by all doors.
 
 use crate::access::{Principal, TokenMemory};
-use crate::actions::{ActionPreview, Actions, NewInvestigator};
+use crate::actions::{ActionPreview, Actions, NewInvestigator, TrustDocument};
 use crate::broadcasts::Broadcasts;
 use crate::contact::{ContactFrom, Refusal, RefusalCode};
 use crate::dispatch::Dispatch;
@@ -17,6 +17,7 @@ use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::target::{Target, TargetError};
 use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp};
 use muster_store::actions::{ActionTaken, Spread};
+use muster_store::investigators::TrustGroup;
 use muster_store::targets::NamedTarget;
 use muster_store::{ErrorKind, Store, StoreError};
 use std::collections::HashSet;
@@ -407,6 +408,16 @@ impl Engine {
     /// Says what would come of a stored action if it were launched now.
     pub async fn action_preview_stored(&self, id: ActionId) -> Result<ActionPreview, OperatorError> {
         self.inner.action_preview_stored(id).await
+    }
+
+    /// Looks at the form of a document of trust, and packs it for machines. Which of them believe it, they decide.
+    pub fn trust_document(&self, json: &[u8]) -> Result<TrustDocument, OperatorError> {
+        self.inner.trust_document(json)
+    }
+
+    /// Says what the machines that a target picks believe, grouped by what they say, most machines first.
+    pub async fn trust_status(&self, target: &str) -> Result<Vec<TrustGroup>, OperatorError> {
+        self.inner.trust_status(target).await
     }
 
     /// Adds an investigator. Their key must be able to sign now and belong to nobody else.

@@ -21,6 +21,8 @@ pub trait SystemCodec: Send + Sync + fmt::Debug {
     fn encode_action(&self, id: ActionId, json: &[u8]) -> Payload;
     /// Encodes that an action is called back; `signed` is the SHA-256 of its signed text.
     fn encode_cancel(&self, id: ActionId, signed: &[u8; 32], reason: &str) -> Payload;
+    /// Encodes a document of trust as it was signed.
+    fn encode_trust(&self, document: &[u8]) -> Payload;
     /// Decodes an `ActionResult` message to service `actions`.
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String>;
     /// Decodes an `AgentTrust` message to service `actions`.

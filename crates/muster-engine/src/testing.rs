@@ -93,6 +93,10 @@ impl SystemCodec for PlainCodec {
         Payload { type_url: id.to_string(), value: reason.into() }
     }
 
+    fn encode_trust(&self, document: &[u8]) -> Payload {
+        Payload { type_url: "trust".into(), value: document.to_vec().into() }
+    }
+
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {
         let body = message.payload.as_ref().ok_or("no payload")?;
         let (action, status, results): (ActionId, CommandStatus, serde_json::Value) =

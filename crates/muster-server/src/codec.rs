@@ -49,6 +49,10 @@ impl SystemCodec for WireCodec {
         system::pack(&actions::ActionCancel { action_id: id.get(), signed_sha256, reason: reason.to_owned() })
     }
 
+    fn encode_trust(&self, document: &[u8]) -> Payload {
+        system::pack(&actions::TrustDocument { document: document.to_vec().into() })
+    }
+
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {
         let said: actions::ActionResult = system::unpack(message.payload.as_ref())?;
         let action = ActionId::new(said.action_id).map_err(|error| error.to_string())?;

@@ -22,8 +22,11 @@ use muster_core::{Timestamp, limits};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
+mod draft;
 #[cfg(test)]
 mod tests;
+
+pub use draft::{Look, administrators_content, keyring_content, look, payload};
 
 /// How far a version may run ahead of the one in force: enough for any real gap, and too little for somebody with one
 /// stolen signing session to use up all versions there are.
@@ -55,6 +58,11 @@ impl Administrators {
             return Err(DocumentError::Threshold { threshold, keys: keyring.certificates().len() });
         }
         Ok(Self { keyring, threshold })
+    }
+
+    /// Returns their keys.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     fn quorum_check(&self, payload: &str, signatures: &[String], now: Timestamp) -> Result<(), DocumentError> {

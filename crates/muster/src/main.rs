@@ -45,6 +45,8 @@ enum Command {
     Operator(Operator),
     /// Signed actions: write, sign, verify, launch, and what came back
     Action(commands::action::Args),
+    /// Documents of trust, which tell machines whose orders to run: write, sign, send, compare
+    Trust(commands::trust::Args),
     /// Modules, which answer questions about a machine: look, run on this machine
     Module(commands::module::Args),
     /// Look for what is wrong with the server and the way to it
@@ -136,6 +138,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             asking()?.block_on(until_interrupted(command.run(&context)))
         }
         Command::Action(args) => asking()?.block_on(until_interrupted(args.run(&globals))),
+        Command::Trust(args) => asking()?.block_on(until_interrupted(args.run(&globals))),
         Command::Module(args) => args.run(out),
         Command::Doctor(args) => {
             let offline = || args.offline(&globals);

@@ -7,7 +7,7 @@ use crate::list::{ListArgs, Rows};
 use crate::output::{Table, safe, time};
 use crate::signing::read_file;
 use crate::{Context, Exit, Failure, resolve};
-use muster_api::investigators::{InvestigatorQuery, InvestigatorRequest, InvestigatorRow, WeightRequest};
+use muster_api::investigators::{InvestigatorQuery, InvestigatorRequest, InvestigatorRow, KeyRequest, WeightRequest};
 use muster_core::limits::PGP_KEY_BYTES_MAX;
 use muster_trust::Certificate;
 use reqwest::Method;
@@ -21,6 +21,7 @@ Examples:
   muster investigator list
   muster investigator show Alice
   muster investigator weight Alice --agent 17aa --module file 1
+  muster investigator key Alice alice.new.asc --reason 'a new smartcard'
   muster investigator disable Alice --reason 'left the team'
 
 `gpg --armor --export alice@example.com > alice.pub.asc` writes the public key. Machines decide by the keyring and the
@@ -65,6 +66,23 @@ enum Command {
         #[command(flatten)]
         reason: ReasonArgs,
     },
+    /// Make a person's signatures count again
+    Enable {
+        /// The person's name, number or fingerprint
+        who: String,
+        #[command(flatten)]
+        reason: ReasonArgs,
+    },
+    /// Give a person another key: signatures by the old one count no more at the server
+    Key {
+        /// The person's name, number or fingerprint
+        who: String,
+        /// The person's new OpenPGP public key
+        #[arg(value_name = "FILE")]
+        key: PathBuf,
+        #[command(flatten)]
+        reason: ReasonArgs,
+    },
     /// Note what a person's signature is worth on a machine
     Weight {
         /// The person's name, number or fingerprint
@@ -88,19 +106,20 @@ impl Args {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Add { name, key, permissions, reason } => {
-                let public_key = key.as_deref().map(read_key).transpose()?;
+                let public_key = key.as_deref().map(read_key).transpose()?.map(|key| key.to_armored());
                 let request = InvestigatorRequest { name, public_key, permissions, reason: reason.reason };
                 add(context, &request).await
             }
             Command::List { list, status } => run_list(context, &list, status).await,
             Command::Show { who } => show(context, &who).await,
-            Command::Disable { who, reason } => {
+            Command::Disable { who, reason } => status_set(context, &who, "disable", &reason).await,
+            Command::Enable { who, reason } => status_set(context, &who, "enable", &reason).await,
+            Command::Key { who, key, reason } => {
                 let id = find(context, &who).await?.to_string();
-                let what = format!("could not disable investigator {id}");
-                let path = ["investigators", &id, "disable"];
-                let answer = context.api.send(&what, Method::POST, &path, &reason.body()).await?;
-                context.out.note(&format!("{}  disabled", safe(&who)));
-                if context.out.json { context.out.json(&answer) } else { Ok(()) }
+                let what = format!("could not replace the key of investigator {id}");
+                let request = KeyRequest { public_key: read_key(&key)?.to_armored(), reason: reason.reason };
+                let answer = context.api.send(&what, Method::PUT, &["investigators", &id, "key"], &request).await?;
+                show_changed(context, &what, &answer)
             }
             Command::Weight { who, weight, agent, module, reason } => {
                 let id = find(context, &who).await?.to_string();
@@ -118,22 +137,33 @@ impl Args {
     }
 }
 
+async fn status_set(context: &Context, who: &str, to: &str, reason: &ReasonArgs) -> Result<(), Failure> {
+    let id = find(context, who).await?.to_string();
+    let what = format!("could not {to} investigator {id}");
+    let answer = context.api.send(&what, Method::POST, &["investigators", &id, to], &reason.body()).await?;
+    context.out.note(&format!("{}  {to}d", safe(who)));
+    if context.out.json { context.out.json(&answer) } else { Ok(()) }
+}
+
 /// Reads a public key, and refuses a secret one before it leaves this machine.
-fn read_key(path: &Path) -> Result<String, Failure> {
+pub(super) fn read_key(path: &Path) -> Result<Certificate, Failure> {
     const WHAT: &str = "could not read the public key";
     let bytes = read_file(WHAT, path, PGP_KEY_BYTES_MAX)?;
-    let certificate =
-        Certificate::parse(&bytes).map_err(|error| Failure::usage(WHAT, error.to_string()).on(path.display()))?;
-    Ok(certificate.to_armored())
+    Certificate::parse(&bytes).map_err(|error| Failure::usage(WHAT, error.to_string()).on(path.display()))
 }
 
 async fn add(context: &Context, request: &InvestigatorRequest) -> Result<(), Failure> {
     let what = format!("could not add investigator {}", request.name);
     let answer = context.api.send(&what, Method::POST, &["investigators"], request).await?;
+    show_changed(context, &what, &answer)
+}
+
+/// Shows who was added or changed.
+fn show_changed(context: &Context, what: &str, answer: &serde_json::Value) -> Result<(), Failure> {
     if context.out.json {
-        return context.out.json(&answer);
+        return context.out.json(answer);
     }
-    let row: InvestigatorRow = context.api.read(&what, &answer)?;
+    let row: InvestigatorRow = context.api.read(what, answer)?;
     context.out.line(&format!("{}  {}  {}", row.id, safe(&row.name), row.fingerprint.unwrap_or_default()))
 }
 

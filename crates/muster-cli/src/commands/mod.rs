@@ -18,6 +18,7 @@ pub mod server;
 pub mod service;
 pub mod target;
 pub mod token;
+pub mod trust;
 
 use crate::{Context, Failure};
 

@@ -5,10 +5,12 @@
 //! by each machine for itself. Not here: what signatures are (muster-trust), and what an action does to its commands
 //! (the store).
 
+mod documents;
 mod keys;
 mod preview;
 mod work;
 
+pub use documents::TrustDocument;
 pub use keys::NewInvestigator;
 pub use preview::{ActionPreview, PreviewRefusal};
 

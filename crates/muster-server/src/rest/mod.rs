@@ -28,6 +28,7 @@ mod server;
 mod services;
 mod targets;
 mod tokens;
+mod trust;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use super::{
     Rest, actions, agent_configs, agents, broadcasts, enrolment, events, files, health, investigators, messages,
-    orders, reports, results, server, services, targets, tokens,
+    orders, reports, results, server, services, targets, tokens, trust,
 };
 use axum::Router;
 use axum::response::IntoResponse;
@@ -73,6 +73,8 @@ pub(crate) fn routes() -> (Router<Rest>, OpenApi) {
         .routes(routes!(investigators::module_minimum))
         .routes(routes!(reports::report_get))
         .routes(routes!(reports::journal_verify))
+        .routes(routes!(trust::trust_document_send))
+        .routes(routes!(trust::trust_status))
         .routes(routes!(targets::target_check))
         .routes(routes!(targets::named_target_list))
         .routes(routes!(targets::named_target_put, targets::named_target_delete))

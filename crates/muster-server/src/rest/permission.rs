@@ -27,7 +27,7 @@ impl Need {
 use Need::{Admin, Nothing, Reader};
 
 /// Every route there is.
-pub(crate) const TABLE: [(&str, &str, Need); 71] = [
+pub(crate) const TABLE: [(&str, &str, Need); 73] = [
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
     ("GET", "/metrics", Nothing),
@@ -85,6 +85,8 @@ pub(crate) const TABLE: [(&str, &str, Need); 71] = [
     ("PUT", "/api/v1/agents/{id}/modules/{module}", Admin),
     ("GET", "/api/v1/reports/{report}", Reader),
     ("GET", "/api/v1/journal/verify", Reader),
+    ("GET", "/api/v1/trust", Reader),
+    ("POST", "/api/v1/trust-documents", Admin),
     ("POST", "/api/v1/targets/check", Reader),
     ("GET", "/api/v1/named-targets", Reader),
     ("PUT", "/api/v1/named-targets/{name}", Admin),

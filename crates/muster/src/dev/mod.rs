@@ -9,7 +9,7 @@ mod child;
 use child::Child;
 use muster_api::agents::{AgentQuery, AgentSummary};
 use muster_api::server::AgentConfigRequest;
-use muster_cli::commands::agent::config_write;
+use muster_cli::commands::agent::{TrustArgs, config_write};
 use muster_cli::connect::{self, ADMIN_TOKEN, Addresses};
 use muster_cli::output::safe;
 use muster_cli::{Api, Context, Exit, Failure, Globals, Output, values};
@@ -26,6 +26,7 @@ Examples:
   muster dev
   muster dev --dir ./scratch --operators 127.0.0.1:8080
   muster dev --once --json
+  muster dev --trust alice.asc
 
 While it runs, other commands find it by themselves, unless a server is installed on this machine; then give them
 --data with the directory it prints. Ctrl-C ends it and removes the directory.")]
@@ -54,6 +55,8 @@ pub(crate) struct DevArgs {
     /// How long the server and the agent may take to be ready
     #[arg(long, value_name = "DURATION", value_parser = values::duration, default_value = "30s")]
     ready_max: Duration,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 /// Pause between two looks at something that is waited for.
@@ -113,7 +116,7 @@ impl DevArgs {
             tell(out, scratch, &context, None, ends)?;
             return if self.once { Ok(()) } else { wait(server, None, stop).await };
         }
-        let mut agent = start_agent(&context, scratch).await?;
+        let mut agent = start_agent(&context, scratch, &self.trust).await?;
         let enrolled = tokio::select! {
             enrolled = enrolled(&context, server, &mut agent, until) => enrolled,
             () = stop.asked() => return agent.end(END_MAX).await,
@@ -150,7 +153,7 @@ async fn ready(scratch: &Scratch, server: &mut Child, until: Instant, timeout: D
 }
 
 /// Writes the agent's configuration as `muster agent config` would, and starts it.
-async fn start_agent(context: &Context, scratch: &Scratch) -> Result<Child, Failure> {
+async fn start_agent(context: &Context, scratch: &Scratch, trust: &TrustArgs) -> Result<Child, Failure> {
     let program = agent_program()?;
     let addresses = Addresses::read(&scratch.data())
         .map_err(|error| Failure::local(WHAT, scratch.data().join(connect::ADDRESSES).display(), &error))?;
@@ -166,6 +169,7 @@ async fn start_agent(context: &Context, scratch: &Scratch) -> Result<Child, Fail
         ..AgentConfigRequest::default()
     };
     let written = config_write(context, &request, &directory).await?;
+    trust.write(&directory)?;
     // The server names the file to start with first.
     let config = written.first().ok_or_else(|| {
         Failure::new(Exit::Failed, "could not start the agent", "the server sent no configuration file for it")

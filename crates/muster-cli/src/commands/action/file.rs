@@ -74,7 +74,11 @@ pub(crate) fn to_json(action: &Action) -> String {
 
 /// Writes an action to a file, whole or not at all, or to standard output.
 pub(crate) fn write(out: Output, what: &str, path: Option<&Path>, action: &Action) -> Result<(), Failure> {
-    let text = to_json(action);
+    write_text(out, what, path, &to_json(action))
+}
+
+/// Writes a text to a file, whole or not at all, or to standard output.
+pub(crate) fn write_text(out: Output, what: &str, path: Option<&Path>, text: &str) -> Result<(), Failure> {
     let Some(path) = path else { return out.bytes(text.as_bytes()) };
     let failed = |error: &std::io::Error| Failure::local(what, path.display(), error);
     let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -8,7 +8,7 @@ pub(crate) mod life;
 pub(crate) mod new;
 pub(crate) mod results;
 pub(crate) mod sign;
-mod verify;
+pub(crate) mod verify;
 
 #[cfg(test)]
 mod tests;

@@ -88,13 +88,13 @@ impl VerifyArgs {
     }
 }
 
-fn read_acl(path: &Path) -> Result<Acl, Failure> {
+pub(crate) fn read_acl(path: &Path) -> Result<Acl, Failure> {
     let bytes = read_file("could not read the ACL", path, limits::TRUST_DOCUMENT_BYTES_MAX)?;
     Acl::parse(&bytes).map_err(|error| Failure::usage("could not read the ACL", error.to_string()).on(path.display()))
 }
 
 /// Reads keys from files and directories. A file that is no key is told and passed over, as machines do.
-fn keyring(out: Output, paths: &[PathBuf]) -> Result<Keyring, Failure> {
+pub(crate) fn keyring(out: Output, paths: &[PathBuf]) -> Result<Keyring, Failure> {
     const WHAT: &str = "could not read the keyring";
     let mut files = Vec::new();
     for path in paths {

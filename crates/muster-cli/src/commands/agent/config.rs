@@ -3,6 +3,7 @@
 //! Stays true: nothing is written outside the directory, whatever names the server sent; files are readable by their
 //! owner only, because some hold secrets.
 
+use super::trust::TrustArgs;
 use crate::{Context, Failure};
 use muster_api::server::{AgentConfigRequest, ConfigFile};
 use reqwest::Method;
@@ -39,6 +40,8 @@ pub(super) struct ConfigCommand {
     /// An enrolment token to show at the first contact, or @FILE to read it from a file
     #[arg(long, value_name = "TOKEN")]
     enrol_token: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 fn host_port(text: &str) -> Result<String, String> {
@@ -50,8 +53,13 @@ fn host_port(text: &str) -> Result<String, String> {
 
 impl ConfigCommand {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.format != "muster" && !self.trust.is_empty() {
+            let why = "--trust is for our own agent: the original runs no signed orders";
+            return Err(Failure::usage(WHAT, why).next("--format muster"));
+        }
         let request = self.request()?;
-        let paths = config_write(context, &request, &self.out).await?;
+        let mut paths = config_write(context, &request, &self.out).await?;
+        paths.extend(self.trust.write(&self.out)?);
         let written: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         if context.out.json {
             return context.out.json(&serde_json::json!({ "written": written }));
@@ -131,13 +139,13 @@ fn write(out: &Path, file: &ConfigFile) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-fn make_dir(path: &Path) -> std::io::Result<()> {
+pub(super) fn make_dir(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Puts a file in the place of an older one in one step, so that a reader sees the old one or the new one whole.
-fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let new = path.with_extension("new");

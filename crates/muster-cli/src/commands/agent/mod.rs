@@ -2,8 +2,10 @@
 
 mod config;
 mod show;
+mod trust;
 
 pub use config::config_write;
+pub use trust::TrustArgs;
 
 use super::{ReasonArgs, confirm};
 use crate::list::{ListArgs, Rows};
@@ -23,6 +25,7 @@ Examples:
   muster agent label 1122 rack:7 canary
   muster agent block 1122 --reason \"laptop stolen\"
   muster agent config --format muster --server muster.example:4443 --out /etc/muster-agent
+  muster agent config --format muster --server muster.example:4443 --out ./agent --trust alice.asc --trust bob.asc
 
 An agent's id may be cut to its first 4 or more digits, as long as it is the only one that begins so.")]
 pub struct Args {

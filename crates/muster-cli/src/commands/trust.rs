@@ -1,0 +1,349 @@
+//! `muster trust`: keyrings and weights of machines as documents that administrators sign.
+//!
+//! Stays true: documents are drafted, signed and verified on this machine without a server; what is sent carries the
+//! signatures of people, and each machine judges it for itself.
+
+use super::ReasonArgs;
+use super::action::file::write_text;
+use super::action::verify::{keyring, read_acl};
+use super::agent::label;
+use super::investigator::read_key;
+use crate::output::{Table, safe};
+use crate::signing::{SignArgs, name_of, read_file};
+use crate::values::{self, duration};
+use crate::{Context, Exit, Failure, Globals, Output, resolve};
+use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRow};
+use muster_core::{Timestamp, limits};
+use muster_trust::document::{self, Administrators, Content, Kind, Look};
+use muster_trust::{Certificate, Keyring, verify};
+use reqwest::Method;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// `muster trust`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster trust new keyring --version 1 --out keys.json alice.asc bob.asc
+  muster trust new acl --version 1 --acl acl.cfg --out weights.json
+  muster trust sign keys.json                              each administrator, on their own machine
+  muster trust verify keys.json --administrators ./administrators --threshold 2
+  muster trust send keys.json --reason 'Bob joins'         to all machines, also those that enrol later
+  muster trust send keys.json --agent 17aa
+  muster trust status
+
+Machines take a document when enough of the administrators in their own configuration signed it, when it has not expired,
+and when its version is higher than that of the one in force. docs/reference/trust.md has the format.")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Write a document, without signatures
+    New(NewArgs),
+    /// Add your signature, as an administrator
+    Sign {
+        /// The document's file
+        file: PathBuf,
+        #[command(flatten)]
+        with: SignArgs,
+    },
+    /// Show what a document says, and whose signatures it has
+    Verify {
+        /// The document's file
+        file: PathBuf,
+        /// Administrators' public keys: a file, or a directory of such files
+        #[arg(long, value_name = "PATH", required = true)]
+        administrators: Vec<PathBuf>,
+        /// How many of them must sign
+        #[arg(long, value_name = "NUMBER", default_value_t = 2)]
+        threshold: usize,
+    },
+    /// Give a signed document to the server, which hands it to machines
+    Send {
+        /// The document's file
+        file: PathBuf,
+        /// Only to this machine
+        #[arg(long, value_name = "ID", conflicts_with = "labels")]
+        agent: Option<String>,
+        /// Only to machines with this label (SERVICE:LABEL); several must all be there
+        #[arg(long = "label", value_name = "LABEL", value_parser = label)]
+        labels: Vec<String>,
+        #[command(flatten)]
+        reason: ReasonArgs,
+    },
+    /// Say what machines believe: which keys, which weights, and what they refused
+    Status {
+        /// Only machines that this target picks
+        #[arg(long, value_name = "EXPRESSION")]
+        target: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct NewArgs {
+    /// What it is about
+    #[arg(value_parser = ["keyring", "acl", "administrators"])]
+    kind: String,
+    /// Public keys: of investigators for a keyring, of administrators for administrators
+    #[arg(value_name = "KEY")]
+    keys: Vec<PathBuf>,
+    /// Higher than that of the document in force
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    version: u64,
+    /// The weights, in the format of MIG's acl.cfg
+    #[arg(long, value_name = "FILE")]
+    acl: Option<PathBuf>,
+    /// How many administrators must sign from then on
+    #[arg(long, value_name = "NUMBER")]
+    threshold: Option<usize>,
+    /// How long it counts; then machines permit nothing until a newer one comes
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "365d")]
+    expires_in: Duration,
+    /// The file to write, or to replace; standard output unless told
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+const NEW: &str = "could not write the document";
+
+impl Args {
+    /// Runs the command.
+    pub async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let out = Output::new(globals.json);
+        match self.command {
+            Command::New(new) => new.run(out),
+            Command::Sign { file, with } => sign(out, &file, &with),
+            Command::Verify { file, administrators, threshold } => run_verify(out, &file, &administrators, threshold),
+            Command::Send { file, agent, labels, reason } => {
+                let context = Context::new(globals)?;
+                let agent = match agent {
+                    Some(agent) => Some(resolve::agent(&context, &agent).await?),
+                    None => None,
+                };
+                let (text, _) = read(&file)?;
+                let request = TrustDocumentRequest { document: text, agent, labels, reason: reason.reason };
+                send(&context, &request).await
+            }
+            Command::Status { target } => status(&Context::new(globals)?, &TrustQuery { target }).await,
+        }
+    }
+}
+
+impl NewArgs {
+    fn run(self, out: Output) -> Result<(), Failure> {
+        let now = values::now();
+        let issued = Timestamp::from_secs(now.to_parts().0);
+        let (kind, content) = self.content()?;
+        let payload = document::payload(kind, self.version, [issued, issued.plus(self.expires_in)], &content)
+            .map_err(|error| Failure::usage(NEW, error.to_string()))?;
+        let text = document::envelope(&payload, &[]) + "\n";
+        write_text(out, NEW, self.out.as_deref(), &text)?;
+        if let Some(path) = &self.out {
+            out.note(&format!("{0}  written; next: muster trust sign {0}", path.display()));
+        }
+        Ok(())
+    }
+
+    fn content(&self) -> Result<(Kind, String), Failure> {
+        let wrong = |why: &str, next: &str| Err(Failure::usage(NEW, why).next(next));
+        let keys = self.keys.iter().map(|path| read_key(path)).collect::<Result<Vec<Certificate>, _>>()?;
+        match (self.kind.as_str(), &self.acl, self.threshold) {
+            ("acl", Some(path), None) if keys.is_empty() => {
+                read_acl(path)?;
+                let bytes = read_file(NEW, path, limits::TRUST_DOCUMENT_BYTES_MAX)?;
+                Ok((Kind::Acl, String::from_utf8_lossy(&bytes).into_owned()))
+            }
+            ("acl", ..) => wrong("weights come from --acl alone", "muster trust new acl --version 1 --acl acl.cfg"),
+            (_, Some(_), _) => wrong("--acl is for weights", "muster trust new acl"),
+            _ if keys.is_empty() => wrong("it would hold no key", "give the files with their public keys"),
+            ("keyring", None, None) => Ok((Kind::Keyring, document::keyring_content(&keys))),
+            ("administrators", None, Some(threshold)) => {
+                Ok((Kind::Administrators, document::administrators_content(&keys, threshold)))
+            }
+            ("administrators", ..) => wrong("it must say how many administrators must sign", "--threshold 2"),
+            _ => wrong("--threshold is for administrators", "muster trust new administrators"),
+        }
+    }
+}
+
+/// Reads a document, and its text.
+fn read(path: &Path) -> Result<(String, Look), Failure> {
+    const WHAT: &str = "could not read the document";
+    let bytes = read_file(WHAT, path, limits::TRUST_DOCUMENT_BYTES_MAX)?;
+    let look = document::look(&bytes).map_err(|error| Failure::usage(WHAT, error.to_string()).on(path.display()))?;
+    Ok((String::from_utf8_lossy(&bytes).into_owned(), look))
+}
+
+fn sign(out: Output, path: &Path, with: &SignArgs) -> Result<(), Failure> {
+    let (_, look) = read(path)?;
+    show(out, &look);
+    let made = with.sign(&document::signing_text(&look.payload), &look.signatures)?;
+    let signatures = [&look.signatures[..], &[made.line]].concat();
+    let text = document::envelope(&look.payload, &signatures) + "\n";
+    write_text(out, "could not write the signed document", Some(path), &text)?;
+    out.note(&format!("{}  signed by {}, {} in all", path.display(), safe(&made.signer), signatures.len()));
+    Ok(())
+}
+
+fn run_verify(out: Output, path: &Path, administrators: &[PathBuf], threshold: usize) -> Result<(), Failure> {
+    const WHAT: &str = "machines would not take the document";
+    let (text, look) = read(path)?;
+    show(out, &look);
+    let (keyring, now) = (keyring(out, administrators)?, values::now());
+    let signed = document::signing_text(&look.payload);
+    for (number, line) in (1..).zip(&look.signatures) {
+        out.line(&match verify(&keyring, line, signed.as_bytes(), now) {
+            Ok(signed) => format!("signature {number}  good, by {}", signer(&keyring, &signed)),
+            Err(error) => format!("signature {number}  does not count: {}", safe(&error.to_string())),
+        })?;
+    }
+    let failure =
+        |error: &dyn std::error::Error| Failure::new(Exit::Failed, WHAT, error.to_string()).on(path.display());
+    let administrators = Administrators::new(keyring, threshold).map_err(|error| failure(&error))?;
+    document::accept(text.as_bytes(), &administrators, |_| None, now).map_err(|error| failure(&error))?;
+    out.line("Machines with these administrators take it, unless they have a newer one.")
+}
+
+fn signer(keyring: &Keyring, signed: &muster_trust::Signed) -> String {
+    keyring.get(&signed.signer).map_or_else(|| signed.signer.to_string(), |key| safe(&name_of(key)))
+}
+
+/// Shows on standard error what a document says: its content decides who may order what.
+fn show(out: Output, look: &Look) {
+    let (kind, what) = match &look.content {
+        Content::Keyring(keyring) => ("keyring", keyring.certificates().iter().map(name_of).collect::<Vec<_>>()),
+        Content::Acl(acl) => {
+            let line = |(module, permission): (&String, &muster_trust::weights::Permission)| {
+                let people = permission.investigators.iter().map(|(name, one)| format!("{name} {}", one.weight));
+                let people = people.collect::<Vec<_>>().join(", ");
+                format!("{module}: {} of {people}", permission.minimum_weight)
+            };
+            ("weights", acl.modules().iter().map(line).collect())
+        }
+        Content::Administrators(people) => {
+            ("administrators", people.keyring().certificates().iter().map(name_of).collect())
+        }
+    };
+    out.note(&format!("{kind}, version {}, counts until {}", look.version, look.expires));
+    for line in what {
+        out.note(&format!("  {}", safe(&line)));
+    }
+    out.note(&format!("SHA-256 {}", look.digest));
+}
+
+async fn send(context: &Context, request: &TrustDocumentRequest) -> Result<(), Failure> {
+    const WHAT: &str = "could not send the document";
+    let answer = context.api.send(WHAT, Method::POST, &["trust-documents"], request).await?;
+    if context.out.json {
+        return context.out.json(&answer);
+    }
+    let sent: TrustDocumentSent = context.api.read(WHAT, &answer)?;
+    let way = match (&sent.message, &sent.broadcast) {
+        (Some(message), _) => format!("message {message}"),
+        (_, Some(broadcast)) => format!("broadcast {broadcast}"),
+        (None, None) => String::new(),
+    };
+    context.out.line(&safe(&format!("{} version {}  {way}", sent.kind, sent.version)))?;
+    context.out.note("`muster trust status` shows which machines took it.");
+    Ok(())
+}
+
+async fn status(context: &Context, query: &TrustQuery) -> Result<(), Failure> {
+    const WHAT: &str = "could not look what machines believe";
+    let answer = context.api.get(WHAT, &["trust"], query).await?;
+    if context.out.json {
+        return context.out.json(&answer);
+    }
+    let rows: Vec<TrustRow> = context.api.read(WHAT, &answer)?;
+    let mut table = Table::new(&["MACHINES", "KEYRING", "KEYS", "WEIGHTS", "MODULES", "REFUSED", "SUCH AS"]);
+    let version = |number: u64| if number == 0 { "files".to_owned() } else { format!("version {number}") };
+    for row in rows {
+        let cells = match row.told {
+            Some(told) => [
+                version(told.keyring_version),
+                told.keyring.len().to_string(),
+                version(told.acl_version),
+                told.modules.len().to_string(),
+                told.refusal.unwrap_or_else(|| "-".to_owned()),
+            ],
+            None => ["not told", "-", "-", "-", "-"].map(str::to_owned),
+        };
+        let [keyring, keys, weights, modules, refused] = cells;
+        table.row([row.agents.to_string(), keyring, keys, weights, modules, refused, row.example]);
+    }
+    context.out.table(&table, "No machines.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: &str = include_str!("agent/keys/one.asc");
+
+    fn new(dir: &Path, kind: &str) -> NewArgs {
+        let path = |name: &str, text: &str| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let keys = vec![path("alice.asc", ALICE)];
+        let acl = path("acl.cfg", "{\"default\":{\"minimumweight\":1,\"investigators\":{}}}\n");
+        let common = NewArgs {
+            kind: kind.to_owned(),
+            keys: Vec::new(),
+            version: 3,
+            acl: None,
+            threshold: None,
+            expires_in: Duration::from_hours(1),
+            out: Some(dir.join("document.json")),
+        };
+        match kind {
+            "keyring" => NewArgs { keys, ..common },
+            "administrators" => NewArgs { keys, threshold: Some(1), ..common },
+            _ => NewArgs { acl: Some(acl), ..common },
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = Output::new(false);
+        for (kind, of) in [("keyring", Kind::Keyring), ("acl", Kind::Acl), ("administrators", Kind::Administrators)] {
+            new(dir.path(), kind).run(out).unwrap();
+            let (_, look) = read(&dir.path().join("document.json")).unwrap();
+            assert_eq!((look.kind, look.version, look.signatures.len()), (of, 3, 0), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused_with_a_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = Output::new(false);
+        let with = |kind: &str, change: fn(&mut NewArgs)| {
+            let mut args = new(dir.path(), kind);
+            change(&mut args);
+            args.run(out).unwrap_err()
+        };
+        for failure in [
+            with("keyring", |args| args.keys.clear()),
+            with("keyring", |args| args.threshold = Some(1)),
+            with("administrators", |args| args.threshold = None),
+            with("acl", |args| args.acl = None),
+            with("acl", |args| args.threshold = Some(1)),
+        ] {
+            assert!(!failure.next.is_empty(), "{failure:?}");
+        }
+        assert!(with("administrators", |args| args.threshold = Some(2)).why.contains("threshold"));
+    }
+
+    #[test]
+    fn nobody_signs_what_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        std::fs::write(&path, "{\"payload\":\"{}\",\"signatures\":[]}").unwrap();
+        assert!(read(&path).unwrap_err().why.contains("missing field"));
+    }
+}

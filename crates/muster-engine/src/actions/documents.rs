@@ -1,0 +1,54 @@
+//! Documents of trust on their way to machines, and what machines believe.
+//!
+//! Stays true: the server vouches for no document; it looks at the form alone, so that a mistake is told to whoever sends
+//! it and not by ten thousand machines. Whether a document counts is each machine's own judgement.
+
+use crate::engine::{Inner, OperatorError};
+use muster_core::target::Target;
+use muster_core::{Payload, Timestamp};
+use muster_store::investigators::TrustGroup;
+use muster_store::targets::{Reach, TargetQuery};
+use muster_trust::document;
+
+/// A document that can be sent.
+#[derive(Debug, Clone)]
+pub struct TrustDocument {
+    /// What it is about: `keyring`, `acl` or `administrators`.
+    pub kind: &'static str,
+    /// Its version.
+    pub version: u64,
+    /// When it stops counting.
+    pub expires: Timestamp,
+    /// What machines are sent.
+    pub payload: Payload,
+}
+
+impl Inner {
+    pub(crate) fn trust_document(&self, json: &[u8]) -> Result<TrustDocument, OperatorError> {
+        let look = document::look(json).map_err(|error| OperatorError::Invalid(error.to_string()))?;
+        if look.signatures.is_empty() {
+            let reason = "nobody has signed the document: every machine would refuse it".to_owned();
+            return Err(OperatorError::Invalid(reason));
+        }
+        if look.expires <= self.now() {
+            return Err(OperatorError::Invalid(format!("the document expired at {}", look.expires)));
+        }
+        let kind = match look.kind {
+            document::Kind::Keyring => "keyring",
+            document::Kind::Acl => "acl",
+            document::Kind::Administrators => "administrators",
+        };
+        let payload = self.outside.codec.encode_trust(json);
+        Ok(TrustDocument { kind, version: look.version, expires: look.expires, payload })
+    }
+
+    /// Says what the machines that a target picks believe, grouped by what they say.
+    pub(crate) async fn trust_status(&self, target: &str) -> Result<Vec<TrustGroup>, OperatorError> {
+        let (_, target) = self.target_read(target).await?;
+        let target: Target =
+            target.map_err(|error| OperatorError::Invalid(format!("the target cannot be read: {error}")))?;
+        let query = TargetQuery { target, now: self.now(), reach: Reach::Enrolled };
+        let groups = self.store.trust_groups(query).await;
+        groups.map_err(|failure| self.operator_error("look what machines believe", failure))
+    }
+}

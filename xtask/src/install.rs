@@ -16,13 +16,19 @@ const TRIES: u32 = 3;
 /// PostgreSQL, a tracer, GnuPG, and the original's programs.
 pub(crate) fn test_tools() -> Result<()> {
     postgresql()?;
-    packages(&[("strace", in_path("strace")), ("gnupg", in_path("gpg"))])?;
+    packages(&[("strace", in_path("strace"))])?;
+    gnupg()?;
     original()
 }
 
 /// What the quick tests need.
 pub(crate) fn quick_tools() -> Result<()> {
     postgresql()?;
+    gnupg()
+}
+
+/// What investigators sign with.
+pub(crate) fn gnupg() -> Result<()> {
     packages(&[("gnupg", in_path("gpg"))])
 }
 

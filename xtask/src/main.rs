@@ -115,6 +115,7 @@ enum BenchPeer {
 fn main() -> Result<()> {
     match Args::parse().chore {
         Chore::Demo { no_wait } => {
+            install::gnupg()?;
             build_programs(Profile::Dev)?;
             harness(Profile::Dev, ["demo"].into_iter().chain(no_wait.then_some("--no-wait")))
         }
@@ -176,7 +177,7 @@ const GUARDS: &[&str] = &["muster-trust"];
 
 fn mutants(args: &[String]) -> Result<()> {
     install::cargo_mutants()?;
-    install::packages(&[("gnupg", run::in_path("gpg"))])?;
+    install::gnupg()?;
     let mut mutants = cargo(&["mutants", "--no-shuffle", "--timeout", "120"]);
     for guard in GUARDS {
         mutants.args(["--package", guard]);

@@ -1,5 +1,6 @@
 //! A real `muster-agent`.
 
+use crate::investigator::Investigator;
 use crate::process::{Process, Program};
 use crate::programs;
 use crate::server::Server;
@@ -17,9 +18,31 @@ pub struct Agent {
 impl Agent {
     /// Makes a configuration for `server` in `directory` and starts an agent with it.
     pub fn start(server: &Server, directory: &Path) -> Result<Self> {
-        let (address, out) = (server.addresses.agents.to_string(), directory.display().to_string());
-        server.muster(&["agent", "config", "--format", "muster", "--server", &address, "--out", &out])?;
+        Self::start_trusting(server, directory, &[], 1)
+    }
+
+    /// The same, for an agent that runs what at least `signers_min` of these people signed.
+    pub fn start_trusting(
+        server: &Server,
+        directory: &Path,
+        people: &[&Investigator],
+        signers_min: usize,
+    ) -> Result<Self> {
+        Self::prepare(server, directory, people, signers_min)?;
         Self::start_in(directory)
+    }
+
+    /// Makes the configuration of such an agent, and starts nothing.
+    pub fn prepare(server: &Server, directory: &Path, people: &[&Investigator], signers_min: usize) -> Result<()> {
+        let (address, out) = (server.addresses.agents.to_string(), directory.display().to_string());
+        let keys: Vec<String> = people.iter().map(|person| person.public_key().display().to_string()).collect();
+        let signers_min = signers_min.to_string();
+        let mut args = vec!["agent", "config", "--format", "muster", "--server", &address, "--out", &out];
+        args.extend(keys.iter().flat_map(|key| ["--trust", key]));
+        if !people.is_empty() {
+            args.extend(["--trust-min", &signers_min]);
+        }
+        server.muster(&args).map(drop)
     }
 
     /// Starts an agent with the configuration that lies in `directory`.

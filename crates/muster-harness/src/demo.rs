@@ -7,8 +7,9 @@ use muster_api::agents::AgentDetail;
 use muster_api::broadcasts::{BroadcastRequest, BroadcastRow};
 use muster_api::messages::MessageRow;
 use muster_harness::agent::Agent;
+use muster_harness::investigator::Investigator;
 use muster_harness::rest::{self, Rest};
-use muster_harness::server::Setup;
+use muster_harness::server::{Server, Setup};
 use muster_harness::{client, wait};
 use serde_json::Value;
 use std::time::Duration;
@@ -32,7 +33,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let server = Setup::new(directory.path().join("server")).start().await?;
     println!("Server ready after {} ms, everything in {}", started.elapsed().as_millis(), directory.path().display());
-    let agent = Agent::start(&server, &directory.path().join("agent"))?;
+    let alice = Investigator::new("Alice")?;
+    alice.join(&server)?;
+    let agent = Agent::start_trusting(&server, &directory.path().join("agent"), &[&alice], 1)?;
     let id = client::enrolled(&server, &[], CEILING).await?;
     println!(
         "This machine's agent enrolled as {id}, {} ms after the server was started\n",
@@ -46,6 +49,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     println!("{}\n", facts_table(&machine));
     echo(&server.rest, &id).await?;
     broadcast(&server.rest, &id).await?;
+    question(&server, &alice)?;
     println!("\nREST API:    http://{}/api/v1", server.addresses.operators);
     println!("Token:       {}", server.data().join("admin.token").display());
     println!("Admin gRPC:  {}", server.addresses.admin);
@@ -53,7 +57,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         println!("\nOpen until Ctrl-C. Try, in another terminal:");
         let url = format!("http://{}", server.addresses.operators);
         println!("  export MUSTER_URL={url} MUSTER_TOKEN={}", server.token);
-        println!("  {} agent show {id}", muster_harness::programs::program("muster")?.display());
+        let muster = muster_harness::programs::program("muster")?;
+        println!("  {} agent show {id}", muster.display());
+        println!("  GNUPGHOME={} {} ask pkg --name '^openssl'", alice.home().display(), muster.display());
         tokio::signal::ctrl_c().await.context("waiting for Ctrl-C")?;
     }
     drop(agent);
@@ -112,4 +118,22 @@ async fn broadcast(rest: &Rest, id: &str) -> Result<()> {
     let reached: BroadcastRow = rest.get(&format!("/broadcasts/{}", made.id)).await?;
     println!("Broadcast {} reached {} machine, which answered after {elapsed} ms", made.id, reached.sent);
     Ok(())
+}
+
+/// Asks the machine a question that Alice signs with `gpg`, and shows what she would see.
+fn question(server: &Server, alice: &Investigator) -> Result<()> {
+    let words = ["ask", "--yes", "file", "--path", "/etc", "--maxdepth", "1", "--name", "^(passwd|hosts)$"];
+    let asked = Instant::now();
+    let answer = alice.muster(server, &words)?;
+    let elapsed = asked.elapsed().as_millis();
+    println!("\nAlice signed a question with gpg, and had the answer after {elapsed} ms:");
+    println!("  muster {}\n", words.map(quoted).join(" "));
+    println!("{}", answer.trim_end());
+    Ok(())
+}
+
+/// Quotes what a shell would read otherwise.
+fn quoted(word: &str) -> String {
+    let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_/.=".contains(c));
+    if plain { word.to_owned() } else { format!("'{word}'") }
 }

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod agent;
 pub mod client;
 pub mod identity;
+pub mod investigator;
 pub mod ledger;
 pub mod link;
 pub mod original;

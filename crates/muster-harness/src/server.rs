@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// How long a start may take. Goal: a second; the rest is for a busy machine and an unoptimised build.
@@ -122,7 +123,7 @@ impl Setup {
     /// Brings PostgreSQL to the schema, as an operator does: there, a server never does so by itself.
     fn migrate(&self) -> Result<()> {
         let Some(database) = self.database.as_deref().filter(|url| url.starts_with("postgres")) else { return Ok(()) };
-        let mut command = std::process::Command::new(programs::program("muster")?);
+        let mut command = Command::new(programs::program("muster")?);
         let output = command.args(["db", "migrate", "--database", database]).output().context("starting muster")?;
         let errors = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "muster db migrate ended with {}:\n{errors}", output.status);
@@ -180,14 +181,16 @@ impl Server {
         self.restart().await
     }
 
+    /// Makes `command` one of an operator of this server.
+    pub fn operator<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let url = format!("http://{}", self.addresses.operators);
+        command.env("MUSTER_URL", url).env("MUSTER_TOKEN", &self.token)
+    }
+
     /// Runs `muster` as an operator of this server and returns what it printed.
     pub fn muster(&self, args: &[&str]) -> Result<String> {
-        let output = std::process::Command::new(programs::program("muster")?)
-            .args(args)
-            .env("MUSTER_URL", format!("http://{}", self.addresses.operators))
-            .env("MUSTER_TOKEN", &self.token)
-            .output()
-            .context("starting muster")?;
+        let mut command = Command::new(programs::program("muster")?);
+        let output = self.operator(&mut command).args(args).output().context("starting muster")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "muster {args:?} ended with {}:\n{text}{errors}", output.status);

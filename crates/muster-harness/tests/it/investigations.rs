@@ -1,0 +1,295 @@
+//! Investigations, from a person's `gpg` to the answer of a machine: real server, real agent, real command line.
+
+use crate::scene::{CEILING, Scene};
+use muster_api::actions::{ActionDetail, CommandRow};
+use muster_api::reports::JournalVerified;
+use muster_harness::agent::Agent;
+use muster_harness::client::enrolled;
+use muster_harness::investigator::Investigator;
+use muster_harness::postgres::Database;
+use muster_harness::server::{Server, Setup};
+use muster_harness::wait;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// Well below the sweep by which a lost wake-up is found.
+const WOKEN_MAX: Duration = Duration::from_secs(8);
+
+fn unix_now() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "signatures are made now, and real machines judge them now")]
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    since.as_secs()
+}
+
+/// Waits until the server knows what a machine demands, so that previews are no guesses.
+async fn told(server: &Server, person: &Investigator) {
+    wait::until_true("what the machine demands", CEILING, async || {
+        let draft = json!({ "action": signed_by_hand(person, "preview", "status='online'"), "reason": "" });
+        let preview: muster_api::actions::Preview = server.rest.post("/actions/preview", &draft).await?;
+        Ok(preview.matched > preview.unknown)
+    })
+    .await
+    .unwrap();
+}
+
+/// Writes an action as MIG's documents describe it, and has plain `gpg` sign its text: nothing here is Muster's.
+fn signed_by_hand(person: &Investigator, name: &str, target: &str) -> String {
+    let (from, until) = (unix_now() - 60, unix_now() + 600);
+    let operations = r#"[{"module":"file","parameters":{"searches":{"s1":{"names":["^passwd$"],"options":{"matchall":true,"maxdepth":1},"paths":["/etc"]}}}}]"#;
+    let text =
+        format!("name={name};target={target};validfrom={from};expireafter=%!s(int64={until});operations={operations};");
+    let armored = person.sign(text.as_bytes()).unwrap();
+    // As MIG writes a signature: what lies between the first empty line and the end, without line breaks.
+    let body = armored.split_once("\n\n").unwrap().1.split_once("-----END").unwrap().0.replace('\n', "");
+    let time = |seconds: u64| muster_core::Timestamp::from_secs(seconds.try_into().unwrap()).to_string();
+    let operations: Value = serde_json::from_str(operations).unwrap();
+    json!({
+        "id": 0, "name": name, "target": target, "syntaxversion": 2,
+        "description": {"author": person.name, "revision": 1}, "threat": {"family": "compliance", "level": "info"},
+        "validfrom": time(from), "expireafter": time(until), "operations": operations, "pgpsignatures": [body],
+    })
+    .to_string()
+}
+
+async fn detail(server: &Server, id: i64) -> ActionDetail {
+    server.rest.get(&format!("/actions/{id}")).await.unwrap()
+}
+
+async fn completed(server: &Server, id: i64) -> ActionDetail {
+    wait::until("the end of the action", CEILING, async || {
+        let detail: ActionDetail = server.rest.get(&format!("/actions/{id}")).await?;
+        Ok((detail.summary.status == "completed").then_some(detail))
+    })
+    .await
+    .unwrap()
+}
+
+async fn commands(server: &Server, id: i64) -> Vec<CommandRow> {
+    server.rest.all(&format!("/actions/{id}/commands?results=true")).await.unwrap()
+}
+
+/// The number that a line such as `12  pending` begins with.
+fn number(line: &str) -> i64 {
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn write(path: &Path, text: &str) -> String {
+    std::fs::write(path, text).unwrap();
+    path.display().to_string()
+}
+
+#[tokio::test]
+async fn a_question_in_one_line_is_signed_asked_and_answered() {
+    let scene = Scene::new().await;
+    let alice = Investigator::new("Alice").unwrap();
+    alice.join(&scene.server).unwrap();
+    let _agent = Agent::start_trusting(&scene.server, &scene.path("agent"), &[&alice], 1).unwrap();
+    enrolled(&scene.server, &[], CEILING).await.unwrap();
+    told(&scene.server, &alice).await;
+    let words = ["ask", "--yes", "--target", "os='linux'", "file", "--path", "/etc", "--name", "^passwd$"];
+    let table = alice.muster(&scene.server, &words).unwrap();
+    assert!(table.contains("/etc/passwd"), "{table}");
+    let lines = alice.muster(&scene.server, &["ask", "--yes", "--format", "jsonl", "sysinfo"]).unwrap();
+    let answer: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(answer["results"][0]["elements"]["kernel"], kernel.trim());
+    // Who asked what is in the journal, and the journal is whole.
+    let verified: JournalVerified = scene.server.rest.get("/journal/verify").await.unwrap();
+    assert!(verified.fault.is_none(), "{verified:?}");
+    let journal = scene.server.muster(&["journal", "list"]).unwrap();
+    assert_eq!(journal.matches("action.create").count(), 2, "{journal}");
+}
+
+#[tokio::test]
+async fn what_takes_two_people_is_refused_with_one_signature_and_run_with_two() {
+    let scene = Scene::new().await;
+    let (alice, bob) = (Investigator::new("Alice").unwrap(), Investigator::new("Bob").unwrap());
+    alice.join(&scene.server).unwrap();
+    bob.join(&scene.server).unwrap();
+    let server = &scene.server;
+    let _agent = Agent::start_trusting(server, &scene.path("agent"), &[&alice, &bob], 2).unwrap();
+    enrolled(server, &[], CEILING).await.unwrap();
+    told(server, &alice).await;
+    let file = scene.path("q.json").display().to_string();
+    let new = ["action", "new", "--name", "q", "--target", "os='linux'", "--out", &file, "sysinfo"];
+    alice.muster(server, &new).unwrap();
+    alice.muster(server, &["action", "sign", &file]).unwrap();
+    let launched = alice.muster(server, &["action", "launch", "--yes", &file]).unwrap();
+    assert!(launched.contains("waiting"), "{launched}");
+    let id = number(&launched);
+    let text = id.to_string();
+    // The same person does not count twice, neither on her machine nor on the server.
+    let again = alice.muster(server, &["action", "sign", "--yes", &text]).unwrap_err().to_string();
+    assert!(again.contains("nobody counts twice"), "{again}");
+    let waiting = detail(server, id).await;
+    let signature = alice.sign(waiting.signed_text.as_bytes()).unwrap();
+    let refused = server.rest.post::<Value>(&format!("/actions/{id}/sign"), &json!({ "signature": signature })).await;
+    assert!(refused.unwrap_err().to_string().contains("Alice has signed before"));
+    assert_eq!((waiting.summary.counters.sent, commands(server, id).await.len()), (0, 0), "it was given out");
+    bob.muster(server, &["action", "sign", "--yes", &text]).unwrap();
+    let done = completed(server, id).await;
+    let names: Vec<_> = done.signers.iter().map(|signer| signer.name.as_str()).collect();
+    assert_eq!((names, done.summary.counters.success), (vec!["Alice", "Bob"], 1));
+}
+
+#[tokio::test]
+async fn a_machine_refuses_one_signature_where_it_wants_two_whatever_the_server_thinks() {
+    let scene = Scene::new().await;
+    let (alice, bob) = (Investigator::new("Alice").unwrap(), Investigator::new("Bob").unwrap());
+    alice.join(&scene.server).unwrap();
+    let directory = scene.path("agent");
+    // The machine tells the server that one signature is enough, and then wants two.
+    let mut agent = Agent::start_trusting(&scene.server, &directory, &[&alice], 1).unwrap();
+    enrolled(&scene.server, &[], CEILING).await.unwrap();
+    told(&scene.server, &alice).await;
+    agent.process.kill().unwrap();
+    let action = json!({ "action": signed_by_hand(&alice, "early", "os='linux'"), "standing": true });
+    let launched: Value = scene.server.rest.post("/actions", &action).await.unwrap();
+    let id = launched["action"]["id"].as_i64().unwrap();
+    Agent::prepare(&scene.server, &directory, &[&alice, &bob], 2).unwrap();
+    let _agent = Agent::start_in(&directory).unwrap();
+    // A standing action goes on for machines that come later, so that it does not complete.
+    wait::until_true("the machine's answer", CEILING, async || {
+        Ok(detail(&scene.server, id).await.summary.counters.failed == 1)
+    })
+    .await
+    .unwrap();
+    let rows = commands(&scene.server, id).await;
+    let text = rows[0].results.as_ref().unwrap().to_string();
+    assert!(text.contains("refused (weight)") && text.contains("need 2, got 1"), "{text}");
+}
+
+#[tokio::test]
+async fn an_action_file_of_migs_form_signed_by_plain_gpg_runs() {
+    let scene = Scene::new().await;
+    let alice = Investigator::new("Alice").unwrap();
+    alice.join(&scene.server).unwrap();
+    let _agent = Agent::start_trusting(&scene.server, &scene.path("agent"), &[&alice], 1).unwrap();
+    let agent = enrolled(&scene.server, &[], CEILING).await.unwrap();
+    told(&scene.server, &alice).await;
+    let name = "é <&> \"quoted\"";
+    let action = signed_by_hand(&alice, name, "environment->>'os' = 'linux' AND status='online'");
+    let file = write(&scene.path("mig.json"), &action);
+    let launched = scene.server.muster(&["action", "launch", "--yes", &file]).unwrap();
+    let id = number(&launched);
+    assert_eq!(completed(&scene.server, id).await.summary.name, name);
+    let rows = commands(&scene.server, id).await;
+    let results = rows[0].results.as_ref().unwrap();
+    assert_eq!(results[0]["elements"]["s1"][0]["file"], "/etc/passwd", "{results}");
+    // The same file again is the same action.
+    let again = scene.server.muster(&["action", "launch", "--yes", &file]).unwrap();
+    assert_eq!(number(&again), id);
+    // One letter of what is signed, and nobody signed it.
+    let other = write(&scene.path("other.json"), &action.replace("^passwd$", "^shadow$"));
+    let refused = scene.server.muster(&["action", "launch", "--yes", &other]).unwrap_err().to_string();
+    assert!(refused.contains("signature 1 does not count"), "{refused}");
+    // Those that found something are a target of their own.
+    let found = format!(
+        "id IN (select agentid from commands, json_array_elements(commands.results) as r \
+         where actionid={id} and r#>>'{{foundanything}}' = 'true')"
+    );
+    let matching = scene.server.muster(&["target", "check", &found]).unwrap();
+    assert!(matching.contains(&agent), "{matching}");
+}
+
+#[tokio::test]
+async fn a_standing_question_reaches_who_comes_later_and_not_once_called_back() {
+    let scene = Scene::new().await;
+    let alice = Investigator::new("Alice").unwrap();
+    alice.join(&scene.server).unwrap();
+    let server = &scene.server;
+    let launch = async |name: &str| -> i64 {
+        let action = json!({ "action": signed_by_hand(&alice, name, "os='linux'"), "standing": true });
+        let launched: Value = server.rest.post("/actions", &action).await.unwrap();
+        launched["action"]["id"].as_i64().unwrap()
+    };
+    let (kept, recalled) = (launch("kept").await, launch("recalled").await);
+    server.muster(&["action", "cancel", &recalled.to_string(), "--reason", "a mistake"]).unwrap();
+    assert_eq!(detail(server, recalled).await.summary.status, "cancelled");
+    let _agent = Agent::start_trusting(server, &scene.path("agent"), &[&alice], 1).unwrap();
+    wait::until_true("the answer of the machine that came later", CEILING, async || {
+        Ok(detail(server, kept).await.summary.counters.success == 1)
+    })
+    .await
+    .unwrap();
+    assert_eq!(commands(server, recalled).await.len(), 0);
+    let status = scene.server.muster(&["action", "show", &recalled.to_string()]).unwrap();
+    assert!(status.contains("a mistake") || status.contains("cancelled"), "{status}");
+}
+
+#[tokio::test]
+async fn keys_and_weights_that_administrators_signed_replace_a_machines_files() {
+    let scene = Scene::new().await;
+    let server = &scene.server;
+    let (alice, bob) = (Investigator::new("Alice").unwrap(), Investigator::new("Bob").unwrap());
+    let (ann, ben) = (Investigator::new("Ann").unwrap(), Investigator::new("Ben").unwrap());
+    bob.join(server).unwrap();
+    let directory = scene.path("agent");
+    let key = |person: &Investigator| person.public_key().display().to_string();
+    let (address, out) = (server.addresses.agents.to_string(), directory.display().to_string());
+    let config = ["agent", "config", "--format", "muster", "--server", &address, "--out", &out];
+    let trust = ["--trust", &key(&alice), "--administrator", &key(&ann), "--administrator", &key(&ben)];
+    server.muster(&[&config[..], &trust].concat()).unwrap();
+    let _agent = Agent::start_in(&directory).unwrap();
+    enrolled(server, &[], CEILING).await.unwrap();
+    // The machine knows Alice alone; Bob comes with documents of version 1, the weights first.
+    let weights = json!({"default": {"minimumweight": 1, "investigators": {
+        "Bob": {"fingerprint": bob.fingerprint().unwrap(), "weight": 1}}}});
+    let acl = write(&scene.path("acl.cfg"), &weights.to_string());
+    let [keys_file, acl_file] = ["keys.json", "weights.json"].map(|name| scene.path(name).display().to_string());
+    server.muster(&["trust", "new", "keyring", "--version", "1", "--out", &keys_file, &key(&bob)]).unwrap();
+    server.muster(&["trust", "new", "acl", "--version", "1", "--out", &acl_file, "--acl", &acl]).unwrap();
+    for file in [&keys_file, &acl_file] {
+        let unsigned = server.muster(&["trust", "send", file]).unwrap_err().to_string();
+        assert!(unsigned.contains("nobody has signed"), "{unsigned}");
+        ann.muster(server, &["trust", "sign", file]).unwrap();
+    }
+    let refused = async |part: &str| {
+        wait::until_true("the machine's refusal", CEILING, async || {
+            Ok(server.muster(&["trust", "status", "--json"])?.contains(part))
+        })
+        .await
+        .unwrap();
+    };
+    server.muster(&["trust", "send", &keys_file]).unwrap();
+    refused("1 of 2 needed administrators signed").await;
+    let administrators = scene.path("agent").join("administrators").display().to_string();
+    for file in [&keys_file, &acl_file] {
+        ben.muster(server, &["trust", "sign", file]).unwrap();
+        server.muster(&["trust", "verify", file, "--administrators", &administrators]).unwrap();
+        server.muster(&["trust", "send", file, "--reason", "Bob joins"]).unwrap();
+    }
+    refused("\"acl_version\": 1").await;
+    let answer = bob.muster(server, &["ask", "--yes", "--format", "jsonl", "sysinfo"]).unwrap();
+    assert!(answer.contains("\"success\""), "{answer}");
+    // A machine that enrols later has the documents from the broadcast, and an older version is never taken back.
+    let old = scene.path("old.json").display().to_string();
+    server.muster(&["trust", "new", "keyring", "--version", "2", "--out", &old, &key(&alice)]).unwrap();
+    ann.muster(server, &["trust", "sign", &old]).unwrap();
+    ben.muster(server, &["trust", "sign", &old]).unwrap();
+    server.muster(&["trust", "send", &old]).unwrap();
+    refused("\"keyring_version\": 2").await;
+    server.muster(&["trust", "send", &keys_file]).unwrap();
+    refused("nothing older is taken back").await;
+}
+
+#[tokio::test]
+async fn a_question_put_to_one_server_is_answered_through_the_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = Database::fresh().await.unwrap();
+    let start = async |name: &str| {
+        let config = "[cluster]\naddress = \"127.0.0.1:0\"\n";
+        Setup::new(directory.path().join(name)).on(&database).config(config).start().await.unwrap()
+    };
+    let (a, b) = (start("a").await, start("b").await);
+    let alice = Investigator::new("Alice").unwrap();
+    alice.join(&a).unwrap();
+    let _agent = Agent::start_trusting(&b, &directory.path().join("agent"), &[&alice], 1).unwrap();
+    enrolled(&a, &[], CEILING).await.unwrap();
+    told(&a, &alice).await;
+    let began = tokio::time::Instant::now();
+    let answer = alice.muster(&a, &["ask", "--yes", "--format", "jsonl", "mounts"]).unwrap();
+    assert!(answer.contains("\"mountpoint\"") || answer.contains("\"/proc\""), "{answer}");
+    assert!(began.elapsed() < WOKEN_MAX, "a lost wake-up was all that brought it");
+}

@@ -90,6 +90,33 @@ pub const ADMIN_CALLS_MAX: u32 = 256;
 pub const SPOOL_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Messages that such a service writes in one go.
 pub const SPOOL_BATCH_MAX: usize = 1000;
+/// How often the spool of actions is looked at.
+pub const SPOOL_LOOK: Duration = Duration::from_secs(1);
+/// How long a file that was dropped into the spool and cannot be read as an action is taken for one that is still being
+/// written, since it changed last.
+pub const SPOOL_SETTLE: Duration = Duration::from_secs(5);
+/// How often files of the spool whose time is over are removed, and those that are missing noticed.
+pub const SPOOL_SWEEP: Duration = Duration::from_secs(60);
+/// How often command files of the spool are brought up to date.
+pub const SPOOL_COMMANDS_LOOK: Duration = Duration::from_secs(5);
+/// How far back the spool looks for actions that ended, beyond its last look: clocks of servers differ.
+pub const SPOOL_OVERLAP: Duration = Duration::from_secs(300);
+/// How long files of what is done with stay in the spool unless configured (MIG: 72 h).
+pub const SPOOL_KEEP: Duration = Duration::from_secs(72 * 3600);
+/// Files in one directory of the spool that are looked at in one go.
+pub const SPOOL_NAMES_MAX: usize = 20_000;
+/// Files of the spool that are read or written in one go.
+pub const SPOOL_FILES_AT_ONCE: usize = 64;
+/// Actions that have a file in the spool; of more, the newest.
+pub const SPOOL_ACTIONS_MAX: usize = 10_000;
+/// Commands that have a file in the spool, for all actions together; those of the newest actions.
+pub const SPOOL_COMMANDS_MAX: usize = 10_000;
+/// Commands of one action that have a file in the spool.
+pub const SPOOL_COMMANDS_PER_ACTION_MAX: u32 = 1000;
+/// Refused files that are kept in the spool; of more, the newest.
+pub const SPOOL_REFUSED_MAX: usize = 10_000;
+/// Bytes of a dropped file's name that are kept when it is refused; what is beyond becomes a hash.
+pub const SPOOL_NAME_BYTES_MAX: usize = 160;
 /// Bytes of a REST request's JSON body.
 pub const REST_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Agent ids in one wake-up between servers.
@@ -115,6 +142,8 @@ pub const TOKENS_REMEMBERED: usize = 1024;
 pub const ACTION_BYTES_MAX: usize = 1024 * 1024;
 /// Characters of an action's name or of its target (MIG's columns hold 2,048).
 pub const ACTION_NAME_CHARS_MAX: usize = 2048;
+/// More failures than so many per cent halt an action between two shares of machines, unless told.
+pub const ACTION_HALT_PERCENT: u8 = 10;
 /// Operations in one action.
 pub const ACTION_OPERATIONS_MAX: usize = 64;
 /// Levels of arrays and objects in an action.

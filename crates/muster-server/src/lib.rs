@@ -17,6 +17,7 @@ pub mod private_file;
 pub mod rest;
 pub mod serve;
 pub mod services;
+mod spool;
 pub mod tls;
 pub mod transport;
 pub mod world;

@@ -5,6 +5,7 @@
 
 mod reload;
 mod setup;
+mod spool;
 
 use self::reload::Reload;
 use crate::admin::{self, AdminAccess, AdminOptions, Tokens};
@@ -211,6 +212,7 @@ impl Server {
         opened.engine_run();
         opened.doors(listeners, shown)?;
         opened.upkeep();
+        opened.spool().await?;
         addresses.operators_url = opened.operators_url(addresses.operators)?;
         setup::addresses_write(&data, &addresses)?;
         info!("ready: {addresses}");

@@ -113,6 +113,17 @@ pub struct ActionRow {
     pub late: u64,
 }
 
+/// Where an action stands, without what it orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActionMark {
+    /// Which.
+    pub id: ActionId,
+    /// Where it stands.
+    pub status: ActionStatus,
+    /// When anything of it changed last.
+    pub updated: Timestamp,
+}
+
 /// Which actions a page holds. Empty: all.
 #[derive(Debug, Clone, Default)]
 pub struct ActionFilter {
@@ -306,6 +317,15 @@ pub trait ActionStore: Send + Sync {
         before: Option<ActionId>,
         limit: u32,
     ) -> Result<Vec<ActionRow>, StoreError>;
+
+    /// Says where actions stand that are not done with, or that reached their last status at `since` or later: newest
+    /// first, with ids below `before`, `limit` at most.
+    async fn action_marks(
+        &self,
+        since: Timestamp,
+        before: Option<ActionId>,
+        limit: u32,
+    ) -> Result<Vec<ActionMark>, StoreError>;
 
     /// Calls an action back, whatever of it is not done. Agents that were handed it are told. `false`: it was done
     /// with before. The commands end in steps of [`ActionStore::action_work`]. Not found: the action.

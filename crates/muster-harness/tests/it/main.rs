@@ -14,3 +14,4 @@ mod operations;
 mod original;
 mod restart;
 mod scene;
+mod spool;

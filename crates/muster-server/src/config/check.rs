@@ -167,6 +167,7 @@ fn times(config: &Config, findings: &mut Findings<'_>) {
     let least = [
         ("retention.contacts", config.retention.contacts, Duration::from_hours(1)),
         ("retention.messages", config.retention.messages, Duration::from_hours(1)),
+        ("spool.keep", config.spool.keep, Duration::from_mins(1)),
         ("limits.message_life", config.limits.message_life, Duration::from_mins(1)),
         ("limits.stream_life", config.limits.stream_life, Duration::from_mins(1)),
     ];

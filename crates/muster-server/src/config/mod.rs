@@ -46,6 +46,8 @@ pub struct Config {
     pub retention: Retention,
     /// Ceilings that are worth setting.
     pub limits: Limits,
+    /// Signed actions as files.
+    pub spool: Spool,
     /// Log lines.
     pub logs: Logs,
     /// The metrics page.
@@ -105,6 +107,7 @@ pub const SECTIONS: &[keys::Section] = &[
     Enrolment::SECTION,
     Retention::SECTION,
     Limits::SECTION,
+    Spool::SECTION,
     Logs::SECTION,
     Metrics::SECTION,
     Service::SECTION,
@@ -256,6 +259,19 @@ keys::section!(
         agent_messages_per_second: u32, default "0";
         /// Wrong tokens a minute from one address at the operators' door, before it is answered 429.
         wrong_tokens_per_minute: u32, default "30";
+    }
+);
+
+keys::section!(
+    /// Signed actions as files: dropped into action/new they are launched, and files show how actions stand.
+    Spool in "spool" {
+        /// The directory; each server needs one of its own. Unset: there is none. It is made if need be, with mode 0750;
+        /// whoever may write to action/new may launch what is signed.
+        directory: Option<PathBuf>, example "\"/var/spool/muster/actions\"";
+        /// How long files of actions that are done with stay, and refused files.
+        keep: Span, default "\"72h\"";
+        /// Whether each machine's copy of an action has a file too, below command/.
+        commands: bool, default "false";
     }
 );
 

@@ -174,6 +174,7 @@ fn the_defaults_are_those_of_the_engine() {
     assert_eq!(ours.limits.message_life.0, engine.message_life);
     assert_eq!(ours.limits.stream_life.0, engine.stream_life);
     assert_eq!(ours.limits.agent_messages_per_second, engine.agent_messages_per_second);
+    assert_eq!(ours.spool.keep.0, muster_core::limits::SPOOL_KEEP);
     assert_eq!(Service::default().parallelism, muster_core::limits::SERVICE_PARALLELISM);
 }
 

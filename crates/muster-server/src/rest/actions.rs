@@ -13,14 +13,11 @@ use muster_api::actions::{
     SignatureRequest, Signer,
 };
 use muster_api::{Page, Reason};
-use muster_core::Timestamp;
 use muster_core::action::{ActionId, Counters, InvestigatorId};
+use muster_core::{Timestamp, limits};
 use muster_engine::ActionPreview;
 use muster_store::actions::{ActionFilter, ActionRow, ActionTaken, Spread};
 use muster_store::investigators::InvestigatorRow;
-
-/// More failures than so many per cent halt an action between two shares, unless told.
-const HALT_PERCENT: u8 = 10;
 
 /// Lists actions, newest first.
 #[utoipa::path(get, path = "/api/v1/actions", tag = "actions", params(ActionQuery), responses((status = 200, body = Page<ActionSummary>)))]
@@ -52,7 +49,7 @@ pub(crate) async fn action_create(
         standing: request.standing,
         hosts_max: request.hosts_max,
         rings: request.rings,
-        halt_percent: request.halt_percent.unwrap_or(HALT_PERCENT),
+        halt_percent: request.halt_percent.unwrap_or(limits::ACTION_HALT_PERCENT),
     };
     let cause = caller.cause(&request.reason);
     let taken = rest.engine.action_launch(request.action.as_bytes(), spread, &cause).await?;

@@ -3,8 +3,8 @@
 use super::action_rows::{Parts, rings_text, select, status_number};
 use super::{action_ends, action_work, commands, journal, results};
 use crate::actions::{
-    ActionFilter, ActionJob, ActionPut, ActionRetention, ActionRow, ActionStore, ActionTaken, CommandFilter,
-    CommandRow, LateResult, ResultPut, ResultTaken, SignaturePut, WorkLimits, Worked,
+    ActionFilter, ActionJob, ActionMark, ActionPut, ActionRetention, ActionRow, ActionStore, ActionTaken,
+    CommandFilter, CommandRow, LateResult, ResultPut, ResultTaken, SignaturePut, WorkLimits, Worked,
 };
 use crate::db::Tx;
 use crate::db::value::{Value, number, params};
@@ -36,6 +36,10 @@ const SET_DUE: &str = "UPDATE action_jobs SET due = $2 WHERE action = $1";
 const CANCEL: &str =
     "UPDATE action_rows SET status = 7, reason = $2, finished = $3, updated = $3, expanded = 1 WHERE number = $1";
 const RESUME: &str = "UPDATE action_rows SET halted = NULL, reason = '', status = 3, updated = $2 WHERE number = $1";
+/// Two walks of two indexes, each of them short.
+const MARKS: &str = "SELECT number, status, updated FROM action_rows WHERE status < 5 AND number < $2 UNION \
+     SELECT number, status, updated FROM action_rows WHERE finished IS NOT NULL AND finished >= $1 AND number < $2 \
+     ORDER BY number DESC LIMIT $3";
 const NEXT_RING: &str = "UPDATE action_jobs SET ring = ring + 1, due = $2 WHERE action = $1";
 
 /// Commands have room for so many actions: see the schema on their ids.
@@ -222,6 +226,18 @@ async fn page(tx: &mut Tx, (filter, before, limit): &Page) -> Result<Vec<ActionR
     select(tx, of, &values).await
 }
 
+type MarksOf = (Timestamp, Option<ActionId>, u32);
+
+async fn marks(tx: &mut Tx, (since, before, limit): &MarksOf) -> Result<Vec<ActionMark>, StoreError> {
+    let before = before.map_or(i64::MAX, ActionId::get);
+    let mut marks = Vec::new();
+    for row in tx.query(MARKS, params![*since, before, *limit]).await? {
+        let mut fields = row.fields("action_rows");
+        marks.push(ActionMark { id: fields.take()?, status: fields.take()?, updated: fields.take()? });
+    }
+    Ok(marks)
+}
+
 async fn take_number(tx: &mut Tx, (): &()) -> Result<ActionId, StoreError> {
     tx.query_one(TAKE_NUMBER, &[]).await?.only("action_numbers")
 }
@@ -262,6 +278,15 @@ impl ActionStore for SqlStore {
         limit: u32,
     ) -> Result<Vec<ActionRow>, StoreError> {
         self.read((filter, before, limit), |tx, args| Box::pin(page(tx, args))).await
+    }
+
+    async fn action_marks(
+        &self,
+        since: Timestamp,
+        before: Option<ActionId>,
+        limit: u32,
+    ) -> Result<Vec<ActionMark>, StoreError> {
+        self.read((since, before, limit), |tx, args| Box::pin(marks(tx, args))).await
     }
 
     async fn action_cancel(&self, id: ActionId, now: Timestamp, cause: &Cause) -> Result<bool, StoreError> {

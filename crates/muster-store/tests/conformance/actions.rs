@@ -511,6 +511,28 @@ for_each_backend! {
         assert_eq!(stage.store.action_get(id).await.unwrap().unwrap().counters.sent, 30);
     }
 
+    async fn marks_tell_of_what_is_open_or_ended_lately(stage) {
+        agents(&stage, 1).await;
+        let mut ids = Vec::new();
+        for n in 1..=4 {
+            ids.push(launched(&stage, n, Spread::default()).await);
+        }
+        stage.store.action_cancel(ids[0], at(5), &cause()).await.unwrap();
+        stage.store.action_cancel(ids[1], at(7), &cause()).await.unwrap();
+        let marks = async |since, before, limit| {
+            let marks = stage.store.action_marks(at(since), before, limit).await.unwrap();
+            marks.into_iter().map(|mark| (mark.id, mark.status, mark.updated)).collect::<Vec<_>>()
+        };
+        let open = |id| (id, ActionStatus::Pending, at(0));
+        let ended = |id, ms| (id, ActionStatus::Cancelled, at(ms));
+        let all = [open(ids[3]), open(ids[2]), ended(ids[1], 7), ended(ids[0], 5)];
+        assert_eq!(marks(5, None, 9).await, all);
+        assert_eq!(marks(6, None, 9).await, all[..3]);
+        assert_eq!(marks(8, None, 9).await, all[..2]);
+        assert_eq!(marks(0, None, 2).await, all[..2]);
+        assert_eq!(marks(0, Some(ids[2]), 2).await, all[2..]);
+    }
+
     async fn old_commands_are_forgotten_and_actions_stay(stage) {
         let agents = agents(&stage, 5).await;
         let id = launched(&stage, 1, Spread::default()).await;

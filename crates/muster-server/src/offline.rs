@@ -3,6 +3,10 @@
 //! Stays true: nothing here starts a door; an embedded database that a server holds is refused by the store's lock.
 //! Not here: what a schema is (muster-store), and how results are shown (program `muster`).
 
+mod create;
+
+pub use create::{Created, CreatedRole, NewRole, NewRoles, PasswordIs, RolePassword, create};
+
 use crate::Config;
 use crate::config::Database;
 use muster_store::{ClusterStore as _, ErrorKind, SchemaError, SqlStore, StoreError, StoreOptions};

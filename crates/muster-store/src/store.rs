@@ -1,7 +1,7 @@
 //! [`SqlStore`]: the store on SQLite or on PostgreSQL.
 
 use crate::StoreError;
-use crate::db::create::{self, Roles};
+use crate::db::create::{self, Created, Roles};
 use crate::db::postgres::{self, Target};
 use crate::db::sqlite::{self, FileLock, Use};
 use crate::db::{Body, durability, schema, threads};
@@ -124,11 +124,11 @@ impl SqlStore {
 
     /// Makes a database, or brings one to this program's schema: for SQLite the file; for PostgreSQL, in a database that
     /// is there already, the roles, their schema, the tables and the rights. `url` names somebody who may make roles.
-    /// Returns the version the schema had before. Twice is once. Refused: roles without PostgreSQL, or the other way
+    /// Twice is once. Refused: roles without PostgreSQL, or the other way
     /// round; a name that cannot be; a server has the file.
-    pub async fn create(url: &str, roles: Option<&Roles>) -> Result<Option<i64>, StoreError> {
+    pub async fn create(url: &str, roles: Option<&Roles>) -> Result<Created, StoreError> {
         match (DatabaseKind::of(url)?, roles) {
-            (DatabaseKind::Sqlite(_), None) => Self::migrate(url).await,
+            (DatabaseKind::Sqlite(_), None) => Ok(Created { had: Self::migrate(url).await?, ..Created::default() }),
             (DatabaseKind::Postgres, Some(roles)) => {
                 let options = StoreOptions { call_limit: Duration::from_hours(24), ..StoreOptions::default() };
                 create::postgres_create(&Target::parse(url, &options)?, roles).await

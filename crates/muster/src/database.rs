@@ -1,5 +1,7 @@
 //! Commands on a database itself, without a server: its schema, a backup, a restore.
 
+mod create;
+
 use crate::config::load;
 use crate::serve::ConfigFile;
 use muster_cli::{Context, Exit, Failure, Globals, Output, commands};
@@ -33,9 +35,10 @@ impl Which {
 Examples:
   muster db status --data /var/lib/muster
   muster db migrate --database postgresql://muster@db1/muster
+  muster db create --database postgresql://postgres@db1/muster --out muster-roles.env
 
 An embedded database is made by the first `muster serve`; it is never migrated by opening it. A PostgreSQL database is
-made by `muster db migrate`. Back up before migrating.")]
+made by `muster db migrate`, or with a role for each purpose by `muster db create`. Back up before migrating.")]
 pub(crate) struct DbArgs {
     #[command(subcommand)]
     command: DbCommand,
@@ -47,6 +50,8 @@ enum DbCommand {
     Status(Which),
     /// Bring the database to this program's schema, or make it
     Migrate(Which),
+    /// Make a database: a local file, or roles, schema and tables in a PostgreSQL database that is there
+    Create(Box<create::CreateArgs>),
 }
 
 impl DbArgs {
@@ -56,6 +61,7 @@ impl DbArgs {
         match self.command {
             DbCommand::Status(which) => status(out, &which.config(globals)?).await,
             DbCommand::Migrate(which) => migrate(out, &which.config(globals)?).await,
+            DbCommand::Create(args) => args.run(globals).await,
         }
     }
 }

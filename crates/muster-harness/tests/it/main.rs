@@ -8,6 +8,7 @@ mod agent;
 mod bad_input;
 mod cluster;
 mod command_line;
+mod databases;
 mod floods;
 mod investigations;
 mod operations;

@@ -8,19 +8,39 @@ use super::postgres::Target;
 use super::schema;
 use crate::StoreError;
 
+/// What becomes of the password of a role.
+#[derive(Clone)]
+pub enum Password {
+    /// It keeps the one it has; a new role has none, and signs in another way.
+    Keep,
+    /// A new role is given this one; one that is there keeps its own.
+    SetIfNew(String),
+    /// It is this one from now on.
+    Set(String),
+}
+
 /// A role of PostgreSQL.
 #[derive(Clone)]
 pub struct Role {
     /// Its name: small letters, digits and underscores.
     pub name: String,
-    /// Its password; `None` leaves the one it has, or makes a role that another way of signing in lets in.
-    pub password: Option<String>,
+    /// What becomes of its password.
+    pub password: Password,
 }
 
 impl std::fmt::Debug for Role {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Role").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Created {
+    /// The version that the schema had; `None` for an empty database.
+    pub had: Option<i64>,
+    /// The names of roles that are new.
+    pub new_roles: Vec<String>,
 }
 
 /// Who owns a database, who serves from it, and who only reads.
@@ -60,25 +80,26 @@ fn literal(text: &str) -> Result<String, StoreError> {
     Ok(format!("'{}'", text.replace('\'', "''")))
 }
 
-fn role_statements(role: &Role) -> Result<String, StoreError> {
+/// Makes a role, or gives one that is there a password.
+fn role_statement(role: &Role, is_new: bool) -> Result<String, StoreError> {
     let name = name(&role.name)?;
-    let mut sql = vec![format!(
-        "DO $do$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{name}') THEN \
-         CREATE ROLE {name} LOGIN; END IF; END $do$;\n"
-    )];
-    if let Some(password) = &role.password {
-        sql.push(format!("ALTER ROLE {name} LOGIN PASSWORD {};\n", literal(password)?));
-    }
-    Ok(sql.concat())
+    Ok(match &role.password {
+        Password::Keep if is_new => format!("CREATE ROLE {name} LOGIN;\n"),
+        Password::Set(password) | Password::SetIfNew(password) if is_new => {
+            format!("CREATE ROLE {name} LOGIN PASSWORD {};\n", literal(password)?)
+        }
+        Password::Set(password) => format!("ALTER ROLE {name} LOGIN PASSWORD {};\n", literal(password)?),
+        Password::Keep | Password::SetIfNew(_) => String::new(),
+    })
 }
 
 /// What is done as whoever was given to sign in: it must be allowed to make roles and a schema.
-fn prepare(roles: &Roles) -> Result<String, StoreError> {
+fn prepare(roles: &Roles, new_roles: &[String]) -> Result<String, StoreError> {
     let schema = name(&roles.schema)?;
     let (owner, server, reader) = (&roles.owner.name, &roles.server.name, &roles.reader.name);
     let mut sql = vec!["SET LOCAL standard_conforming_strings = on;\n".to_owned()];
     for role in [&roles.owner, &roles.server, &roles.reader] {
-        sql.push(role_statements(role)?);
+        sql.push(role_statement(role, new_roles.contains(&role.name))?);
         sql.push(format!(
             "DO $do$ BEGIN EXECUTE format('ALTER ROLE {} IN DATABASE %I SET search_path = {schema}', \
              current_database()); END $do$;\n",
@@ -109,24 +130,33 @@ fn grant(roles: &Roles) -> String {
     )
 }
 
-/// Makes roles, schema, tables and rights. Returns the version that the schema had.
-pub(crate) async fn postgres_create(target: &Target, roles: &Roles) -> Result<Option<i64>, StoreError> {
+/// Makes roles, schema, tables and rights.
+pub(crate) async fn postgres_create(target: &Target, roles: &Roles) -> Result<Created, StoreError> {
     let names = [&roles.owner.name, &roles.server.name, &roles.reader.name];
     if names[0] == names[1] || names[1] == names[2] || names[0] == names[2] {
         return Err(StoreError::Refused("owner, server and reader must be three roles".to_owned()));
     }
-    let sql = prepare(roles)?;
+    for text in names {
+        name(text)?;
+    }
     let mut client = target.connect().await?;
     let transaction = client.transaction().await.map_err(refuse)?;
     // Of two that try at once, one waits.
     transaction.batch_execute(schema::LOCK).await.map_err(refuse)?;
-    transaction.batch_execute(&sql).await.map_err(refuse)?;
+    let mut new_roles = Vec::new();
+    for name in names {
+        let known = transaction.query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1::text", &[name]).await;
+        if known.map_err(refuse)?.is_none() {
+            new_roles.push(name.clone());
+        }
+    }
+    transaction.batch_execute(&prepare(roles, &new_roles)?).await.map_err(refuse)?;
     let own = format!("SET LOCAL ROLE {}; SET LOCAL search_path = {}", roles.owner.name, roles.schema);
     transaction.batch_execute(&own).await.map_err(refuse)?;
-    let have = schema::postgres_steps(&transaction).await?;
+    let had = schema::postgres_steps(&transaction).await?;
     transaction.batch_execute(&grant(roles)).await.map_err(refuse)?;
     transaction.commit().await.map_err(refuse)?;
-    Ok(have)
+    Ok(Created { had, new_roles })
 }
 
 #[cfg(test)]
@@ -140,7 +170,17 @@ mod tests {
         }
         assert_eq!(name("muster_server").unwrap(), "muster_server");
         assert_eq!(literal("it's \\ $do$").unwrap(), "'it''s \\ $do$'");
-        let role = Role { name: "a".into(), password: Some("secret".into()) };
+        let role = Role { name: "a".into(), password: Password::Set("secret".into()) };
         assert!(!format!("{role:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_role_that_is_there_keeps_its_password_unless_another_is_given() {
+        let sql = |password, is_new| role_statement(&Role { name: "a".into(), password }, is_new).unwrap();
+        assert_eq!(sql(Password::SetIfNew("p".into()), true), "CREATE ROLE a LOGIN PASSWORD 'p';\n");
+        assert_eq!(sql(Password::SetIfNew("p".into()), false), "");
+        assert_eq!(sql(Password::Set("p".into()), false), "ALTER ROLE a LOGIN PASSWORD 'p';\n");
+        assert_eq!(sql(Password::Keep, true), "CREATE ROLE a LOGIN;\n");
+        assert_eq!(sql(Password::Keep, false), "");
     }
 }

@@ -5,10 +5,12 @@ use crate::stage::*;
 use muster_core::action::CommandStatus;
 use muster_core::{AgentState, Timestamp};
 use muster_store::actions::ResultPut;
+use muster_store::agents::{ContactPut, Effect};
 use muster_store::{
-    ActionStore, AgentStore, ClusterStore, DatabaseKind, ErrorKind, InvestigatorStore, JournalStore, Role, Roles,
-    SqlStore,
+    ActionStore, AgentStore, ClusterStore, DatabaseKind, ErrorKind, InvestigatorStore, JournalStore, Password, Role,
+    Roles, SqlStore,
 };
+use std::collections::BTreeMap;
 
 /// Runs a query past the store and returns its rows as text.
 pub(crate) async fn ask(url: &str, sql: &str) -> Vec<Vec<String>> {
@@ -99,6 +101,31 @@ async fn the_three_documented_queries_work() {
              GROUP BY agents.queueloc HAVING COUNT(agents.queueloc) > 1 ORDER BY COUNT(agents.queueloc) DESC"
         );
         assert_eq!(ask(&place.url, &double).await, [["2", "agent.0000000000000004"]]);
+        drop(stage);
+        place.remove().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn d16_facts_that_change_refresh_the_environment() {
+    on_both(async |stage, place| {
+        stage.agent(1).await;
+        let tell = async |n: u8, minutes: u64, kernel: &str| {
+            let facts = BTreeMap::from([("kernel".to_owned(), kernel.into())]);
+            let now = minutes_ago(minutes);
+            let put = ContactPut {
+                intake: vec![intake(to_server(n, agent(1), "muster"), Effect::Facts(facts))],
+                ..contact(1, now)
+            };
+            stage.contact(put).await;
+            ask(&place.url, "SELECT os, refreshtime FROM agents").await.remove(0)
+        };
+        let first = tell(1, 60, "Linux").await;
+        assert_eq!(first[0], "linux");
+        assert_eq!(tell(2, 50, "Linux").await, first, "the same facts are no news");
+        let other = tell(3, 40, "FreeBSD").await;
+        assert!(other[0] == "freebsd" && other[1] > first[1], "{first:?} {other:?}");
         drop(stage);
         place.remove().await;
     })
@@ -197,12 +224,14 @@ async fn a_journal_that_was_touched_says_where() {
 async fn roles_may_do_what_they_are_for() {
     let place = Place::new(Backend::Postgres).await;
     let tag = std::process::id();
-    let role = |kind: &str| Role { name: format!("case_{kind}_{tag}"), password: Some("it's".into()) };
+    let role = |kind: &str| Role { name: format!("case_{kind}_{tag}"), password: Password::Set("it's".into()) };
     let schema = format!("case_schema_{tag}");
     let roles = Roles { owner: role("owner"), server: role("server"), reader: role("reader"), schema: schema.clone() };
     let admin_url = crate::postgres::url();
-    assert_eq!(SqlStore::create(&admin_url, Some(&roles)).await.unwrap(), None);
-    assert_eq!(SqlStore::create(&admin_url, Some(&roles)).await.unwrap(), Some(SqlStore::SCHEMA_VERSION));
+    let made = SqlStore::create(&admin_url, Some(&roles)).await.unwrap();
+    assert_eq!((made.had, made.new_roles.len()), (None, 3));
+    let again = SqlStore::create(&admin_url, Some(&roles)).await.unwrap();
+    assert_eq!((again.had, again.new_roles.len()), (Some(SqlStore::SCHEMA_VERSION), 0));
     let as_role = |role: &Role| {
         let (scheme, rest) = admin_url.split_once("://postgres@").expect("the suite signs in as postgres");
         format!("{scheme}://{}@{rest}", role.name)

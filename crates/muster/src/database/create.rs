@@ -1,0 +1,198 @@
+//! `muster db create`.
+//!
+//! Stays true: no password stands on the command line or comes back from a file that somebody named; one that is made
+//! here is printed once, or written to a file that only its owner reads, which is there before anything is changed.
+
+use super::{Which, failed};
+use muster_cli::{Exit, Failure, Globals, Output};
+use muster_server::config::Database;
+use muster_server::offline::{self, Created, CreatedRole, NewRole, NewRoles, PasswordIs, RolePassword};
+use muster_server::world::SystemRandom;
+use serde_json::json;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+const WHAT: &str = "could not make the database";
+/// Bytes of a file that holds a password, at most.
+const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster db create --data /var/lib/muster
+  muster db create --database postgresql://postgres@db1/muster
+  muster db create --database postgresql://postgres@db1/muster --out /etc/muster/roles.env
+  muster db create --database postgresql://postgres@db1/muster --server-password-file server.pass --json
+
+For PostgreSQL, --database names a database that is there and somebody who may make roles in it. The owner changes the
+schema (`muster db migrate`, `muster restore`); the server reads and writes rows, and of the journal only adds to it; the
+reader sees what MIG's tables show. Twice is once: a role that is there keeps its password unless a file is named.")]
+pub(super) struct CreateArgs {
+    #[command(flatten)]
+    which: Which,
+    /// The role that owns the tables; muster_owner unless told
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// The role that serves; muster_server unless told
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+    /// The role that only reads; muster_reader unless told
+    #[arg(long, value_name = "NAME")]
+    reader: Option<String>,
+    /// The schema that holds the tables; muster unless told
+    #[arg(long, value_name = "NAME")]
+    schema: Option<String>,
+    /// A file whose first line becomes the owner's password
+    #[arg(long, value_name = "FILE", conflicts_with = "keep_passwords")]
+    owner_password_file: Option<PathBuf>,
+    /// A file whose first line becomes the server's password
+    #[arg(long, value_name = "FILE", conflicts_with = "keep_passwords")]
+    server_password_file: Option<PathBuf>,
+    /// A file whose first line becomes the reader's password
+    #[arg(long, value_name = "FILE", conflicts_with = "keep_passwords")]
+    reader_password_file: Option<PathBuf>,
+    /// Set no passwords: the roles sign in another way
+    #[arg(long)]
+    keep_passwords: bool,
+    /// Write the URLs with their passwords into this new file, for its owner only, instead of printing passwords
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl CreateArgs {
+    pub(super) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let config = self.which.config(globals)?;
+        let roles = if let Database::Postgres(_) = config.database {
+            Some(self.roles()?)
+        } else {
+            self.refuse_roles()?;
+            None
+        };
+        let secrets = self.out.as_deref().map(Secrets::open).transpose()?;
+        let made = offline::create(&config, roles, &SystemRandom).await;
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                secrets.into_iter().for_each(Secrets::remove);
+                return Err(failed(WHAT, &error));
+            }
+        };
+        let is_kept = secrets.is_some();
+        if let Some(secrets) = secrets {
+            secrets.write(&made.roles)?;
+        }
+        self.tell(Output::new(globals.json), &made, is_kept)
+    }
+
+    fn roles(&self) -> Result<NewRoles, Failure> {
+        let role = |name: &Option<String>, usual: &str, file: &Option<PathBuf>| {
+            let password = match file {
+                _ if self.keep_passwords => RolePassword::Kept,
+                None => RolePassword::Made,
+                Some(path) => RolePassword::Given(first_line(path)?),
+            };
+            Ok::<_, Failure>(NewRole { name: name.clone().unwrap_or_else(|| usual.to_owned()), password })
+        };
+        Ok(NewRoles {
+            owner: role(&self.owner, "muster_owner", &self.owner_password_file)?,
+            server: role(&self.server, "muster_server", &self.server_password_file)?,
+            reader: role(&self.reader, "muster_reader", &self.reader_password_file)?,
+            schema: self.schema.clone().unwrap_or_else(|| "muster".to_owned()),
+        })
+    }
+
+    /// A file has no roles, and nobody shall believe that it has.
+    fn refuse_roles(&self) -> Result<(), Failure> {
+        let names = [&self.owner, &self.server, &self.reader, &self.schema].into_iter().any(Option::is_some);
+        let files = [&self.owner_password_file, &self.server_password_file, &self.reader_password_file, &self.out];
+        if names || self.keep_passwords || files.into_iter().any(Option::is_some) {
+            return Err(Failure::usage(WHAT, "roles and passwords are PostgreSQL's, and this database is a file")
+                .next("name one with --database postgresql://…, or leave these flags out"));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, out: Output, made: &Created, is_kept: bool) -> Result<(), Failure> {
+        let url = |role: &CreatedRole| {
+            // What was given in a file is known to whoever gave it.
+            let is_told = role.password == PasswordIs::Made && !is_kept;
+            if is_told { role.secret_url.clone() } else { role.url.clone() }
+        };
+        if out.json {
+            let roles = made.roles.iter().map(|role| {
+                json!({ "role": role.purpose, "name": role.name, "new": role.is_new,
+                    "password": role.password.word(), "url": url(role) })
+            });
+            let file = self.out.as_ref().map(|path| path.display().to_string());
+            return out.json(&json!({ "database": made.location, "from": made.from, "to": made.to,
+                "roles": roles.collect::<Vec<_>>(), "file": file }));
+        }
+        out.line(&match made.from {
+            None => format!("{}: made, schema {}", made.location, made.to),
+            Some(from) if from == made.to => format!("{}: schema {} already", made.location, made.to),
+            Some(from) => format!("{}: schema {from} brought to {}", made.location, made.to),
+        })?;
+        let urls: Vec<_> = made.roles.iter().map(|role| (role.purpose, url(role))).collect();
+        out.pairs(&urls)?;
+        match &self.out {
+            Some(path) => out.note(&format!("{}  holds the URLs with their passwords", path.display())),
+            None if made.roles.iter().any(|role| role.password == PasswordIs::Made) => {
+                out.note("Passwords are shown this once. Write the server's URL into muster.toml, as `database`.");
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn first_line(path: &Path) -> Result<String, Failure> {
+    const WHAT: &str = "could not read the password";
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(PASSWORD_FILE_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|error| Failure::local(WHAT, path.display(), &error))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(Failure::usage(WHAT, "its first line is empty").on(path.display())),
+    }
+}
+
+/// The file that passwords are written to.
+struct Secrets {
+    path: PathBuf,
+    file: File,
+}
+
+impl Secrets {
+    /// Makes the file, before anything needs it.
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+        match file {
+            Ok(file) => Ok(Self { path: path.to_owned(), file }),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let next = "name a file that is not there: what it holds may be needed";
+                Err(Failure::new(Exit::Conflict, WHAT, error.to_string()).on(path.display()).next(next))
+            }
+            Err(error) => Err(Failure::local(WHAT, path.display(), &error)),
+        }
+    }
+
+    fn write(mut self, roles: &[CreatedRole]) -> Result<(), Failure> {
+        let line = |role: &CreatedRole| {
+            format!("{}_URL='{}'\n", role.purpose.to_uppercase(), role.secret_url.replace('\'', "%27"))
+        };
+        let text: String = roles.iter().map(line).collect();
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
+        written.map_err(|error| {
+            let next = "run it again with a file for each password: roles that are there take them";
+            Failure::local("the database is made, but its passwords were not kept", self.path.display(), &error)
+                .next(next)
+        })
+    }
+
+    /// Nothing was made that it could tell of.
+    fn remove(self) {
+        let _ = std::fs::remove_file(self.path);
+    }
+}

@@ -249,6 +249,26 @@ pub const CONTACT_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 pub const MESSAGE_RETENTION: Duration = Duration::from_secs(15 * 86_400);
 /// How long a message waits for its addressee before it is parked, unless it says itself (30 days).
 pub const MESSAGE_LIFE: Duration = Duration::from_secs(30 * 86_400);
+/// How often an agent is expected to be heard of, unless configured (MIG's heartbeatfreq).
+pub const AGENT_HEARTBEAT: Duration = Duration::from_secs(5 * 60);
+/// After so many heartbeats that did not come, an agent is idle (MIG).
+pub const AGENT_HEARTBEATS_MISSED: u32 = 5;
+/// After how long an idle agent is offline, unless configured (MIG's timeout).
+pub const AGENT_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+/// How long an agent is idle at least before it is offline (MIG looks at its agents so often).
+pub const AGENT_IDLE_MIN: Duration = Duration::from_secs(87);
+/// How often the fleet is counted, unless configured.
+pub const STATISTICS_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How long commands of actions that are done with are kept, and their results, unless configured (180 days).
+pub const COMMAND_RETENTION: Duration = Duration::from_secs(180 * 86_400);
+/// How long sessions of agents that ended are kept unless configured (30 days).
+pub const SESSION_RETENTION: Duration = Duration::from_secs(30 * 86_400);
+/// How long statistics are kept unless configured (30 days).
+pub const STATISTICS_RETENTION: Duration = Duration::from_secs(30 * 86_400);
+/// Machines that never told their weights, and whose notes on the server a preview looks at.
+pub const PREVIEW_NOTED_MAX: u32 = 1000;
+/// Different demands that a preview tells, those of most machines first.
+pub const PREVIEW_DEMANDS_MAX: usize = 50;
 /// From an action's first moment to its last, at most.
 pub const ACTION_WINDOW_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// How long an agent remembers what it ran beyond the action's last moment.

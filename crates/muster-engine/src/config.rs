@@ -1,6 +1,7 @@
 //! What an engine is told at its start.
 
 use muster_core::limits;
+use muster_store::reports::AgentTimes;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -42,6 +43,18 @@ pub struct EngineConfig {
     pub contact_retention: Duration,
     /// How long finished messages are kept.
     pub message_retention: Duration,
+    /// After how long without a contact agents are idle and offline, for all servers of the database.
+    pub agent_times: AgentTimes,
+    /// How often the fleet is counted.
+    pub statistics_every: Duration,
+    /// How long commands of actions that are done with are kept.
+    pub command_retention: Duration,
+    /// How long their results are kept; not longer than the commands.
+    pub result_retention: Duration,
+    /// How long sessions of agents that ended are kept.
+    pub session_retention: Duration,
+    /// How long statistics are kept.
+    pub statistics_retention: Duration,
     /// Part of what is left of a broadcast's limit that one server takes at a time, 0 to 1.
     pub broadcast_fraction: f32,
 }
@@ -59,6 +72,12 @@ impl Default for EngineConfig {
             message_life: limits::MESSAGE_LIFE,
             contact_retention: limits::CONTACT_RETENTION,
             message_retention: limits::MESSAGE_RETENTION,
+            agent_times: AgentTimes::default(),
+            statistics_every: limits::STATISTICS_EVERY,
+            command_retention: limits::COMMAND_RETENTION,
+            result_retention: limits::COMMAND_RETENTION,
+            session_retention: limits::SESSION_RETENTION,
+            statistics_retention: limits::STATISTICS_RETENTION,
             broadcast_fraction: 0.5,
         }
     }

@@ -223,6 +223,11 @@ impl Engine {
         self.inner.run(stop).await;
     }
 
+    /// Makes the times after which agents are idle and offline those of the configuration, for all servers.
+    pub async fn agent_times_apply(&self) -> Result<(), StoreError> {
+        self.inner.agent_times_apply().await
+    }
+
     /// Resolves when the database cannot write durably any more: the process must end with an error, and recover when
     /// it starts again.
     pub async fn broken(&self) {

@@ -22,9 +22,6 @@ use tracing::{debug, error, info, warn};
 /// How many ends of streams are told to the store at once.
 const ENDS_AT_ONCE: usize = 32;
 
-/// How often the fleet is counted.
-const STATS_EVERY: Duration = Duration::from_mins(5);
-
 /// How old a file's content may become that has no name.
 const CONTENT_LIFE: Duration = Duration::from_hours(1);
 
@@ -101,7 +98,8 @@ impl Inner {
         self.job(stop, limits::RETENTION_EVERY, "delete old rows", |inner| async move { inner.retention().await });
         let (inner, token) = (Arc::clone(self), stop.clone());
         self.tasks.spawn(async move { token.run_until_cancelled(inner.broadcasts_follow()).await });
-        self.job(stop, STATS_EVERY, "count how the fleet stands", |inner| async move { inner.stats_note().await });
+        let every = self.config.statistics_every;
+        self.job(stop, every, "count how the fleet stands", |inner| async move { inner.stats_note().await });
         let (inner, token) = (Arc::clone(self), stop.clone());
         self.tasks.spawn(async move { token.run_until_cancelled(inner.actions_follow()).await });
         let (inner, token) = (Arc::clone(self), stop.clone());

@@ -196,7 +196,7 @@ impl Server {
             codec: Arc::new(WireCodec),
             waker: Arc::clone(&waker) as _,
         };
-        let engine = Engine::new(shared, outside, setup::engine_config(&config, wake_url), services);
+        let engine = setup::engine(shared, outside, setup::engine_config(&config, wake_url), services).await?;
         waker.attach(engine.clone());
         let mut opened = Opened {
             config,

@@ -273,7 +273,9 @@ pub struct LateResult {
 /// How old what may become before retention deletes it.
 #[derive(Debug, Clone, Copy)]
 pub struct ActionRetention {
-    /// Commands and results of actions that finished before this moment go. The actions themselves stay.
+    /// Results of actions that finished before this moment go.
+    pub results_before: Timestamp,
+    /// Commands of actions that finished before this moment go, and their results. The actions themselves stay.
     pub commands_before: Timestamp,
     /// Sessions of agents that were last seen before this moment go, but for each machine's current one.
     pub sessions_before: Timestamp,

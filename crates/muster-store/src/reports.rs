@@ -3,7 +3,7 @@
 use crate::StoreError;
 use async_trait::async_trait;
 use muster_core::action::AgentStatus;
-use muster_core::{AgentId, Cause, Timestamp};
+use muster_core::{AgentId, Cause, Timestamp, limits};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,14 +17,20 @@ pub struct AgentTimes {
 }
 
 impl Default for AgentTimes {
-    /// MIG's: idle after five heartbeats of five minutes; offline at the next look 87 seconds later, because its
-    /// timeout of 20 minutes is over then.
+    /// MIG's: idle after 25 minutes, offline 87 seconds later.
     fn default() -> Self {
-        Self { idle_after: Duration::from_mins(25), offline_after: Duration::from_secs(25 * 60 + 87) }
+        Self::of(limits::AGENT_HEARTBEAT, limits::AGENT_TIMEOUT)
     }
 }
 
 impl AgentTimes {
+    /// Returns MIG's times: idle after five heartbeats that did not come; offline after `timeout`, and not before MIG
+    /// would have looked once more, because only what is idle becomes offline.
+    pub fn of(heartbeat: Duration, timeout: Duration) -> Self {
+        let idle_after = heartbeat.saturating_mul(limits::AGENT_HEARTBEATS_MISSED);
+        Self { idle_after, offline_after: timeout.max(idle_after.saturating_add(limits::AGENT_IDLE_MIN)) }
+    }
+
     /// Returns what an agent is that was last heard of at `heard` and was not destroyed.
     pub fn status(self, heard: Timestamp, now: Timestamp) -> AgentStatus {
         let silence = now.since(heard);

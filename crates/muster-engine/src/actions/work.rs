@@ -6,7 +6,7 @@
 use crate::engine::Inner;
 use crate::jobs::Failures;
 use metrics::counter;
-use muster_core::limits;
+use muster_core::{Cause, limits};
 use muster_store::StoreError;
 use muster_store::actions::{ActionJob, ActionRetention, Next, WorkLimits};
 use std::sync::Arc;
@@ -15,10 +15,6 @@ use tokio::time::timeout;
 
 /// After how long a server looks for actions that fell due, unless it is told at once.
 const POLL: Duration = Duration::from_secs(1);
-/// How long commands and results of finished actions are kept.
-const COMMANDS_KEPT: Duration = Duration::from_hours(90 * 24);
-/// How long sessions and statistics are kept.
-const SESSIONS_KEPT: Duration = Duration::from_hours(30 * 24);
 
 impl Inner {
     /// Works on whatever action is due, until it is dropped.
@@ -57,11 +53,23 @@ impl Inner {
     pub(crate) async fn actions_retention(&self) -> Result<u64, StoreError> {
         let now = self.now();
         let retention = ActionRetention {
-            commands_before: now.minus(COMMANDS_KEPT),
-            sessions_before: now.minus(SESSIONS_KEPT),
-            stats_before: now.minus(SESSIONS_KEPT),
+            results_before: now.minus(self.config.result_retention),
+            commands_before: now.minus(self.config.command_retention),
+            sessions_before: now.minus(self.config.session_retention),
+            stats_before: now.minus(self.config.statistics_retention),
         };
         self.store.action_retention_sweep(retention, limits::BATCH_ROWS).await
+    }
+
+    /// Makes the times after which agents are idle and offline those of the configuration. They are the database's, so
+    /// that its views tell the same: of servers that disagree, the last one that starts decides.
+    pub(crate) async fn agent_times_apply(&self) -> Result<(), StoreError> {
+        let wanted = self.config.agent_times;
+        if self.store.agent_times_get().await? == wanted {
+            return Ok(());
+        }
+        let cause = Cause { reason: "as this server is configured".to_owned(), ..Cause::server() };
+        self.store.agent_times_set(wanted, self.now(), &cause).await
     }
 
     /// Counts how the fleet stands, on one server.

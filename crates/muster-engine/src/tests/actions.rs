@@ -17,7 +17,7 @@ const PEOPLE: [(&str, &str); 2] = [
 ];
 
 /// Adds both people.
-async fn people(engine: &Engine) {
+pub(super) async fn people(engine: &Engine) {
     for (number, (_, key)) in (1..).zip(PEOPLE) {
         let new = NewInvestigator {
             name: format!("person {number}"),
@@ -36,7 +36,7 @@ fn signature(world: &World, action: &Action, who: usize) -> String {
 }
 
 /// An action that is valid from a minute ago for ten minutes, signed by these people, as JSON.
-fn order(world: &World, name: &str, signers: &[usize]) -> Vec<u8> {
+pub(super) fn order(world: &World, name: &str, signers: &[usize]) -> Vec<u8> {
     let now = muster_core::Clock::now(&*world.clock);
     let json = json!({ "name": name, "target": "name LIKE '%'", "syntaxversion": 2,
         "validfrom": now.minus(Duration::from_mins(1)).to_string(),
@@ -47,14 +47,14 @@ fn order(world: &World, name: &str, signers: &[usize]) -> Vec<u8> {
     serde_json::to_vec(&action).unwrap()
 }
 
-async fn launch(engine: &Engine, json: &[u8]) -> ActionId {
+pub(super) async fn launch(engine: &Engine, json: &[u8]) -> ActionId {
     match engine.action_launch(json, Spread::default(), &cause()).await.unwrap() {
         ActionTaken::New(id) => id,
         ActionTaken::Again(id) => panic!("{id} was there"),
     }
 }
 
-async fn row(engine: &Engine, id: ActionId) -> ActionRow {
+pub(super) async fn row(engine: &Engine, id: ActionId) -> ActionRow {
     engine.store().action_get(id).await.unwrap().unwrap()
 }
 

@@ -8,3 +8,4 @@ mod dispatch;
 mod identity;
 mod servers;
 mod streams;
+mod times;

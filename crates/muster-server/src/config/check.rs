@@ -166,6 +166,13 @@ fn enrolment(config: &Config, findings: &mut Findings<'_>) {
 fn times(config: &Config, findings: &mut Findings<'_>) {
     let least = [
         ("retention.contacts", config.retention.contacts, Duration::from_hours(1)),
+        ("fleet.heartbeat", config.fleet.heartbeat, Duration::from_secs(1)),
+        ("fleet.timeout", config.fleet.timeout, Duration::from_secs(1)),
+        ("fleet.statistics", config.fleet.statistics, Duration::from_secs(10)),
+        ("retention.commands", config.retention.commands, Duration::from_hours(1)),
+        ("retention.results", config.retention.results, Duration::from_hours(1)),
+        ("retention.sessions", config.retention.sessions, Duration::from_hours(1)),
+        ("retention.statistics", config.retention.statistics, Duration::from_hours(1)),
         ("retention.messages", config.retention.messages, Duration::from_hours(1)),
         ("spool.keep", config.spool.keep, Duration::from_mins(1)),
         ("limits.message_life", config.limits.message_life, Duration::from_mins(1)),
@@ -175,6 +182,13 @@ fn times(config: &Config, findings: &mut Findings<'_>) {
         let why = format!("{value} is shorter than {}", Span(least));
         findings.wrong_if(value.0 < least, key, why, "Choose a longer time.");
     }
+    let (results, commands) = (config.retention.results, config.retention.commands);
+    findings.wrong_if(
+        results.0 > commands.0,
+        "retention.results",
+        format!("{results} is longer than the {commands} of retention.commands, with which they go"),
+        "Choose a shorter time, or keep commands longer.",
+    );
     let none = config.limits.wrong_tokens_per_minute == 0;
     findings.wrong_if(none, "limits.wrong_tokens_per_minute", "0 would shut everybody out", "Choose at least 1.");
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// Who may become an agent.
     pub enrolment: Enrolment,
+    /// How the fleet is looked at.
+    pub fleet: Fleet,
     /// How long things are kept.
     pub retention: Retention,
     /// Ceilings that are worth setting.
@@ -105,6 +107,7 @@ pub const SECTIONS: &[keys::Section] = &[
     Admin::SECTION,
     Cluster::SECTION,
     Enrolment::SECTION,
+    Fleet::SECTION,
     Retention::SECTION,
     Limits::SECTION,
     Spool::SECTION,
@@ -239,12 +242,33 @@ keys::section!(
 );
 
 keys::section!(
+    /// How the fleet is looked at. Servers of one database need the same times: they are kept there.
+    Fleet in "fleet" {
+        /// How often an agent is heard of at least. After five times this without a sign, it is idle.
+        heartbeat: Span, default "\"5m\"";
+        /// After how long without a sign an agent that is idle is offline, and no target of actions that are not
+        /// standing; 87 seconds after it became idle at the earliest.
+        timeout: Span, default "\"20m\"";
+        /// How often the fleet is counted: online, idle, new, double, flapping and disappeared machines.
+        statistics: Span, default "\"5m\"";
+    }
+);
+
+keys::section!(
     /// How long things are kept; older rows are deleted in small batches.
     Retention in "retention" {
         /// Contacts and usage records.
         contacts: Span, default "\"14d\"";
         /// Messages that are done, failed or parked.
         messages: Span, default "\"15d\"";
+        /// Commands, each a machine's copy of an action, once the action is done with. Actions stay for good.
+        commands: Span, default "\"180d\"";
+        /// What came back of them; not longer than the commands.
+        results: Span, default "\"180d\"";
+        /// Sessions, each a run of an agent, that ended.
+        sessions: Span, default "\"30d\"";
+        /// Statistics of the fleet.
+        statistics: Span, default "\"30d\"";
     }
 );
 

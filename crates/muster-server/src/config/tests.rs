@@ -1,4 +1,5 @@
 use super::*;
+use muster_store::reports::AgentTimes;
 use std::collections::BTreeSet;
 
 fn load(text: &str, environment: &[(&str, &str)], flags: &Overrides) -> Result<Config, String> {
@@ -174,8 +175,27 @@ fn the_defaults_are_those_of_the_engine() {
     assert_eq!(ours.limits.message_life.0, engine.message_life);
     assert_eq!(ours.limits.stream_life.0, engine.stream_life);
     assert_eq!(ours.limits.agent_messages_per_second, engine.agent_messages_per_second);
+    assert_eq!(AgentTimes::of(ours.fleet.heartbeat.0, ours.fleet.timeout.0), engine.agent_times);
+    assert_eq!(ours.fleet.statistics.0, engine.statistics_every);
+    assert_eq!(
+        (ours.retention.commands.0, ours.retention.results.0),
+        (engine.command_retention, engine.result_retention)
+    );
+    assert_eq!(
+        (ours.retention.sessions.0, ours.retention.statistics.0),
+        (engine.session_retention, engine.statistics_retention)
+    );
     assert_eq!(ours.spool.keep.0, muster_core::limits::SPOOL_KEEP);
     assert_eq!(Service::default().parallelism, muster_core::limits::SERVICE_PARALLELISM);
+}
+
+#[test]
+fn times_that_do_not_go_together_are_refused() {
+    let error = refused("[retention]\nresults = \"200d\"\n");
+    assert!(error.starts_with("muster.toml:2: retention.results: 200d is longer"), "{error}");
+    for text in ["[fleet]\nheartbeat = \"0s\"\n", "[fleet]\nstatistics = \"1s\"\n", "[spool]\nkeep = \"1s\"\n"] {
+        assert!(refused(text).contains("is shorter than"), "{text}");
+    }
 }
 
 #[test]

@@ -7,8 +7,9 @@ use crate::pki::{self, CertificateFiles, FileCertificate};
 use crate::services::{self, GrpcSecurity, ServiceKind, ServiceSpec};
 use anyhow::{Context, anyhow, bail};
 use muster_core::{Clock, system};
-use muster_engine::{EngineConfig, EnrolmentPolicy, Service};
-use muster_store::{SqlStore, StoreOptions};
+use muster_engine::{Engine, EngineConfig, EnrolmentPolicy, Outside, Service};
+use muster_store::reports::AgentTimes;
+use muster_store::{SqlStore, Store, StoreOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::server::ResolvesServerCert;
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
@@ -145,8 +146,27 @@ pub(super) fn engine_config(config: &Config, wake_url: String) -> EngineConfig {
         message_life: config.limits.message_life.0,
         contact_retention: config.retention.contacts.0,
         message_retention: config.retention.messages.0,
+        agent_times: AgentTimes::of(config.fleet.heartbeat.0, config.fleet.timeout.0),
+        statistics_every: config.fleet.statistics.0,
+        command_retention: config.retention.commands.0,
+        result_retention: config.retention.results.0,
+        session_retention: config.retention.sessions.0,
+        statistics_retention: config.retention.statistics.0,
         ..EngineConfig::default()
     }
+}
+
+/// Puts an engine together whose database knows this server's times.
+pub(super) async fn engine(
+    store: Arc<dyn Store>,
+    outside: Outside,
+    config: EngineConfig,
+    services: Vec<Arc<dyn Service>>,
+) -> Result<Engine, ServeError> {
+    let engine = Engine::new(store, outside, config, services);
+    let applied = engine.agent_times_apply().await;
+    applied.map_err(|error| Step("keep the times after which agents are idle and offline".into()).failed(error))?;
+    Ok(engine)
 }
 
 /// Where other servers reach this one.

@@ -132,10 +132,13 @@ fn callback(work: &Work, agent: AgentId, number: i64, body: &Payload) -> Message
     Message { expires: Some(work.expire_after.max(work.now.plus(CALLBACK_LIFE_MIN))), ..message }
 }
 
-const OLD_ACTIONS: &str = "SELECT number FROM action_rows WHERE finished < $1 AND (EXISTS (SELECT 1 FROM command_rows \
-     WHERE command_rows.action = action_rows.number) OR EXISTS (SELECT 1 FROM result_rows \
+const OLD_RESULTS: &str = "SELECT number FROM action_rows WHERE finished < $1 AND (EXISTS (SELECT 1 FROM result_rows \
      WHERE result_rows.action = action_rows.number AND late = 0) OR EXISTS (SELECT 1 FROM result_rows \
      WHERE result_rows.action = action_rows.number AND late = 1)) ORDER BY finished LIMIT 1";
+const OLD_COMMANDS: &str = "SELECT number FROM action_rows WHERE finished < $1 AND EXISTS (SELECT 1 FROM command_rows \
+     WHERE command_rows.action = action_rows.number) AND NOT EXISTS (SELECT 1 FROM result_rows \
+     WHERE result_rows.action = action_rows.number AND late = 0) AND NOT EXISTS (SELECT 1 FROM result_rows \
+     WHERE result_rows.action = action_rows.number AND late = 1) ORDER BY finished LIMIT 1";
 const DELETE_RESULTS: &str = "DELETE FROM result_rows WHERE number IN (SELECT number FROM result_rows \
      WHERE action = $1 AND late = $2 LIMIT $3)";
 const DELETE_COMMANDS: &str = "DELETE FROM command_rows WHERE action = $1 AND agent IN (SELECT agent \
@@ -145,18 +148,19 @@ const DELETE_SESSIONS: &str = "DELETE FROM agent_sessions WHERE session IN (SELE
 const DELETE_STATS: &str = "DELETE FROM agents_stats WHERE at IN (SELECT at FROM agents_stats WHERE at < $1 \
      ORDER BY at LIMIT $2)";
 
-/// Forgets what is old: the commands and results of one action at a time, results first.
+/// Forgets what is old: the results of one action at a time, and the commands of one that has no results any more.
 pub(super) async fn sweep(tx: &mut Tx, (retention, limit): &(ActionRetention, u32)) -> Result<u64, StoreError> {
     let mut deleted = tx.execute(DELETE_SESSIONS, params![retention.sessions_before, *limit]).await?;
     deleted += tx.execute(DELETE_STATS, params![retention.stats_before, *limit]).await?;
-    let Some(row) = tx.query_opt(OLD_ACTIONS, params![retention.commands_before]).await? else {
-        return Ok(deleted);
-    };
-    let action: ActionId = row.only("action_rows")?;
-    let results = tx.execute(DELETE_RESULTS, params![action, false, *limit]).await?
-        + tx.execute(DELETE_RESULTS, params![action, true, *limit]).await?;
-    deleted += results;
-    if results < u64::from(*limit) {
+    // Results do not outlive their commands.
+    let results_before = retention.results_before.max(retention.commands_before);
+    if let Some(row) = tx.query_opt(OLD_RESULTS, params![results_before]).await? {
+        let action: ActionId = row.only("action_rows")?;
+        deleted += tx.execute(DELETE_RESULTS, params![action, false, *limit]).await?;
+        deleted += tx.execute(DELETE_RESULTS, params![action, true, *limit]).await?;
+    }
+    if let Some(row) = tx.query_opt(OLD_COMMANDS, params![retention.commands_before]).await? {
+        let action: ActionId = row.only("action_rows")?;
         deleted += tx.execute(DELETE_COMMANDS, params![action, *limit]).await?;
     }
     Ok(deleted)

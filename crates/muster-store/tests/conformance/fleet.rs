@@ -150,6 +150,35 @@ for_each_backend! {
         assert_eq!(stage.store.agents_stats_last().await.unwrap(), Some(stats));
     }
 
+    async fn d16_new_endpoints_are_right_at_each_run(stage) {
+        stage.agent(1).await;
+        let new = async |now: i64| stage.store.agents_stats_put(at(now)).await.unwrap().new_endpoints;
+        // The original counts once an hour and stores zeroes between.
+        for minute in 1..=3 {
+            stage.contact(contact(1, at(minute * MINUTE))).await;
+            assert_eq!(new(minute * MINUTE).await, 1, "minute {minute}");
+        }
+        stage.agent(2).await;
+        stage.contact(contact(2, at(4 * MINUTE))).await;
+        assert_eq!(new(4 * MINUTE).await, 2);
+        // Whoever was heard of more than a day ago is not new, however often it is counted.
+        for n in 1..=2 {
+            stage.contact(contact(n, at(DAY + 10 * MINUTE))).await;
+        }
+        for minute in 10..=12 {
+            assert_eq!(new(DAY + minute * MINUTE).await, 0, "a day and {minute} minutes");
+        }
+    }
+
+    async fn times_follow_the_heartbeat_and_the_timeout(stage) {
+        assert_eq!(stage.store.agent_times_get().await.unwrap(), AgentTimes::default());
+        let minutes = |of: AgentTimes| (of.idle_after.as_secs() / 60, of.offline_after.as_secs() / 60);
+        let times = |heartbeat, timeout| AgentTimes::of(Duration::from_mins(heartbeat), Duration::from_mins(timeout));
+        assert_eq!(minutes(times(5, 20)), (25, 26));
+        assert_eq!(minutes(times(1, 20)), (5, 20));
+        assert_eq!(minutes(times(10, 600)), (50, 600));
+    }
+
     async fn agents_become_idle_and_offline_by_configured_times(stage) {
         stage.agent(1).await;
         let times = stage.store.agent_times_get().await.unwrap();

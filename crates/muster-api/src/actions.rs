@@ -177,13 +177,47 @@ pub struct Preview {
     pub willing: u64,
     /// Of these, how many never told what they demand.
     pub unknown: u64,
+    /// Of these, of how many the server notes something itself; at most 1000 are looked at.
+    #[serde(default)]
+    pub noted: u64,
     /// Of these, who would refuse it, most machines first.
     pub refusals: Vec<PreviewRefusal>,
+    /// Which weights its operations need: what machines said that have its modules, then what the server notes of those
+    /// that never said. Most machines first, at most 50.
+    #[serde(default)]
+    pub demands: Vec<PreviewDemand>,
     /// Whether it would start at once; otherwise it would wait for more signatures.
     pub ready: bool,
     /// Whether it changes machines, as they say: then it reaches a few of them first.
     #[serde(default)]
     pub changes: bool,
+}
+
+/// Machines that demand the same weights of an action's operations.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PreviewDemand {
+    /// Whose word it is: `machines`, who said so themselves, or `server`, whose notes a machine need not share.
+    pub said_by: String,
+    /// Whether the signatures weigh enough for all operations.
+    pub met: bool,
+    /// How many machines.
+    pub agents: u64,
+    /// Some of them.
+    pub examples: Vec<String>,
+    /// Each operation, in their order.
+    pub operations: Vec<OperationDemand>,
+}
+
+/// What one operation needs.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OperationDemand {
+    /// Its module.
+    pub module: String,
+    /// The least weight; absent when nothing permits the module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub need: Option<u64>,
+    /// What the signatures weigh.
+    pub have: u64,
 }
 
 /// Machines that would refuse an action for the same reason.

@@ -23,7 +23,10 @@ mod targets;
 mod wakeups;
 
 pub use access::{Principal, Role};
-pub use actions::{ActionOutcome, ActionPreview, NewInvestigator, PreviewRefusal, TrustDocument, signed_text};
+pub use actions::{
+    ActionOutcome, ActionPreview, NewInvestigator, OperationDemand, PreviewDemand, PreviewRefusal, SaidBy,
+    TrustDocument, signed_text,
+};
 pub use config::{EngineConfig, EnrolmentPolicy};
 pub use contact::{ContactFrom, Refusal, RefusalCode};
 pub use dispatch::{Service, ServiceError};

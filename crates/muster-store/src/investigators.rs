@@ -99,6 +99,15 @@ pub struct TrustGroup {
     pub example: AgentId,
 }
 
+/// Machines that a target picks, that never said what they demand, and of which the server's tables note something.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NotedMachines {
+    /// What is noted: one rule for each machine and module.
+    pub rules: Vec<ModuleRule>,
+    /// How many machines these are of.
+    pub machines: u64,
+}
+
 /// Groups of machines whose words are looked at.
 pub const TRUST_GROUPS_MAX: usize = 256;
 
@@ -192,6 +201,10 @@ pub trait InvestigatorStore: Send + Sync {
     /// Returns the machines that a target picks, grouped by what they say, most machines first. Refused: the target
     /// takes too long.
     async fn trust_groups(&self, query: TargetQuery) -> Result<Vec<TrustGroup>, StoreError>;
+
+    /// Returns what `agtmodreq` and `invagtmodperm` note of machines that the target picks and that never said what they
+    /// demand: of the first `limit` machines, by number, of which something is noted.
+    async fn trust_noted(&self, query: TargetQuery, limit: u32) -> Result<NotedMachines, StoreError>;
 }
 
 /// What an investigator is worth.

@@ -35,6 +35,11 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// Returns the key of each investigator.
+    pub(super) fn by_investigator(&self) -> BTreeMap<InvestigatorId, Fingerprint> {
+        self.people.iter().map(|(fingerprint, row)| (row.id, fingerprint.clone())).collect()
+    }
+
     fn read(rows: Vec<InvestigatorRow>) -> Self {
         let version = version(&rows);
         let mut certificates = Vec::new();
@@ -63,7 +68,7 @@ fn version(rows: &[InvestigatorRow]) -> Vec<(InvestigatorId, Timestamp)> {
 }
 
 impl Inner {
-    async fn keys(&self) -> Result<Arc<Keys>, OperatorError> {
+    pub(super) async fn keys(&self) -> Result<Arc<Keys>, OperatorError> {
         let rows = self.investigators_active().await;
         let rows = rows.map_err(|failure| self.operator_error("look up the investigators", failure))?;
         let known = lock(&self.actions.keys).clone();

@@ -7,22 +7,24 @@
 
 mod documents;
 mod keys;
+mod noted;
 mod preview;
 mod work;
 
 pub use documents::TrustDocument;
 pub use keys::NewInvestigator;
-pub use preview::{ActionPreview, PreviewRefusal};
+pub use preview::{ActionPreview, OperationDemand, PreviewDemand, PreviewRefusal, SaidBy};
 
 use crate::engine::{Inner, OperatorError};
 use keys::Keys;
-use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus, Fingerprint};
+use muster_core::action::{Action, ActionError, ActionId, ActionStatus, CommandStatus, Fingerprint};
 use muster_core::{Cause, Message, Timestamp, limits, system, text};
 use muster_store::actions::{ActionPut, ActionRow, ActionTaken, ResultPut, SignaturePut, Spread};
 use muster_store::agents::Effect;
 use muster_store::investigators::InvestigatorRow;
 use muster_store::{ErrorKind, StoreError};
 use muster_trust::signature;
+use preview::Detail;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -71,10 +73,21 @@ struct Read {
     signed: [u8; 32],
 }
 
-fn read(json: &[u8], now: Timestamp) -> Result<Read, OperatorError> {
+/// Whether an action may come without signatures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unsigned {
+    Refused,
+    Taken,
+}
+
+fn read(json: &[u8], now: Timestamp, unsigned: Unsigned) -> Result<Read, OperatorError> {
     let invalid = |reason: String| OperatorError::Invalid(reason);
     let action = Action::parse(json).map_err(|error| invalid(error.to_string()))?;
-    action.check(now).map_err(|error| invalid(error.to_string()))?;
+    match action.check(now) {
+        Ok(()) => {}
+        Err(ActionError::SignaturesEmpty) if unsigned == Unsigned::Taken => {}
+        Err(error) => return Err(invalid(error.to_string())),
+    }
     action.window_length_check(limits::ACTION_WINDOW_MAX).map_err(|error| invalid(error.to_string()))?;
     let text =
         muster_trust::signed_text(&action).map_err(|error| invalid(format!("the action cannot be signed: {error}")))?;
@@ -130,7 +143,7 @@ impl Inner {
         cause: &Cause,
     ) -> Result<ActionTaken, OperatorError> {
         let now = self.now();
-        let Read { mut action, text, signed } = read(json, now)?;
+        let Read { mut action, text, signed } = read(json, now, Unsigned::Refused)?;
         spread_check(&spread)?;
         let known = self.store.action_find(signed).await;
         if let Some(row) = known.map_err(|failure| self.operator_error("look for the action", failure))? {
@@ -140,7 +153,7 @@ impl Inner {
         if let Some(problem) = signatures.problems.first() {
             return Err(OperatorError::Invalid(problem.clone()));
         }
-        let preview = self.preview_of(&action, &signatures, spread.standing, now).await?;
+        let preview = self.preview_of(&action, &signatures, (spread.standing, Detail::Verdict), now).await?;
         spread.rings = rings(spread.rings, preview.changes);
         let id = self.store.action_id_take().await;
         let id = id.map_err(|failure| self.operator_error("number the action", failure))?;
@@ -197,7 +210,7 @@ impl Inner {
         action.pgp_signatures.push(line.to_owned());
         // What machines will read is written anew, and must still be what was signed.
         let json = serde_json::to_vec(&action).expect("texts and numbers can always be written as JSON");
-        let Read { text, signed, .. } = read(&json, now)?;
+        let Read { text, signed, .. } = read(&json, now, Unsigned::Refused)?;
         if signed != row.signed {
             return Err(nameless(&row));
         }
@@ -206,7 +219,7 @@ impl Inner {
             return Err(OperatorError::Invalid(problem.clone()));
         }
         let signer = signatures.signers.last().expect("as many signers as signatures without a problem");
-        let preview = self.preview_of(&action, &signatures, row.spread.standing, now).await?;
+        let preview = self.preview_of(&action, &signatures, (row.spread.standing, Detail::Verdict), now).await?;
         let put = SignaturePut {
             action: id,
             investigator: signer.id,
@@ -245,12 +258,12 @@ impl Inner {
         Ok(done)
     }
 
-    /// Says what would come of an action that is not launched.
+    /// Says what would come of an action that is not launched; nobody needs to have signed it.
     pub(crate) async fn action_preview(&self, json: &[u8], standing: bool) -> Result<ActionPreview, OperatorError> {
         let now = self.now();
-        let Read { action, text, .. } = read(json, now)?;
+        let Read { action, text, .. } = read(json, now, Unsigned::Taken)?;
         let signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
-        self.preview_of(&action, &signatures, standing, now).await
+        self.preview_of(&action, &signatures, (standing, Detail::Whole), now).await
     }
 
     /// Says what would come of an action that is stored, if it were launched now.
@@ -259,7 +272,7 @@ impl Inner {
         let row = self.action_row(id).await?;
         let text = muster_trust::signed_text(&row.action).map_err(|_| nameless(&row))?;
         let signatures = self.signatures_verify(&text, &row.action.pgp_signatures, now).await?;
-        self.preview_of(&row.action, &signatures, row.spread.standing, now).await
+        self.preview_of(&row.action, &signatures, (row.spread.standing, Detail::Whole), now).await
     }
 
     /// Decides what a message to service `actions` does.

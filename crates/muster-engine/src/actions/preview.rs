@@ -1,15 +1,17 @@
 //! Previews: how many machines an action means, and how many of them will refuse it, as far as they told.
 //!
 //! Stays true: a preview decides nothing but whether an action waits for more signatures; it waits only if no machine
-//! would run it and more signatures could change that.
+//! would run it and more signatures could change that. What the server notes of machines (`noted`) is told, and decides
+//! nothing.
 
 use super::Signatures;
 use crate::engine::{Inner, OperatorError};
-use muster_core::action::{Action, Fingerprint};
+use muster_core::action::{Action, Fingerprint, Operation};
 use muster_core::target::Target;
-use muster_core::{AgentId, Timestamp};
+use muster_core::{AgentId, Timestamp, limits};
 use muster_store::investigators::{InvestigatorRow, TrustTold};
 use muster_store::targets::{Reach, TargetQuery};
+use muster_trust::weights::Assessment;
 use muster_trust::{Acl, RefusalCode};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +28,56 @@ pub struct PreviewRefusal {
     pub examples: Vec<AgentId>,
 }
 
+/// Whose word a demand is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SaidBy {
+    /// The machines said so themselves.
+    Machines,
+    /// The server notes it of machines that never said.
+    Server,
+}
+
+impl SaidBy {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Machines => "machines",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// What one operation needs, and what the signatures bring.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OperationDemand {
+    /// Its module.
+    pub module: String,
+    /// The least weight; `None`: nothing permits the module.
+    pub need: Option<u64>,
+    /// What the signers weigh there.
+    pub have: u64,
+}
+
+/// Machines that demand the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviewDemand {
+    /// Whose word it is.
+    pub said_by: SaidBy,
+    /// Each operation, in their order.
+    pub operations: Vec<OperationDemand>,
+    /// How many machines.
+    pub agents: u64,
+    /// Some of them.
+    pub examples: Vec<AgentId>,
+}
+
+impl PreviewDemand {
+    /// Returns whether the signatures weigh enough for every operation.
+    pub fn is_met(&self) -> bool {
+        self.operations.iter().all(|operation| operation.need.is_some_and(|need| operation.have >= need))
+    }
+}
+
 /// What would come of an action.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ActionPreview {
@@ -39,10 +91,24 @@ pub struct ActionPreview {
     pub willing: u64,
     /// Those that never told what they demand.
     pub unknown: u64,
+    /// Of these, machines of which the server notes something; at most [`limits::PREVIEW_NOTED_MAX`] are looked at.
+    pub noted: u64,
     /// Those that would refuse it, most first.
     pub refusals: Vec<PreviewRefusal>,
     /// Whether any of them says that a module of it changes the machine.
     pub changes: bool,
+    /// What weight is demanded, by machines that have all its modules and by the server's notes: most machines first,
+    /// at most [`limits::PREVIEW_DEMANDS_MAX`].
+    pub demands: Vec<PreviewDemand>,
+}
+
+/// How much a preview says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// Whether the action starts at once, for a launch, which somebody waits for.
+    Verdict,
+    /// Also what is demanded, and what the server notes.
+    Whole,
 }
 
 /// Machines that are named for one reason.
@@ -51,6 +117,9 @@ const EXAMPLES_MAX: usize = 5;
 impl ActionPreview {
     /// Returns whether it starts at once; otherwise it waits for more signatures.
     pub fn is_ready(&self) -> bool {
+        if self.signers.is_empty() {
+            return false;
+        }
         let lacks_weight = self.refusals.iter().any(|refusal| refusal.code == RefusalCode::Weight);
         self.problems.is_empty() && (self.willing > 0 || self.unknown > 0 || !lacks_weight)
     }
@@ -61,14 +130,15 @@ impl Inner {
         &self,
         action: &Action,
         signatures: &Signatures,
-        is_standing: bool,
+        (is_standing, detail): (bool, Detail),
         now: Timestamp,
     ) -> Result<ActionPreview, OperatorError> {
         let target = Target::parse(&action.target)
             .map_err(|error| OperatorError::Invalid(format!("the target cannot be read: {error}")))?;
         // As the work on actions will: a standing one reaches every machine in time.
         let reach = if is_standing { Reach::Enrolled } else { Reach::Active };
-        let groups = self.store.trust_groups(TargetQuery { target, now, reach }).await;
+        let query = TargetQuery { target, now, reach };
+        let groups = self.store.trust_groups(query.clone()).await;
         let groups = groups.map_err(|failure| self.operator_error("expand the target", failure))?;
         let signers = signatures.fingerprints();
         let mut preview = ActionPreview {
@@ -77,6 +147,7 @@ impl Inner {
             ..ActionPreview::default()
         };
         let mut refusals: BTreeMap<(RefusalCode, String), (u64, Vec<AgentId>)> = BTreeMap::new();
+        let mut demands = Demands::default();
         for group in groups {
             preview.matched += group.agents;
             let Some(told) = group.told else {
@@ -84,6 +155,11 @@ impl Inner {
                 continue;
             };
             preview.changes |= changes(&told, action);
+            if detail == Detail::Whole
+                && let Some(demand) = demand(&told, action, &signers)
+            {
+                demands.add(SaidBy::Machines, demand, group.agents, group.example);
+            }
             match judge(&told, action, &signers) {
                 Ok(()) => preview.willing += group.agents,
                 Err(refusal) => {
@@ -95,6 +171,10 @@ impl Inner {
                 }
             }
         }
+        if detail == Detail::Whole && preview.unknown > 0 {
+            preview.noted = self.noted_add(query, action, &signers, &mut demands).await?;
+        }
+        preview.demands = demands.into_list();
         let refusals = refusals.into_iter();
         preview.refusals = refusals
             .map(|((code, reason), (agents, examples))| PreviewRefusal { code, reason, agents, examples })
@@ -109,16 +189,62 @@ fn changes(told: &TrustTold, action: &Action) -> bool {
     told.modules.iter().any(|module| module.changes && is_used(&module.name))
 }
 
-/// Judges as a machine would that believes what it told. A list of weights that cannot be read permits nothing.
-fn judge(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> Result<(), (RefusalCode, String)> {
-    let mut modules = Vec::with_capacity(action.operations.len());
-    for operation in &action.operations {
+/// Demands that were told, by what they are.
+#[derive(Default)]
+pub(super) struct Demands(BTreeMap<(SaidBy, Vec<OperationDemand>), (u64, Vec<AgentId>)>);
+
+impl Demands {
+    /// Adds machines that demand `operations`.
+    pub(super) fn add(&mut self, said_by: SaidBy, operations: Vec<OperationDemand>, agents: u64, example: AgentId) {
+        let (count, examples) = self.0.entry((said_by, operations)).or_default();
+        *count += agents;
+        if examples.len() < EXAMPLES_MAX {
+            examples.push(example);
+        }
+    }
+
+    fn into_list(self) -> Vec<PreviewDemand> {
+        let demands = self.0.into_iter();
+        let mut demands: Vec<_> = demands
+            .map(|((said_by, operations), (agents, examples))| PreviewDemand { said_by, operations, agents, examples })
+            .collect();
+        demands.sort_by_key(|demand| (demand.said_by, std::cmp::Reverse(demand.agents)));
+        demands.truncate(limits::PREVIEW_DEMANDS_MAX);
+        demands
+    }
+}
+
+/// Says what weights demand of operations.
+pub(super) fn weigh<'a>(
+    acl: &Acl,
+    modules: impl IntoIterator<Item = (&'a str, u32)>,
+    signers: &BTreeSet<Fingerprint>,
+) -> Vec<OperationDemand> {
+    let assessed = acl.assess(modules, signers).into_iter();
+    assessed.map(|Assessment { module, need, have }| OperationDemand { module, need, have }).collect()
+}
+
+/// What a machine demands of an action's operations; `None`: it lacks a module, so that no weight helps.
+fn demand(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> Option<Vec<OperationDemand>> {
+    let modules = modules(told, action).ok()?;
+    Some(weigh(&Acl::parse(told.acl.as_bytes()).unwrap_or_default(), modules, signers))
+}
+
+/// Each operation's module with the weight that it demands itself.
+fn modules<'a>(told: &'a TrustTold, action: &Action) -> Result<Vec<(&'a str, u32)>, (RefusalCode, String)> {
+    let of = |operation: &Operation| {
         let module = told.modules.iter().find(|module| module.name == operation.module);
         let module = module.ok_or_else(|| {
             (RefusalCode::UnknownModule, format!("there is no module {:?} on this machine", operation.module))
         })?;
-        modules.push((module.name.as_str(), module.weight_min));
-    }
+        Ok((module.name.as_str(), module.weight_min))
+    };
+    action.operations.iter().map(of).collect()
+}
+
+/// Judges as a machine would that believes what it told. A list of weights that cannot be read permits nothing.
+fn judge(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> Result<(), (RefusalCode, String)> {
+    let modules = modules(told, action)?;
     let keyring: BTreeSet<Fingerprint> = told.keyring.iter().filter_map(|key| key.parse().ok()).collect();
     if let Some(stranger) = signers.difference(&keyring).next() {
         return Err((RefusalCode::KeyUnknown, format!("the key {stranger} is not in this machine's keyring")));
@@ -130,6 +256,7 @@ fn judge(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_core::action::{InvestigatorId, InvestigatorStatus};
     use muster_store::investigators::ModuleTold;
 
     const ONE: &str = "1111111111111111111111111111111111111111";
@@ -170,11 +297,24 @@ mod tests {
     #[test]
     fn an_action_waits_only_where_signatures_help() {
         let refusal = |code| PreviewRefusal { code, reason: String::new(), agents: 1, examples: Vec::new() };
-        let with = |refusals| ActionPreview { matched: 1, refusals, ..ActionPreview::default() };
+        let signer = InvestigatorRow {
+            id: InvestigatorId::new(1).unwrap(),
+            name: "Ann".into(),
+            fingerprint: None,
+            public_key: None,
+            status: InvestigatorStatus::Active,
+            permissions: 0,
+            created: Timestamp::EPOCH,
+            modified: Timestamp::EPOCH,
+            has_api_key: false,
+        };
+        let by_ann = || ActionPreview { signers: vec![signer.clone()], ..ActionPreview::default() };
+        let with = |refusals| ActionPreview { matched: 1, refusals, ..by_ann() };
         assert!(!with(vec![refusal(RefusalCode::Weight)]).is_ready());
         assert!(with(vec![refusal(RefusalCode::UnknownModule)]).is_ready());
         assert!(ActionPreview { willing: 1, ..with(vec![refusal(RefusalCode::Weight)]) }.is_ready());
         assert!(ActionPreview { unknown: 1, ..with(vec![refusal(RefusalCode::Weight)]) }.is_ready());
-        assert!(ActionPreview::default().is_ready());
+        assert!(by_ann().is_ready());
+        assert!(!ActionPreview { willing: 1, ..ActionPreview::default() }.is_ready(), "nobody signed");
     }
 }

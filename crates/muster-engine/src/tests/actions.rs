@@ -5,7 +5,7 @@ use crate::{Engine, EngineConfig, NewInvestigator, OperatorError};
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus};
 use muster_core::{Message, system};
 use muster_store::actions::{ActionRow, ActionTaken, CommandFilter, Spread};
-use muster_store::investigators::{ModuleTold, TrustTold};
+use muster_store::investigators::{ModuleTold, ModuleWeight, TrustTold};
 use muster_trust::{Certificate, SecretKey, signed_text};
 use serde_json::json;
 use std::time::Duration;
@@ -209,6 +209,76 @@ async fn an_action_of_two_people_waits_for_the_second() {
     let handed = Action::parse(&orders(&got)[0].payload.as_ref().unwrap().value).unwrap();
     assert_eq!(handed.pgp_signatures.len(), 2);
     assert_eq!(signed_text(&handed).unwrap(), signed_text(&action).unwrap());
+}
+
+#[tokio::test]
+async fn an_action_that_nobody_signed_is_previewed_and_shows_what_it_needs() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    tell(&engine, &machine(1), vec![demands_two(1)]).await;
+    for number in 2..=4 {
+        poll(&engine, &machine(number)).await;
+    }
+    // Of machine 2 the server notes a weight that is never reached, of 3 only what a person is worth, of 4 nothing.
+    let (store, now) = (engine.store(), muster_core::Clock::now(&*world.clock));
+    let who = store.investigator_page(None, None, 9).await.unwrap()[0].id;
+    store.module_minimum_set(machine(2).agent(), "default", Some(7), now, &cause()).await.unwrap();
+    for (number, worth) in [(2, 3), (3, 5)] {
+        let weight = ModuleWeight {
+            investigator: who,
+            agent: machine(number).agent(),
+            module: "default".into(),
+            weight: Some(worth),
+        };
+        store.module_weight_set(weight, now, &cause()).await.unwrap();
+    }
+    let said = |preview: &crate::ActionPreview| -> Vec<_> {
+        let demands = preview.demands.iter();
+        let shown = demands.map(|demand| {
+            assert_eq!((demand.agents, demand.operations.len(), demand.is_met()), (1, 1, false));
+            let operation = &demand.operations[0];
+            (demand.said_by.as_str(), demand.examples[0], operation.need, operation.have)
+        });
+        shown.collect()
+    };
+    let unsigned = order(&world, "look", &[]);
+    let preview = engine.action_preview(&unsigned, false).await.unwrap();
+    assert_eq!((preview.matched, preview.willing, preview.unknown, preview.noted), (4, 0, 3, 2));
+    assert!(preview.signers.is_empty() && preview.problems.is_empty() && !preview.is_ready());
+    let agent = |number| machine(number).agent();
+    let mut wanted =
+        [("machines", agent(1), Some(2), 0), ("server", agent(2), Some(7), 0), ("server", agent(3), None, 0)];
+    let sorted = |mut demands: Vec<_>| {
+        demands.sort();
+        demands
+    };
+    wanted.sort_unstable();
+    assert_eq!(sorted(said(&preview)), wanted);
+    // Signed by one, it weighs something; and what the server notes holds nothing back.
+    let signed = order(&world, "look", &[0]);
+    let preview = engine.action_preview(&signed, false).await.unwrap();
+    let mut wanted =
+        [("machines", agent(1), Some(2), 1), ("server", agent(2), Some(7), 3), ("server", agent(3), None, 0)];
+    wanted.sort_unstable();
+    assert_eq!((sorted(said(&preview)), preview.is_ready()), (wanted.to_vec(), true));
+    assert!(engine.action_launch(&unsigned, Spread::default(), &cause()).await.is_err(), "a preview launches nothing");
+}
+
+#[tokio::test]
+async fn a_target_that_holds_a_name_is_refused() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    engine.named_target_put("all", "name LIKE '%'", "", &cause()).await.unwrap();
+    let mut action = Action::parse(&order(&world, "look", &[])).unwrap();
+    action.target = "@all AND status = 'online'".into();
+    action.pgp_signatures = vec![signature(&world, &action, 0)];
+    let json = serde_json::to_vec(&action).unwrap();
+    let refused = engine.action_launch(&json, Spread::default(), &cause()).await.unwrap_err();
+    assert!(matches!(&refused, OperatorError::Invalid(reason) if reason.contains("@all")), "{refused}");
+    let refused = engine.action_preview(&json, false).await.unwrap_err();
+    assert!(matches!(refused, OperatorError::Invalid(_)), "{refused}");
 }
 
 #[tokio::test]

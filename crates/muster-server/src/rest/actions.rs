@@ -9,8 +9,8 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_api::actions::{
-    ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Preview, PreviewRefusal,
-    SignatureRequest, Signer,
+    ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, OperationDemand, Preview,
+    PreviewDemand, PreviewRefusal, SignatureRequest, Signer,
 };
 use muster_api::{Page, Reason};
 use muster_core::action::{ActionId, Counters, InvestigatorId};
@@ -59,7 +59,7 @@ pub(crate) async fn action_create(
     Ok((status, Json(ActionLaunched { again, action })))
 }
 
-/// Says what would come of an action that is not launched.
+/// Says what would come of an action that is not launched. Nobody needs to have signed it: then it says what is needed.
 #[utoipa::path(post, path = "/api/v1/actions/preview", tag = "actions", request_body = ActionRequest,
     responses((status = 200, body = Preview)))]
 pub(crate) async fn action_preview(
@@ -212,6 +212,10 @@ fn counters(counters: Counters) -> ActionCounters {
     ActionCounters { sent, done, inflight, success, cancelled, expired, failed, timeout }
 }
 
+fn operation_demand(demand: &muster_engine::OperationDemand) -> OperationDemand {
+    OperationDemand { module: demand.module.clone(), need: demand.need, have: demand.have }
+}
+
 fn show_preview(preview: ActionPreview) -> Preview {
     let (ready, changes) = (preview.is_ready(), preview.changes);
     let refusals = preview.refusals.into_iter().map(|refusal| PreviewRefusal {
@@ -220,7 +224,16 @@ fn show_preview(preview: ActionPreview) -> Preview {
         agents: refusal.agents,
         examples: refusal.examples.iter().map(ToString::to_string).collect(),
     });
+    let demands = preview.demands.iter().map(|demand| PreviewDemand {
+        said_by: demand.said_by.as_str().to_owned(),
+        met: demand.is_met(),
+        agents: demand.agents,
+        examples: demand.examples.iter().map(ToString::to_string).collect(),
+        operations: demand.operations.iter().map(operation_demand).collect(),
+    });
     Preview {
+        demands: demands.collect(),
+        noted: preview.noted,
         signers: preview.signers.iter().map(signer).collect(),
         problems: preview.problems,
         matched: preview.matched,

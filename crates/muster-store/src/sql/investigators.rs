@@ -5,8 +5,8 @@ use super::{journal, trust};
 use crate::db::Tx;
 use crate::db::value::{Field, Row, Value, params};
 use crate::investigators::{
-    InvestigatorPut, InvestigatorRow, InvestigatorStore, ModuleRule, ModuleWeight, PERMISSIONS_ADMIN, PERMISSIONS_ALL,
-    TrustGroup, TrustTold,
+    InvestigatorPut, InvestigatorRow, InvestigatorStore, ModuleRule, ModuleWeight, NotedMachines, PERMISSIONS_ADMIN,
+    PERMISSIONS_ALL, TrustGroup, TrustTold,
 };
 use crate::targets::TargetQuery;
 use crate::{SqlStore, StoreError};
@@ -281,5 +281,9 @@ impl InvestigatorStore for SqlStore {
 
     async fn trust_groups(&self, query: TargetQuery) -> Result<Vec<TrustGroup>, StoreError> {
         self.read(query, |tx, query| Box::pin(trust::groups(tx, query))).await
+    }
+
+    async fn trust_noted(&self, query: TargetQuery, limit: u32) -> Result<NotedMachines, StoreError> {
+        self.read((query, limit), |tx, args| Box::pin(trust::noted(tx, args))).await
     }
 }

@@ -1,10 +1,11 @@
 //! What machines say that they believe and can do. Only shown and counted: a machine decides for itself.
 
+use super::modules;
 use super::targets::{in_time, matching};
 use crate::StoreError;
 use crate::db::Tx;
 use crate::db::value::params;
-use crate::investigators::{TRUST_GROUPS_MAX, TrustGroup, TrustTold};
+use crate::investigators::{NotedMachines, TRUST_GROUPS_MAX, TrustGroup, TrustTold};
 use crate::targets::TargetQuery;
 use muster_core::{AgentId, Timestamp, limits};
 use sha2::{Digest, Sha256};
@@ -53,4 +54,20 @@ pub(super) async fn groups(tx: &mut Tx, query: &TargetQuery) -> Result<Vec<Trust
         groups.push(TrustGroup { told, agents, example });
     }
     Ok(groups)
+}
+
+pub(super) async fn noted(tx: &mut Tx, (query, limit): &(TargetQuery, u32)) -> Result<NotedMachines, StoreError> {
+    let values = vec![(*limit).into()];
+    let (condition, values) = matching(tx, &query.target, query.reach, query.now, values).await?;
+    let sql = format!(
+        "SELECT machines.agent_id FROM machines WHERE {condition} AND NOT EXISTS (SELECT 1 FROM agent_trust \
+         WHERE agent_trust.agent = machines.number) AND (EXISTS (SELECT 1 FROM agtmodreq \
+         WHERE agtmodreq.agentid = machines.number) OR EXISTS (SELECT 1 FROM invagtmodperm \
+         WHERE invagtmodperm.agentid = machines.number)) ORDER BY machines.number LIMIT $1"
+    );
+    let mut agents: Vec<AgentId> = Vec::new();
+    for row in in_time(tx.query_once(&sql, &values, limits::TARGET_TIME_MAX).await)? {
+        agents.push(row.only("machines")?);
+    }
+    Ok(NotedMachines { machines: agents.len() as u64, rules: modules::rules(tx, &agents).await? })
 }

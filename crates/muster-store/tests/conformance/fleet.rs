@@ -8,6 +8,7 @@ use muster_core::{AgentState, ResourceUsage, Timestamp};
 use muster_store::agents::{ContactPut, Effect};
 use muster_store::investigators::{InvestigatorPut, ModuleWeight, PERMISSIONS_ADMIN, PERMISSIONS_ALL};
 use muster_store::reports::{AgentTimes, Report, SESSIONS_MAX};
+use muster_store::targets::{Reach, TargetQuery};
 use muster_store::{AgentStore, ClusterStore, ErrorKind, InvestigatorStore, JournalStore, ReportStore};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -95,6 +96,28 @@ for_each_backend! {
         assert_eq!(stage.store.module_rules(&[agent]).await.unwrap(), []);
         let missing = stage.store.module_minimum_set(crate::stage::agent(9), "file", Some(1), at(1), &cause()).await;
         assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    async fn what_the_server_notes_stands_in_for_machines_that_never_said(stage) {
+        let who = investigator(&stage, 1).await;
+        for n in 1..=4 {
+            stage.agent(n).await;
+        }
+        for n in 1..=3 {
+            stage.store.module_minimum_set(agent(n), "file", Some(i64::from(n)), at(1), &cause()).await.unwrap();
+        }
+        let weight = ModuleWeight { investigator: who, agent: agent(4), module: "file".into(), weight: Some(1) };
+        stage.store.module_weight_set(weight, at(1), &cause()).await.unwrap();
+        let told = Effect::Trust(Box::default());
+        let put = ContactPut { intake: vec![intake(to_server(1, agent(2), "actions"), told)], ..contact(2, at(1)) };
+        stage.contact(put).await;
+        let target = muster_core::target::Target::parse(crate::actions::ALL).unwrap();
+        let query = TargetQuery { target, now: at(1), reach: Reach::Enrolled };
+        let noted = stage.store.trust_noted(query.clone(), 9).await.unwrap();
+        assert_eq!(noted.machines, 3, "machine 2 speaks for itself");
+        let rules: Vec<_> = noted.rules.iter().map(|rule| (rule.agent, rule.minimum)).collect();
+        assert_eq!(rules, [(agent(1), Some(1)), (agent(3), Some(3)), (agent(4), None)]);
+        assert_eq!(stage.store.trust_noted(query, 1).await.unwrap().machines, 1);
     }
 
     async fn a_machine_that_restarts_keeps_few_sessions(stage) {

@@ -5,7 +5,9 @@ use crate::commands::{ReasonArgs, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, safe, time, time_or_dash, yes};
 use crate::{Context, Failure, Globals};
-use muster_api::actions::{ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Preview};
+use muster_api::actions::{
+    ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Preview, PreviewDemand,
+};
 use muster_core::Action;
 use reqwest::Method;
 
@@ -118,7 +120,11 @@ pub(crate) async fn preview(context: &Context, request: &ActionRequest) -> Resul
 pub(crate) fn show_preview(context: &Context, preview: &Preview) {
     let Preview { matched, willing, unknown, .. } = preview;
     let signers: Vec<_> = preview.signers.iter().map(|signer| signer.name.as_str()).collect();
-    let signed = if signers.is_empty() { "nobody that the server knows".to_owned() } else { signers.join(", ") };
+    let signed = match (signers.is_empty(), preview.problems.is_empty()) {
+        (true, true) => "nobody yet".to_owned(),
+        (true, false) => "nobody that the server knows".to_owned(),
+        (false, _) => signers.join(", "),
+    };
     context.out.note(&format!("Signed by {}.", safe(&signed)));
     for problem in &preview.problems {
         context.out.note(&format!("  {}", safe(problem)));
@@ -139,14 +145,34 @@ pub(crate) fn show_preview(context: &Context, preview: &Preview) {
     if preview.changes {
         context.out.note("It changes machines: unless --rings says otherwise it goes to 1 %, to 10 %, then to all.");
     }
-    if !preview.ready {
+    for demand in preview.demands.iter().filter(|demand| !demand.met) {
+        context.out.note(&format!("  {}", demanded(demand)));
+    }
+    if preview.signers.is_empty() && preview.problems.is_empty() {
+        context.out.note("It needs signatures before it can be launched.");
+    } else if !preview.ready {
         context.out.note("It would wait for more signatures.");
     }
 }
 
+/// Words what machines demand, and that a note of the server is not the machine's word.
+fn demanded(demand: &PreviewDemand) -> String {
+    let operations = demand.operations.iter().map(|operation| match operation.need {
+        Some(need) => format!("{} weight {need} (has {})", operation.module, operation.have),
+        None => format!("{} permitted by nobody", operation.module),
+    });
+    let operations = operations.collect::<Vec<_>>().join(", ");
+    let (agents, examples) = (demand.agents, demand.examples.join(" "));
+    let who = match demand.said_by.as_str() {
+        "server" => format!("{agents} never said; the server notes of them, which they need not share,"),
+        _ => format!("{agents} demand"),
+    };
+    format!("{who} {} ({})", safe(&operations), safe(&examples))
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct PreviewArgs {
-    /// The signed action: a file, - for standard input, or the number of one on the server
+    /// The action, signed or not: a file, - for standard input, or the number of one on the server
     action: String,
     #[command(flatten)]
     spread: SpreadArgs,

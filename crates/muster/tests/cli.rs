@@ -382,3 +382,44 @@ fn a_reader_that_goes_away_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
+
+/// A key that was made for tests, secret or public.
+fn key(name: &str) -> String {
+    format!("{}/../muster-engine/src/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_named_target_is_written_out_before_anything_is_signed() {
+    let server = Server::start();
+    server.text(&["target", "put", "linux", "os='linux'"]);
+    let file = server.directory.path().join("q.json").display().to_string();
+    let new = |target: &'static str| ["action", "new", "--name", "q", "--target", target, "--out", &file, "timedrift"];
+    server.text(&new("@linux AND status='online'"));
+    let action: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(action["target"], "(os='linux') AND status='online'");
+    let (code, text) = server.fails(&new("@missing OR true"));
+    assert!(code == 2 && text.contains("no target has the name \"missing\""), "{code}: {text}");
+    // Without a name nobody is asked; an at sign in a text is none.
+    let alone = muster().args(["--url", "http://127.0.0.1:1"]).args(new("name = 'a@linux'")).output().unwrap();
+    assert!(alone.status.success(), "{alone:?}");
+    // What is shown before it is signed is what will be signed.
+    server.text(&["investigator", "add", "Ann", "--key", &key("first.asc")]);
+    let ask = ["ask", "--key", &key("first.key"), "--target", "@linux", "--yes", "timedrift"];
+    let (code, text) = server.fails(&ask);
+    assert!(code == 3 && text.contains("Target      (os='linux')"), "{code}: {text}");
+}
+
+#[test]
+fn an_action_that_nobody_signed_is_previewed() {
+    let server = Server::start();
+    let file = server.directory.path().join("q.json").display().to_string();
+    server.text(&["action", "new", "--name", "q", "--target", "true", "--out", &file, "timedrift"]);
+    let output = server.run(&["action", "preview", &file]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && text.contains("Signed by nobody yet."), "{text}");
+    assert!(text.contains("needs signatures before it can be launched"), "{text}");
+    let preview = server.json(&["action", "preview", &file]);
+    assert_eq!((&preview["ready"], &preview["matched"]), (&Value::Bool(false), &Value::from(0)));
+    let (_, text) = server.fails(&["action", "launch", &file, "--yes"]);
+    assert!(text.contains("pgpsignatures is empty"), "{text}");
+}

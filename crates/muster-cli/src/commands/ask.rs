@@ -7,6 +7,7 @@ use super::action::life::{SpreadArgs, launch, preview, show_preview, tell};
 use super::action::new::{Draft, Words, draft, of_words};
 use super::action::results::HowArgs;
 use super::action::sign::sign;
+use super::target::written_out;
 use super::{ReasonArgs, confirm};
 use crate::signing::SignArgs;
 use crate::values::duration;
@@ -24,13 +25,14 @@ const WHAT: &str = "could not ask";
 Examples:
   muster ask file --path /etc --name '^passwd$' --target \"os='linux'\"
   muster ask pkg --name '^openssl' --format csv
+  muster ask timedrift --target \"@web AND status='online'\"
   muster ask netstat --lp 22 --found --yes
   muster ask --key alice.key timedrift
 
 Flags of this command may stand before or after the module, unless the module has one of that name: then it is the
 module's. `muster module help NAME` explains a module's arguments.")]
 pub struct Args {
-    /// Which machines: an expression
+    /// Which machines: an expression; @NAME stands for one that has a name, and is signed as written out
     #[arg(long, value_name = "EXPRESSION", default_value = "status='online'")]
     target: String,
     /// What it is for, in your words; the question itself unless told
@@ -64,7 +66,8 @@ impl Args {
             Err(Words::Wrong(failure)) => return Err(*failure),
         };
         let name = self.title.unwrap_or_else(|| title(&self.words));
-        let question = Draft { name, target: self.target, operations, expires_in: self.expires_in };
+        let target = written_out(context, WHAT, self.target).await?;
+        let question = Draft { name, target, operations, expires_in: self.expires_in };
         let mut action = draft(question, None, values::now())?;
         sign(context.out, &self.with, &mut action)?;
         let request = self.spread.request(&action, &self.reason);

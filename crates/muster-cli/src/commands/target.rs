@@ -4,8 +4,9 @@ use super::confirm;
 use crate::output::{Table, safe, time, yes};
 use crate::{Context, Exit, Failure, resolve};
 use muster_api::targets::{NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMistake};
-use muster_core::target::TargetError;
+use muster_core::target::{self, TargetError};
 use reqwest::Method;
+use std::collections::BTreeMap;
 
 /// `muster target`.
 #[derive(Debug, clap::Args)]
@@ -129,6 +130,36 @@ async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Fai
     context.out.table(&table, "No machines to show.")
 }
 
+/// Returns a target with its names written out. What names stand for is asked of the server; all else stays as it was
+/// written, byte by byte, so that a server cannot choose what is signed. Without names nobody is asked.
+pub(crate) async fn written_out(context: &Context, what: &str, text: String) -> Result<String, Failure> {
+    if !holds_names(&text) {
+        return Ok(text);
+    }
+    let answer = context.api.get(what, &["named-targets"], &()).await?;
+    let known: Vec<NamedTargetRow> = context.api.read(what, &answer)?;
+    let known: BTreeMap<String, String> = known.into_iter().map(|row| (row.name, row.expression)).collect();
+    let written = target::expand(&text, |name| known.get(name).cloned()).map_err(|error| {
+        let next =
+            error.hint.clone().unwrap_or_else(|| "`muster target list` shows the names that there are".to_owned());
+        context.out.note(&error.pointed(&text).lines().map(safe).collect::<Vec<_>>().join("\n"));
+        Failure::usage("could not read the target", error.message).on(&text).next(next)
+    })?;
+    context.out.note(&format!("With names written out: {}", safe(&written)));
+    Ok(written)
+}
+
+/// Whether a target holds names, so that it must be written out before it is signed.
+pub(crate) fn holds_names(text: &str) -> bool {
+    let mut found = false;
+    // What cannot be read is told by whoever reads it next.
+    let _ = target::expand(text, |_| {
+        found = true;
+        Some("true".to_owned())
+    });
+    found
+}
+
 /// The part of the target around its mistake, with a caret below it.
 fn pointed(target: &str, mistake: &TargetMistake) -> String {
     let position = usize::try_from(mistake.position).unwrap_or(usize::MAX).min(target.chars().count());
@@ -152,6 +183,16 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_told_from_at_signs_in_text() {
+        for with in ["@web", "status = 'online' AND @web", "NOT (@a OR @b)"] {
+            assert!(holds_names(with), "{with}");
+        }
+        for without in ["", "name = 'a@b'", "name = '@web'", "true", "name ="] {
+            assert!(!holds_names(without), "{without}");
+        }
+    }
 
     #[test]
     fn a_caret_stands_under_the_mistake() {

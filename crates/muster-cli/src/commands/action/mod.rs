@@ -1,7 +1,7 @@
 //! `muster action`: signed orders, from the first word to the last result.
 //!
 //! Stays true: what is signed is worked out on this machine from the action itself, never taken from the server; the
-//! commands that take a file ask no server.
+//! commands that take a file ask no server, but for what named targets stand for.
 
 pub(crate) mod file;
 pub(crate) mod life;
@@ -14,13 +14,14 @@ pub(crate) mod verify;
 mod tests;
 
 use super::ReasonArgs;
-use crate::{Context, Failure, Globals, Output};
+use crate::{Context, Failure, Globals};
 
 /// `muster action`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   muster action new --name passwd --target \"os='linux'\" --out q.json file -path /etc -name '^passwd$'
+  muster action new --name webs --target \"@web AND status='online'\" --out q.json timedrift
   muster action new --name two --target \"os='linux'\" --out q.json ping -d 10.0.0.1 -p icmp -- timedrift
   muster action sign q.json                                by gpg, with its default key
   muster action sign q.json --local-user alice@example.com
@@ -47,7 +48,7 @@ enum Command {
     Sign(sign::SignCommand),
     /// Say who signed an action, whether machines would take the signatures, and what they weigh
     Verify(verify::VerifyArgs),
-    /// Say what would come of an action: which machines it means, and who would refuse it
+    /// Say what would come of an action, signed or not: which machines it means, what they demand, who would refuse it
     Preview(life::PreviewArgs),
     /// Give a signed action to the server
     Launch(Box<life::LaunchArgs>),
@@ -89,9 +90,8 @@ enum Command {
 impl Args {
     /// Runs the command.
     pub async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let out = Output::new(globals.json);
         match self.command {
-            Command::New(args) => args.run(out),
+            Command::New(args) => args.run(globals).await,
             Command::Sign(args) => args.run(globals).await,
             Command::Verify(args) => args.run(globals).await,
             Command::Preview(args) => args.run(globals).await,

@@ -1,8 +1,9 @@
 //! `muster action new`: an action of version 2 from flags.
 
 use super::file;
+use crate::commands::target::{holds_names, written_out};
 use crate::values::duration;
-use crate::{Failure, Output, values};
+use crate::{Context, Failure, Globals, Output, values};
 use muster_core::action::{Action, Description, Json, Operation, SYNTAX_VERSION, Threat};
 use muster_core::target::Target;
 use muster_core::{Timestamp, limits};
@@ -22,7 +23,7 @@ pub(super) struct NewArgs {
     /// What it is for, in your words; signed
     #[arg(long)]
     name: String,
-    /// Which machines it is for: an expression such as os='linux'; signed
+    /// Which machines it is for: an expression such as os='linux', @NAME for one that has a name; signed as written out
     #[arg(long, value_name = "EXPRESSION")]
     target: String,
     /// How long machines may start it, from now or from --valid-from
@@ -72,7 +73,8 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 impl NewArgs {
-    pub(super) fn run(self, out: Output) -> Result<(), Failure> {
+    pub(super) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let out = Output::new(globals.json);
         let mut operations = parsed(&self.operations)?;
         match of_words(&self.words) {
             Ok(more) => operations.extend(more),
@@ -80,7 +82,12 @@ impl NewArgs {
             Err(Words::Wrong(failure)) => return Err(*failure),
         }
         let now = values::now();
-        let (name, target) = (self.name, self.target);
+        let name = self.name;
+        let target = if holds_names(&self.target) {
+            written_out(&Context::new(globals)?, WHAT, self.target).await?
+        } else {
+            self.target
+        };
         let mut action = draft(Draft { name, target, operations, expires_in: self.expires_in }, self.valid_from, now)?;
         action.description =
             Description { author: self.author, email: self.email, url: self.read_on, revision: self.revision };

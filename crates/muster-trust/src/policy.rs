@@ -58,3 +58,38 @@ pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::EPOCH.plus(since)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sequoia_openpgp::policy::HashAlgoSecurity;
+
+    #[test]
+    fn keys_that_are_weak_foreign_or_not_for_signing_are_refused_at_all_times() {
+        use AsymmetricAlgorithm as Key;
+        let policy = policy(Timestamp::from_secs(1_800_000_000));
+        let refused = |key: &Key| policy.asymmetric_algo_cutoff(*key).is_some();
+        let good = [Key::RSA2048, Key::RSA3072, Key::RSA4096, Key::NistP256, Key::NistP521, Key::EdDSA, Key::Ed25519];
+        assert!(!good.iter().any(refused));
+        // The library itself would take several of these.
+        for key in [Key::RSA1024, Key::DSA1024, Key::DSA2048, Key::DSA4096, Key::ElGamal4096, Key::BrainpoolP256] {
+            assert!(refused(&key), "{key:?}");
+        }
+        for key in [Key::BrainpoolP512, Key::Cv25519, Key::X25519, Key::Ed448, Key::X448, Key::Unknown] {
+            assert!(refused(&key), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn hashes_that_are_weak_bind_no_key_at_any_time() {
+        let policy = policy(Timestamp::from_secs(0));
+        for security in [HashAlgoSecurity::CollisionResistance, HashAlgoSecurity::SecondPreImageResistance] {
+            for weak in [HashAlgorithm::MD5, HashAlgorithm::SHA1, HashAlgorithm::RipeMD, HashAlgorithm::SHA224] {
+                assert!(policy.hash_cutoff(weak, security).is_some(), "{weak} for {security:?}");
+            }
+            for strong in [HashAlgorithm::SHA256, HashAlgorithm::SHA512] {
+                assert!(policy.hash_cutoff(strong, security).is_none(), "{strong} for {security:?}");
+            }
+        }
+    }
+}

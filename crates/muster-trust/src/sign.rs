@@ -106,10 +106,9 @@ fn read(bytes: &[u8]) -> Result<Cert, SignError> {
         Ok(text) if text.trim_start().starts_with("-----BEGIN PGP PUBLIC KEY BLOCK-----") => {
             return Err(SignError::NoSecret);
         }
-        Ok(text) if armor::is_armored(text) => {
-            armor::decode(armor::PRIVATE_KEY, text).map_err(|error| SignError::Malformed(error.to_string()))?
-        }
-        _ => bytes.to_vec(),
+        // The bytes of a key are random for the most part, and so are never text by chance.
+        Ok(text) => armor::decode(armor::PRIVATE_KEY, text).map_err(|error| SignError::Malformed(error.to_string()))?,
+        Err(_) => bytes.to_vec(),
     };
     Cert::from_bytes(&binary).map_err(|error| SignError::Malformed(error.to_string()))
 }

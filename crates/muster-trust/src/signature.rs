@@ -125,7 +125,7 @@ pub fn one_line(signature: &[u8]) -> Result<String, SignatureError> {
 fn verify_packet(keyring: &Keyring, bytes: &[u8], data: &[u8], now: Timestamp) -> Result<Signed, SignatureError> {
     let signature = parse(bytes)?;
     form_check(&signature)?;
-    let made = age_check(&signature, now)?;
+    age_check(&signature, now)?;
     let (candidates, any_known) = keyring.candidates(&signature.get_issuers());
     let mut outcome = Err(if any_known { SignatureError::Issuer } else { SignatureError::UnknownKey });
     for (certificate, key) in candidates {
@@ -134,8 +134,7 @@ fn verify_packet(keyring: &Keyring, bytes: &[u8], data: &[u8], now: Timestamp) -
             break;
         }
     }
-    let key = outcome?;
-    Ok(Signed { made, ..key })
+    outcome
 }
 
 /// Accepts exactly one packet that is a signature, and nothing after it.
@@ -155,7 +154,7 @@ fn parse(bytes: &[u8]) -> Result<Signature, SignatureError> {
 fn is_one_signature_packet(bytes: &[u8]) -> bool {
     let be = |from: usize, count: usize| {
         let digits = bytes.get(from..from + count)?;
-        Some(digits.iter().fold(0_usize, |sum, byte| (sum << 8) | usize::from(*byte)))
+        Some(digits.iter().fold(0_usize, |sum, byte| sum * 256 + usize::from(*byte)))
     };
     let header_and_body = || match *bytes.first()? {
         0xC2 => match *bytes.get(1)? {
@@ -193,9 +192,9 @@ fn form_check(signature: &Signature) -> Result<(), SignatureError> {
     Ok(())
 }
 
-/// Returns when the signature was made.
-fn age_check(signature: &Signature, now: Timestamp) -> Result<Timestamp, SignatureError> {
-    let made = timestamp(signature.signature_creation_time().ok_or(SignatureError::Malformed)?);
+/// Refuses a signature that is not made yet, or is over.
+fn age_check(signature: &Signature, now: Timestamp) -> Result<(), SignatureError> {
+    let made = made(signature)?;
     if made > now.plus(limits::SIGNATURE_SKEW) {
         return Err(SignatureError::Future);
     }
@@ -204,7 +203,11 @@ fn age_check(signature: &Signature, now: Timestamp) -> Result<Timestamp, Signatu
     if life.is_some_and(|life| made.plus(life) <= now) {
         return Err(SignatureError::Expired);
     }
-    Ok(made)
+    Ok(())
+}
+
+fn made(signature: &Signature) -> Result<Timestamp, SignatureError> {
+    signature.signature_creation_time().map(timestamp).ok_or(SignatureError::Malformed)
 }
 
 fn verify_key(
@@ -215,7 +218,7 @@ fn verify_key(
     now: Timestamp,
 ) -> Result<Signed, SignatureError> {
     let (policy, cert) = (policy(now), certificate.cert());
-    let made = timestamp(signature.signature_creation_time().ok_or(SignatureError::Malformed)?);
+    let made = made(signature)?;
     // A signer's clock may run ahead of ours; then the key is looked at as it will be.
     key_at(cert, &policy, key, system_time(now.max(made)))?;
     let key = key_at(cert, &policy, key, system_time(made))?;

@@ -63,6 +63,15 @@ fn a_file_without_a_usable_secret_is_refused() {
 }
 
 #[test]
+fn a_file_that_is_too_long_is_not_looked_into() {
+    let open = |bytes: usize| SecretKey::open(&vec![b' '; bytes], None, at(10)).unwrap_err();
+    for more in [1, 2, 1000] {
+        assert_eq!(open(limits::PGP_KEY_BYTES_MAX + more), SignError::Malformed("it is too long".to_owned()), "{more}");
+    }
+    assert_ne!(open(limits::PGP_KEY_BYTES_MAX), SignError::Malformed("it is too long".to_owned()));
+}
+
+#[test]
 fn a_secret_does_not_show() {
     let person = Person::new();
     let shown = format!("{:?}", SecretKey::open(&file(&person), None, at(10)).unwrap());

@@ -284,6 +284,41 @@ fn a_subkey_that_did_not_agree_to_its_owner_does_not_sign() {
     assert_eq!(outcome(&adopter, &adopter.sign(DATA, 100), 200).map(|_| ()), Ok(()));
 }
 
+/// Kelso with one more key below the primary one, which agreed to it, made at `born`.
+fn with_subkey_born(kelso: &Person, born: i64) -> Person {
+    let mut subkey: Key<SecretParts, SubordinateRole> = Key4::generate_ecc(true, Curve::Ed25519).unwrap().into();
+    subkey.set_creation_time(system(born)).unwrap();
+    let (primary, public) = (kelso.cert.primary_key().key().clone(), subkey.clone().parts_into_public());
+    let agreed = system(born.max(0));
+    let back = SignatureBuilder::new(SignatureType::PrimaryKeyBinding)
+        .set_signature_creation_time(agreed)
+        .and_then(|b| b.sign_primary_key_binding(&mut subkey.clone().into_keypair().unwrap(), &primary, &public))
+        .unwrap();
+    let binding = SignatureBuilder::new(SignatureType::SubkeyBinding)
+        .set_signature_creation_time(agreed)
+        .and_then(|b| b.set_key_flags(KeyFlags::empty().set_signing()))
+        .and_then(|b| b.set_embedded_signature(back))
+        .and_then(|b| b.sign_subkey_binding(&mut kelso.pair(0), &primary, &public));
+    let packets = [Packet::SecretSubkey(subkey), Packet::Signature(binding.unwrap())];
+    Person { cert: kelso.cert.clone().insert_packets(packets).unwrap().0 }
+}
+
+#[test]
+fn a_key_signs_from_the_second_in_which_it_and_its_owner_were_made() {
+    let kelso = Person::new();
+    assert!(outcome(&kelso, &kelso.sign(DATA, 0), 200).is_ok(), "in the same second");
+    assert_eq!(outcome(&kelso, &kelso.sign(DATA, -1), 200), Err(SignatureError::KeyTooYoung));
+    let young = with_subkey_born(&kelso, 100);
+    let by_subkey = |person: &Person, secs| outcome(person, &person.sign_as(1, DATA, secs, |b| b), 200).map(|_| ());
+    assert_eq!(by_subkey(&young, 99), Err(SignatureError::KeyTooYoung));
+    assert_eq!(by_subkey(&young, 100), Ok(()));
+    assert!(outcome(&young, &young.sign(DATA, 50), 200).is_ok(), "the primary one is older");
+    // A key that somebody had before its owner was anybody here.
+    let old = with_subkey_born(&kelso, -100);
+    assert_eq!(by_subkey(&old, -50), Err(SignatureError::KeyTooYoung));
+    assert_eq!(by_subkey(&old, 0), Ok(()));
+}
+
 #[test]
 fn texts_of_signatures_are_bounded_and_may_be_armored() {
     let kelso = Person::new();

@@ -62,6 +62,16 @@ pub const MODULE_MEMORY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const MODULE_PROCESSOR_S_MAX: u64 = 300;
 /// Files one module process may have open.
 pub const MODULE_FILES_MAX: u64 = 256;
+/// Processes and threads of one module that runs as a user of its own.
+pub const MODULE_PROCESSES_MAX: u64 = 64;
+/// Bytes of the text of YARA rules in one question.
+pub const YARA_RULES_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a file that YARA rules are held against; larger files are named as errors.
+pub const YARA_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of all files that one question's YARA rules are held against.
+pub const YARA_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Seconds that YARA rules may take for one file (MIG: 10).
+pub const YARA_FILE_TIME_S: u64 = 10;
 /// Things one list in a module's result names; what is beyond is counted, not named.
 pub const MODULE_FOUND_MAX: usize = 50_000;
 /// Searches in one operation of the file module.

@@ -3,7 +3,7 @@
 //! Stays true: `-path /etc`, `--path /etc` and `--path=/etc` are the same; a switch takes a value only after `=`; what a
 //! module does not know is refused with the flags it does know.
 
-use crate::module::Module;
+use crate::module::{Effect, Module};
 use crate::registry;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -36,19 +36,23 @@ pub struct Flag {
 }
 
 impl Flag {
-    pub(crate) const fn text(name: &'static str, value: &'static str, help: &'static str) -> Self {
+    /// Returns a flag that takes one text.
+    pub const fn text(name: &'static str, value: &'static str, help: &'static str) -> Self {
         Self { name, takes: Takes::Text, value, help }
     }
 
-    pub(crate) const fn texts(name: &'static str, value: &'static str, help: &'static str) -> Self {
+    /// Returns a flag that takes a text, again and again.
+    pub const fn texts(name: &'static str, value: &'static str, help: &'static str) -> Self {
         Self { name, takes: Takes::Texts, value, help }
     }
 
-    pub(crate) const fn number(name: &'static str, help: &'static str) -> Self {
+    /// Returns a flag that takes a number.
+    pub const fn number(name: &'static str, help: &'static str) -> Self {
         Self { name, takes: Takes::Number, value: "N", help }
     }
 
-    pub(crate) const fn switch(name: &'static str, help: &'static str) -> Self {
+    /// Returns a flag that is on or off.
+    pub const fn switch(name: &'static str, help: &'static str) -> Self {
         Self { name, takes: Takes::Nothing, value: "", help }
     }
 }
@@ -63,10 +67,12 @@ pub enum ArgumentError {
     #[error("{0}")]
     Help(String),
     /// A flag that the module does not have.
-    #[error("module {module} has no flag {flag:?}; it has {}", known(module))]
+    #[error("module {module} has no flag {flag:?}; it has {known}")]
     UnknownFlag {
         /// The module.
         module: &'static str,
+        /// The flags it has.
+        known: String,
         /// What was given.
         flag: String,
     },
@@ -94,6 +100,9 @@ pub enum ArgumentError {
     /// A word that belongs to no flag.
     #[error("{0:?} belongs to no flag")]
     Stray(String),
+    /// A quoted word without its end.
+    #[error("the word that begins with {0} has no second {0} at its end")]
+    Quote(char),
     /// A file that a flag names cannot be used.
     #[error("could not use {path}: {reason}")]
     File {
@@ -116,12 +125,11 @@ fn names() -> String {
     registry::built_in().iter().map(|module| module.info().name).collect::<Vec<_>>().join(", ")
 }
 
-fn known(module: &str) -> String {
-    let flags = registry::find(module).map(Module::flags).unwrap_or_default();
-    if flags.is_empty() {
+fn known(module: &dyn Module) -> String {
+    if module.flags().is_empty() {
         return "none".to_owned();
     }
-    flags.iter().map(|flag| format!("-{}", flag.name)).collect::<Vec<_>>().join(", ")
+    module.flags().iter().map(|flag| format!("-{}", flag.name)).collect::<Vec<_>>().join(", ")
 }
 
 /// What a command line said.
@@ -158,11 +166,44 @@ impl Given {
 /// No such module; `help` was asked for; the command line is not the module's; the module refuses the parameters.
 pub fn params_from_args(module: &str, arguments: &[String]) -> Result<Value, ArgumentError> {
     let module = registry::find(module).ok_or_else(|| ArgumentError::NoModule(module.to_owned()))?;
+    parameters_of(module, arguments)
+}
+
+/// Makes the parameters of a module that may be of another program, as [`params_from_args`] does.
+///
+/// # Errors
+/// Those of [`params_from_args`] but the first.
+pub fn parameters_of(module: &dyn Module, arguments: &[String]) -> Result<Value, ArgumentError> {
     let asks_help = |word: &String| matches!(word.as_str(), "help" | "-h" | "-help" | "--help");
     if arguments.first().is_some_and(asks_help) {
         return Err(ArgumentError::Help(help(module)));
     }
     module.parameters(&parse(module, arguments)?)
+}
+
+/// Splits a command line that travels as one text into its words.
+///
+/// Words end at blanks. A word that begins with a quotation mark goes on to the same mark before the next blank; a
+/// backslash is a letter, as expressions have many of them.
+///
+/// # Errors
+/// A quoted word has no end.
+pub fn words(text: &str) -> Result<Vec<String>, ArgumentError> {
+    let mut words = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let (word, after) = if matches!(first, '\'' | '"') {
+            let inside = &rest[1..];
+            let ends = |at: &usize| inside[at + 1..].chars().next().is_none_or(char::is_whitespace);
+            let end = inside.match_indices(first).map(|(at, _)| at).find(ends).ok_or(ArgumentError::Quote(first))?;
+            (&inside[..end], &inside[end + 1..])
+        } else {
+            rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()))
+        };
+        words.push(word.to_owned());
+        rest = after.trim_start();
+    }
+    Ok(words)
 }
 
 fn parse(module: &dyn Module, arguments: &[String]) -> Result<Given, ArgumentError> {
@@ -174,7 +215,10 @@ fn parse(module: &dyn Module, arguments: &[String]) -> Result<Given, ArgumentErr
             return Err(ArgumentError::Stray(word.clone()));
         };
         let (name, value) = name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value.to_owned())));
-        let unknown = || ArgumentError::UnknownFlag { module: module.info().name, flag: word.clone() };
+        let unknown = || {
+            let (module, known) = (module.info().name, known(module));
+            ArgumentError::UnknownFlag { module, known, flag: word.clone() }
+        };
         let flag = module.flags().iter().find(|flag| flag.name == name).ok_or_else(unknown)?;
         let value = match (flag.takes, value) {
             (Takes::Nothing, value) => value.unwrap_or_else(|| "true".to_owned()),
@@ -205,18 +249,25 @@ fn check(flag: &Flag, value: &str) -> Result<(), ArgumentError> {
 /// Returns the help of a module's command line.
 pub fn help(module: &dyn Module) -> String {
     let info = module.info();
-    let mut text = format!("{}: {}\n", info.name, info.summary);
+    let effect = if info.effect == Effect::Reads { "It only looks" } else { "It CHANGES the machine" };
+    let mut text = format!(
+        "{}: {}\n{effect}. Signatures of weight {} are needed, unless a machine's own list of weights says otherwise.\n\n",
+        info.name, info.summary, info.weight_min
+    );
     if module.flags().is_empty() {
-        text.push_str("\nIt takes no parameters.\n");
+        text.push_str("It takes no parameters.\n");
         return text;
     }
-    text.push('\n');
     let left = |flag: &Flag| format!("-{} {}", flag.name, flag.value).trim_end().to_owned();
     let width = module.flags().iter().map(|flag| left(flag).len()).max().unwrap_or_default();
     for flag in module.flags() {
-        let again = if flag.takes == Takes::Texts { " (may be given again)" } else { "" };
-        let _ = writeln!(text, "  {:width$}  {}{again}", left(flag), flag.help);
+        let again = if flag.takes == Takes::Texts { '*' } else { ' ' };
+        let _ = writeln!(text, "{again} {:width$}  {}", left(flag), flag.help);
     }
+    if module.flags().iter().any(|flag| flag.takes == Takes::Texts) {
+        text.push_str("\n* may be given again, for several values.\n");
+    }
+    let _ = writeln!(text, "\nExample: {} {}", info.name, module.example());
     text
 }
 
@@ -256,14 +307,37 @@ mod tests {
         for module in registry::built_in() {
             let help = help(*module);
             for flag in module.flags() {
-                assert!(help.contains(&format!("  -{}", flag.name)) && !flag.help.is_empty(), "{help}");
+                assert!(help.contains(&format!(" -{}", flag.name)) && !flag.help.is_empty(), "{help}");
+            }
+            if *module.example() != *"-path policy.json -onlytrue" {
+                let words = words(module.example()).unwrap();
+                params_from_args(module.info().name, &words).unwrap_or_else(|error| panic!("the example: {error}"));
             }
             let asked = parameters(module.info().name, &["help"]);
             assert_eq!(asked, Err(ArgumentError::Help(help)));
         }
     }
 
+    #[test]
+    fn a_command_line_in_one_text_has_words_with_quotes_and_backslashes() {
+        let split = |text: &str| words(text).unwrap();
+        let want = ["-path", "/etc", "-name", r"\.so$", "-content", "it's a \"test\" file", ""];
+        assert_eq!(split("  -path /etc\t-name \\.so$ -content 'it's a \"test\" file' \"\" "), want);
+        assert_eq!(split("-name 'a' -name 'b'"), ["-name", "a", "-name", "b"], "one quote ends before the next begins");
+        assert_eq!(split("x'y z\"é"), ["x'y", "z\"é"]);
+        assert!(split(" \n").is_empty());
+        for (text, quote) in [("'a", '\''), ("-name \"a b'", '"'), ("'", '\''), ("'a'b", '\'')] {
+            assert_eq!(words(text), Err(ArgumentError::Quote(quote)), "{text}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn splitting_never_panics_and_quoting_is_undone(text in ".{0,20}", plain in "[^ \t\n'\"]{1,9}( [^ \t\n'\"]{1,9}){0,3}") {
+            let _ = words(&text);
+            proptest::prop_assert_eq!(words(&format!("x '{plain}'")), Ok(vec!["x".to_owned(), plain]));
+        }
+
         #[test]
         fn no_command_line_makes_the_parser_panic(words in proptest::collection::vec("-{0,2}[a-z0-9=]{0,9}", 0..6)) {
             for module in registry::built_in() {

@@ -2,17 +2,19 @@
 //!
 //! Stays true: it happens in the process itself, while it has one thread, so nothing runs with more; what cannot be given
 //! up ends the process with a result that says so. A process that is not root keeps its user and loses nothing it has
-//! not.
+//! not. A module of this program becomes nobody; another program becomes a user of its own, so that all it ever starts
+//! can be told from everything else, and ended ([`crate::user`]).
 
 use crate::module::{Effect, Privilege};
-use muster_core::limits::{MODULE_FILES_MAX, MODULE_MEMORY_BYTES_MAX, MODULE_PROCESSOR_S_MAX};
+use crate::user;
+use muster_core::limits::{MODULE_FILES_MAX, MODULE_MEMORY_BYTES_MAX, MODULE_PROCESSES_MAX, MODULE_PROCESSOR_S_MAX};
 use rustix::io;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, set_parent_process_death_signal,
     setrlimit,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, Gid, Uid, configure_capability_in_ambient_set, set_capabilities,
+    CapabilitySet, CapabilitySets, Gid, Uid, capabilities, configure_capability_in_ambient_set, set_capabilities,
     set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 use serde::{Deserialize, Serialize};
@@ -66,16 +68,18 @@ fn step<T>(step: &'static str, result: io::Result<T>) -> Result<T, ConfineError>
 /// # Errors
 /// A limit or a privilege that could not be lowered. The process must not go on then.
 pub fn lower(limits: &Limits, privilege: Privilege, effect: Effect, code: Code) -> Result<(), ConfineError> {
+    // When the machine has no memory left, the module goes and never the agent. A system without the file goes without.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit("limit memory", Resource::As, limits.memory_bytes)?;
     limit("limit processor time", Resource::Cpu, limits.processor_s)?;
     limit("limit open files", Resource::Nofile, limits.files)?;
     limit("forbid core files", Resource::Core, 0)?;
-    if effect == Effect::Reads && code == Code::Ours {
+    if effect == Effect::Reads {
         // Pipes are no files to this limit: the result can still be written.
         limit("forbid writing files", Resource::Fsize, 0)?;
     }
     if rustix::process::geteuid().is_root() && privilege != Privilege::Agent {
-        become_nobody(capabilities(privilege), code)?;
+        become_somebody(needed(privilege), code)?;
     }
     step("forbid new privileges", set_no_new_privs(true))?;
     // After the change of user, which forgets it: a module does not outlive the agent that asked.
@@ -88,7 +92,7 @@ fn limit(what: &'static str, resource: Resource, most: u64) -> Result<(), Confin
     step(what, setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }))
 }
 
-fn capabilities(privilege: Privilege) -> CapabilitySet {
+fn needed(privilege: Privilege) -> CapabilitySet {
     match privilege {
         Privilege::None | Privilege::Agent => CapabilitySet::empty(),
         Privilege::ReadFiles => CapabilitySet::DAC_READ_SEARCH,
@@ -97,12 +101,22 @@ fn capabilities(privilege: Privilege) -> CapabilitySet {
     }
 }
 
-fn become_nobody(keep: CapabilitySet, code: Code) -> Result<(), ConfineError> {
-    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+fn become_somebody(needed: CapabilitySet, code: Code) -> Result<(), ConfineError> {
+    // An agent that was itself given less than a module needs lets it do what it can.
+    let keep = needed & step("look at capabilities", capabilities(None))?.permitted;
+    let number = match code {
+        Code::Ours => NOBODY,
+        // Counted by user, which is why it must be a user of its own.
+        Code::Foreign => {
+            limit("limit processes", Resource::Nproc, MODULE_PROCESSES_MAX)?;
+            user::free()
+        }
+    };
+    let (user, group) = (Uid::from_raw(number), Gid::from_raw(number));
     step("keep capabilities", set_keep_capabilities(true))?;
     step("leave the groups", set_thread_groups(&[]))?;
-    step("become group nobody", set_thread_res_gid(group, group, group))?;
-    step("become user nobody", set_thread_res_uid(user, user, user))?;
+    step("change the group", set_thread_res_gid(group, group, group))?;
+    step("change the user", set_thread_res_uid(user, user, user))?;
     let inheritable = if code == Code::Foreign { keep } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: keep, permitted: keep, inheritable };
     step("drop capabilities", set_capabilities(None, sets))?;

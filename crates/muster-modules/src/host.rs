@@ -1,7 +1,7 @@
 //! The side that asks: starts a process for one question, feeds it, takes its answer, and leaves nothing behind.
 //!
 //! Stays true: a question ends within its time and with one [`Ended`]; whatever the process does, it and its group are
-//! gone then. Nothing here waits for a process that does not want to end. Calls block: an asynchronous caller makes them
+//! gone then, and so is all else that runs as its user when it has one of its own. Nothing here waits for a process that does not want to end. Calls block: an asynchronous caller makes them
 //! in a thread of their own.
 
 use crate::child::ARGUMENT;
@@ -9,6 +9,7 @@ use crate::foreign::Plan;
 use crate::message::Message;
 use crate::module::Stop;
 use crate::result::ModuleResult;
+use crate::user;
 use muster_core::limits::{MODULE_NOISE_BYTES_MAX, MODULE_OUTPUT_BYTES_MAX, MODULE_TIME_S};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -80,7 +81,7 @@ impl Ended {
     pub fn into_result(self, name: &str) -> ModuleResult {
         let why = match self {
             Self::Answered(result) => return result,
-            Self::TimedOut(time) => format!("did not answer within {}", crate::gotext::duration(time)),
+            Self::TimedOut(time) => format!("did not answer within {}", crate::gotext::duration(rounded(time))),
             Self::Stopped => "was stopped".to_owned(),
             Self::TooMuch(bytes) => format!("answered with more than {bytes} bytes"),
             Self::Died { how, noise } if noise.is_empty() => format!("ended without an answer: {how}"),
@@ -89,6 +90,12 @@ impl Ended {
         };
         ModuleResult::failed(format!("module '{name}' {why}"))
     }
+}
+
+/// Rounds up to what matters to people.
+fn rounded(time: Duration) -> Duration {
+    let milliseconds = time.as_nanos().div_ceil(1_000_000);
+    u64::try_from(milliseconds).map_or(time, Duration::from_millis)
 }
 
 impl Host {
@@ -117,6 +124,8 @@ struct Process {
     exit: Option<OwnedFd>,
     /// How the process ended, once it was waited for.
     ended: Option<ExitStatus>,
+    /// It is a program of others.
+    has_own_user: bool,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     stderr: Option<ChildStderr>,
@@ -135,6 +144,7 @@ enum Heard {
 
 impl Process {
     fn start(host: &Host, plan: &Plan) -> io::Result<Self> {
+        let has_own_user = plan.foreign.is_some();
         let plan = serde_json::to_string(plan)?;
         let mut command = Command::new(&host.program);
         command.args(&host.arguments).arg(ARGUMENT).arg(plan).current_dir("/").env_clear();
@@ -149,7 +159,8 @@ impl Process {
         let (stdin, stderr) = (Some(stdin), Some(stderr));
         let (to_write, written, answer, noise) = (Vec::new(), 0, Vec::new(), Vec::new());
         let (exit, ended) = (None, None);
-        let mut process = Self { child, group, exit, ended, stdin, stdout, stderr, to_write, written, answer, noise };
+        let mut process =
+            Self { child, group, exit, ended, has_own_user, stdin, stdout, stderr, to_write, written, answer, noise };
         process.exit = Some(pidfd_open(group, PidfdFlags::empty())?);
         for stream in [process.stdin.as_ref().map(AsFd::as_fd), Some(process.stdout.as_fd())].into_iter().flatten() {
             fcntl_setfl(stream, OFlags::NONBLOCK)?;
@@ -258,7 +269,10 @@ impl Process {
         if self.ended.is_none() {
             // The leader has not been waited for yet, so the group's number is still its own.
             let _ = kill_process_group(self.group, Signal::KILL);
+            let user = self.has_own_user.then(|| user::of(self.group.as_raw_pid())).flatten();
             self.ended = self.child.wait().ok();
+            // What left the group is found by its user, which it cannot leave. There is no more to be done than this.
+            let _all_gone = user.is_none_or(user::end_all);
         }
         self.ended
     }

@@ -7,11 +7,13 @@
 //! Not here: who may ask (muster-trust), how questions travel (the agent), the network to the server.
 //!
 //! Where to start: [`registry`] knows the modules, [`run`] is one question in a process of its own ([`child`]), [`host`]
-//! is the side that starts such processes, [`arguments`] makes parameters of a command line.
+//! is the side that starts such processes, [`arguments`] makes parameters of a command line. A program of its own that is
+//! a module implements [`Typed`] and calls [`run`]; [`files`] finds files for it.
 
 pub mod arguments;
 pub mod child;
 pub mod confine;
+pub mod files;
 pub mod foreign;
 pub mod gotext;
 pub mod host;
@@ -21,12 +23,13 @@ pub mod pattern;
 pub mod registry;
 pub mod result;
 pub mod run;
+pub mod user;
 
 mod modules;
 mod reading;
 
 pub use arguments::{ArgumentError, help, params_from_args};
 pub use message::Message;
-pub use module::{Context, Effect, Lines, Module, ModuleInfo, Privilege, Refused, Stop};
+pub use module::{Context, Effect, Lines, Module, ModuleInfo, Privilege, Refused, Stop, Typed};
 pub use result::ModuleResult;
 pub use run::{run, run_here};

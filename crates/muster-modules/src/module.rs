@@ -150,6 +150,8 @@ pub trait Module: Send + Sync {
     fn info(&self) -> &'static ModuleInfo;
     /// Returns what its command line takes.
     fn flags(&self) -> &'static [Flag];
+    /// Returns a command line that makes sense, for its help.
+    fn example(&self) -> &'static str;
     /// Makes parameters of what a command line said.
     fn parameters(&self, given: &Given) -> Result<Value, ArgumentError>;
     /// Tells whether the module would take these parameters.
@@ -160,14 +162,23 @@ pub trait Module: Send + Sync {
     fn lines(&self, result: &ModuleResult, lines: Lines) -> Vec<String>;
 }
 
-/// A module with its own parameters.
-pub(crate) trait Typed: Send + Sync {
+/// A module with parameters of its own type. Whatever is one is a [`Module`] too.
+pub trait Typed: Send + Sync {
+    /// What it is asked.
     type Parameters: DeserializeOwned + Serialize;
+    /// What is known of it without running it.
     const INFO: ModuleInfo;
+    /// A command line that makes sense, for its help.
+    const EXAMPLE: &'static str;
+    /// What its command line takes.
     const FLAGS: &'static [Flag];
+    /// Makes parameters of what a command line said.
     fn from_flags(given: &Given) -> Result<Self::Parameters, ArgumentError>;
+    /// Tells whether it would take these parameters.
     fn validate(parameters: &Self::Parameters) -> Result<(), Refused>;
+    /// Answers parameters that are valid.
     fn answer(parameters: Self::Parameters, context: &Context) -> Result<ModuleResult, Refused>;
+    /// Writes a result as lines for people.
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String>;
 
     /// Returns the result of a question that could not be answered; some modules fill in more.
@@ -207,6 +218,10 @@ impl<T: Typed> Module for T {
 
     fn flags(&self) -> &'static [Flag] {
         T::FLAGS
+    }
+
+    fn example(&self) -> &'static str {
+        T::EXAMPLE
     }
 
     fn parameters(&self, given: &Given) -> Result<Value, ArgumentError> {

@@ -9,7 +9,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// Opens a plain file, following links. A pipe is not waited for, a device is not touched.
-pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
+///
+/// # Errors
+/// It cannot be opened, or is not a plain file.
+pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
     // Without NONBLOCK, opening a pipe waits until somebody writes. NOCTTY keeps a terminal from becoming ours.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);

@@ -30,10 +30,10 @@ pub struct Args {
 enum Command {
     /// List the modules, the least weight that signatures of them must have, and whether they change anything
     List,
-    /// Explain what a module takes
+    /// Explain what a module takes; without a name, list the modules
     Help {
         /// The module
-        name: String,
+        name: Option<String>,
     },
     /// Run a module on this machine
     Run(RunArgs),
@@ -78,11 +78,11 @@ impl Args {
     /// Runs the command.
     pub fn run(self, out: Output) -> Result<(), Failure> {
         match self.command {
-            Command::List => list(out),
-            Command::Help { name } => out.bytes(help(find(&name)?).as_bytes()),
+            Command::List | Command::Help { name: None } => list(out),
+            Command::Help { name: Some(name) } => out.bytes(help(find(&name)?).as_bytes()),
             Command::Params { name, arguments } => match params_from_args(&name, &arguments) {
                 Ok(parameters) => out.json(&parameters),
-                Err(error) => explain(out, &error),
+                Err(error) => explain(out, &name, &error),
             },
             Command::Run(args) => args.run(out),
         }
@@ -109,10 +109,12 @@ fn list(out: Output) -> Result<(), Failure> {
 }
 
 /// Prints help that was asked for, or fails.
-fn explain(out: Output, error: &ArgumentError) -> Result<(), Failure> {
+fn explain(out: Output, name: &str, error: &ArgumentError) -> Result<(), Failure> {
+    let next =
+        if registry::find(name).is_some() { format!("muster module help {name}") } else { "muster module list".into() };
     match error {
         ArgumentError::Help(text) => out.bytes(text.as_bytes()),
-        other => Err(Failure::usage("could not make the module's parameters", other.to_string())),
+        other => Err(Failure::usage("could not make the module's parameters", other.to_string()).next(next)),
     }
 }
 
@@ -121,7 +123,7 @@ impl RunArgs {
         let module = find(&self.name)?;
         let parameters = match self.given() {
             Ok(parameters) => parameters?,
-            Err(error) => return explain(out, &error),
+            Err(error) => return explain(out, &self.name, &error),
         };
         let context = Context { stop: Stop::after(self.limit), ..Context::new(Arc::new(SystemClock)) };
         let result = run_here(module, &parameters, &context);
@@ -192,6 +194,7 @@ mod tests {
     #[test]
     fn modules_run_here_and_say_how_they_ended() {
         assert!(run(&["list"]).is_ok() && run(&["--json", "list"]).is_ok() && run(&["help", "file"]).is_ok());
+        assert!(run(&["help"]).is_ok());
         assert!(run(&["run", "timedrift"]).is_ok());
         assert!(run(&["params", "file", "help"]).is_ok());
         assert!(run(&["run", "--parameters", "{\"drift\": \"\"}", "timedrift"]).is_ok());

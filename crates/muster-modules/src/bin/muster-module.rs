@@ -3,7 +3,7 @@
 //! Stays true: it speaks MIG's module protocol and nothing else, so that other programs can use the modules too.
 
 use muster_core::{Clock, Timestamp};
-use muster_modules::{Context, child, registry, run};
+use muster_modules::{Context, ModuleResult, child, registry, run};
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,7 +26,16 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [flag, name] = arguments.as_slice() else { return usage() };
-    let Some(module) = registry::find(name).filter(|_| flag == "-m") else { return usage() };
+    if flag != "-m" {
+        return usage();
+    }
+    let Some(module) = registry::find(name) else {
+        // Whoever started this reads one line of result, as from any module.
+        let line = serde_json::to_string(&ModuleResult::failed(registry::missing(name))).expect("it is text");
+        // An answer that cannot be written has nobody left to read it.
+        let _ = writeln!(std::io::stdout().lock(), "{line}");
+        return ExitCode::FAILURE;
+    };
     match run(module, std::io::stdin(), std::io::stdout().lock(), &Context::new(clock)) {
         Ok(_) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -36,6 +36,7 @@ impl Typed for Agentdestroy {
         effect: Effect::Changes,
         privilege: Privilege::Agent,
     };
+    const EXAMPLE: &'static str = "-pid 1234 -version 1.2.0";
     const FLAGS: &'static [Flag] = &[
         Flag::number("pid", "the process of the agent to end"),
         Flag::text("version", "TEXT", "the version of the agent to end, as its program tells with -V"),

@@ -52,6 +52,7 @@ impl Typed for Mounts {
         effect: Effect::Reads,
         privilege: Privilege::None,
     };
+    const EXAMPLE: &'static str = "-option '^rw$' -type '^(ext4|xfs)$'";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("path", "REGEX", "where it is mounted matches; !REGEX: it does not"),
         Flag::texts("type", "REGEX", "the kind of file system matches, such as ^(ext4|xfs)$"),

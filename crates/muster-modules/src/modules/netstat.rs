@@ -100,6 +100,7 @@ impl Typed for Netstat {
         effect: Effect::Reads,
         privilege: Privilege::ReadProcesses,
     };
+    const EXAMPLE: &'static str = "-lp 22 -ci 192.0.2.0/24";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("lm", "REGEX", "a hardware address of this machine matches"),
         Flag::texts("nm", "REGEX", "the hardware address of a neighbour matches"),

@@ -72,6 +72,7 @@ impl Typed for Ping {
         effect: Effect::Reads,
         privilege: Privilege::RawSockets,
     };
+    const EXAMPLE: &'static str = "-d www.example.org -p tcp -dp 443";
     const FLAGS: &'static [Flag] = &[
         Flag::text("d", "HOST", "whom to reach: a name or an address"),
         Flag::number("dp", "the port, for tcp and udp; 80 unless told"),

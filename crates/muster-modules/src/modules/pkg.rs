@@ -64,6 +64,7 @@ impl Typed for Pkg {
         effect: Effect::Reads,
         privilege: Privilege::None,
     };
+    const EXAMPLE: &'static str = "-name '^openssl$' -version '^1\\.'";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("name", "REGEX", "the package's name matches"),
         Flag::text("version", "REGEX", "the package's version matches; !REGEX: it does not"),

@@ -63,6 +63,7 @@ impl Typed for Process {
         effect: Effect::Reads,
         privilege: Privilege::ReadProcesses,
     };
+    const EXAMPLE: &'static str = "-name '^sshd$'";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("name", "REGEX", "the process's name matches; !REGEX: it does not"),
         Flag::texts("exe", "REGEX", "the path of its program matches"),

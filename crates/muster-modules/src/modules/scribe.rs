@@ -71,6 +71,7 @@ impl Typed for Scribe {
         effect: Effect::Reads,
         privilege: Privilege::ReadFiles,
     };
+    const EXAMPLE: &'static str = "-path policy.json -onlytrue";
     const FLAGS: &'static [Flag] = &[
         Flag::text("path", "FILE", "the document, a file of JSON on this machine"),
         Flag::switch("onlytrue", "return only tests that are true"),

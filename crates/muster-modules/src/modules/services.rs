@@ -49,6 +49,7 @@ impl Typed for Services {
         effect: Effect::Reads,
         privilege: Privilege::None,
     };
+    const EXAMPLE: &'static str = "-name '^ssh' -state '^active$'";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("name", "REGEX", "the unit's name matches, such as ^ssh; !REGEX: it does not"),
         Flag::texts("state", "REGEX", "its state matches: active, inactive, failed, ..."),

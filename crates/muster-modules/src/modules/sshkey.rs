@@ -5,7 +5,7 @@
 mod der;
 mod key;
 
-use super::file::{self, Search};
+use super::file::{FileSearch, Search};
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
@@ -62,6 +62,7 @@ impl Typed for Sshkey {
         effect: Effect::Reads,
         privilege: Privilege::ReadFiles,
     };
+    const EXAMPLE: &'static str = "-path /srv -maxdepth 4";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("path", "PATH", "where to search; the homes of people unless told"),
         Flag::number("maxdepth", "how many directories deep to search; 8 unless told"),
@@ -133,7 +134,7 @@ fn find(
     let depth = depth as f64;
     (search.options.maxdepth, search.options.matchlimit, search.options.matchall) = (depth, FILES_MAX, true);
     ask(&mut search);
-    file::find(search, context)
+    FileSearch::from(search).find(context).map(|found| found.files)
 }
 
 fn look(path: &Path, keys: &mut Vec<Key>, errors: &mut Vec<String>) {

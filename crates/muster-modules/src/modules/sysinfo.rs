@@ -48,6 +48,7 @@ impl Typed for Sysinfo {
         effect: Effect::Reads,
         privilege: Privilege::None,
     };
+    const EXAMPLE: &'static str = "";
     const FLAGS: &'static [Flag] = &[];
 
     fn from_flags(_: &Given) -> Result<Parameters, ArgumentError> {

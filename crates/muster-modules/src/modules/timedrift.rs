@@ -69,6 +69,7 @@ impl Typed for Timedrift {
         effect: Effect::Reads,
         privilege: Privilege::None,
     };
+    const EXAMPLE: &'static str = "-drift 5s";
     const FLAGS: &'static [Flag] = &[Flag::text(
         "drift",
         "DURATION",

@@ -56,6 +56,7 @@ impl Typed for Users {
         effect: Effect::Reads,
         privilege: Privilege::None,
     };
+    const EXAMPLE: &'static str = "-group '^sudo$' -login";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("name", "REGEX", "the account's name matches; !REGEX: it does not"),
         Flag::texts("group", "REGEX", "one of its groups matches"),

@@ -3,6 +3,7 @@
 //! Stays true: a file is read at most twice, for content and for hashes, however many searches there are, and only when
 //! its metadata leaves a search interested; errors end nothing but the check they befell.
 
+use super::FilesFound;
 use super::check::{Check, Test, checks};
 use super::content::{self, Expression, View};
 use super::hashes::{self, Algorithm};
@@ -267,11 +268,20 @@ impl Run {
         }
     }
 
-    /// Returns the files found, each once.
-    pub(super) fn into_found(self) -> Vec<PathBuf> {
+    /// Returns the files found, each once, and what could not be read.
+    pub(super) fn into_found(mut self) -> FilesFound {
+        self.tell_hidden_errors();
         let found: BTreeSet<_> =
             self.searches.into_iter().flat_map(|search| search.hits).flatten().map(|hit| hit.path).collect();
-        found.into_iter().collect()
+        FilesFound { files: found.into_iter().collect(), errors: self.errors }
+    }
+
+    /// Says how many errors were only counted.
+    pub(super) fn tell_hidden_errors(&mut self) {
+        if self.errors_seen > self.errors_max {
+            let hidden = self.errors_seen - self.errors_max;
+            self.errors.push(format!("{hidden} errors were not returned (max errors = {})", self.errors_max));
+        }
     }
 }
 

@@ -32,6 +32,7 @@ impl Typed for File {
         effect: Effect::Reads,
         privilege: Privilege::ReadFiles,
     };
+    const EXAMPLE: &'static str = "-path /etc -name '^passwd$' -content '^root:'";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("path", "PATH", "where to search: a directory or a file"),
         Flag::texts("name", "REGEX", "the file's name matches; !REGEX: it does not"),
@@ -82,12 +83,46 @@ impl Typed for File {
     }
 }
 
-/// Finds the files of one search, for another module.
-pub(crate) fn find(search: Search, context: &Context) -> Result<Vec<PathBuf>, Refused> {
-    let parameters = Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) };
-    parameters.validate()?;
-    Ok(evaluate::Run::new(parameters, context)?.walk().into_found())
+/// A search for files that another module looks into.
+#[derive(Debug, Clone)]
+pub struct FileSearch(Parameters);
+
+/// What such a search found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FilesFound {
+    /// The files, each once, in the order of their paths.
+    pub files: Vec<PathBuf>,
+    /// What could not be read on the way, as the file module tells it.
+    pub errors: Vec<String>,
 }
 
+impl FileSearch {
+    /// Returns the search that the file module makes of a command line, which is one text.
+    ///
+    /// # Errors
+    /// The command line is none of the file module's.
+    pub fn of_line(line: &str) -> Result<Self, ArgumentError> {
+        let parameters = crate::params_from_args(File::INFO.name, &crate::arguments::words(line)?)?;
+        Ok(Self(serde_json::from_value(parameters).expect("what the module made, it reads")))
+    }
+
+    /// Searches.
+    ///
+    /// # Errors
+    /// There is more to search for than one may.
+    pub fn find(self, context: &Context) -> Result<FilesFound, Refused> {
+        self.0.validate()?;
+        Ok(evaluate::Run::new(self.0, context)?.walk().into_found())
+    }
+}
+
+impl From<Search> for FileSearch {
+    fn from(search: Search) -> Self {
+        Self(Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) })
+    }
+}
+
+#[cfg(test)]
+mod options_tests;
 #[cfg(test)]
 mod tests;

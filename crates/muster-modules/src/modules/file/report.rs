@@ -48,10 +48,7 @@ impl Run {
             hits += search.hits.iter().map(|hits| hits.len() as u64).sum::<u64>();
             elements.insert(search.label.clone(), search.elements());
         }
-        if self.errors_seen > self.errors_max {
-            let hidden = self.errors_seen - self.errors_max;
-            self.errors.push(format!("{hidden} errors were not returned (max errors = {})", self.errors_max));
-        }
+        self.tell_hidden_errors();
         let statistics = Statistics {
             filescount: self.files,
             openfailed: self.open_failed,

@@ -4,7 +4,7 @@ use super::document::{Document, Evr, FileContent, FileName, HasLine, Identifier,
 use super::versions::compare;
 use super::{SubResult, TestResult};
 use crate::module::Context;
-use crate::modules::file::{self, Search};
+use crate::modules::file::{FileSearch, Search};
 use crate::modules::packages::{self, installed};
 use crate::pattern;
 use crate::reading;
@@ -233,7 +233,7 @@ impl Machine<'_> {
         let mut search =
             Search { paths: vec![expand(path, variables)], names: vec![expand(name, variables)], ..Search::default() };
         (search.options.maxdepth, search.options.matchlimit, search.options.matchall) = (DEPTH, FILES_MAX, true);
-        file::find(search, self.context).map_err(|refused| refused.0)
+        FileSearch::from(search).find(self.context).map(|found| found.files).map_err(|refused| refused.0)
     }
 }
 

@@ -23,6 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("muster-server", &["muster-api", "muster-core", "muster-engine", "muster-proto", "muster-store"]),
     ("muster-store", &["muster-core"]),
     ("muster-trust", &["muster-core"]),
+    ("muster-yara", &["muster-core", "muster-modules"]),
     ("xtask", &[]),
 ];
 
@@ -33,6 +34,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("axum", &["muster-server"]),
     ("utoipa-axum", &["muster-server"]),
     ("sequoia-openpgp", &["muster-trust"]),
+    ("boreal", &["muster-yara"]),
     ("clap", &["muster", "muster-cli", "muster-agent", "muster-harness", "xtask"]),
 ];
 

@@ -7,6 +7,7 @@
 
 mod believed;
 mod gate;
+mod html;
 pub(crate) mod ledger;
 mod pack;
 pub(crate) mod page;

@@ -3,6 +3,7 @@
 //! Stays true: it shows and changes nothing; it answers only to a name of this machine, so that no page of the web can
 //! read it through a browser. Off unless configured, because every user of the machine can read it.
 
+use super::html;
 use super::status::{Report, Show};
 use crate::config::Config;
 use std::io;
@@ -59,7 +60,7 @@ async fn answer(mut visitor: TcpStream, config: Arc<Config>) -> io::Result<()> {
         Ok(form) => {
             let report = tokio::task::spawn_blocking(move || Report::read(&config, Show::All)).await;
             match (report, form) {
-                (Ok(Ok(report)), Form::Page) => ("200 OK", "text/html; charset=utf-8", report.html()),
+                (Ok(Ok(report)), Form::Page) => ("200 OK", "text/html; charset=utf-8", html::page(&report)),
                 (Ok(Ok(report)), Form::Json) => {
                     let json = serde_json::to_string_pretty(&report).expect("text and numbers are JSON");
                     ("200 OK", "application/json", json)
@@ -73,7 +74,8 @@ async fn answer(mut visitor: TcpStream, config: Arc<Config>) -> io::Result<()> {
     let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\
          Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
-         Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n\r\n{body}"
+         Cross-Origin-Resource-Policy: same-origin\r\nContent-Security-Policy: {}\r\n\r\n{body}",
+        html::policy()
     );
     visitor.write_all(answer.as_bytes()).await?;
     visitor.shutdown().await

@@ -2,7 +2,7 @@
 //! of this machine.
 //!
 //! Stays true: it is read from the ledger's file, so it can be seen whether the agent runs or not; nothing can be changed
-//! here. What a stranger wrote is shown as text and never as anything else.
+//! here. What a stranger wrote is shown as text and never as anything else. Not here: how the page looks (html).
 
 use super::Believed;
 use super::ledger::{self, Order, RefusedOrder};
@@ -11,7 +11,6 @@ use crate::keys;
 use muster_core::Timestamp;
 use muster_trust::document::Kind;
 use serde::Serialize;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 /// Orders and refusals shown unless all are asked for.
@@ -31,50 +30,91 @@ pub(crate) fn documents_path(config: &Config) -> PathBuf {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// The machine's id; `None` before its first start.
-    agent: Option<String>,
+    pub(super) agent: Option<String>,
+    /// The agent's version.
+    pub(super) version: &'static str,
     /// Whose orders count.
-    keyring: Vec<Key>,
+    pub(super) keyring: Vec<Key>,
     /// The version of the keyring's document, 0 when files count.
-    keyring_version: u64,
+    pub(super) keyring_version: u64,
     /// The version of the weights' document, 0 when a file counts.
-    acl_version: u64,
+    pub(super) acl_version: u64,
     /// When the first of these documents expires.
-    documents_expire: Option<String>,
+    pub(super) documents_expire: Option<String>,
     /// Since when orders are remembered.
-    remembered_since: Option<String>,
+    pub(super) remembered_since: Option<String>,
     /// Orders that were run, newest first.
-    orders: Vec<Ran>,
+    pub(super) orders: Vec<Ran>,
     /// Orders that were refused, newest first.
-    refused: Vec<Refused>,
+    pub(super) refused: Vec<Refused>,
+}
+
+/// A key, and whose it is.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Key {
+    pub(super) fingerprint: String,
+    /// Empty for a key that does not count here any more.
+    pub(super) names: Vec<String>,
+}
+
+impl Key {
+    /// Returns how to call its owner.
+    pub(super) fn owner(&self) -> String {
+        let short: String = self.fingerprint.chars().take(16).collect();
+        let name = self.names.first().map_or("a key that no longer counts here", String::as_str);
+        format!("{name} ({short}…)")
+    }
+}
+
+/// One part of an order: a module, and what it is for.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Part {
+    pub(super) module: String,
+    pub(super) summary: &'static str,
+    /// Whether it may change the machine; assumed of programs that are not this agent's own.
+    pub(super) changes: bool,
 }
 
 #[derive(Debug, Serialize)]
-struct Key {
-    fingerprint: String,
-    names: Vec<String>,
+pub(super) struct Ran {
+    pub(super) at: String,
+    pub(super) finished: Option<String>,
+    pub(super) status: String,
+    /// How many of its parts found something.
+    pub(super) found: usize,
+    pub(super) action: i64,
+    pub(super) name: String,
+    pub(super) target: String,
+    pub(super) parts: Vec<Part>,
+    pub(super) signers: Vec<Key>,
+    pub(super) signed_sha256: String,
+}
+
+impl Ran {
+    /// Returns what came of it, in a few words.
+    pub(super) fn outcome(&self) -> String {
+        let all = self.parts.len();
+        let found = match (self.found, all) {
+            (0, _) => "found nothing".to_owned(),
+            (1, 1) => "found something".to_owned(),
+            (found, all) => format!("found something in {found} of {all} parts"),
+        };
+        match self.status.as_str() {
+            "running" => "running now".to_owned(),
+            "success" => found,
+            "interrupted" => "interrupted: the agent ended while it ran".to_owned(),
+            status => format!("{status}; {found}"),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
-struct Ran {
-    at: String,
-    finished: Option<String>,
-    status: String,
-    found: usize,
-    action: i64,
-    name: String,
-    target: String,
-    modules: Vec<String>,
-    signers: Vec<String>,
-    signed_sha256: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Refused {
-    at: String,
-    action: i64,
-    name: String,
-    code: String,
-    reason: String,
+pub(super) struct Refused {
+    pub(super) at: String,
+    pub(super) action: i64,
+    pub(super) name: String,
+    pub(super) code: String,
+    pub(super) reason: String,
 }
 
 /// How much is shown.
@@ -96,18 +136,30 @@ impl Report {
         let most = if show == Show::All { usize::MAX } else { SHOWN };
         let content = content.as_ref();
         let keys = believed.keyring.certificates().iter();
-        let keyring =
+        let keyring: Vec<Key> =
             keys.map(|key| Key { fingerprint: key.fingerprint().to_string(), names: key.user_ids() }).collect();
+        let orders =
+            content.map(|content| content.orders().rev().take(most).map(|order| ran(order, &keyring)).collect());
         Ok(Self {
             agent: keys::load(&config.state_dir)?.map(|identity| identity.id.to_string()),
-            keyring,
+            version: env!("CARGO_PKG_VERSION"),
             keyring_version: believed.version(Kind::Keyring),
             acl_version: believed.version(Kind::Acl),
             documents_expire: believed.expires.map(second),
             remembered_since: content.map(|content| second(content.since().0)),
-            orders: content.map_or_else(Vec::new, |content| content.orders().rev().take(most).map(ran).collect()),
+            orders: orders.unwrap_or_default(),
             refused: content.map_or_else(Vec::new, |content| content.refused().rev().take(most).map(refused).collect()),
+            keyring,
         })
+    }
+
+    /// Says where keys and weights come from.
+    pub(super) fn sources(&self) -> (String, String) {
+        let source = |version: u64| match version {
+            0 => "from files of this machine".to_owned(),
+            version => format!("from version {version} of the administrators' document"),
+        };
+        (source(self.keyring_version), source(self.acl_version))
     }
 
     /// Writes it for a terminal.
@@ -117,66 +169,45 @@ impl Report {
             text.push_str(&plain(&line));
             text.push('\n');
         };
-        line(format!("agent       {}", self.agent.as_deref().unwrap_or("none yet")));
-        let version = |version: u64| if version == 0 { "files".to_owned() } else { format!("version {version}") };
-        line(format!("keyring     {} ({} keys)", version(self.keyring_version), self.keyring.len()));
+        let (keys, weights) = self.sources();
+        line(format!("machine     {}", self.agent.as_deref().unwrap_or("has no id yet: the agent was never started")));
+        line(format!("agent       version {}", self.version));
+        line(format!("acts for    {} keys, {keys}", self.keyring.len()));
         for key in &self.keyring {
             line(format!("            {}  {}", key.fingerprint, key.names.join(", ")));
         }
-        line(format!("weights     {}", version(self.acl_version)));
+        line(format!("weights     {weights}"));
         if let Some(expire) = &self.documents_expire {
-            line(format!("expire      {expire}"));
+            line(format!("until       {expire}, when these documents expire"));
         }
-        line(format!("since       {}", self.remembered_since.as_deref().unwrap_or("nothing is remembered yet")));
+        let since = self.remembered_since.as_deref().unwrap_or("nothing is remembered yet");
+        line(format!("remembers   {}{since}", if self.remembered_since.is_some() { "since " } else { "" }));
         line(format!("\norders that ran: {}", if self.orders.is_empty() { "none" } else { "" }));
         for order in &self.orders {
-            line(format!("  {}  {:<11}  {} found  {:?}", order.at, order.status, order.found, order.name));
-            line(format!("      {} for {}", order.modules.join(", "), order.target));
-            line(format!("      signed by {}", order.signers.join(", ")));
+            line(format!("  {}  {:?}: {}", order.at, order.name, order.outcome()));
+            for part in &order.parts {
+                let changes = if part.changes { "  [may change the machine]" } else { "" };
+                line(format!("      {}: {}{changes}", part.module, part.summary));
+            }
+            let signers: Vec<_> = order.signers.iter().map(Key::owner).collect();
+            line(format!("      signed by {}", signers.join(", ")));
+            line(format!("      for {} (action {})", order.target, order.action));
         }
         line(format!("\norders that were refused: {}", if self.refused.is_empty() { "none" } else { "" }));
         for refused in &self.refused {
-            line(format!("  {}  {}  {:?}: {}", refused.at, refused.code, refused.name, refused.reason));
+            line(format!("  {}  {:?}: {}", refused.at, refused.name, refused.code));
+            line(format!("      {}", refused.reason));
         }
         text
     }
-
-    /// Writes it as a page.
-    pub(crate) fn html(&self) -> String {
-        let mut html = String::from(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>muster-agent</title>\n\
-             <h1>What this machine was asked</h1>\n",
-        );
-        let agent = escape(self.agent.as_deref().unwrap_or("none yet"));
-        let _ = writeln!(html, "<p>This machine is <code>{agent}</code>. It acts for these keys only:</p>\n<ul>");
-        for key in &self.keyring {
-            let (fingerprint, names) = (escape(&key.fingerprint), escape(&key.names.join(", ")));
-            let _ = writeln!(html, "<li><code>{fingerprint}</code> {names}</li>");
-        }
-        html.push_str("</ul>\n<h2>Orders that ran</h2>\n<table><tr><th>when<th>result<th>found<th>name<th>modules<th>signed by</tr>\n");
-        for order in &self.orders {
-            let cells = [
-                order.at.clone(),
-                order.status.clone(),
-                order.found.to_string(),
-                order.name.clone(),
-                order.modules.join(", "),
-                order.signers.join(", "),
-            ];
-            html.push_str(&row(&cells));
-        }
-        html.push_str("</table>\n<h2>Orders that were refused</h2>\n<table><tr><th>when<th>code<th>name<th>why</tr>\n");
-        for refused in &self.refused {
-            let cells = [refused.at.clone(), refused.code.clone(), refused.name.clone(), refused.reason.clone()];
-            html.push_str(&row(&cells));
-        }
-        html.push_str("</table>\n</html>\n");
-        html
-    }
 }
 
-fn ran(order: &Order) -> Ran {
+fn ran(order: &Order, keyring: &[Key]) -> Ran {
     let outcome = order.outcome.as_ref();
+    let signer = |fingerprint: &String| {
+        let known = keyring.iter().find(|key| key.fingerprint == *fingerprint).cloned();
+        known.unwrap_or_else(|| Key { fingerprint: fingerprint.clone(), names: Vec::new() })
+    };
     Ran {
         at: second(order.at),
         finished: outcome.map(|outcome| second(outcome.at)),
@@ -185,9 +216,18 @@ fn ran(order: &Order) -> Ran {
         action: order.action_id,
         name: order.name.clone(),
         target: order.target.clone(),
-        modules: order.modules.clone(),
-        signers: order.signers.clone(),
+        parts: order.modules.iter().map(|module| part(module)).collect(),
+        signers: order.signers.iter().map(signer).collect(),
         signed_sha256: hex::encode(order.key),
+    }
+}
+
+fn part(module: &str) -> Part {
+    let known = muster_modules::registry::find(module).map(muster_modules::Module::info);
+    Part {
+        module: module.to_owned(),
+        summary: known.map_or("a program that this agent's configuration names", |info| info.summary),
+        changes: known.is_none_or(|info| info.effect == muster_modules::Effect::Changes),
     }
 }
 
@@ -206,61 +246,12 @@ fn second(moment: Timestamp) -> String {
     Timestamp::from_secs(moment.to_parts().0).to_string()
 }
 
-/// Takes away what would move a terminal's cursor.
+/// Takes away what would move a terminal's cursor, or turn what follows round.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
-}
-
-fn row(cells: &[String]) -> String {
-    let cells = cells.iter().map(|cell| format!("<td>{}", escape(cell)));
-    format!("<tr>{}</tr>\n", cells.collect::<String>())
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c if c.is_control() => escaped.push('\u{fffd}'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
+    let strange = |c: char| c.is_control() && c != '\n' || super::html::is_bidirectional(c);
+    text.chars().map(|c| if strange(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::actions::ledger::OrderLedger;
-
-    fn hostile() -> RefusedOrder {
-        RefusedOrder {
-            at: Timestamp::from_secs(1_800_000_000),
-            action_id: 7,
-            name: "<script>alert(1)</script>\u{1b}[2J".into(),
-            code: "weight".into(),
-            reason: "\"'&".into(),
-        }
-    }
-
-    #[test]
-    fn what_was_refused_is_shown_as_text_and_nothing_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let config = Config { state_dir: directory.path().into(), ..Config::default() };
-        let config = Config { keyring_dir: "".into(), acl_file: "".into(), administrators_dir: "".into(), ..config };
-        let empty = Report::read(&config, Show::Latest).unwrap();
-        assert!(empty.text().contains("orders that ran: none") && empty.agent.is_none());
-        let now = Timestamp::from_secs(1_800_000_000);
-        OrderLedger::open(&ledger_path(&config), false, now).unwrap().refuse(hostile()).unwrap();
-        let report = Report::read(&config, Show::Latest).unwrap();
-        let text = report.text();
-        assert!(text.contains("2027-01-15T08:00:00Z  weight") && !text.contains('\u{1b}'), "{text}");
-        let html = report.html();
-        assert!(html.contains("&lt;script&gt;") && !html.contains("<script"), "{html}");
-        assert!(html.contains("&quot;&#39;&amp;") && !html.contains('\u{1b}'));
-    }
-}
+#[path = "status_tests.rs"]
+mod tests;

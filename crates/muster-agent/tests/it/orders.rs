@@ -49,10 +49,13 @@ impl Draft {
     }
 
     fn signed(&self, signers: &[(&str, &str)]) -> Vec<u8> {
+        self.signed_with(&json!([{"module": self.module, "parameters": {"who": "asks"}}]), signers)
+    }
+
+    fn signed_with(&self, operations: &serde_json::Value, signers: &[(&str, &str)]) -> Vec<u8> {
         let mut json = json!({
             "name": self.name, "target": self.target, "syntaxversion": 2, "pgpsignatures": [],
-            "validfrom": self.from.to_string(), "expireafter": self.until.to_string(),
-            "operations": [{"module": self.module, "parameters": {"who": "asks"}}],
+            "validfrom": self.from.to_string(), "expireafter": self.until.to_string(), "operations": operations,
         });
         let text = signed_text(&Action::parse(json.to_string().as_bytes()).unwrap()).unwrap();
         let sign = |of: &(&str, &str)| key(*of).sign(text.as_bytes(), now()).unwrap();
@@ -108,10 +111,14 @@ impl Machine {
 
     /// Makes a program a module that keeps the agent's privileges.
     fn script(&self, name: &str, body: &str) {
+        self.script_with(name, body, "privilege = \"agent\"");
+    }
+
+    fn script_with(&self, name: &str, body: &str, settings: &str) {
         let path = self.agent.directory().join(name);
         std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let table = format!("[{name}]\npath = \"{}\"\nprivilege = \"agent\"\nweight_min = 1\n", path.display());
+        let table = format!("[{name}]\npath = \"{}\"\n{settings}\nweight_min = 1\n", path.display());
         let file = self.agent.directory().join("modules.toml");
         let before = std::fs::read_to_string(&file).unwrap_or_default();
         std::fs::write(file, before + &table).unwrap();
@@ -336,6 +343,97 @@ async fn an_operation_that_takes_too_long_is_ended() {
     assert_eq!(status(&answer), ResultStatus::Timeout);
 }
 
+/// The original hung on no operations, and after an unknown module it answered the next command with that one's error
+/// and ended.
+#[tokio::test]
+async fn no_operations_and_an_unknown_module_are_refused_and_the_next_order_is_run() {
+    let machine = Machine::new("").await;
+    assert_eq!(machine.refused(Draft::new("nothing").signed_with(&json!([]), &[ONE])).await, "invalid");
+    let known = json!({"module": "counting", "parameters": {}});
+    for operations in [
+        json!([{"module": "nosuch", "parameters": {}}]),
+        json!([known, {"module": "nosuch", "parameters": {}}]),
+        json!([{"module": "", "parameters": {}}, known]),
+    ] {
+        let order = Draft::new("unknown").signed_with(&operations, &[ONE]);
+        assert!(["unknown-module", "invalid"].contains(&machine.refused(order).await.as_str()), "{operations}");
+    }
+    assert_eq!(machine.runs(), 0, "not even the part that is known");
+    let next = machine.asked(Draft::new("ordinary").signed(&[ONE])).await;
+    let results: serde_json::Value = serde_json::from_slice(&next.results).unwrap();
+    assert_eq!((status(&next), &results[0]["errors"]), (ResultStatus::Success, &json!(null)), "{results}");
+    assert_eq!(machine.runs(), 1);
+}
+
+#[tokio::test]
+async fn hostile_programs_are_bounded_and_reported_and_the_agent_goes_on() {
+    let machine = Machine::prepared("module_timeout = \"3s\"").await;
+    // As users of their own they must reach the directory.
+    let open = || std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(machine.agent.directory(), open()).unwrap();
+    for (name, body) in [
+        ("bomb", "bomb() { bomb | bomb & }; bomb; exec sleep 1000"),
+        ("deaf", "trap '' TERM INT HUP; while :; do sleep 1000; done"),
+        ("loud", "exec head -c 10G /dev/zero"),
+        ("hog", "exec tail -n 1 /dev/zero"),
+        ("broken", "kill -SEGV $$"),
+        ("silent", "exit 0"),
+    ] {
+        machine.script_with(name, body, "effect = \"reads\"");
+    }
+    let machine = machine.started().await;
+    let operations: Vec<_> = ["bomb", "deaf", "loud", "hog", "broken", "silent", "counting"]
+        .map(|module| json!({"module": module, "parameters": {}}))
+        .into();
+    let answer = machine.asked(Draft::new("hostile").signed_with(&json!(operations), &[ONE])).await;
+    let results: serde_json::Value = serde_json::from_slice(&answer.results).unwrap();
+    let said = |at: usize| results[at]["errors"][0].as_str().unwrap_or_default().to_owned();
+    for (at, words) in ["within 3s", "within 3s", "more than", "", "signal 11", "exit code was 0"].iter().enumerate() {
+        assert!(!said(at).is_empty() && said(at).contains(words), "{at}: {results}");
+    }
+    assert_eq!(results[6]["success"], json!(true), "what is good beside them has its answer: {results}");
+    assert_ne!(status(&answer), ResultStatus::Success);
+    assert_eq!(status(&machine.asked(Draft::new("after").signed(&[ONE])).await), ResultStatus::Success);
+    assert_eq!(machine.runs(), 2);
+}
+
+/// The program that holds YARA rules against files, which lies beside the agent when the workspace was built.
+#[tokio::test]
+async fn a_program_with_its_hash_is_a_module_and_an_exchanged_one_is_none() {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_muster-agent")).with_file_name("muster-yara");
+    assert!(program.is_file(), "muster-yara is not built: run `cargo build --workspace --bins` first");
+    let machine = Machine::prepared("").await;
+    let directory = machine.agent.directory();
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = directory.join("muster-yara");
+    std::fs::copy(&program, &copy).unwrap();
+    let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(std::fs::read(&copy).unwrap()));
+    let table = format!(
+        "[yara]\npath = \"{}\"\nsha256 = \"{hash}\"\nweight_min = 1\neffect = \"reads\"\nprivilege = \"read_files\"\n",
+        copy.display()
+    );
+    let file = directory.join("modules.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, before + &table).unwrap();
+    let secret = directory.join("secret");
+    std::fs::write(&secret, "a needle").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let machine = machine.started().await;
+    let rules = "rule needle { strings: $a = \"needle\" condition: $a }";
+    let search = format!("-path {} -name ^secret$", machine.agent.directory().display());
+    let operations = json!([{"module": "yara", "parameters": {"yara": rules, "filesearch": search}}]);
+    let ask = async |name: &str| {
+        let answer = machine.asked(Draft::new(name).signed_with(&operations, &[ONE])).await;
+        serde_json::from_slice::<serde_json::Value>(&answer.results).unwrap()[0].clone()
+    };
+    let found = ask("yara").await;
+    let want = json!({"Matches": [{"Object": secret, "MatchedRules": ["needle"]}]});
+    assert_eq!((&found["foundanything"], &found["elements"]), (&json!(true), &want), "{found}");
+    std::fs::write(&copy, "#!/bin/sh\necho '{\"success\":true}'\n").unwrap();
+    let exchanged = ask("exchanged").await;
+    assert!(exchanged["errors"][0].as_str().unwrap().contains("not the program that was configured"), "{exchanged}");
+}
+
 fn weights_document(version: u64, weight: u32, signers: &[(&str, &str)]) -> wire::TrustDocument {
     let content = json!({"default": {"minimumweight": 2, "investigators": {
         "two": {"fingerprint": key(TWO).signer(), "weight": weight},
@@ -410,4 +508,6 @@ async fn the_page_of_this_machine_shows_what_ran() {
     let mut page = String::new();
     tokio::io::AsyncReadExt::read_to_string(&mut visit, &mut page).await.unwrap();
     assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("shown &lt;b&gt;here"), "{page}");
+    assert!(page.contains("Content-Security-Policy: default-src 'none'; style-src 'sha256-"), "{page}");
+    assert!(page.contains("Signed by") && page.contains("found something"), "{page}");
 }

@@ -92,6 +92,12 @@ enum Bench {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Signed actions: what the store, the signatures and a real fleet of one and of many cost
+    Actions {
+        /// Further arguments of the load program, such as `--target sqlite`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Rows put into the store
     Store {
         /// Further arguments of the example in muster-store
@@ -157,12 +163,21 @@ fn run_bench(bench: Bench) -> Result<()> {
             let args = peer.into_iter().flatten().chain(args.iter().map(String::as_str));
             harness(Profile::Release, ["bench"].into_iter().chain(args))
         }
-        Bench::Store { args } => {
-            // The example looks after its databases itself.
-            let mut store = cargo(&["run", "--release", "-p", "muster-store", "--example", "bench_store", "--"]);
-            run::check(store.args(args)).context("measuring the store")
+        Bench::Actions { args } => {
+            install::gnupg()?;
+            build_programs(Profile::Release)?;
+            example("muster-trust", "bench_signatures", &[]).context("measuring signatures")?;
+            example("muster-store", "bench_actions", &[]).context("measuring actions in the store")?;
+            harness(Profile::Release, ["bench-actions"].into_iter().chain(args.iter().map(String::as_str)))
         }
+        Bench::Store { args } => example("muster-store", "bench_store", &args).context("measuring the store"),
     }
+}
+
+/// Runs an example that measures one room; it looks after its databases itself.
+fn example(package: &str, name: &str, args: &[String]) -> Result<()> {
+    let mut example = cargo(&["run", "--release", "-p", package, "--example", name, "--"]);
+    run::check(example.args(args))
 }
 
 /// Builds every program in one go, so that they share their dependencies. What an agent's owner may add is left out: it

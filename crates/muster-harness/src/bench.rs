@@ -4,7 +4,9 @@
 //! Prints a JSON line for each figure and a table with the ratios and the goals. A figure is what came out; nothing here
 //! fails because it falls short.
 
+mod fleet;
 mod jobs;
+pub(crate) mod orders;
 mod target;
 
 use anyhow::Result;

@@ -29,6 +29,8 @@ enum Task {
     Crash(crash::Kind),
     /// Measure servers over the wire
     Bench(bench::Args),
+    /// Measure signed actions on real processes
+    BenchActions(bench::orders::Args),
     /// Run our agent against a peer
     #[command(subcommand)]
     Interop(interop::Peer),
@@ -54,6 +56,7 @@ async fn main() -> Result<()> {
         Task::Demo(args) => demo::run(args).await,
         Task::Crash(kind) => crash::run(kind).await,
         Task::Bench(args) => bench::run(args).await,
+        Task::BenchActions(args) => bench::orders::run(args).await,
         Task::Interop(peer) => interop::run(peer).await,
         Task::Openapi { path } => openapi(path).await,
         Task::WithPostgres { durable, command } => with_postgres(durable, &command).await,

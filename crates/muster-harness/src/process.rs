@@ -161,6 +161,20 @@ impl Process {
         self.status_bytes("VmHWM:")
     }
 
+    /// Returns the processor time that its threads have used, those that have ended left out.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let tasks = format!("/proc/{}/task", self.id());
+        let mut nanos = 0;
+        for task in std::fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
+            let path = task.context("listing threads")?.path().join("schedstat");
+            // A thread may end between the two looks.
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            let used = text.split(' ').next().and_then(|number| number.parse::<u64>().ok());
+            nanos += used.with_context(|| format!("{} holds no time", path.display()))?;
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
     fn status_bytes(&self, key: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;

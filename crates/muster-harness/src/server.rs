@@ -162,6 +162,11 @@ impl Server {
         &self.setup.data
     }
 
+    /// Returns the URL of its database, if that is not the embedded one.
+    pub fn database(&self) -> Option<&str> {
+        self.setup.database.as_deref()
+    }
+
     /// Kills it and starts it again at the same addresses.
     pub async fn kill_and_restart(&mut self) -> Result<()> {
         self.process.kill()?;

@@ -2,10 +2,12 @@
 //! machines by a target takes, how many results a second are taken durably, and what open commands cost while nothing happens.
 //!
 //! `bench_actions [--agents N] [--dir DIR]`. SQLite's file lies in DIR; PostgreSQL is the one that
-//! `MUSTER_BENCH_POSTGRES` names (its schema `muster_bench_actions` is dropped and made anew); without it only SQLite is
-//! measured. Each line of the output is a JSON object.
+//! `MUSTER_BENCH_POSTGRES` names (its schema `muster_bench_actions` is dropped and made anew), else a private one in DIR. Each line of the output is a JSON object.
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
 
+mod cluster;
+
+use cluster::{Postgres, run_sql};
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus};
 use muster_core::target::Target;
 use muster_core::{AgentId, Cause, Payload, ServerId, Timestamp};
@@ -74,18 +76,9 @@ async fn furnish(url: &str, agents: u64) {
                  'host' || i, 'host' || i, {told} FROM generate_series(1, {agents}) AS i; {environments}; \
                  ANALYZE machines; ANALYZE machine_environments"
             );
-            postgres(url, &sql).await;
+            run_sql(url, &sql).await;
         }
     }
-}
-
-async fn postgres(url: &str, sql: &str) {
-    let config: tokio_postgres::Config = url.parse().unwrap();
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
-    let connection = tokio::spawn(connection);
-    client.batch_execute(sql).await.unwrap();
-    drop(client);
-    connection.await.unwrap().unwrap();
 }
 
 async fn launch(store: &SqlStore, n: u8) -> ActionId {
@@ -231,10 +224,6 @@ async fn main() {
     }
     let folder = tempfile::tempdir_in(&dir).unwrap();
     measure("sqlite", &format!("sqlite:{}", folder.path().join("bench.db").display()), agents).await;
-    if let Ok(base) = std::env::var("MUSTER_BENCH_POSTGRES") {
-        let schema = "muster_bench_actions";
-        postgres(&base, &format!("DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}; CHECKPOINT")).await;
-        let sign = if base.contains('?') { '&' } else { '?' };
-        measure("postgresql", &format!("{base}{sign}options=-c%20search_path%3D{schema}"), agents).await;
-    }
+    let postgres = Postgres::start(&dir);
+    measure("postgresql", &postgres.fresh_schema("muster_bench_actions").await, agents).await;
 }

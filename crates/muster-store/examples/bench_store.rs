@@ -1,16 +1,18 @@
 //! Measures the store: how many message rows a second are put, claimed and acknowledged, durably, on both databases.
 //!
 //! `bench_store [--rows N] [--only TEXT] [--dir DIR]`. SQLite's file lies in DIR; PostgreSQL is the one that
-//! `MUSTER_BENCH_POSTGRES` names (its schema `muster_bench` is dropped and made anew), else a private cluster in DIR with
-//! the default settings, `fsync` on. Each line of the output is a JSON object; the table for people goes to the standard
+//! `MUSTER_BENCH_POSTGRES` names (its schema `muster_bench` is dropped and made anew), else a private one in DIR with the
+//! default settings, `fsync` on. Each line of the output is a JSON object; the table for people goes to the standard
 //! error.
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
 
+mod cluster;
+
+use cluster::Postgres;
 use muster_core::{Address, AgentId, AgentState, Message, MessageId, Payload, Timestamp};
 use muster_store::agents::{Claim, ContactPut, ContactTaken, Effect, Enrolment, Intake};
 use muster_store::{AgentStore, ClusterStore, MessageStore, SqlStore, StoreOptions};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -223,77 +225,6 @@ async fn measure(database: &'static str, url: &str, case: Case, rows: u64) -> St
     )
 }
 
-fn run(command: &[&str]) {
-    let out = Command::new(command[0]).args(&command[1..]).current_dir("/").output();
-    let out = out.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// A cluster with the default settings, stopped and removed when dropped.
-struct Cluster {
-    dir: PathBuf,
-    bin: PathBuf,
-}
-
-impl Cluster {
-    fn start(dir: &Path) -> Self {
-        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        let newest = versions.map(|entry| entry.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max();
-        let bin =
-            newest.expect("PostgreSQL is installed in /usr/lib/postgresql, or MUSTER_BENCH_POSTGRES names a server");
-        let this = Self { dir: dir.join("postgres"), bin };
-        let _ = std::fs::remove_dir_all(&this.dir);
-        std::fs::create_dir_all(&this.dir).unwrap();
-        let path = this.dir.to_str().unwrap();
-        if is_root() {
-            run(&["chown", "postgres", path]);
-        }
-        this.run("initdb", &["-A", "trust", "-U", "postgres", "-D", &format!("{path}/data")]);
-        let settings = format!("-c listen_addresses='' -c unix_socket_directories={path}");
-        this.run(
-            "pg_ctl",
-            &["-w", "-D", &format!("{path}/data"), "-l", &format!("{path}/log"), "-o", &settings, "start"],
-        );
-        this
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let program = self.bin.join(program);
-        let owner: &[&str] =
-            if is_root() { &["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] } else { &["env"] };
-        run(&[owner, &[program.to_str().unwrap()], arguments].concat());
-    }
-
-    fn url(&self) -> String {
-        format!("postgres://postgres@{}/postgres", self.dir.to_str().unwrap().replace('/', "%2F"))
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.run("pg_ctl", &["-D", &format!("{}/data", self.dir.display()), "-m", "immediate", "stop"]);
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n")
-}
-
-async fn fresh_schema(url: &str) -> String {
-    let config: tokio_postgres::Config = url.parse().unwrap();
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
-    let connection = tokio::spawn(connection);
-    client
-        .batch_execute("DROP SCHEMA IF EXISTS muster_bench CASCADE; CREATE SCHEMA muster_bench; CHECKPOINT")
-        .await
-        .unwrap();
-    drop(client);
-    connection.await.unwrap().unwrap();
-    let sign = if url.contains('?') { '&' } else { '?' };
-    format!("{url}{sign}options=-c%20search_path%3Dmuster_bench")
-}
-
 fn options() -> Options {
     let mut options = Options { rows: 500_000, only: String::new(), dir: std::env::temp_dir() };
     let mut arguments = std::env::args().skip(1);
@@ -321,15 +252,9 @@ async fn main() {
     }
     let cases: Vec<_> = CASES.into_iter().filter(|case| picked("postgresql", case)).collect();
     if !cases.is_empty() {
-        let named = std::env::var("MUSTER_BENCH_POSTGRES").ok();
-        let folder = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir_in(&options.dir)
-            .unwrap();
-        let cluster = named.is_none().then(|| Cluster::start(folder.path()));
-        let base = named.or_else(|| cluster.as_ref().map(Cluster::url)).expect("one of the two is there");
+        let postgres = Postgres::start(&options.dir);
         for case in cases {
-            let url = fresh_schema(&base).await;
+            let url = postgres.fresh_schema("muster_bench").await;
             table.push(measure("postgresql", &url, case, options.rows).await);
         }
     }

@@ -30,7 +30,7 @@ pub use evaluate::{Leaf, Truths, Verdict, number};
 pub use interval::Interval;
 pub use like::like;
 pub use named::{check_name, expand};
-pub use path::{Form, Path, Step, take as path_text};
+pub use path::{Form, Path, Step, read as path_read, take as path_text};
 pub use regex::{RegexError, regex};
 pub use row::{Cell, FleetRow, OwnRow, Row};
 

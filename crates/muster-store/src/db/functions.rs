@@ -5,7 +5,7 @@
 
 use super::dialect::sqlite_error as refuse;
 use crate::StoreError;
-use muster_core::target::{Case, Form, Path, Step, like, number, path_text, regex};
+use muster_core::target::{Case, Form, Path, Step, like, number, path_read, path_text, regex};
 use rusqlite::Connection;
 use rusqlite::functions::{Context, FunctionFlags};
 
@@ -127,6 +127,7 @@ fn sqlite_path(context: &Context<'_>) -> rusqlite::Result<Option<String>> {
         Ok(serde_json::from_str(path.as_str()?)?)
     })?;
     let Some(document) = text(context, 0)? else { return Ok(None) };
-    let document = serde_json::from_str(document).map_err(|error| rusqlite::Error::UserFunctionError(error.into()))?;
+    let document = path_read(document, &path.0, &path.1);
+    let document = document.map_err(|error| rusqlite::Error::UserFunctionError(error.into()))?;
     Ok(path_text(&document, &path.0, &path.1).map(std::borrow::Cow::into_owned))
 }

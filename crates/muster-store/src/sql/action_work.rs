@@ -6,7 +6,7 @@
 use super::action_ends::{cancel_step, expire_step, finish};
 use super::action_rows::status_number;
 use super::results::complete;
-use super::targets::matching;
+use super::targets::{Matching, matching};
 use crate::StoreError;
 use crate::actions::{ActionJob, Next, WorkLimits, Worked};
 use crate::db::Tx;
@@ -204,8 +204,9 @@ async fn start(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     let mut matched = 0;
     // Counting costs a walk over all machines, which is needed only where the number decides something.
     if work.hosts_max.is_some() || !work.rings.is_empty() {
-        let (condition, values) = matching(tx, &target, work.reach(), work.now, vec![upto.into()]).await?;
-        let sql = format!("SELECT count(*) FROM machines WHERE number <= $1 AND {condition}");
+        let Matching { from, condition, values } =
+            matching(tx, &target, work.reach(), work.now, vec![upto.into()]).await?;
+        let sql = format!("SELECT count(*) FROM {from} WHERE number <= $1 AND {condition}");
         matched = tx.query_one_made(&sql, &values).await?.only("machines")?;
         if matched == 0 && !work.standing {
             return finish(tx, work, ActionStatus::Invalid, NOBODY).await;
@@ -263,11 +264,11 @@ async fn insert(
         return Ok(0);
     }
     let values = vec![work.id.into(), work.now.into(), work.after.into(), last.into(), limit.into()];
-    let (condition, values) = matching(tx, target, work.reach(), work.now, values).await?;
+    let Matching { from, condition, values } = matching(tx, target, work.reach(), work.now, values).await?;
     // One statement for a page: nothing travels to this program and back.
     let sql = format!(
         "INSERT INTO command_rows (action, agent, state, created) SELECT CAST($1 AS BIGINT), machines.number, 0, \
-         CAST($2 AS BIGINT) FROM machines WHERE machines.number > $3 AND machines.number <= $4 AND {besides} \
+         CAST($2 AS BIGINT) FROM {from} WHERE machines.number > $3 AND machines.number <= $4 AND {besides} \
          AND {condition} ORDER BY machines.number LIMIT $5 ON CONFLICT DO NOTHING"
     );
     tx.execute_made(&sql, &values).await

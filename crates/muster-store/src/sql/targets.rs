@@ -22,6 +22,9 @@ const TIMES: &str = "SELECT idle_after, offline_after FROM agent_times WHERE one
 /// The address without its port, and without the brackets around one of version 6.
 const PUBLIC_IP: &str = "NULLIF(ltrim(rtrim(rtrim(rtrim(machines.last_address, '0123456789'), ':'), ']'), '['), '')";
 const ENVIRONMENT: &str = "(SELECT e.environment FROM machine_environments e WHERE e.machine = machines.number)";
+const MACHINES: &str = "machines";
+/// Joined, because PostgreSQL looks one by one for what a condition selects by itself, and never side by side.
+const WITH_ENVIRONMENTS: &str = "machines LEFT JOIN machine_environments e ON e.machine = machines.number";
 const FOUND: &str = "SELECT 1 FROM result_rows WHERE action = $1 AND agent = $2 AND late = 0 AND found = $3";
 const NAMED_PUT: &str = "INSERT INTO named_targets (name, expression, description, changed, changed_by) \
      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET expression = excluded.expression, \
@@ -52,13 +55,22 @@ struct Condition<'a> {
     now: Timestamp,
     since: Since,
     values: Vec<Value<'a>>,
+    /// The table of machines, with what is joined to it.
+    from: &'static str,
+}
+
+/// Which machines are meant: `SELECT … FROM {from} WHERE {condition}`, with the values of its parameters.
+pub(super) struct Matching<'a> {
+    pub(super) from: &'static str,
+    pub(super) condition: String,
+    pub(super) values: Vec<Value<'a>>,
 }
 
 impl<'a> Condition<'a> {
     /// Begins after the parameters in `values`.
     fn new(tx: &Tx, now: Timestamp, since: Since, values: Vec<Value<'a>>) -> Self {
         let words = if matches!(tx, Tx::Sqlite(_)) { Words::Sqlite } else { Words::Postgres };
-        Self { words, now, since, values }
+        Self { words, now, since, values, from: MACHINES }
     }
 
     /// Returns the condition on rows of `machines` that holds for those that `reach` and `target` pick.
@@ -212,7 +224,10 @@ impl<'a> Condition<'a> {
             return column.to_owned();
         }
         let document = match path.document {
-            Document::Environment => ENVIRONMENT,
+            Document::Environment => {
+                self.from = WITH_ENVIRONMENTS;
+                "e.environment"
+            }
             Document::Tags => "machines.tags",
         };
         let values = &mut self.values;
@@ -226,18 +241,18 @@ impl<'a> Condition<'a> {
     }
 }
 
-/// Returns a condition on rows of `machines`, whose parameters come after those in `values`, and all values.
+/// Returns which rows of `machines` are meant. The condition's parameters come after those in `values`.
 pub(super) async fn matching<'a>(
     tx: &mut Tx,
     target: &'a Target,
     reach: Reach,
     now: Timestamp,
     values: Vec<Value<'a>>,
-) -> Result<(String, Vec<Value<'a>>), StoreError> {
+) -> Result<Matching<'a>, StoreError> {
     let since = Since::read(tx, now).await?;
     let mut condition = Condition::new(tx, now, since, values);
     let sql = condition.of(target, reach);
-    Ok((sql, condition.values))
+    Ok(Matching { from: condition.from, condition: sql, values: condition.values })
 }
 
 /// The column of `machines` that holds what stands at a path, if there is one.
@@ -275,9 +290,9 @@ pub(super) fn in_time<T>(result: Result<T, StoreError>) -> Result<T, StoreError>
 
 async fn page(tx: &mut Tx, (query, after, limit): &(TargetQuery, i64, u32)) -> Result<Vec<(i64, AgentId)>, StoreError> {
     let values = vec![(*after).into(), (*limit).into()];
-    let (condition, values) = matching(tx, &query.target, query.reach, query.now, values).await?;
+    let Matching { from, condition, values } = matching(tx, &query.target, query.reach, query.now, values).await?;
     let sql = format!(
-        "SELECT machines.number, machines.agent_id FROM machines WHERE machines.number > $1 AND {condition} \
+        "SELECT machines.number, machines.agent_id FROM {from} WHERE machines.number > $1 AND {condition} \
          ORDER BY machines.number LIMIT $2"
     );
     let rows = in_time(tx.query_once(&sql, &values, limits::TARGET_TIME_MAX).await)?;
@@ -289,8 +304,8 @@ async fn page(tx: &mut Tx, (query, after, limit): &(TargetQuery, i64, u32)) -> R
 }
 
 async fn count(tx: &mut Tx, query: &TargetQuery) -> Result<u64, StoreError> {
-    let (condition, values) = matching(tx, &query.target, query.reach, query.now, Vec::new()).await?;
-    let sql = format!("SELECT count(*) FROM machines WHERE {condition}");
+    let Matching { from, condition, values } = matching(tx, &query.target, query.reach, query.now, Vec::new()).await?;
+    let sql = format!("SELECT count(*) FROM {from} WHERE {condition}");
     let mut rows = in_time(tx.query_once(&sql, &values, limits::TARGET_TIME_MAX).await)?;
     let row = rows.pop().ok_or_else(|| StoreError::Statement("a count gave no row".into()))?;
     row.only("machines")

@@ -1,7 +1,7 @@
 //! What machines say that they believe and can do. Only shown and counted: a machine decides for itself.
 
 use super::modules;
-use super::targets::{in_time, matching};
+use super::targets::{Matching, in_time, matching};
 use crate::StoreError;
 use crate::db::Tx;
 use crate::db::value::params;
@@ -37,9 +37,9 @@ pub(super) async fn get(tx: &mut Tx, agent: &AgentId) -> Result<Option<(TrustTol
 }
 
 pub(super) async fn groups(tx: &mut Tx, query: &TargetQuery) -> Result<Vec<TrustGroup>, StoreError> {
-    let (condition, values) = matching(tx, &query.target, query.reach, query.now, Vec::new()).await?;
+    let Matching { from, condition, values } = matching(tx, &query.target, query.reach, query.now, Vec::new()).await?;
     let sql = format!(
-        "SELECT count(*), min(machines.number) FROM machines LEFT JOIN agent_trust \
+        "SELECT count(*), min(machines.number) FROM {from} LEFT JOIN agent_trust \
          ON agent_trust.agent = machines.number WHERE {condition} \
          GROUP BY agent_trust.digest ORDER BY count(*) DESC, min(machines.number)"
     );
@@ -58,9 +58,9 @@ pub(super) async fn groups(tx: &mut Tx, query: &TargetQuery) -> Result<Vec<Trust
 
 pub(super) async fn noted(tx: &mut Tx, (query, limit): &(TargetQuery, u32)) -> Result<NotedMachines, StoreError> {
     let values = vec![(*limit).into()];
-    let (condition, values) = matching(tx, &query.target, query.reach, query.now, values).await?;
+    let Matching { from, condition, values } = matching(tx, &query.target, query.reach, query.now, values).await?;
     let sql = format!(
-        "SELECT machines.agent_id FROM machines WHERE {condition} AND NOT EXISTS (SELECT 1 FROM agent_trust \
+        "SELECT machines.agent_id FROM {from} WHERE {condition} AND NOT EXISTS (SELECT 1 FROM agent_trust \
          WHERE agent_trust.agent = machines.number) AND (EXISTS (SELECT 1 FROM agtmodreq \
          WHERE agtmodreq.agentid = machines.number) OR EXISTS (SELECT 1 FROM invagtmodperm \
          WHERE invagtmodperm.agentid = machines.number)) ORDER BY machines.number LIMIT $1"

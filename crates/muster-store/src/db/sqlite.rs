@@ -23,8 +23,9 @@ const PAGE_BYTES: u32 = 8192;
 /// Memory for pages of the writer's connection, and of each other.
 const CACHE_KIB_WRITER: i64 = 64 * 1024;
 const CACHE_KIB_READER: i64 = 8 * 1024;
-/// Bytes of the log beyond which its file is cut when it starts anew.
-const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+/// Bytes of the log beyond which its file is cut when it starts anew: more than a busy writer fills before that, because a
+/// commit into a file that need not grow takes half the time.
+const LOG_BYTES_KEPT: i64 = 160 * 1024 * 1024;
 /// How long a statement waits for a lock that only a checkpoint or a backup can hold.
 const LOCK_WAIT_MS: u64 = 5_000;
 /// Steps of SQLite's machine between two looks at the clock, in statements that may not take long.

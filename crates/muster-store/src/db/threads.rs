@@ -27,9 +27,9 @@ const GROUP_CALLS_MAX: usize = 256;
 const READERS: usize = 4;
 /// Pages that the log grows by (64 MiB) until the background thread is told to empty it. A page that changes at every
 /// commit is moved once for all of them: an eighth of this cost a fifth of the server's processor time, measured.
-const CHECKPOINT_PAGES: i32 = 8_000;
+const CHECKPOINT_PAGES: i32 = 16_000;
 /// Pages that the log grows by (128 MiB) until the writer empties it without waiting for the background thread.
-const LOG_PAGES_MAX: i32 = 16_000;
+const LOG_PAGES_MAX: i32 = 32_000;
 
 /// Why the store does not write any more; empty while it does.
 pub(crate) type Broken = watch::Sender<Option<String>>;

@@ -323,13 +323,17 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Stack of a thread that blocks. What strangers write is read there, nested as deep as the limits allow, before anybody
+/// knows who signed it. Only what is used of it is taken from memory.
+const STACK_BYTES: usize = 4 * 1024 * 1024;
+
 /// One thread for everything that only waits; a few more come and go for what blocks.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .thread_keep_alive(std::time::Duration::from_secs(2))
-        .thread_stack_size(512 * 1024)
+        .thread_stack_size(STACK_BYTES)
         .build()
         .context("cannot start the runtime")
 }

@@ -4,22 +4,21 @@
 //! One file, one line for each event, each with its checksum. An order is found by the SHA-256 of the text that was
 //! signed. It is on the disk before anything of it runs.
 //! Stays true: what began is known for ever, or its end lies before the time floor; the floor only rises. A ledger that
-//! was lost or damaged does not count as empty: it refuses every order that was valid before it was made anew.
+//! was lost, cut or damaged does not count as empty: it refuses every order that was valid before it was made anew.
 //! Not here: what an order may do (gate), running it (runner).
 
+pub(crate) use super::ledger_line::{Order, OrderKey, Origin, Outcome, RefusedOrder};
+
+use super::ledger_line::{Header, Line, read_line, write_line};
 use crate::durable::{self, Sync};
 use muster_core::Timestamp;
 use muster_trust::ledger::keep_until;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-/// SHA-256 of the text that was signed.
-pub(crate) type OrderKey = [u8; 32];
 
 /// Orders remembered longer than that, for the machine's owner.
 const ORDERS_KEPT: usize = 1000;
@@ -31,107 +30,6 @@ const CANCELLED_MAX: usize = 10_000;
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// Refusals written in one life: whoever can send an order can be refused, and must not fill the disk.
 const REFUSALS_WRITTEN_MAX: usize = 10_000;
-
-/// An order that was taken.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Order {
-    /// SHA-256 of the text that was signed, in hexadecimal.
-    #[serde(with = "hex_key")]
-    pub(crate) key: OrderKey,
-    /// When it was taken.
-    pub(crate) at: Timestamp,
-    /// The server's number for the action.
-    pub(crate) action_id: i64,
-    /// The server's number for this machine's copy, or 0.
-    pub(crate) command_id: i64,
-    /// The message it came in, in hexadecimal.
-    pub(crate) message: String,
-    /// What its author calls it.
-    pub(crate) name: String,
-    /// Which machines it is for.
-    pub(crate) target: String,
-    /// What it runs.
-    pub(crate) modules: Vec<String>,
-    /// Who signed it: fingerprints.
-    pub(crate) signers: Vec<String>,
-    /// From when it may run.
-    pub(crate) valid_from: Timestamp,
-    /// Until when it may begin.
-    pub(crate) expire_after: Timestamp,
-    /// What its signatures say is past: no clock is believed that lies before it.
-    pub(crate) floor: Timestamp,
-    /// What came of it; `None` while it runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) outcome: Option<Outcome>,
-}
-
-/// What came of an order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Outcome {
-    /// When it was over.
-    pub(crate) at: Timestamp,
-    /// `success`, `failed`, `timeout`, `cancelled` or `interrupted`.
-    pub(crate) status: String,
-    /// Operations that found something.
-    pub(crate) found: usize,
-}
-
-/// An order that was refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct RefusedOrder {
-    /// When.
-    pub(crate) at: Timestamp,
-    /// The server's number for the action.
-    pub(crate) action_id: i64,
-    /// What its author calls it, as far as that could be read. Nobody vouches for it.
-    pub(crate) name: String,
-    /// Why, as a word.
-    pub(crate) code: String,
-    /// Why, for people.
-    pub(crate) reason: String,
-}
-
-/// Why a ledger begins where it begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Origin {
-    /// The machine had no identity before.
-    New,
-    /// The machine had an identity, but no readable ledger.
-    Lost,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Header {
-    version: u32,
-    since: Timestamp,
-    origin: Origin,
-    floor: Timestamp,
-    /// Orders forgotten, and the hash up to them.
-    forgotten: u64,
-    #[serde(with = "hex_key")]
-    head: [u8; 32],
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-enum Line {
-    Header(Header),
-    Begun(Order),
-    Finished {
-        #[serde(with = "hex_key")]
-        key: OrderKey,
-        #[serde(flatten)]
-        outcome: Outcome,
-    },
-    Refused(RefusedOrder),
-    Cancelled {
-        at: Timestamp,
-        action_id: i64,
-        /// SHA-256 of the signed text in hexadecimal, or nothing.
-        signed: String,
-    },
-}
 
 /// Everything that is in the file.
 #[derive(Debug, Clone)]
@@ -150,8 +48,14 @@ pub(crate) struct Content {
 #[derive(Debug)]
 pub(crate) struct OrderLedger {
     path: PathBuf,
-    file: File,
+    /// `None` after the file was replaced: it is opened again by its name.
+    file: Option<File>,
+    /// Bytes of whole lines in the file.
     bytes: u64,
+    /// A failed write may have left half a line behind them.
+    is_torn: bool,
+    /// The file is written anew when it is larger than this.
+    shrink_at: u64,
     refusals_written: usize,
     content: Content,
 }
@@ -195,12 +99,16 @@ impl Content {
         }
     }
 
-    /// Reads the file. `None` when it is damaged; what was written last may be torn by a crash and does not count.
+    /// Reads the file. `None` when it is damaged or was cut; what was written last, and not yet
+    /// promised, may be torn by a crash and does not count.
     /// Returns the bytes that are whole lines, too.
     fn read(bytes: &[u8]) -> Option<(Self, usize)> {
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
         let mut lines = bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(read_line);
         let Some(Some(Line::Header(header))) = lines.next() else { return None };
+        if (whole as u64) < header.promised {
+            return None;
+        }
         let mut content = Self::new(header);
         for line in lines {
             content.take(line?);
@@ -255,20 +163,29 @@ impl Content {
     }
 
     /// Writes everything as a new file.
-    fn write(&self) -> Vec<u8> {
-        let header = Header { floor: self.floor, ..self.header.clone() };
-        let mut bytes = write_line(&Line::Header(header));
+    fn write(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
         for (action_id, signed) in &self.cancelled {
             let line = Line::Cancelled { at: self.floor, action_id: *action_id, signed: signed.clone() };
-            bytes.extend(write_line(&line));
+            rest.extend(write_line(&line));
         }
         for refused in &self.refused {
-            bytes.extend(write_line(&Line::Refused(refused.clone())));
+            rest.extend(write_line(&Line::Refused(refused.clone())));
         }
         for order in self.orders.values() {
-            bytes.extend(write_line(&Line::Begun(order.clone())));
+            rest.extend(write_line(&Line::Begun(order.clone())));
         }
+        self.header.floor = self.floor;
+        let head = self.first_line(0).len();
+        let mut bytes = self.first_line((head + rest.len()) as u64);
+        bytes.extend(rest);
         bytes
+    }
+
+    /// Returns the first line, which is as long whatever was promised.
+    fn first_line(&mut self, promised: u64) -> Vec<u8> {
+        self.header.promised = promised;
+        write_line(&Line::Header(self.header.clone()))
     }
 
     /// Orders, oldest first.
@@ -351,15 +268,17 @@ impl OrderLedger {
                 let origin = if known_before || damaged_or_missing.is_some() { Origin::Lost } else { Origin::New };
                 // An order says from when it is valid in whole seconds.
                 let (floor, since) = (Timestamp::EPOCH, Timestamp::from_secs(now.to_parts().0));
-                let header = Header { version: 1, since, origin, floor, forgotten: 0, head: [0; 32] };
-                let content = Content::new(header);
+                let header = Header { version: 1, since, origin, floor, forgotten: 0, head: [0; 32], promised: 0 };
+                let mut content = Content::new(header);
                 durable::replace(path, &content.write(), Sync::Power).map_err(disk)?;
                 content
             }
         };
         let file = OpenOptions::new().append(true).mode(0o600).open(path).map_err(disk)?;
         let bytes = file.metadata().map_err(disk)?.len();
-        Ok(Self { path: path.into(), file, bytes, refusals_written: 0, content })
+        let shrink_at = FILE_BYTES.max(2 * bytes);
+        let file = Some(file);
+        Ok(Self { path: path.into(), file, bytes, is_torn: false, shrink_at, refusals_written: 0, content })
     }
 
     /// What is in it.
@@ -376,7 +295,7 @@ impl OrderLedger {
             return Ok(Begun::CalledBack);
         }
         self.append(Line::Begun(order))?;
-        self.file.sync_data()?;
+        self.sync()?;
         Ok(Begun::Now)
     }
 
@@ -384,15 +303,7 @@ impl OrderLedger {
     pub(crate) fn finish(&mut self, key: OrderKey, outcome: Outcome) -> io::Result<()> {
         let at = outcome.at;
         self.append(Line::Finished { key, outcome })?;
-        if self.bytes > FILE_BYTES {
-            self.content.forget(at);
-            let bytes = self.content.write();
-            durable::replace(&self.path, &bytes, Sync::Power)?;
-            self.file = OpenOptions::new().append(true).open(&self.path)?;
-            // Should all of it be needed, the next time is when it has doubled.
-            self.bytes = (bytes.len() as u64).min(FILE_BYTES / 2);
-        }
-        Ok(())
+        self.shrink(at)
     }
 
     /// Writes that an order was refused. It need not survive a loss of power.
@@ -412,52 +323,66 @@ impl OrderLedger {
             return Ok(());
         }
         self.append(Line::Cancelled { at, action_id, signed })?;
-        self.file.sync_data()
+        self.sync()?;
+        // Anybody who can reach this machine can call back as much as they like: that must not fill its disk.
+        self.shrink(at)
     }
 
     fn append(&mut self, line: Line) -> io::Result<()> {
         let bytes = write_line(&line);
-        if let Err(error) = self.file.write_all(&bytes) {
+        let (whole, is_torn) = (self.bytes, self.is_torn);
+        let file = self.file()?;
+        if is_torn {
             // Half a line would damage what follows.
-            self.file.set_len(self.bytes)?;
-            return Err(error);
+            file.set_len(whole)?;
         }
+        let written = file.write_all(&bytes);
+        self.is_torn = written.is_err();
+        written?;
         self.bytes += bytes.len() as u64;
         self.content.take(line);
+        Ok(())
+    }
+
+    /// Waits until the disk has what was written, and the first line says so. Whoever finds fewer bytes than were promised
+    /// knows that they were cut off. (A loss of power before this returns may look so, too; nothing had begun then, and
+    /// refusing is safe.)
+    fn sync(&mut self) -> io::Result<()> {
+        let first = self.content.first_line(self.bytes);
+        OpenOptions::new().write(true).open(&self.path)?.write_all_at(&first, 0)?;
+        self.file()?.sync_data()
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => OpenOptions::new().append(true).open(&self.path)?,
+        };
+        Ok(self.file.insert(file))
+    }
+
+    /// Writes the file anew without what is forgotten, once it has grown enough.
+    fn shrink(&mut self, now: Timestamp) -> io::Result<()> {
+        if self.bytes <= self.shrink_at {
+            return Ok(());
+        }
+        // On a copy: should the disk fail, the first line in memory must stay the one that is in the file.
+        let mut content = self.content.clone();
+        content.forget(now);
+        let bytes = content.write();
+        // Whether the file is replaced or not, what is written next goes to the one that has the name.
+        self.file = None;
+        durable::replace(&self.path, &bytes, Sync::Power)?;
+        self.content = content;
+        (self.bytes, self.is_torn) = (bytes.len() as u64, false);
+        // Should all of it be needed, the next time is when it has doubled.
+        self.shrink_at = FILE_BYTES.max(2 * self.bytes);
         Ok(())
     }
 }
 
 fn chained(head: [u8; 32], key: &OrderKey) -> [u8; 32] {
     Sha256::new().chain_update(head).chain_update(key).finalize().into()
-}
-
-fn write_line(line: &Line) -> Vec<u8> {
-    let json = serde_json::to_string(line).expect("text and numbers are JSON");
-    format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).into_bytes()
-}
-
-/// Reads a line. `None`: it is damaged.
-fn read_line(bytes: &[u8]) -> Option<Line> {
-    let (sum, json) = bytes.split_at_checked(9).filter(|(sum, _)| sum[8] == b' ')?;
-    let sum = u32::from_str_radix(std::str::from_utf8(&sum[..8]).ok()?, 16).ok()?;
-    let line = (crc32c::crc32c(json) == sum).then(|| serde_json::from_slice(json))?;
-    line.ok()
-}
-
-/// Keys as text.
-mod hex_key {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(key: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&hex::encode(key))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 32], D::Error> {
-        let text = String::deserialize(d)?;
-        let bytes = hex::decode(text).map_err(D::Error::custom)?;
-        bytes.try_into().map_err(|_| D::Error::custom("a key has 32 bytes"))
-    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ fn a_line_torn_by_a_crash_is_as_if_it_was_never_written() {
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
     ledger.begin(order(1, 5, 100)).unwrap();
     let before = std::fs::metadata(&path).unwrap().len();
-    ledger.begin(order(2, 6, 100)).unwrap();
+    // Written, and the crash comes before anything was promised.
+    ledger.append(Line::Begun(order(2, 6, 100))).unwrap();
     drop(ledger);
     let whole = std::fs::read(&path).unwrap();
     for cut in usize::try_from(before).unwrap()..whole.len() {
@@ -82,15 +83,34 @@ fn a_line_torn_by_a_crash_is_as_if_it_was_never_written() {
 }
 
 #[test]
+fn a_ledger_that_was_cut_anywhere_is_never_a_shorter_one() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    for number in 1..=3 {
+        ledger.begin(order(number, 5, 100)).unwrap();
+    }
+    ledger.shrink_at = 1;
+    ledger.finish([1; 32], done(9)).unwrap();
+    ledger.begin(order(4, 6, 100)).unwrap();
+    ledger.cancel(at(7), 5, &[5; 32]).unwrap();
+    drop(ledger);
+    let whole = std::fs::read(&path).unwrap();
+    assert!(Content::read(&whole).is_some());
+    for cut in 0..whole.len() {
+        assert!(Content::read(&whole[..cut]).is_none(), "cut at {cut}");
+    }
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(OrderLedger::open(&path, true, at(50)).unwrap().content().since(), (at(50), Origin::Lost));
+}
+
+#[test]
 fn damage_and_loss_are_never_an_empty_ledger() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
     ledger.begin(order(1, 5, 100)).unwrap();
     drop(ledger);
     let whole = std::fs::read(&path).unwrap();
-    // The line ends, so no byte of it is torn: each counts. (The end of a line turned into something else joins it to
-    // the next, or is torn like one that was never written.)
-    for place in (0..whole.len()).filter(|place| whole[*place] != b'\n') {
+    for place in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[place] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
@@ -157,4 +177,54 @@ fn refusals_are_shown_and_bounded() {
     let content = look(&path).unwrap().unwrap();
     assert_eq!(content.refused().count(), REFUSALS_KEPT);
     assert_eq!(content.refused().last().unwrap().action_id, 299);
+}
+
+#[test]
+fn calling_back_without_end_fills_no_disk_and_forgets_no_order() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    ledger.begin(order(1, 5, 100)).unwrap();
+    let most = i64::try_from(CANCELLED_MAX).unwrap();
+    // As if that many had been called back before.
+    ledger.content.cancelled = (0..most).map(|id| (1_000_000 + id, String::new())).collect();
+    ledger.shrink_at = 1;
+    ledger.cancel(at(6), 5, &[]).unwrap();
+    let kept = u64::try_from(ledger.content.clone().write().len()).unwrap();
+    assert_eq!(ledger.bytes, kept, "calling back has it written anew");
+    let mut largest = 0;
+    for id in 0..3 * most {
+        ledger.shrink_at = 2 * kept;
+        ledger.append(Line::Cancelled { at: at(6), action_id: 2_000_000 + id, signed: String::new() }).unwrap();
+        ledger.shrink(at(6)).unwrap();
+        largest = largest.max(std::fs::metadata(&path).unwrap().len());
+        assert_eq!(ledger.bytes, std::fs::metadata(&path).unwrap().len());
+    }
+    assert!(largest <= 2 * kept && ledger.content().cancelled.len() == CANCELLED_MAX, "{largest} bytes");
+    drop(ledger);
+    let mut ledger = OrderLedger::open(&path, true, at(7)).unwrap();
+    assert_eq!(ledger.begin(order(1, 8, 100)).unwrap(), Begun::Before);
+    assert!(ledger.content().is_cancelled(2_000_000 + 3 * most - 1, &[0; 32]));
+}
+
+#[test]
+fn after_the_file_was_written_anew_a_failed_write_cuts_off_no_order() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    // Nothing of it may be forgotten yet, so that it is as large afterwards as it was before.
+    ledger.shrink_at = 1;
+    for number in 1..=200 {
+        ledger.begin(order(number, 5, 100)).unwrap();
+        ledger.finish([number; 32], done(9)).unwrap();
+        ledger.shrink_at = 1;
+    }
+    // The disk is full in the middle of a line.
+    ledger.file().unwrap().write_all(b"0badc0de {\"event\":").unwrap();
+    ledger.is_torn = true;
+    assert_eq!(ledger.begin(order(201, 6, 100)).unwrap(), Begun::Now);
+    drop(ledger);
+    let mut ledger = OrderLedger::open(&path, true, at(10)).unwrap();
+    assert_eq!(ledger.content().since(), (at(0), Origin::New), "it was damaged");
+    for number in 1..=201 {
+        assert_eq!(ledger.begin(order(number, 7, 100)).unwrap(), Begun::Before, "order {number}");
+    }
 }

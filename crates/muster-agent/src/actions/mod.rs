@@ -9,6 +9,7 @@ mod believed;
 mod gate;
 mod html;
 pub(crate) mod ledger;
+mod ledger_line;
 mod pack;
 pub(crate) mod page;
 mod runner;
@@ -361,7 +362,8 @@ impl Actions {
             return delivery.fail("the body is no ActionCancel").await;
         };
         let signed = &cancel.signed_sha256[..];
-        if cancel.action_id == 0 && signed.len() != 32 {
+        let is_named = signed.len() == 32 || (signed.is_empty() && cancel.action_id != 0);
+        if !is_named {
             return delivery.fail("the cancellation names no action").await;
         }
         // Written first: an order that begins now is either seen below, or finds this.
@@ -384,7 +386,9 @@ impl Actions {
         let Ok(document) = wire::TrustDocument::decode(&body(&delivery)[..]) else {
             return delivery.fail("the body is no TrustDocument").await;
         };
-        let (service, now) = (Arc::clone(self), self.clock.now());
+        // A clock may stand behind: then the floor is nearer to the truth, and what expired before it stays expired.
+        let floor = self.ledger().as_ref().map_or(Timestamp::EPOCH, |ledger| ledger.content().floor());
+        let (service, now) = (Arc::clone(self), self.clock.now().max(floor));
         // Away from the agent's own thread, as orders are: anybody could have written it.
         let taken = tokio::task::spawn_blocking(move || service.believed_mut().take(&document.document, now)).await;
         let taken = taken.unwrap_or(Err(believed::NotTaken::Defect));

@@ -8,6 +8,7 @@ use muster_proto::wire::actions::{self as wire, ResultStatus};
 use muster_trust::{SecretKey, document, signed_text};
 use prost::Message as _;
 use serde_json::json;
+use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -252,6 +253,9 @@ async fn what_is_not_signed_well_enough_for_this_machine_now_is_refused_with_a_c
         ("signature-mismatch", renamed.to_string().into_bytes()),
         ("not-for-this-agent", changed(|draft| draft.target = "name = 'somebody else'".into())),
         ("target-invalid", changed(|draft| draft.target = "name = ".into())),
+        ("not-for-this-agent", changed(|draft| draft.target = nested(64))),
+        ("target-invalid", changed(|draft| draft.target = nested(65))),
+        ("target-invalid", changed(|draft| draft.target = nested(900))),
         ("unknown-module", changed(|draft| draft.module = "nosuch".into())),
         ("expired", changed(|draft| (draft.from, draft.until) = (now().minus(HOUR), now().minus(HOUR / 2)))),
         ("not-yet-valid", changed(|draft| (draft.from, draft.until) = (now().plus(HOUR), now().plus(HOUR * 2)))),
@@ -271,6 +275,11 @@ async fn what_is_not_signed_well_enough_for_this_machine_now_is_refused_with_a_c
     let (_, shown) = machine.agent.output(&["status", "--json"]).await;
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((&shown["orders"][0]["name"], &shown["orders"][0]["status"]), (&json!("both"), &json!("success")));
+}
+
+/// A target for another machine in so many parentheses: who reads it must not run out of stack.
+fn nested(depth: usize) -> String {
+    format!("{}name = 'x'{}", "(".repeat(depth), ")".repeat(depth))
 }
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -495,6 +504,56 @@ async fn weights_come_as_documents_that_administrators_signed_and_never_go_back(
     machine.fleet.forget();
     machine = machine.started().await;
     assert_eq!(machine.refused(Draft::new("closed").signed(&[ONE])).await, "trust-expired");
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_brings_neither_orders_nor_documents_to_life() {
+    let mut machine = Machine::prepared("administrators_min = 1").await;
+    let directory = machine.agent.directory().join("administrators");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("one"), ONE.0).unwrap();
+    machine = machine.started().await;
+    assert_eq!(status(&machine.asked(Draft::new("now").signed(&[ONE])).await), ResultStatus::Success);
+    assert_eq!(machine.agent.stop().await, Some(0));
+    // The machine learns from an order of tomorrow what time it was then, and its clock is set back to today.
+    let path = machine.agent.directory().join("state/orders");
+    let mut ledger = std::fs::read_to_string(&path).unwrap();
+    let begun = ledger.lines().find(|line| line.contains("\"event\":\"begun\"")).unwrap();
+    let mut order: serde_json::Value = serde_json::from_str(&begun[9..]).unwrap();
+    order["key"] = "5a".repeat(32).into();
+    order["floor"] = serde_json::to_value(now().plus(HOUR * 24)).unwrap();
+    let line = order.to_string();
+    writeln!(ledger, "{:08x} {line}", crc32c::crc32c(line.as_bytes())).unwrap();
+    std::fs::write(&path, ledger).unwrap();
+    machine.fleet.forget();
+    machine = machine.started().await;
+    assert_eq!(machine.refused(Draft::new("today").signed(&[ONE])).await, "expired");
+    let mut long = Draft::new("this week");
+    long.until = now().plus(HOUR * 48);
+    assert_eq!(machine.refused(long.signed(&[ONE])).await, "clock-behind");
+    machine.fleet.forget();
+    let document = weights_document(1, 2, &[ONE]);
+    machine.fleet.send(system::ACTIONS, system::TRUST_DOCUMENT, Some(any("TrustDocument", &document)));
+    let told = machine.fleet.wait_for(system::AGENT_TRUST).await;
+    let refusal = wire::AgentTrust::decode(&told.body()[..]).unwrap().document_refusal.unwrap();
+    assert!(refusal.reason.contains("expired"), "{}", refusal.reason);
+    assert_eq!(machine.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_cancellation_that_names_nothing_or_too_much_is_refused() {
+    let machine = Machine::new("").await;
+    let before = std::fs::metadata(machine.agent.directory().join("state/orders")).unwrap().len();
+    for (action_id, bytes) in [(0, 0), (0, 31), (7, 31), (7, 33), (7, 100_000)] {
+        let cancel = wire::ActionCancel { action_id, signed_sha256: vec![7; bytes].into(), reason: String::new() };
+        let message = machine.fleet.send(system::ACTIONS, system::ACTION_CANCEL, Some(any("ActionCancel", &cancel)));
+        let failed = |seen: &Seen| seen.messages.iter().any(|one| one.message.message_type == system::MESSAGE_ERROR);
+        machine.fleet.wait_until(failed).await;
+        assert!(!machine.fleet.seen().acknowledged.contains(&message), "{action_id} {bytes}");
+        machine.fleet.forget();
+    }
+    let after = std::fs::metadata(machine.agent.directory().join("state/orders")).unwrap().len();
+    assert_eq!(after, before, "what was refused is not kept");
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ impl SystemCodec for PlainCodec {
     }
 
     fn encode_trust(&self, document: &[u8]) -> Payload {
-        Payload { type_url: "trust".into(), value: document.to_vec().into() }
+        Payload { type_url: "trust".into(), value: document.to_vec() }
     }
 
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {

@@ -306,6 +306,88 @@ async fn what_nobody_signed_is_refused() {
     assert_eq!(engine.store().action_page(muster_store::actions::ActionFilter::default(), None, 9).await.unwrap(), []);
 }
 
+/// Also what is not signed (a description) counts as it came first, whatever is sent later.
+#[tokio::test]
+async fn an_action_with_any_byte_changed_is_refused_or_is_the_one_that_was_there() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    let json = order(&world, "look", &[0]);
+    let id = launch(&engine, &json).await;
+    let before = row(&engine, id).await;
+    let mut again = 0;
+    for mask in [0x01, 0x20] {
+        for place in 0..json.len() {
+            let mut changed = json.clone();
+            changed[place] ^= mask;
+            match engine.action_launch(&changed, Spread::default(), &cause()).await {
+                Ok(ActionTaken::New(_)) => panic!("{} was taken", String::from_utf8_lossy(&changed)),
+                Ok(ActionTaken::Again(found)) => {
+                    assert_eq!(found, id);
+                    let read = |json: &[u8]| signed_text(&Action::parse(json).unwrap()).unwrap();
+                    assert_eq!(read(&changed), read(&json));
+                    again += 1;
+                }
+                Err(OperatorError::Invalid(_)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(again > 0, "no byte is unsigned");
+    let described = String::from_utf8(json).unwrap().replacen('{', "{\"description\":{\"author\":\"x\"},", 1);
+    let taken = engine.action_launch(described.as_bytes(), Spread::default(), &cause()).await;
+    assert!(matches!(taken, Err(OperatorError::Invalid(_)) | Ok(ActionTaken::Again(_))), "{taken:?}");
+    let after = row(&engine, id).await;
+    assert_eq!(
+        (after.action.description, after.action.pgp_signatures),
+        (before.action.description, before.action.pgp_signatures)
+    );
+    let all = engine.store().action_page(muster_store::actions::ActionFilter::default(), None, 9).await.unwrap();
+    assert_eq!(all.len(), 1);
+}
+
+#[tokio::test]
+async fn an_action_that_no_machine_could_read_or_run_in_time_is_refused_and_not_stored() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    let signed = |change: &dyn Fn(&mut Action)| {
+        let mut action = Action::parse(&order(&world, "look", &[0])).unwrap();
+        change(&mut action);
+        action.pgp_signatures = vec![signature(&world, &action, 0)];
+        serde_json::to_vec(&action).unwrap()
+    };
+    let target = |text: &str| signed(&|action| action.target = text.to_owned());
+    let deep = format!("{}true{}", "(".repeat(900), ")".repeat(900));
+    let cases = [
+        ("a target that is SQL", target("1=1; DROP TABLE machines"), "one condition"),
+        ("a target that ends early", target("name = "), "end"),
+        ("a target that sleeps", target("pg_sleep(10) IS NULL"), "no functions"),
+        ("a target that selects", target("name IN (SELECT name FROM machines)"), "SELECT"),
+        ("a target within parentheses without end", target(&deep), "deeper"),
+        (
+            "a window of eight days",
+            signed(&|a| a.expire_after = a.valid_from.plus(Duration::from_hours(192))),
+            "valid for",
+        ),
+        (
+            "a window that ends before it begins",
+            signed(&|a| a.valid_from = a.expire_after.plus(Duration::from_secs(1))),
+            "before",
+        ),
+        ("a name that holds a target", signed(&|action| action.name = "a;target=b".to_owned()), "parts the fields"),
+        ("no operations", signed(&|action| action.operations.clear()), "operations is empty"),
+    ];
+    for (what, json, words) in cases {
+        match engine.action_launch(&json, Spread::default(), &cause()).await {
+            Err(OperatorError::Invalid(reason)) => assert!(reason.contains(words), "{what}: {reason}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    let all = engine.store().action_page(muster_store::actions::ActionFilter::default(), None, 9).await.unwrap();
+    assert_eq!(all, []);
+}
+
 #[tokio::test]
 async fn a_disabled_investigator_signs_nothing_and_a_key_has_one_owner() {
     let world = World::new().await;

@@ -1,8 +1,10 @@
 //! What the writer of SQLite does with calls that end badly. (What both databases do is in the conformance suite.)
 
 use super::value::params;
+use crate::db::dialect::is_cancelled;
 use crate::error::ErrorKind;
 use crate::{ClusterStore, SqlStore, StoreError, StoreOptions};
+use std::time::{Duration, Instant};
 
 const PUT: &str = "INSERT INTO settings (name, value) VALUES ($1, $2)";
 
@@ -78,4 +80,20 @@ async fn readers_cannot_write() {
     let write = store.read((), |tx, ()| Box::pin(async move { tx.execute(PUT, params!["x", vec![1_u8]]).await }));
     assert!(write.await.is_err());
     assert_eq!(store.setting_get("x").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_statement_of_a_stranger_ends_when_its_time_is_over_and_the_reader_serves_on() {
+    const FOR_EVER: &str =
+        "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n > 0) SELECT count(*) FROM c";
+    let (store, _folder) = store().await;
+    let begun = Instant::now();
+    let limit = Duration::from_millis(50);
+    let slow = store.read(limit, |tx, limit| {
+        Box::pin(async move { tx.query_once(FOR_EVER, params![], *limit).await.map(|rows| rows.len()) })
+    });
+    let error = slow.await.unwrap_err();
+    assert!(is_cancelled(&error), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(store.setting_get("anything").await.unwrap(), None);
 }

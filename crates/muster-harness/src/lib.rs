@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod agent;
 pub mod client;
+pub mod evil;
 pub mod identity;
 pub mod investigator;
 pub mod ledger;
@@ -18,6 +19,7 @@ pub mod peers;
 pub mod postgres;
 pub mod process;
 pub mod programs;
+pub mod recorder;
 pub mod rest;
 pub mod server;
 pub mod swarm;

@@ -171,7 +171,8 @@ impl Down {
     }
 }
 
-fn take_record(content: &mut BytesMut) -> Result<Option<Bytes>> {
+/// Takes a whole record off the front, if one is there.
+pub(crate) fn take_record(content: &mut BytesMut) -> Result<Option<Bytes>> {
     let mut view = &content[..];
     let Ok(length) = prost::encoding::decode_varint(&mut view) else {
         return if content.len() < 10 { Ok(None) } else { bail!("a record's length is no number") };
@@ -185,7 +186,8 @@ fn take_record(content: &mut BytesMut) -> Result<Option<Bytes>> {
     Ok(Some(content.split_to(length).freeze()))
 }
 
-fn chunk(bytes: &[u8]) -> Vec<u8> {
+/// Puts bytes into one chunk of a body without a length.
+pub(crate) fn chunk(bytes: &[u8]) -> Vec<u8> {
     let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
     chunk.extend_from_slice(bytes);
     chunk.extend_from_slice(b"\r\n");
@@ -228,15 +230,16 @@ impl Head {
     }
 }
 
+/// How the end of a body is found.
 #[derive(Debug)]
-enum Body {
+pub(crate) enum Body {
     Length { left: usize },
     Chunked { left: usize, state: ChunkState },
     UntilEnd,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum ChunkState {
+pub(crate) enum ChunkState {
     Size,
     Data,
     DataEnd,
@@ -259,7 +262,7 @@ impl Body {
     }
 
     /// Moves what it can from `input` to `content`; true once the body is whole.
-    fn pull(&mut self, input: &mut BytesMut, content: &mut BytesMut) -> Result<bool> {
+    pub(crate) fn pull(&mut self, input: &mut BytesMut, content: &mut BytesMut) -> Result<bool> {
         match self {
             Self::UntilEnd => {
                 content.unsplit(input.split());

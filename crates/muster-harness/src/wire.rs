@@ -2,6 +2,8 @@
 //!
 //! Field numbers: docs/reference of the protocol. Kept apart from muster-proto on purpose.
 
+pub mod actions;
+
 use prost::Message as _;
 use std::collections::HashMap;
 

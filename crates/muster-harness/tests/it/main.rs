@@ -9,6 +9,7 @@ mod bad_input;
 mod cluster;
 mod command_line;
 mod databases;
+mod evil;
 mod floods;
 mod investigations;
 mod operations;

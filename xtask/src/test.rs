@@ -58,6 +58,9 @@ const SHORT_CRASH_RUNS: &[&[&str]] = &[
     &["disk-full", "--cycles", "1", "--polling", "5", "--streaming", "5"],
     &["fsync", "--cycles", "2", "--polling", "5", "--streaming", "5"],
     &["agent", "--cycles", "5"],
+    // Forty kills: of three cycles one kills a server, one an agent, one both.
+    &["actions", "--backend", "sqlite", "--cycles", "18"],
+    &["actions", "--backend", "postgres", "--cycles", "12"],
 ];
 
 /// The tests under the runner that is there, with a private PostgreSQL around them.

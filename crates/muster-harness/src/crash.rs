@@ -3,6 +3,7 @@
 //! Each cycle prints a JSON line, each run ends with `N passed, M failed`. A cycle passes when the fault was survived as
 //! promised and the next check of the ledger found nothing lost and nothing twice.
 
+mod actions;
 mod agent;
 mod database;
 mod disk;
@@ -31,6 +32,8 @@ pub(crate) enum Kind {
     Fsync(#[command(flatten)] Load),
     /// Kill an agent at a random moment
     Agent(#[command(flatten)] Load),
+    /// Kill servers and agents at random moments of an action's life
+    Actions(#[command(flatten)] actions::Args),
 }
 
 /// Which database.
@@ -92,6 +95,7 @@ pub(crate) async fn run(kind: Kind) -> Result<()> {
         Kind::DiskFull(load) => disk::full(load).await,
         Kind::Fsync(load) => disk::failing_sync(load).await,
         Kind::Agent(load) => agent::run(load).await,
+        Kind::Actions(args) => actions::run(args).await,
     };
     rig::ledgers_end(score.as_ref().is_ok_and(|score| score.failed == 0 && score.passed > 0));
     let score = score?;

@@ -51,24 +51,7 @@ impl Rig {
         let seed = load.seed.unwrap_or_else(rand::random);
         eprintln!("seed {seed}");
         let directory = tempfile::Builder::new().prefix("muster-crash-").tempdir()?;
-        let (cluster, count) = match backend {
-            Backend::Sqlite => (None, 1),
-            Backend::Postgres => {
-                let cluster = Postgres::start(Durability::Full).await?;
-                postgres::execute(&cluster.url("postgres"), &format!("CREATE DATABASE {DATABASE}")).await?;
-                (Some(cluster), 2)
-            }
-        };
-        let mut servers = Vec::new();
-        for number in 0..count {
-            let path = data.clone().filter(|_| number == 0);
-            let mut setup = Setup::new(path.unwrap_or_else(|| directory.path().join(format!("server-{number}"))));
-            setup.database = cluster.as_ref().map(|cluster| cluster.url(DATABASE));
-            setup.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
-            let config = if backend == Backend::Postgres { format!("{CONFIG}{CLUSTER}") } else { CONFIG.to_owned() };
-            let services = format!("services {{ name: {:?} factory: \"NOOP\" }}\n", swarm::SERVICE);
-            servers.push(setup.config(config).services(services).start().await?);
-        }
+        let (cluster, servers) = servers(backend, directory.path(), data, wrapper).await?;
         let ledger = Arc::new(Ledger::create(&ledger_path(directory.path()))?);
         let plan = Plan {
             polling: load.polling,
@@ -161,14 +144,54 @@ impl Rig {
         if let Some(swarm) = self.swarm.take() {
             swarm.stop().await?;
         }
-        for server in &mut self.servers {
-            server.process.terminate()?;
-            server.process.wait(Duration::from_secs(20)).await?;
+        stop(&mut self.servers).await?;
+        check_database(self.backend, &self.servers, self.cluster.as_ref()).await
+    }
+}
+
+/// Starts the servers of a run: one on the embedded database, two on a private PostgreSQL. `data` is where the first
+/// one's data directory shall be, and `wrapper` a program in front of them.
+pub(super) async fn servers(
+    backend: Backend,
+    directory: &Path,
+    data: Option<PathBuf>,
+    wrapper: &[&str],
+) -> Result<(Option<Postgres>, Vec<Server>)> {
+    let (cluster, count) = match backend {
+        Backend::Sqlite => (None, 1),
+        Backend::Postgres => {
+            let cluster = Postgres::start(Durability::Full).await?;
+            postgres::execute(&cluster.url("postgres"), &format!("CREATE DATABASE {DATABASE}")).await?;
+            (Some(cluster), 2)
         }
-        match (&self.backend, &self.cluster) {
-            (Backend::Postgres, Some(cluster)) => check_postgres(&cluster.url(DATABASE)).await,
-            _ => check_sqlite(&self.servers[0].data().join("muster.db")),
-        }
+    };
+    let mut servers = Vec::new();
+    for number in 0..count {
+        let path = data.clone().filter(|_| number == 0);
+        let mut setup = Setup::new(path.unwrap_or_else(|| directory.join(format!("server-{number}"))));
+        setup.database = cluster.as_ref().map(|cluster| cluster.url(DATABASE));
+        setup.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        let config = if backend == Backend::Postgres { format!("{CONFIG}{CLUSTER}") } else { CONFIG.to_owned() };
+        let services = format!("services {{ name: {:?} factory: \"NOOP\" }}\n", swarm::SERVICE);
+        servers.push(setup.config(config).services(services).start().await?);
+    }
+    Ok((cluster, servers))
+}
+
+/// Stops servers in order.
+pub(super) async fn stop(servers: &mut [Server]) -> Result<()> {
+    for server in servers {
+        server.process.terminate()?;
+        server.process.wait(Duration::from_secs(20)).await?;
+    }
+    Ok(())
+}
+
+/// Checks the database itself, once its servers are stopped.
+pub(super) async fn check_database(backend: Backend, servers: &[Server], cluster: Option<&Postgres>) -> Result<()> {
+    match (backend, cluster) {
+        (Backend::Postgres, Some(cluster)) => check_postgres(&cluster.url(DATABASE)).await,
+        _ => check_sqlite(&servers[0].data().join("muster.db")),
     }
 }
 

@@ -191,6 +191,21 @@ pub const TARGET_MACHINES_SHOWN: u32 = 10;
 /// See [`TARGET_MACHINES_SHOWN`].
 pub const TARGET_MACHINES_SHOWN_MAX: u32 = 100;
 
+/// Rows that one search gives (MIG: as many as are asked for).
+pub const SEARCH_ROWS_MAX: u32 = 10_000;
+/// Bytes of results in the answer to one search; what is beyond is named and left out.
+pub const SEARCH_RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Characters of one pattern of a search (MIG's columns hold 2,048).
+pub const SEARCH_PATTERN_CHARS_MAX: usize = 2048;
+/// Bytes of a body at MIG's API: an action whose every byte may be written as three, or a key.
+pub const MIG_BODY_BYTES_MAX: usize = 3 * ACTION_BYTES_MAX + 64 * 1024;
+/// Bytes of the heartbeat of one of MIG's agents (MIG: 100 kB).
+pub const MIG_HEARTBEAT_BYTES_MAX: usize = 100_000;
+/// Bytes of a signed token, of its three parts before the signature and of an API key.
+pub const MIG_TOKEN_BYTES_MAX: usize = PGP_SIGNATURE_BYTES_MAX + 128;
+
+/// How long one search may take in the database.
+pub const SEARCH_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long the database may look for the machines that a target matches.
 pub const TARGET_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a message handed to an agent waits for its acknowledgement before it falls due again (Fleetspeak: 15 min).

@@ -47,6 +47,29 @@ pub struct InvestigatorPut {
     pub permissions: u32,
 }
 
+/// What becomes of an investigator's API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApiKeyChange {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// This is the SHA-256 of the new one.
+    Set([u8; 32]),
+    /// There is none any more.
+    Withdraw,
+}
+
+/// What is changed of an investigator, all of it or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InvestigatorChange {
+    /// Whether signatures are taken.
+    pub status: Option<InvestigatorStatus>,
+    /// What the person may do, as MIG's bits.
+    pub permissions: Option<u32>,
+    /// What becomes of the API key.
+    pub api_key: ApiKeyChange,
+}
+
 /// What an agent demands for a module, and what investigators are worth there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleRule {
@@ -177,6 +200,20 @@ pub trait InvestigatorStore: Send + Sync {
         now: Timestamp,
         cause: &Cause,
     ) -> Result<(), StoreError>;
+
+    /// Changes several things of an investigator in one transaction. Not found: the investigator. Refused: it is the
+    /// last active one with [`PERMISSIONS_ADMIN`]. Invalid: bits that there are not.
+    async fn investigator_change(
+        &self,
+        id: InvestigatorId,
+        change: InvestigatorChange,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError>;
+
+    /// Notes that a signed token was shown, and keeps that until `expires`. `false`: it was shown before, on whichever
+    /// server. The digest is that of the signer and the signed text.
+    async fn signed_token_use(&self, digest: [u8; 32], expires: Timestamp, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Sets the weight that an agent demands for a module, or takes the row away. Not found: the agent.
     async fn module_minimum_set(

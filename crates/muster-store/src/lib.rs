@@ -16,6 +16,7 @@ pub mod investigators;
 pub mod journal;
 pub mod messages;
 pub mod reports;
+pub mod searches;
 pub mod targets;
 
 mod db;
@@ -33,6 +34,7 @@ pub use investigators::InvestigatorStore;
 pub use journal::JournalStore;
 pub use messages::MessageStore;
 pub use reports::ReportStore;
+pub use searches::SearchStore;
 pub use sql::sqlite_soundness;
 pub use store::{DatabaseKind, SqlStore, StoreOptions};
 pub use targets::TargetStore;
@@ -49,6 +51,7 @@ pub trait Store:
     + ReportStore
     + JournalStore
     + TargetStore
+    + SearchStore
 {
 }
 impl<T> Store for T where
@@ -62,5 +65,6 @@ impl<T> Store for T where
         + ReportStore
         + JournalStore
         + TargetStore
+        + SearchStore
 {
 }

@@ -8,6 +8,7 @@ use crate::db::value::{Field, Row, Value, params};
 use muster_core::Timestamp;
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus, Counters, InvestigatorId};
 use std::collections::HashMap;
+use std::time::Duration;
 
 pub(super) const TABLE: &str = "action_rows";
 
@@ -90,6 +91,21 @@ impl Parts {
 /// Returns the actions that `of` picks, with their signatures.
 pub(super) async fn select(tx: &mut Tx, of: String, values: &[Value<'_>]) -> Result<Vec<ActionRow>, StoreError> {
     let rows = tx.query(format!("SELECT {COLUMNS} FROM action_rows {of}"), values).await?;
+    signed(tx, rows).await
+}
+
+/// The same, with a text that is made of data's shape and may take `limit`.
+pub(super) async fn select_once(
+    tx: &mut Tx,
+    of: &str,
+    values: &[Value<'_>],
+    limit: Duration,
+) -> Result<Vec<ActionRow>, StoreError> {
+    let rows = tx.query_once(&format!("SELECT {COLUMNS} FROM action_rows {of}"), values, limit).await?;
+    signed(tx, rows).await
+}
+
+async fn signed(tx: &mut Tx, rows: Vec<Row>) -> Result<Vec<ActionRow>, StoreError> {
     let mut actions = rows.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let numbers: Vec<i64> = actions.iter().filter_map(|row| Some(row.action.id?.get())).collect();
     if numbers.is_empty() {

@@ -10,7 +10,7 @@ use crate::StoreError;
 use crate::actions::{CommandFilter, CommandRow};
 use crate::agents::{Claim, Taken};
 use crate::db::Tx;
-use crate::db::value::{Row, Value, params};
+use crate::db::value::{Fields, Row, Value, params};
 use muster_core::action::{ActionId, CommandId, CommandStatus};
 use muster_core::{Address, AgentId, ContactId, Message, MessageId, Payload, Timestamp, system};
 use sha2::{Digest, Sha256};
@@ -27,7 +27,7 @@ const DUE: &str = "SELECT command_rows.action, command_rows.agent, type_url, dat
      AND command_rows.state = 0 AND expire_after > $2 AND status IN (3, 4) ORDER BY command_rows.action LIMIT $3";
 const HAND_OUT: &str = "UPDATE command_rows SET state = 1, at = $3 WHERE agent = $1 AND action = ANY($2) \
      AND state = 0 RETURNING action";
-const COLUMNS: &str = "command_rows.action, command_rows.agent, machines.agent_id, machines.host_name, command_rows.state, \
+pub(super) const COLUMNS: &str = "command_rows.action, command_rows.agent, machines.agent_id, machines.host_name, command_rows.state, \
      command_rows.created, command_rows.at, result_rows.found";
 const FROM: &str = "FROM command_rows JOIN machines ON machines.number = command_rows.agent LEFT JOIN result_rows \
      ON result_rows.action = command_rows.action AND result_rows.agent = command_rows.agent AND result_rows.late = 0";
@@ -46,7 +46,7 @@ pub(super) fn command_id(action: ActionId, agent: i64) -> Result<CommandId, Stor
 }
 
 /// The action and the machine's number of a command; the first is `None` for an id that no command can have.
-fn parts(id: CommandId) -> (Option<ActionId>, i64) {
+pub(super) fn parts(id: CommandId) -> (Option<ActionId>, i64) {
     (ActionId::new(id.get() >> AGENT_BITS).ok(), id.get() & ((1 << AGENT_BITS) - 1))
 }
 
@@ -109,6 +109,12 @@ pub(super) async fn hand_out(
 
 fn read(row: Row, want_results: bool) -> Result<CommandRow, StoreError> {
     let mut fields = row.fields("command_rows");
+    let command = read_bare(&mut fields)?;
+    Ok(CommandRow { results: if want_results { fields.take()? } else { None }, ..command })
+}
+
+/// Reads [`COLUMNS`].
+pub(super) fn read_bare(fields: &mut Fields) -> Result<CommandRow, StoreError> {
     let (action, agent_number): (ActionId, i64) = (fields.take()?, fields.take()?);
     let (agent, host_name) = (fields.take()?, fields.take()?);
     let state: i64 = fields.take()?;
@@ -128,7 +134,7 @@ fn read(row: Row, want_results: bool) -> Result<CommandRow, StoreError> {
         started,
         finished: at.filter(|_| status.is_final()),
         found: fields.take()?,
-        results: if want_results { fields.take()? } else { None },
+        results: None,
     })
 }
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 
 /// All tables, those that others refer to first. What is said of living servers is not worth keeping.
-const TABLES: [&str; 38] = [
+const TABLES: [&str; 39] = [
     "machines",
     "agent_labels",
     "agent_facts",
@@ -39,6 +39,7 @@ const TABLES: [&str; 38] = [
     "agent_trust",
     "agents_stats",
     "investigators",
+    "used_tokens",
     "modules",
     "agtmodreq",
     "invagtmodperm",

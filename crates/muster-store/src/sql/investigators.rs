@@ -5,8 +5,8 @@ use super::{journal, trust};
 use crate::db::Tx;
 use crate::db::value::{Field, Row, Value, params};
 use crate::investigators::{
-    InvestigatorPut, InvestigatorRow, InvestigatorStore, ModuleRule, ModuleWeight, NotedMachines, PERMISSIONS_ADMIN,
-    PERMISSIONS_ALL, TrustGroup, TrustTold,
+    ApiKeyChange, InvestigatorChange, InvestigatorPut, InvestigatorRow, InvestigatorStore, ModuleRule, ModuleWeight,
+    NotedMachines, PERMISSIONS_ADMIN, PERMISSIONS_ALL, TrustGroup, TrustTold,
 };
 use crate::targets::TargetQuery;
 use crate::{SqlStore, StoreError};
@@ -15,7 +15,7 @@ use muster_core::action::{Fingerprint, InvestigatorId, InvestigatorStatus};
 use muster_core::{AgentId, Cause, Timestamp};
 use serde_json::json;
 
-const COLUMNS: &str = "id, name, pgpfingerprint, publickey, status, permissions, created, modified, \
+pub(super) const COLUMNS: &str = "id, name, pgpfingerprint, publickey, status, permissions, created, modified, \
      CASE WHEN apikey_sha256 IS NULL THEN 0 ELSE 1 END";
 const INSERT: &str = "INSERT INTO investigators (name, pgpfingerprint, publickey, status, permissions, created, \
      modified) VALUES ($1, $2, $3, 'active', $4, $5, $5) ON CONFLICT DO NOTHING RETURNING id";
@@ -28,6 +28,10 @@ const SET_PERMISSIONS: &str = "UPDATE investigators SET permissions = $2, modifi
 const HELD: &str = "SELECT id FROM investigators WHERE upper(pgpfingerprint) = $1 AND id <> $2";
 const SET_KEY: &str = "UPDATE investigators SET pgpfingerprint = $2, publickey = $3, modified = $4 WHERE id = $1";
 const SET_API_KEY: &str = "UPDATE investigators SET apikey_sha256 = $2, modified = $3 WHERE id = $1";
+const USE_TOKEN: &str = "INSERT INTO used_tokens (digest, expires) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING";
+/// More than are used at a time, so that what has lapsed goes as fast as it comes.
+const FORGET_TOKENS: &str = "DELETE FROM used_tokens WHERE digest IN (SELECT digest FROM used_tokens \
+     WHERE expires < $1 ORDER BY expires LIMIT 16 FOR UPDATE SKIP LOCKED)";
 
 impl Field for InvestigatorStatus {
     fn read(value: &mut Value<'static>) -> Option<Self> {
@@ -39,7 +43,7 @@ fn not_found(id: InvestigatorId) -> StoreError {
     StoreError::NotFound { what: "investigator", id: id.to_string() }
 }
 
-fn read(row: Row) -> Result<InvestigatorRow, StoreError> {
+pub(super) fn read(row: Row) -> Result<InvestigatorRow, StoreError> {
     let mut fields = row.fields("investigators");
     let (id, name) = (fields.take()?, fields.take()?);
     let fingerprint: Option<String> = fields.take()?;
@@ -176,6 +180,31 @@ async fn api_key_set(tx: &mut Tx, change: &Change<Option<[u8; 32]>>) -> Result<(
     change.note(tx, action, &json!({})).await
 }
 
+async fn several(tx: &mut Tx, change: &Change<InvestigatorChange>) -> Result<(), StoreError> {
+    fn one<T>(change: &Change<InvestigatorChange>, to: T) -> Change<T> {
+        Change { id: change.id, to, now: change.now, cause: change.cause.clone() }
+    }
+    // Also who changes nothing learns that there is nobody of this id.
+    lock(tx, change.id).await?;
+    let InvestigatorChange { status, permissions, api_key } = change.to;
+    if let Some(status) = status {
+        status_set(tx, &one(change, status)).await?;
+    }
+    if let Some(permissions) = permissions {
+        permissions_set(tx, &one(change, permissions)).await?;
+    }
+    match api_key {
+        ApiKeyChange::Keep => Ok(()),
+        ApiKeyChange::Set(sha256) => api_key_set(tx, &one(change, Some(sha256))).await,
+        ApiKeyChange::Withdraw => api_key_set(tx, &one(change, None)).await,
+    }
+}
+
+async fn token_use(tx: &mut Tx, (digest, expires, now): &([u8; 32], Timestamp, Timestamp)) -> Result<bool, StoreError> {
+    tx.execute(FORGET_TOKENS, params![*now]).await?;
+    Ok(tx.execute(USE_TOKEN, params![digest, *expires]).await? == 1)
+}
+
 #[async_trait]
 impl InvestigatorStore for SqlStore {
     async fn investigator_put(
@@ -253,6 +282,21 @@ impl InvestigatorStore for SqlStore {
     ) -> Result<(), StoreError> {
         let change = Change { id, to: sha256, now, cause: cause.clone() };
         self.write(change, |tx, change| Box::pin(api_key_set(tx, change))).await
+    }
+
+    async fn investigator_change(
+        &self,
+        id: InvestigatorId,
+        change: InvestigatorChange,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<(), StoreError> {
+        let change = Change { id, to: change, now, cause: cause.clone() };
+        self.write(change, |tx, change| Box::pin(several(tx, change))).await
+    }
+
+    async fn signed_token_use(&self, digest: [u8; 32], expires: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        self.write((digest, expires, now), |tx, args| Box::pin(token_use(tx, args))).await
     }
 
     async fn module_minimum_set(

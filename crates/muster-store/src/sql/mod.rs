@@ -28,6 +28,7 @@ mod modules;
 mod reports;
 mod results;
 mod retention;
+mod searches;
 mod sessions;
 mod targets;
 mod tokens;

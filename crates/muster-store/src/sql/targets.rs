@@ -7,7 +7,7 @@
 use super::journal;
 use crate::db::Tx;
 use crate::db::functions::{PathValue, Words};
-use crate::db::value::{Value, params};
+use crate::db::value::{Row, Value, params};
 use crate::error::ErrorKind;
 use crate::targets::{NamedTarget, Reach, TargetQuery, TargetStore};
 use crate::{SqlStore, StoreError};
@@ -21,7 +21,8 @@ use std::time::Duration;
 const TIMES: &str = "SELECT idle_after, offline_after FROM agent_times WHERE one = 1";
 /// The address without its port, and without the brackets around one of version 6.
 const PUBLIC_IP: &str = "NULLIF(ltrim(rtrim(rtrim(rtrim(machines.last_address, '0123456789'), ':'), ']'), '['), '')";
-const ENVIRONMENT: &str = "(SELECT e.environment FROM machine_environments e WHERE e.machine = machines.number)";
+pub(super) const ENVIRONMENT: &str =
+    "(SELECT e.environment FROM machine_environments e WHERE e.machine = machines.number)";
 const MACHINES: &str = "machines";
 /// Joined, because PostgreSQL looks one by one for what a condition selects by itself, and never side by side.
 const WITH_ENVIRONMENTS: &str = "machines LEFT JOIN machine_environments e ON e.machine = machines.number";
@@ -35,13 +36,13 @@ const NAMED_DELETE: &str = "DELETE FROM named_targets WHERE name = $1";
 
 /// From when on a machine that was in contact is online, and idle.
 #[derive(Debug, Clone, Copy)]
-struct Since {
-    online: Timestamp,
-    idle: Timestamp,
+pub(super) struct Since {
+    pub(super) online: Timestamp,
+    pub(super) idle: Timestamp,
 }
 
 impl Since {
-    async fn read(tx: &mut Tx, now: Timestamp) -> Result<Self, StoreError> {
+    pub(super) async fn read(tx: &mut Tx, now: Timestamp) -> Result<Self, StoreError> {
         let mut fields = tx.query_one(TIMES, &[]).await?.fields("agent_times");
         let (idle_after, offline_after): (u64, u64) = (fields.take()?, fields.take()?);
         let since = |nanos| now.minus(Duration::from_nanos(nanos));
@@ -213,10 +214,7 @@ impl<'a> Condition<'a> {
 
     fn status(&mut self) -> String {
         let (online, idle) = (self.place(self.since.online, "BIGINT"), self.place(self.since.idle, "BIGINT"));
-        format!(
-            "CASE WHEN machines.destroyed IS NOT NULL THEN 'destroyed' WHEN machines.last_contact >= {online} \
-             THEN 'online' WHEN machines.last_contact >= {idle} THEN 'idle' ELSE 'offline' END"
-        )
+        status_of(&online, &idle)
     }
 
     fn path(&mut self, path: &'a Path) -> String {
@@ -239,6 +237,45 @@ impl<'a> Condition<'a> {
             values.len()
         })
     }
+}
+
+/// The word for how a machine stands, given the parameters of [`Since`].
+pub(super) fn status_of(online: &str, idle: &str) -> String {
+    format!(
+        "CASE WHEN machines.destroyed IS NOT NULL THEN 'destroyed' WHEN machines.last_contact >= {online} \
+         THEN 'online' WHEN machines.last_contact >= {idle} THEN 'idle' ELSE 'offline' END"
+    )
+}
+
+/// The columns of `machines` that [`fleet_row`] reads.
+pub(super) fn fleet_columns(status: &str) -> String {
+    format!(
+        "number, name, queueloc, mode, version, {status}, loader_name, {PUBLIC_IP}, pid, COALESCE(started, created), \
+         destroyed, last_contact, COALESCE(refreshed, created), {ENVIRONMENT}, tags"
+    )
+}
+
+/// Reads a machine as targets see it, without what actions found there.
+pub(super) fn fleet_row(row: Row) -> Result<FleetRow, StoreError> {
+    let mut fields = row.fields("machines");
+    Ok(FleetRow {
+        number: fields.take()?,
+        name: fields.take()?,
+        queueloc: fields.take()?,
+        mode: fields.take()?,
+        version: fields.take()?,
+        status: fields.take()?,
+        loader_name: fields.take()?,
+        public_ip: fields.take()?,
+        pid: fields.take()?,
+        started: fields.take()?,
+        destroyed: fields.take()?,
+        last_contact: fields.take()?,
+        refreshed: fields.take()?,
+        environment: json(&fields.take::<Option<String>>()?.unwrap_or_else(|| "{}".to_owned()))?,
+        tags: json(&fields.take::<String>()?)?,
+        found: BTreeMap::new(),
+    })
 }
 
 /// Returns which rows of `machines` are meant. The condition's parameters come after those in `values`.
@@ -296,7 +333,7 @@ async fn page(tx: &mut Tx, (query, after, limit): &(TargetQuery, i64, u32)) -> R
          ORDER BY machines.number LIMIT $2"
     );
     let rows = in_time(tx.query_once(&sql, &values, limits::TARGET_TIME_MAX).await)?;
-    let read = |row: crate::db::value::Row| {
+    let read = |row: Row| {
         let mut fields = row.fields("machines");
         Ok((fields.take()?, fields.take()?))
     };
@@ -318,31 +355,9 @@ async fn row(
     let since = Since::read(tx, *now).await?;
     let mut condition = Condition::new(tx, *now, since, vec![id.into()]);
     let status = condition.status();
-    let sql = format!(
-        "SELECT number, name, queueloc, mode, version, {status}, loader_name, {PUBLIC_IP}, pid, \
-         COALESCE(started, created), destroyed, last_contact, COALESCE(refreshed, created), {ENVIRONMENT}, tags \
-         FROM machines WHERE agent_id = $1 AND state <> 3"
-    );
+    let sql = format!("SELECT {} FROM machines WHERE agent_id = $1 AND state <> 3", fleet_columns(&status));
     let Some(row) = tx.query_opt(sql, &condition.values).await? else { return Ok(None) };
-    let mut fields = row.fields("machines");
-    let mut row = FleetRow {
-        number: fields.take()?,
-        name: fields.take()?,
-        queueloc: fields.take()?,
-        mode: fields.take()?,
-        version: fields.take()?,
-        status: fields.take()?,
-        loader_name: fields.take()?,
-        public_ip: fields.take()?,
-        pid: fields.take()?,
-        started: fields.take()?,
-        destroyed: fields.take()?,
-        last_contact: fields.take()?,
-        refreshed: fields.take()?,
-        environment: json(&fields.take::<Option<String>>()?.unwrap_or_else(|| "{}".to_owned()))?,
-        tags: json(&fields.take::<String>()?)?,
-        found: BTreeMap::new(),
-    };
+    let mut row = fleet_row(row)?;
     for (action, found) in findings {
         let number = i64::try_from(*action).unwrap_or(i64::MAX);
         let is_so = tx.query_opt(FOUND, params![number, row.number, *found]).await?.is_some();
@@ -351,7 +366,7 @@ async fn row(
     Ok(Some(row))
 }
 
-fn json(text: &str) -> Result<serde_json::Value, StoreError> {
+pub(super) fn json(text: &str) -> Result<serde_json::Value, StoreError> {
     serde_json::from_str(text).map_err(|_| StoreError::Inconsistent { table: "machines", id: "a document".to_owned() })
 }
 

@@ -19,6 +19,7 @@ mod properties;
 mod proxy;
 mod races;
 mod schema;
+mod searches;
 mod servers;
 mod stage;
 mod tables;

@@ -252,7 +252,7 @@ impl Inner {
         }
     }
 
-    async fn event_keep(&self, agent: Option<AgentId>, address: &str, code: &str, reason: &str) {
+    pub(crate) async fn event_keep(&self, agent: Option<AgentId>, address: &str, code: &str, reason: &str) {
         let row = EventRow {
             number: 0,
             at: self.now(),
@@ -318,6 +318,12 @@ pub(crate) fn too_many_services() -> Refusal {
 }
 
 /// Tells the log of something that an honest machine does not do.
+/// The same of somebody who is no machine.
+pub(crate) fn security_log_of_person(event: &'static str, address: &str, text: &str) {
+    counter!("muster_engine_security_events_total", "event" => event).increment(1);
+    warn!(target: "muster::security", event, address, "{text}");
+}
+
 pub(crate) fn security_log(event: &'static str, agent: AgentId, address: &str, text: &str) {
     counter!("muster_engine_security_events_total", "event" => event).increment(1);
     warn!(target: "muster::security", event, agent.id = %agent, address, "{text}");

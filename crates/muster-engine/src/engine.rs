@@ -1,7 +1,7 @@
 //! The engine: one per server, shared by all doors.
 
 use crate::access::{Principal, TokenMemory};
-use crate::actions::{ActionPreview, Actions, NewInvestigator, TrustDocument};
+use crate::actions::{ActionPreview, Actions, InvestigatorUpdate, NewInvestigator, TokenRefusal, TrustDocument};
 use crate::broadcasts::Broadcasts;
 use crate::contact::{ContactFrom, Refusal, RefusalCode};
 use crate::dispatch::Dispatch;
@@ -17,7 +17,7 @@ use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::target::{Target, TargetError};
 use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp};
 use muster_store::actions::{ActionTaken, Spread};
-use muster_store::investigators::TrustGroup;
+use muster_store::investigators::{InvestigatorRow, TrustGroup};
 use muster_store::targets::NamedTarget;
 use muster_store::{ErrorKind, Store, StoreError};
 use std::collections::HashSet;
@@ -25,6 +25,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -438,5 +439,31 @@ impl Engine {
         cause: &Cause,
     ) -> Result<(), OperatorError> {
         self.inner.investigator_key_set(id, public_key, cause).await
+    }
+
+    /// Says which active investigator signed a token of MIG's API that came from `address`. It is believed once, and at
+    /// most `window` away from the time that it names.
+    pub async fn investigator_by_token(
+        &self,
+        token: &str,
+        address: &str,
+        window: Duration,
+    ) -> Result<InvestigatorRow, TokenRefusal> {
+        self.inner.investigator_by_token(token, address, window).await
+    }
+
+    /// Says which active investigator has this API key; `None`: nobody.
+    pub async fn investigator_by_api_key(&self, key: &str) -> Result<Option<InvestigatorRow>, StoreError> {
+        self.inner.investigator_by_api_key(key).await
+    }
+
+    /// Changes an investigator. Returns a key that was issued; only its hash is kept.
+    pub async fn investigator_update(
+        &self,
+        id: InvestigatorId,
+        update: InvestigatorUpdate,
+        cause: &Cause,
+    ) -> Result<Option<String>, OperatorError> {
+        self.inner.investigator_update(id, update, cause).await
     }
 }

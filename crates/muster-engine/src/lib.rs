@@ -24,8 +24,8 @@ mod wakeups;
 
 pub use access::{Principal, Role};
 pub use actions::{
-    ActionOutcome, ActionPreview, NewInvestigator, OperationDemand, PreviewDemand, PreviewRefusal, SaidBy,
-    TrustDocument, signed_text,
+    ActionOutcome, ActionPreview, ApiKey, InvestigatorUpdate, NewInvestigator, OperationDemand, PreviewDemand,
+    PreviewRefusal, SaidBy, TokenRefusal, TrustDocument, signed_text,
 };
 pub use config::{EngineConfig, EnrolmentPolicy};
 pub use contact::{ContactFrom, Refusal, RefusalCode};

@@ -5,12 +5,14 @@
 //! by each machine for itself. Not here: what signatures are (muster-trust), and what an action does to its commands
 //! (the store).
 
+mod access;
 mod documents;
 mod keys;
 mod noted;
 mod preview;
 mod work;
 
+pub use access::{ApiKey, InvestigatorUpdate, TokenRefusal};
 pub use documents::TrustDocument;
 pub use keys::NewInvestigator;
 pub use preview::{ActionPreview, OperationDemand, PreviewDemand, PreviewRefusal, SaidBy};

@@ -11,7 +11,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// Two people, each with a key of Ed25519 that was made by `gpg` for these tests.
-const PEOPLE: [(&str, &str); 2] = [
+pub(super) const PEOPLE: [(&str, &str); 2] = [
     (include_str!("fixtures/first.key"), include_str!("fixtures/first.asc")),
     (include_str!("fixtures/second.key"), include_str!("fixtures/second.asc")),
 ];

@@ -9,3 +9,4 @@ mod identity;
 mod servers;
 mod streams;
 mod times;
+mod tokens;

@@ -63,16 +63,24 @@ impl Gate {
         now: Timestamp,
     ) -> Result<Principal, Denied> {
         let token = bearer(headers)?;
-        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let network = network(address);
-        if !lock(&self.good).contains(&hash)
-            && let Some(after) = self.shut_out(network, now)
-        {
-            return Err(Denied::TooMany(after));
-        }
+        self.may_try(token, address, now).map_err(Denied::TooMany)?;
         let principal = engine.token_check(token).await.map_err(Denied::Store)?;
-        self.note(hash, network, principal.is_some(), now);
+        self.tried(token, address, principal.is_some(), now);
         principal.ok_or(Denied::Wrong)
+    }
+
+    /// Says whether `secret` may be tried from `address`, or how long that address is shut out still.
+    pub(crate) fn may_try(&self, secret: &str, address: IpAddr, now: Timestamp) -> Result<(), Duration> {
+        let hash: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
+        if lock(&self.good).contains(&hash) {
+            return Ok(());
+        }
+        self.shut_out(network(address), now).map_or(Ok(()), Err)
+    }
+
+    /// Notes what came of trying `secret` from `address`.
+    pub(crate) fn tried(&self, secret: &str, address: IpAddr, is_good: bool, now: Timestamp) {
+        self.note(Sha256::digest(secret.as_bytes()).into(), network(address), is_good, now);
     }
 
     /// Returns how long `network` is shut out still.

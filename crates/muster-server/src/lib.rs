@@ -10,6 +10,7 @@ pub mod codec;
 pub mod config;
 pub mod doctor;
 pub mod import;
+mod mig;
 pub mod observe;
 pub mod offline;
 pub mod pki;

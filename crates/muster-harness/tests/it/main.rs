@@ -12,6 +12,7 @@ mod databases;
 mod evil;
 mod floods;
 mod investigations;
+mod mig;
 mod operations;
 mod original;
 mod restart;

@@ -29,6 +29,7 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigErro
     let mut findings = Findings { origins, found: Vec::new() };
     agents(config, &mut findings);
     operators(config, &mut findings);
+    mig(config, &mut findings);
     admin(config, &mut findings);
     cluster(config, &mut findings);
     enrolment(config, &mut findings);
@@ -99,6 +100,18 @@ fn operators(config: &Config, findings: &mut Findings<'_>) {
         format!("{} can be reached by others, who would see tokens pass in the clear", operators.address),
         "Set operators.certificate and operators.key, or listen on 127.0.0.1.",
     );
+}
+
+fn mig(config: &Config, findings: &mut Findings<'_>) {
+    let window = config.mig.token_duration;
+    let wrong = !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&window.0);
+    let advice = "Choose 1s to 1h: each token is remembered for twice as long.";
+    findings.wrong_if(wrong, "mig.token_duration", format!("{window} is no time for that"), advice);
+    if let Some(url) = &config.mig.public_url {
+        let is_url = url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        let advice = "Write it like https://muster.example.org:8080.";
+        findings.wrong_if(!is_url, "mig.public_url", "it is not a URL", advice);
+    }
 }
 
 fn admin(config: &Config, findings: &mut Findings<'_>) {

@@ -36,6 +36,8 @@ pub struct Config {
     pub agents: Agents,
     /// The operators' door.
     pub operators: Operators,
+    /// MIG's API at the operators' door.
+    pub mig: Mig,
     /// The admin door.
     pub admin: Admin,
     /// The door for other servers.
@@ -104,6 +106,7 @@ pub const SECTIONS: &[keys::Section] = &[
     TOP,
     Agents::SECTION,
     Operators::SECTION,
+    Mig::SECTION,
     Admin::SECTION,
     Cluster::SECTION,
     Enrolment::SECTION,
@@ -164,6 +167,18 @@ keys::section!(
         certificate: Option<PathBuf>, example "\"/etc/muster/operators.pem\"";
         /// Private key (PEM) of that certificate.
         key: Option<PathBuf>, example "\"/etc/muster/operators.key\"";
+    }
+);
+
+keys::section!(
+    /// MIG's API under /mig/api/v1 of the operators' door, for MIG's own programs. Without an investigator nobody is let in.
+    Mig in "mig" {
+        /// Whether it is there.
+        enabled: bool, default "true";
+        /// How far the time in a signed token may be from this server's clock. Each token is believed once.
+        token_duration: Span, default "\"10m\"";
+        /// How programs reach the door, for the addresses in answers. Unset: as the request says.
+        public_url: Option<String>, example "\"https://muster.example.org:8080\"";
     }
 );
 

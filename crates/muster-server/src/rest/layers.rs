@@ -90,11 +90,16 @@ fn known_method(method: &Method) -> &'static str {
         .unwrap_or("other")
 }
 
+/// Marks an answer that has its own form for failures, too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnForm;
+
 /// Headers of every answer, and the body of failures.
 fn finish(response: &mut Response, id: &RequestId) {
     let failure = response.extensions_mut().remove::<Failure>();
+    let has_own_form = response.extensions_mut().remove::<OwnForm>().is_some();
     let status = response.status();
-    let failed = status.is_client_error() || status.is_server_error();
+    let failed = !has_own_form && (status.is_client_error() || status.is_server_error());
     if let Some(failure) = failure.or_else(|| failed.then(|| Failure::of_status(status))) {
         let (status, title) = failure.status();
         let problem = Problem {

@@ -1,4 +1,4 @@
-//! The operators' door: the REST API, its OpenAPI document, metrics and health.
+//! The operators' door: the REST API, its OpenAPI document, metrics and health. MIG's API (`mig`) stands beside it.
 //!
 //! Stays true: a route that is not in the permission table is closed; every answer that is no success is a problem
 //! document; what a request may hold and what an answer shows are the types of muster-api and no others; every change
@@ -12,16 +12,16 @@ mod enrolment;
 mod events;
 mod files;
 mod health;
-mod input;
+pub(crate) mod input;
 mod investigators;
-mod layers;
+pub(crate) mod layers;
 mod messages;
 mod openapi;
 mod orders;
 mod pages;
 mod patience;
 mod permission;
-mod problem;
+pub(crate) mod problem;
 mod reports;
 mod results;
 mod server;
@@ -31,7 +31,7 @@ mod tokens;
 mod trust;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) mod door;
 
@@ -100,9 +100,12 @@ impl Rest {
     /// All routes with their layers.
     pub fn router(&self) -> Router {
         let (router, document) = openapi::routes();
-        let router = router.merge(openapi::document_route(&document));
-        router
-            .layer(axum::middleware::from_fn_with_state(self.clone(), layers::guard))
+        let router = router
+            .merge(openapi::document_route(&document))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), layers::guard));
+        // Of two routers that are merged, the second says what becomes of paths that are no route.
+        crate::mig::router(self)
+            .merge(router)
             .layer(axum::middleware::from_fn_with_state(self.clone(), layers::observe))
             .with_state(self.clone())
     }

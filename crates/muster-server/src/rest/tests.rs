@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use utoipa::openapi::OpenApi;
 
-mod live;
+pub(crate) mod live;
 
 /// Compares a text with the one kept in `golden/`; with `UPDATE_GOLDEN` set, keeps it instead.
-pub(super) fn golden(name: &str, text: &str) {
+pub(crate) fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         return std::fs::write(&path, text).unwrap();

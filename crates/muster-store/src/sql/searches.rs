@@ -339,9 +339,9 @@ async fn machines_of(
     let values = vec![since.online.into(), since.idle.into(), limit, Value::from(*offset)];
     let words = if matches!(tx, Tx::Sqlite(_)) { Words::Sqlite } else { Words::Postgres };
     let place = |n: usize| words.place(n, "BIGINT");
-    let (condition, values) = matching(tx, &query.target, query.reach, query.now, values).await?;
+    let Matching { from, condition, values } = matching(tx, &query.target, query.reach, query.now, values).await?;
     let sql = format!(
-        "SELECT {} FROM machines WHERE {condition} ORDER BY machines.number LIMIT {} OFFSET {}",
+        "SELECT {} FROM {from} WHERE {condition} ORDER BY machines.number LIMIT {} OFFSET {}",
         fleet_columns(&status_of(&place(1), &place(2))),
         place(3),
         place(4)

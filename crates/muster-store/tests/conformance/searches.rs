@@ -280,3 +280,25 @@ for_each_backend! {
         assert!(journal.iter().any(|line| line.action == "investigator.api_key"));
     }
 }
+
+/// Only PostgreSQL can be made to wait by somebody else; on SQLite, where nobody waits, the same limit ends long work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_takes_too_long_is_refused() {
+    run_with(Backend::Postgres, |stage| async move {
+        let config: tokio_postgres::Config = stage.url.parse().unwrap();
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        client.batch_execute("BEGIN; LOCK TABLE action_rows, machines IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let query = TargetQuery { target: Target::parse("pid = 1").unwrap(), now: at(0), reach: Reach::Active };
+        let (actions, machines) =
+            tokio::join!(stage.store.action_search(any()), stage.store.agent_search_target(query, 0, 1));
+        for refused in [actions.map(drop).unwrap_err(), machines.map(drop).unwrap_err()] {
+            assert_eq!(refused.kind(), ErrorKind::Refused);
+            assert!(refused.to_string().contains("took longer than 2 s"), "{refused}");
+        }
+        drop(client);
+        connection.await.unwrap().unwrap();
+        stage.store.action_search(any()).await.unwrap();
+    })
+    .await;
+}

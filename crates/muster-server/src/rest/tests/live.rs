@@ -19,15 +19,15 @@ mod hostile;
 mod routes;
 
 /// A running server and somebody who talks to it.
-pub(super) struct Live {
-    pub(super) server: Server,
-    pub(super) url: String,
-    pub(super) token: String,
-    pub(super) client: reqwest::Client,
-    pub(super) data: TempDir,
+pub(crate) struct Live {
+    pub(crate) server: Server,
+    pub(crate) url: String,
+    pub(crate) token: String,
+    pub(crate) client: reqwest::Client,
+    pub(crate) data: TempDir,
 }
 
-pub(super) fn config(data: &TempDir, text: &str) -> Config {
+pub(crate) fn config(data: &TempDir, text: &str) -> Config {
     let flags = Overrides {
         data: Some(data.path().into()),
         agents: Some("127.0.0.1:0".into()),
@@ -38,17 +38,17 @@ pub(super) fn config(data: &TempDir, text: &str) -> Config {
     Config::from_parts(text, "test.toml", [], &flags).unwrap()
 }
 
-pub(super) fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     reqwest::Client::builder().timeout(Duration::from_secs(20)).no_proxy().build().unwrap()
 }
 
 impl Live {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with("[[services]]\nname = \"sink\"\nkind = \"noop\"\n").await
     }
 
-    pub(super) async fn with(text: &str) -> Self {
+    pub(crate) async fn with(text: &str) -> Self {
         let data = tempfile::tempdir().unwrap();
         let server = Server::start(config(&data, text)).await.unwrap();
         let url = format!("http://{}", server.addresses().operators.unwrap());
@@ -56,16 +56,16 @@ impl Live {
         Self { server, url, token, client: client(), data }
     }
 
-    pub(super) fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
-    pub(super) fn admin(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn admin(&self, method: Method, path: &str) -> RequestBuilder {
         self.anonymous(method, path).bearer_auth(&self.token)
     }
 
     /// Sends a request of the admin and expects it to be done.
-    pub(super) async fn done(&self, method: Method, path: &str, body: Option<Value>) -> Response {
+    pub(crate) async fn done(&self, method: Method, path: &str, body: Option<Value>) -> Response {
         let request = self.admin(method.clone(), path);
         let request = if let Some(body) = body { request.json(&body) } else { request };
         let response = request.send().await.unwrap();
@@ -76,25 +76,25 @@ impl Live {
         panic!("{method} {path}: {status}: {}", response.text().await.unwrap())
     }
 
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
         self.done(Method::GET, path, None).await.json().await.unwrap()
     }
 
-    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: Value) -> T {
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: Value) -> T {
         self.done(Method::POST, path, Some(body)).await.json().await.unwrap()
     }
 
-    pub(super) async fn reader(&self) -> String {
+    pub(crate) async fn reader(&self) -> String {
         let secret: Secret = self.post("/api/v1/tokens", json!({ "name": "look", "role": "reader" })).await;
         secret.token
     }
 
-    pub(super) fn store(&self) -> &SqlStore {
+    pub(crate) fn store(&self) -> &SqlStore {
         self.server.store()
     }
 
     /// Makes a machine known, as if it had been in contact.
-    pub(super) async fn an_agent(&self, key: &[u8]) -> AgentId {
+    pub(crate) async fn an_agent(&self, key: &[u8]) -> AgentId {
         let id = AgentId::of_key(key);
         let enrolment = Enrolment { id, key: key.to_vec(), labels: vec![], state: AgentState::Enrolled, token: None };
         self.store().agent_enrol(enrolment, Timestamp::from_secs(1_700_000_000)).await.unwrap();
@@ -103,7 +103,7 @@ impl Live {
 }
 
 /// Reads the problem of a request that was refused, and checks its form.
-pub(super) async fn problem(request: RequestBuilder) -> Problem {
+pub(crate) async fn problem(request: RequestBuilder) -> Problem {
     let response = request.send().await.unwrap();
     let status = response.status();
     assert_eq!(response.headers()["content-type"], "application/problem+json", "{status}");
@@ -114,6 +114,6 @@ pub(super) async fn problem(request: RequestBuilder) -> Problem {
     problem
 }
 
-pub(super) fn is(problem: &Problem, status: StatusCode, kind: &str) {
+pub(crate) fn is(problem: &Problem, status: StatusCode, kind: &str) {
     assert_eq!((problem.status, problem.kind.as_str()), (status.as_u16(), kind), "{}", problem.detail);
 }

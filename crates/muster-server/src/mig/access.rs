@@ -1,0 +1,172 @@
+//! What happens around every request: who asks, whether they may, and where the API is for them.
+//!
+//! Stays true: whether a route is there is told to anybody, as MIG does; what it holds only to an investigator who has
+//! its permission; a wrong token counts against its address as at REST.
+
+use super::envelope::{self, Refused};
+use super::permission::{self, Need};
+use crate::rest::Rest;
+use crate::rest::layers::{OwnForm, Peer, RequestId};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, StatusCode, Uri, header};
+use muster_core::{Cause, limits};
+use muster_engine::TokenRefusal;
+use muster_store::investigators::InvestigatorRow;
+use std::net::SocketAddr;
+
+/// The headers that say who asks: a signed token, or an API key.
+const TOKEN: &str = "x-pgpauthorization";
+const API_KEY: &str = "x-migapikey";
+const LOADER_KEY: &str = "x-loaderkey";
+
+/// What is said where no route is, in the words of Go's servers.
+pub(super) const NO_ROUTE: &str = "404 page not found\n";
+
+/// Who makes a request, for the journal.
+#[derive(Debug, Clone)]
+pub(super) struct Person {
+    row: InvestigatorRow,
+    request: String,
+}
+
+impl Person {
+    /// The cause of a change.
+    pub(super) fn cause(&self) -> Cause {
+        Cause::new(format!("investigator {} ({})", self.row.id, self.row.name), &self.request)
+    }
+}
+
+/// Where the API is for whoever asks.
+#[derive(Debug, Clone)]
+pub(super) struct Here {
+    root: String,
+    /// The address that was asked for.
+    pub(super) href: String,
+}
+
+impl Here {
+    fn of(rest: &Rest, uri: &Uri, headers: &HeaderMap) -> Self {
+        let base = rest.config.mig.public_url.as_deref().map_or_else(
+            || {
+                let scheme = if rest.config.operators.certificate.is_some() { "https" } else { "http" };
+                let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+                let host = host.filter(|host| host.parse::<Authority>().is_ok());
+                let host = host.or_else(|| uri.authority().map(Authority::as_str)).unwrap_or("localhost");
+                format!("{scheme}://{host}")
+            },
+            |url| url.trim_end_matches('/').to_owned(),
+        );
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Self { root: format!("{base}{}", super::ROOT), href: format!("{base}{path}") }
+    }
+
+    /// The address of a route, with what comes after it.
+    pub(super) fn at(&self, route: impl std::fmt::Display) -> String {
+        format!("{}{route}", self.root)
+    }
+}
+
+/// The layer of the API.
+pub(super) async fn guard(State(rest): State<Rest>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let here = Here::of(&rest, &parts.uri, &parts.headers);
+    let id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(|| RequestId(String::new()));
+    parts.extensions.insert(here.clone());
+    let mut response = match allowed(&rest, &parts, &id).await {
+        Outcome::NoRoute => (StatusCode::NOT_FOUND, NO_ROUTE).into_response(),
+        Outcome::Refused(refused) => refused.into_response(),
+        Outcome::Anybody => next.run(Request::from_parts(parts, body)).await,
+        Outcome::Person(person) => {
+            parts.extensions.insert(*person);
+            next.run(Request::from_parts(parts, body)).await
+        }
+    };
+    envelope::write(&mut response, &here.href, &id);
+    response.extensions_mut().insert(OwnForm);
+    response
+}
+
+enum Outcome {
+    NoRoute,
+    Refused(Refused),
+    Anybody,
+    Person(Box<Person>),
+}
+
+async fn allowed(rest: &Rest, request: &Parts, id: &RequestId) -> Outcome {
+    let path = request.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let path = path.and_then(|path| path.strip_prefix(super::ROOT));
+    let Some(need) = path.and_then(|path| permission::find(&request.method, path)) else { return Outcome::NoRoute };
+    match need {
+        Need::Nothing => Outcome::Anybody,
+        Need::Loader => Outcome::Refused(no_loader(&request.headers)),
+        Need::Permission(name) => match person(rest, request).await {
+            Err(refused) => Outcome::Refused(refused),
+            Ok(row) if row.permissions & permission::bit(name) != 0 => {
+                Outcome::Person(Box::new(Person { row, request: id.0.clone() }))
+            }
+            Ok(_) => Outcome::Refused(Refused::unauthorized("Insufficient permissions to access endpoint")),
+        },
+    }
+}
+
+fn no_loader(headers: &HeaderMap) -> Refused {
+    let has_key = headers.contains_key(LOADER_KEY);
+    Refused::unauthorized(if has_key { "Loader authorization failed" } else { "X-LOADERKEY header not found" })
+}
+
+/// The one value of a header. An error: it came twice, or is no text.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refused> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) if value.len() <= limits::MIG_TOKEN_BYTES_MAX => {
+            value.to_str().map(Some).map_err(|_| failed("the header is no text"))
+        }
+        _ => Err(failed("the header is too long, or came twice")),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Refused {
+    Refused::unauthorized(format!("Authorization verification failed with error '{error}'"))
+}
+
+async fn person(rest: &Rest, request: &Parts) -> Result<InvestigatorRow, Refused> {
+    let Some(Peer(peer)) = request.extensions.get::<Peer>() else {
+        return Err(failed("nobody knows where this request comes from"));
+    };
+    let missing = || Refused::unauthorized("Valid authentication header not found");
+    match (only(&request.headers, TOKEN)?, only(&request.headers, API_KEY)?) {
+        (Some(token), None) => by_token(rest, token, *peer).await,
+        (None, Some(key)) => by_key(rest, key, *peer).await,
+        (None, None) => Err(missing()),
+        (Some(_), Some(_)) => Err(failed("send a token or an API key, not both")),
+    }
+}
+
+async fn by_token(rest: &Rest, token: &str, peer: SocketAddr) -> Result<InvestigatorRow, Refused> {
+    let now = rest.clock.now();
+    rest.gate.may_try(token, peer.ip(), now).map_err(Refused::too_many)?;
+    let window = rest.config.mig.token_duration.0;
+    match rest.engine.investigator_by_token(token, &peer.to_string(), window).await {
+        Ok(row) => Ok(row),
+        Err(TokenRefusal::Unchecked(error)) => Err(error.into()),
+        Err(refusal) => {
+            rest.gate.tried(token, peer.ip(), false, now);
+            Err(failed(refusal))
+        }
+    }
+}
+
+async fn by_key(rest: &Rest, key: &str, peer: SocketAddr) -> Result<InvestigatorRow, Refused> {
+    let now = rest.clock.now();
+    rest.gate.may_try(key, peer.ip(), now).map_err(Refused::too_many)?;
+    let found = rest.engine.investigator_by_api_key(key).await;
+    let found = found.map_err(|error| Refused::of_store("check the API key", &error))?;
+    rest.gate.tried(key, peer.ip(), found.is_some(), now);
+    found.ok_or_else(|| failed("the API key is not known, or its owner is disabled"))
+}

@@ -9,6 +9,7 @@ use crate::rest::Rest;
 use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
+use muster_core::limits;
 use muster_store::actions::{ActionRow, Spread};
 use muster_store::searches::{ActionsFound, CommandsFound, SearchFilter};
 use std::collections::HashMap;
@@ -56,7 +57,8 @@ pub(super) async fn create(
     Form(form): Form,
 ) -> Result<Answer, Refused> {
     let json = form.need("action")?;
-    let taken = rest.engine.action_launch(json.as_bytes(), Spread::default(), &person.cause()).await?;
+    let spread = Spread { halt_percent: limits::ACTION_HALT_PERCENT, ..Spread::default() };
+    let taken = rest.engine.action_launch(json.as_bytes(), spread, &person.cause()).await?;
     let found = find(&rest, taken.id().get()).await?;
     let people = by_id(&found.signers);
     let shown = found.actions.first().map(|row| (address(&here, row), ShownAction::of(row, &people)));

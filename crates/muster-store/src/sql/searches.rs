@@ -4,7 +4,7 @@
 //! parameters only; a condition about another kind of row is one EXISTS that starts from an index.
 
 use super::action_rows::{self, end_number, status_number};
-use super::targets::{self, ENVIRONMENT, Since, fleet_columns, fleet_row, matching, status_of};
+use super::targets::{self, ENVIRONMENT, Matching, Since, fleet_columns, fleet_row, matching, status_of};
 use super::{commands, investigators};
 use crate::actions::ActionRow;
 use crate::db::Tx;

@@ -4,7 +4,7 @@
 //! document; what a request may hold and what an answer shows are the types of muster-api and no others; every change
 //! carries its cause into the journal. Not here: rules (the engine), rows (the store), sockets (`door`).
 
-pub(crate) mod actions;
+mod actions;
 mod agent_configs;
 mod agents;
 mod broadcasts;

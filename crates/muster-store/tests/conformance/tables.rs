@@ -233,8 +233,8 @@ async fn roles_may_do_what_they_are_for() {
     let again = SqlStore::create(&admin_url, Some(&roles)).await.unwrap();
     assert_eq!((again.had, again.new_roles.len()), (Some(SqlStore::SCHEMA_VERSION), 0));
     let as_role = |role: &Role| {
-        let (scheme, rest) = admin_url.split_once("://postgres@").expect("the suite signs in as postgres");
-        format!("{scheme}://{}@{rest}", role.name)
+        let (protocol, rest) = admin_url.split_once("://postgres@").expect("the suite signs in as postgres");
+        format!("{protocol}://{}@{rest}", role.name)
     };
     let server_url = as_role(&roles.server);
     let store = open(&server_url).await;

@@ -269,7 +269,7 @@ fn every_defect_of_the_original_names_tests_that_there_are() {
         let names = named_in(line);
         let unknown: Vec<_> = names.iter().filter(|name| !name.contains(' ') && !tests.contains(*name)).collect();
         assert!(unknown.is_empty(), "the page names {unknown:?}, and there are no such tests:\n{line}");
-        assert!(!names.is_empty() || line.contains("not yet shown"), "nothing holds this row:\n{line}");
+        assert!(!names.is_empty(), "nothing holds this row:\n{line}");
         rows += 1;
     }
     assert_eq!(rows, 16);

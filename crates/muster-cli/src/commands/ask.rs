@@ -58,6 +58,14 @@ pub struct Args {
 }
 
 impl Args {
+    /// Returns the help of the module, if that is all that is asked for; no server is needed for it.
+    pub fn module_help(&self) -> Option<String> {
+        match of_words(&self.words) {
+            Err(Words::Help(text)) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let operations = match of_words(&self.words) {

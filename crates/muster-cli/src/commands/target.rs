@@ -107,7 +107,8 @@ async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Fai
         context.out.note(&format!("With names written out: {}", safe(&checked.target)));
     }
     let TargetCheck { matched, reached, .. } = checked;
-    context.out.note(&format!("{matched} enrolled machines match, {reached} of them are online or idle."));
+    let machines = if matched == 1 { "machine matches" } else { "machines match" };
+    context.out.note(&format!("{matched} enrolled {machines}, {reached} online or idle."));
     let mut table = Table::new(&["AGENT", "NAME", "STATUS", "PICKED", "QUESTION", "ANSWER", "VALUE"]);
     for machine in checked.machines {
         // A target without questions has a row all the same.

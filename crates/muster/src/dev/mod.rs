@@ -28,6 +28,8 @@ Examples:
   muster dev --once --json
   muster dev --trust alice.asc
 
+With --trust the server knows these investigators, too, so that `muster ask` works at once.
+
 While it runs, other commands find it by themselves, unless a server is installed on this machine; then give them
 --data with the directory it prints. Ctrl-C ends it and removes the directory.")]
 pub(crate) struct DevArgs {
@@ -116,6 +118,7 @@ impl DevArgs {
             tell(out, scratch, &context, None, ends)?;
             return if self.once { Ok(()) } else { wait(server, None, stop).await };
         }
+        self.trust.introduce(&context).await?;
         let mut agent = start_agent(&context, scratch, &self.trust).await?;
         let enrolled = tokio::select! {
             enrolled = enrolled(&context, server, &mut agent, until) => enrolled,

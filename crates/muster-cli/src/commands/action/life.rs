@@ -130,9 +130,10 @@ pub(crate) fn show_preview(context: &Context, preview: &Preview) {
         context.out.note(&format!("  {}", safe(problem)));
     }
     let asked = if preview.asked < *matched { format!(", {} of them looked at", preview.asked) } else { String::new() };
-    context.out.note(&format!(
-        "{matched} machines match{asked}: {willing} would run it, {unknown} never said what they demand."
-    ));
+    let machines = if *matched == 1 { "machine matches" } else { "machines match" };
+    context
+        .out
+        .note(&format!("{matched} {machines}{asked}: {willing} would run it, {unknown} never said what they demand."));
     for refusal in &preview.refusals {
         let examples = refusal.examples.join(" ");
         context.out.note(&format!(

@@ -4,10 +4,12 @@
 //! asked and takes no part.
 
 use super::config::{make_dir, write_private};
-use crate::Failure;
 use crate::commands::investigator::read_key;
+use crate::{Context, Exit, Failure};
+use muster_api::investigators::InvestigatorRequest;
 use muster_core::limits::WEIGHT_MAX;
 use muster_trust::Certificate;
+use reqwest::Method;
 use serde_json::{Map, json};
 use std::path::{Path, PathBuf};
 
@@ -50,6 +52,24 @@ impl TrustArgs {
         let mut written = put_keys(&out.join(ADMINISTRATORS), &administrators)?;
         written.extend(self.write_orders(out, &keys)?);
         Ok(written)
+    }
+
+    /// Tells a server who these investigators are, those that it does not know yet.
+    pub async fn introduce(&self, context: &Context) -> Result<(), Failure> {
+        for certificate in read(&self.keys)? {
+            let request = InvestigatorRequest {
+                name: certificate.user_ids().into_iter().next().unwrap_or_default(),
+                public_key: Some(certificate.to_armored()),
+                reason: "trusted by the machine".to_owned(),
+                ..InvestigatorRequest::default()
+            };
+            let what = format!("could not add investigator {}", request.name);
+            match context.api.send(&what, Method::POST, &["investigators"], &request).await {
+                Err(failure) if failure.exit != Exit::Conflict => return Err(failure),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn write_orders(&self, out: &Path, keys: &[Certificate]) -> Result<Vec<PathBuf>, Failure> {

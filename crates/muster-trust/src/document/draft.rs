@@ -119,6 +119,9 @@ mod tests {
             let seen = look(json.as_bytes()).unwrap();
             assert_eq!((seen.kind, seen.version, seen.expires), (kind, 7, at(1000)));
             assert_eq!((&seen.digest, seen.signatures.len()), (&taken.in_force.digest, 2));
+            if let Content::Administrators(people) = &seen.content {
+                assert_eq!(people.keyring().certificates().len(), 2);
+            }
         }
     }
 
@@ -145,5 +148,16 @@ mod tests {
         let signatures = vec![String::new(); limits::ACTION_SIGNATURES_MAX + 1];
         let json = envelope(&drafted(Kind::Acl, ACL), &signatures);
         assert!(matches!(look(json.as_bytes()), Err(DocumentError::TooManySignatures { .. })));
+    }
+
+    #[test]
+    fn what_is_just_allowed_is_read() {
+        let payload = payload(Kind::Acl, 1, [at(100), at(100)], ACL).unwrap();
+        let signatures = vec![String::new(); limits::ACTION_SIGNATURES_MAX];
+        let mut json = envelope(&payload, &signatures).into_bytes();
+        // White space behind it is JSON, too.
+        json.resize(limits::TRUST_DOCUMENT_BYTES_MAX, b' ');
+        let seen = look(&json).unwrap();
+        assert_eq!((seen.issued, seen.expires, seen.signatures.len()), (at(100), at(100), signatures.len()));
     }
 }

@@ -111,6 +111,13 @@ fn nothing_is_permitted_by_an_empty_list() {
 }
 
 #[test]
+fn a_demand_of_nothing_is_never_met() {
+    let passes = |need, have| Assessment { module: "file".into(), need, have }.passes();
+    assert!(passes(Some(2), 2) && !passes(Some(2), 1));
+    assert!(!passes(Some(0), 0) && !passes(Some(0), 5) && !passes(None, 5));
+}
+
+#[test]
 fn one_person_with_two_keys_counts_once() {
     let json = json!({"file": {"minimumweight": 2, "investigators": {
         "Kelso": {"fingerprint": "A".repeat(40), "fingerprints": ["b".repeat(40)], "weight": 1},

@@ -381,7 +381,8 @@ async fn hostile_programs_are_bounded_and_reported_and_the_agent_goes_on() {
     let open = || std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(machine.agent.directory(), open()).unwrap();
     for (name, body) in [
-        ("bomb", "bomb() { bomb | bomb & }; bomb; exec sleep 1000"),
+        // In a shell of its own, because a shell that cannot fork ends; the program itself stays.
+        ("bomb", "(bomb() { bomb | bomb & }; bomb) & exec sleep 1000"),
         ("deaf", "trap '' TERM INT HUP; while :; do sleep 1000; done"),
         ("loud", "exec head -c 10G /dev/zero"),
         ("hog", "exec tail -n 1 /dev/zero"),

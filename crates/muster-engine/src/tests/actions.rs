@@ -70,13 +70,18 @@ fn answer(number: u8, id: ActionId, status: CommandStatus) -> muster_core::conta
 
 /// What a machine says when it demands two signatures.
 fn demands_two(number: u8) -> muster_core::contact::IncomingMessage {
+    demands_two_for(number, false)
+}
+
+/// The same of a machine whose module changes it, or does not.
+fn demands_two_for(number: u8, changes: bool) -> muster_core::contact::IncomingMessage {
     let keys = PEOPLE.map(|(_, key)| Certificate::parse(key.as_bytes()).unwrap().fingerprint().to_string());
     let acl = json!({ "default": { "minimumweight": 2, "investigators": {
         "one": { "fingerprint": keys[0], "weight": 1 }, "two": { "fingerprint": keys[1], "weight": 1 } } } });
     let told = TrustTold {
         keyring: keys.to_vec(),
         acl: acl.to_string(),
-        modules: vec![ModuleTold { name: "file".into(), weight_min: 1, changes: false }],
+        modules: vec![ModuleTold { name: "file".into(), weight_min: 1, changes }],
         ..TrustTold::default()
     };
     say(number, system::ACTIONS, system::AGENT_TRUST, &serde_json::to_vec(&told).unwrap())
@@ -84,6 +89,19 @@ fn demands_two(number: u8) -> muster_core::contact::IncomingMessage {
 
 fn orders(messages: &[Message]) -> Vec<&Message> {
     messages.iter().filter(|message| message.message_type == system::ACTION).collect()
+}
+
+#[tokio::test]
+async fn what_machines_say_changes_them_reaches_a_few_of_them_first() {
+    for (changes, asked, rings) in [(true, vec![], vec![1, 10]), (true, vec![100], vec![]), (false, vec![], vec![])] {
+        let world = World::new().await;
+        let engine = world.plain();
+        people(&engine).await;
+        tell(&engine, &machine(1), vec![demands_two_for(1, changes)]).await;
+        let spread = Spread { rings: asked, ..Spread::default() };
+        let taken = engine.action_launch(&order(&world, "look", &[0, 1]), spread, &cause()).await.unwrap();
+        assert_eq!(row(&engine, taken.id()).await.spread.rings, rings);
+    }
 }
 
 #[tokio::test]

@@ -245,13 +245,7 @@ pub fn accept(
     in_force: impl Fn(Kind) -> Option<InForce>,
     now: Timestamp,
 ) -> Result<Document, DocumentError> {
-    if json.len() > limits::TRUST_DOCUMENT_BYTES_MAX {
-        return Err(DocumentError::TooLong { have: json.len() });
-    }
-    let Envelope { payload, signatures } = read(json)?;
-    if signatures.len() > limits::ACTION_SIGNATURES_MAX {
-        return Err(DocumentError::TooManySignatures { have: signatures.len() });
-    }
+    let Envelope { payload, signatures } = open(json)?;
     // What nobody vouches for is not looked into.
     administrators.quorum_check(&payload, &signatures, now)?;
     let read: Payload = read(payload.as_bytes())?;
@@ -264,6 +258,18 @@ pub fn accept(
         new.quorum_check(&payload, &signatures, now)?;
     }
     Ok(Document { kind: read.kind, in_force: InForce { version: read.version, digest }, expires, content })
+}
+
+/// Takes a document out of its envelope.
+fn open(json: &[u8]) -> Result<Envelope, DocumentError> {
+    if json.len() > limits::TRUST_DOCUMENT_BYTES_MAX {
+        return Err(DocumentError::TooLong { have: json.len() });
+    }
+    let envelope: Envelope = read(json)?;
+    if envelope.signatures.len() > limits::ACTION_SIGNATURES_MAX {
+        return Err(DocumentError::TooManySignatures { have: envelope.signatures.len() });
+    }
+    Ok(envelope)
 }
 
 /// Reads JSON in which no key stands twice.

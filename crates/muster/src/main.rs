@@ -133,10 +133,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serving()?.block_on(args.run(&globals)),
         Command::Dev(args) => asking()?.block_on(args.run(&globals)),
-        Command::Operator(Operator::Ask(args)) if args.module_help().is_some() => {
-            out.bytes(args.module_help().unwrap_or_default().as_bytes())
-        }
         Command::Operator(command) => {
+            if let Operator::Ask(args) = &command
+                && let Some(help) = args.module_help()
+            {
+                return out.bytes(help.as_bytes());
+            }
             let context = Context::new(&globals)?;
             asking()?.block_on(until_interrupted(command.run(&context)))
         }

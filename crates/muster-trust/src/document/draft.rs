@@ -3,9 +3,9 @@
 //! Stays true: what is drafted here has the form that [`accept`](super::accept) reads; nothing here says that a document
 //! counts.
 
-use super::{Content, DocumentError, Envelope, Kind, Payload, content, read};
+use super::{Content, DocumentError, Envelope, Kind, Payload, content, open, read};
 use crate::certificate::Certificate;
-use muster_core::{Timestamp, action::moment, limits};
+use muster_core::{Timestamp, action::moment};
 use sha2::{Digest as _, Sha256};
 
 /// What a document says of itself.
@@ -31,13 +31,7 @@ pub struct Look {
 
 /// Reads a document without asking who signed it, or whether it is newer than another.
 pub fn look(json: &[u8]) -> Result<Look, DocumentError> {
-    if json.len() > limits::TRUST_DOCUMENT_BYTES_MAX {
-        return Err(DocumentError::TooLong { have: json.len() });
-    }
-    let Envelope { payload, signatures } = read(json)?;
-    if signatures.len() > limits::ACTION_SIGNATURES_MAX {
-        return Err(DocumentError::TooManySignatures { have: signatures.len() });
-    }
+    let Envelope { payload, signatures } = open(json)?;
     let of: Payload = read(payload.as_bytes())?;
     if of.version == 0 {
         return Err(DocumentError::Version { have: 0, in_force: 0 });
@@ -91,6 +85,7 @@ mod tests {
     use super::super::{Administrators, accept, envelope, signing_text};
     use super::*;
     use crate::testing::{Person, at, keyring};
+    use muster_core::limits;
 
     const ACL: &str = r#"{"default":{"minimumweight":2,"investigators":{}}}"#;
 

@@ -25,11 +25,12 @@ const QUEUE_CALLS_MAX: usize = 4096;
 const GROUP_CALLS_MAX: usize = 256;
 /// Threads that read.
 const READERS: usize = 4;
-/// Pages that the log grows by (64 MiB) until the background thread is told to empty it. A page that changes at every
-/// commit is moved once for all of them: an eighth of this cost a fifth of the server's processor time, measured.
-const CHECKPOINT_PAGES: i32 = 16_000;
-/// Pages that the log grows by (128 MiB) until the writer empties it without waiting for the background thread.
-const LOG_PAGES_MAX: i32 = 32_000;
+/// Bytes that the log grows by until the background thread is told to empty it. A page that changes at every commit is
+/// moved once for all of them: a quarter of this cost a fifth of the server's processor time, measured.
+const LOG_BYTES_BEHIND: u32 = 32 * 1024 * 1024;
+/// Bytes that the log grows by until the writer empties it without waiting for the background thread. A server that was
+/// killed reads the whole log before it is ready again, so it stays below 64 MiB.
+const LOG_BYTES_MAX: u32 = 56 * 1024 * 1024;
 
 /// Why the store does not write any more; empty while it does.
 pub(crate) type Broken = watch::Sender<Option<String>>;
@@ -148,7 +149,7 @@ impl Database {
         };
         connection.wal_hook(Some(count)).map_err(super::dialect::sqlite_error)?;
         let session = Box::new(Session::new(connection));
-        let log = Log { pages, full, emptied: Arc::clone(&emptied), is_told: false, known: 0 };
+        let log = Log::new(sqlite::page_bytes(&session.connection)?, pages, full, Arc::clone(&emptied));
         let writer = Writer { tx: Tx::Sqlite(session), log, broken: broken.clone() };
         threads.push(start("muster-store-writer", &lock, move || writer.serve(write_queue))?);
 
@@ -260,6 +261,9 @@ struct Log {
     is_told: bool,
     /// Pages that were moved when the log was last emptied, and are there only because a reader looks at them.
     known: i32,
+    /// Pages that it grows by until the background thread is told, and until the writer does it.
+    behind: i32,
+    here: i32,
 }
 
 /// What is to be done about the log.
@@ -273,6 +277,17 @@ enum Emptying {
 }
 
 impl Log {
+    fn new(
+        page_bytes: u32,
+        pages: Arc<AtomicI32>,
+        full: std::sync::mpsc::SyncSender<()>,
+        emptied: Arc<AtomicBool>,
+    ) -> Self {
+        let count = |bytes: u32| i32::try_from(bytes / page_bytes).unwrap_or(i32::MAX);
+        let (behind, here) = (count(LOG_BYTES_BEHIND), count(LOG_BYTES_MAX));
+        Self { pages, full, emptied, is_told: false, known: 0, behind, here }
+    }
+
     /// Decides what is to be done after a commit.
     fn look(&mut self) -> Emptying {
         let pages = self.pages.load(Ordering::Relaxed);
@@ -285,8 +300,8 @@ impl Log {
             return Emptying::Here;
         }
         match pages - self.known {
-            grown if grown >= LOG_PAGES_MAX => Emptying::Here,
-            grown if grown >= CHECKPOINT_PAGES && !self.is_told => Emptying::Behind,
+            grown if grown >= self.here => Emptying::Here,
+            grown if grown >= self.behind && !self.is_told => Emptying::Behind,
             _ => Emptying::Nothing,
         }
     }
@@ -422,26 +437,28 @@ mod tests {
     fn the_log_is_emptied_behind_the_writer_and_then_to_its_end_by_it() {
         let (full, told) = std::sync::mpsc::sync_channel(1);
         let (pages, emptied) = (Arc::new(AtomicI32::new(0)), Arc::new(AtomicBool::new(false)));
-        let mut log = Log { pages: Arc::clone(&pages), full, emptied: Arc::clone(&emptied), is_told: false, known: 0 };
+        let mut log = Log::new(4096, Arc::clone(&pages), full, Arc::clone(&emptied));
+        let (behind, here) = (log.behind, log.here);
+        assert_eq!((behind, here), (8192, 14_336));
         let look = |log: &mut Log, count| {
             pages.store(count, Ordering::Relaxed);
             log.look()
         };
-        assert_eq!(look(&mut log, CHECKPOINT_PAGES - 1), Emptying::Nothing);
-        assert_eq!(look(&mut log, CHECKPOINT_PAGES), Emptying::Behind);
+        assert_eq!(look(&mut log, behind - 1), Emptying::Nothing);
+        assert_eq!(look(&mut log, behind), Emptying::Behind);
         log.is_told = log.full.try_send(()).is_ok();
-        assert_eq!(look(&mut log, CHECKPOINT_PAGES + 9), Emptying::Nothing, "it was told");
+        assert_eq!(look(&mut log, behind + 9), Emptying::Nothing, "it was told");
         assert!(told.try_recv().is_ok());
         emptied.store(true, Ordering::Release);
-        assert_eq!(look(&mut log, CHECKPOINT_PAGES + 10), Emptying::Here, "what came meanwhile");
+        assert_eq!(look(&mut log, behind + 10), Emptying::Here, "what came meanwhile");
         log.note_emptied();
         // A reader kept it from beginning anew: what was moved is not moved again.
-        assert_eq!(look(&mut log, CHECKPOINT_PAGES + 11), Emptying::Nothing);
-        assert_eq!(look(&mut log, 2 * CHECKPOINT_PAGES + 10), Emptying::Behind);
+        assert_eq!(look(&mut log, behind + 11), Emptying::Nothing);
+        assert_eq!(look(&mut log, 2 * behind + 10), Emptying::Behind);
         // Now it begins anew.
         assert_eq!(look(&mut log, 12), Emptying::Nothing);
-        assert_eq!(look(&mut log, CHECKPOINT_PAGES), Emptying::Behind);
+        assert_eq!(look(&mut log, behind), Emptying::Behind);
         log.is_told = log.full.try_send(()).is_ok();
-        assert_eq!(look(&mut log, LOG_PAGES_MAX), Emptying::Here, "nobody came");
+        assert_eq!(look(&mut log, here), Emptying::Here, "nobody came");
     }
 }

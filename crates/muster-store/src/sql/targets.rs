@@ -58,6 +58,8 @@ struct Condition<'a> {
     values: Vec<Value<'a>>,
     /// The table of machines, with what is joined to it.
     from: &'static str,
+    /// Whether the test under construction looks into a document.
+    in_document: bool,
 }
 
 /// Which machines are meant: `SELECT … FROM {from} WHERE {condition}`, with the values of its parameters.
@@ -71,7 +73,7 @@ impl<'a> Condition<'a> {
     /// Begins after the parameters in `values`.
     fn new(tx: &Tx, now: Timestamp, since: Since, values: Vec<Value<'a>>) -> Self {
         let words = if matches!(tx, Tx::Sqlite(_)) { Words::Sqlite } else { Words::Postgres };
-        Self { words, now, since, values, from: MACHINES }
+        Self { words, now, since, values, from: MACHINES, in_document: false }
     }
 
     /// Returns the condition on rows of `machines` that holds for those that `reach` and `target` pick.
@@ -98,7 +100,11 @@ impl<'a> Condition<'a> {
             Target::And(parts) => self.row(parts, " AND "),
             Target::Or(parts) => self.row(parts, " OR "),
             Target::Not(part) => format!("(NOT {})", self.target(part)),
-            Target::Test(test) => format!("({})", self.test(test)),
+            Target::Test(test) => {
+                self.in_document = false;
+                let sql = self.test(test);
+                if self.in_document { self.words.unguessed(&sql) } else { format!("({sql})") }
+            }
         }
     }
 
@@ -221,6 +227,7 @@ impl<'a> Condition<'a> {
         if let Some(column) = common(path) {
             return column.to_owned();
         }
+        self.in_document = true;
         let document = match path.document {
             Document::Environment => {
                 self.from = WITH_ENVIRONMENTS;

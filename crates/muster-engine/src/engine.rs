@@ -421,6 +421,11 @@ impl Engine {
         self.inner.trust_document(json)
     }
 
+    /// Refuses (conflict) a document to machines with `labels`, sorted, that would take the place of a newer one.
+    pub async fn trust_not_older(&self, document: &TrustDocument, labels: &[Label]) -> Result<(), OperatorError> {
+        self.inner.trust_not_older(document, labels).await
+    }
+
     /// Says what the machines that a target picks believe, grouped by what they say, most machines first.
     pub async fn trust_status(&self, target: &str) -> Result<Vec<TrustGroup>, OperatorError> {
         self.inner.trust_status(target).await

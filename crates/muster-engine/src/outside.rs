@@ -23,6 +23,8 @@ pub trait SystemCodec: Send + Sync + fmt::Debug {
     fn encode_cancel(&self, id: ActionId, signed: &[u8; 32], reason: &str) -> Payload;
     /// Encodes a document of trust as it was signed.
     fn encode_trust(&self, document: &[u8]) -> Payload;
+    /// Decodes what [`Self::encode_trust`] made.
+    fn decode_trust_document(&self, payload: &Payload) -> Result<Vec<u8>, String>;
     /// Decodes an `ActionResult` message to service `actions`.
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String>;
     /// Decodes an `AgentTrust` message to service `actions`.

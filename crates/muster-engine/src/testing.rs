@@ -97,6 +97,10 @@ impl SystemCodec for PlainCodec {
         Payload { type_url: "trust".into(), value: document.to_vec() }
     }
 
+    fn decode_trust_document(&self, payload: &Payload) -> Result<Vec<u8>, String> {
+        Ok(payload.value.to_vec())
+    }
+
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {
         let body = message.payload.as_ref().ok_or("no payload")?;
         let (action, status, results): (ActionId, CommandStatus, serde_json::Value) =

@@ -53,6 +53,11 @@ impl SystemCodec for WireCodec {
         system::pack(&actions::TrustDocument { document: document.to_vec().into() })
     }
 
+    fn decode_trust_document(&self, payload: &Payload) -> Result<Vec<u8>, String> {
+        let sent: actions::TrustDocument = system::unpack(Some(payload))?;
+        Ok(sent.document.to_vec())
+    }
+
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {
         let said: actions::ActionResult = system::unpack(message.payload.as_ref())?;
         let action = ActionId::new(said.action_id).map_err(|error| error.to_string())?;

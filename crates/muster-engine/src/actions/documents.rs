@@ -5,7 +5,7 @@
 
 use crate::engine::{Inner, OperatorError};
 use muster_core::target::Target;
-use muster_core::{Payload, Timestamp};
+use muster_core::{Label, Payload, Timestamp, system};
 use muster_store::investigators::TrustGroup;
 use muster_store::targets::{Reach, TargetQuery};
 use muster_trust::document;
@@ -21,6 +21,13 @@ pub struct TrustDocument {
     pub expires: Timestamp,
     /// What machines are sent.
     pub payload: Payload,
+}
+
+impl TrustDocument {
+    /// The group of broadcasts in which a newer document takes the place of an older one.
+    pub fn group(&self) -> String {
+        format!("trust.{}", self.kind)
+    }
 }
 
 impl Inner {
@@ -40,6 +47,28 @@ impl Inner {
         };
         let payload = self.outside.codec.encode_trust(json);
         Ok(TrustDocument { kind, version: look.version, expires: look.expires, payload })
+    }
+
+    /// Refuses a document that would take the place of a newer one on its way to the machines with `labels`: those that
+    /// have the newer one refuse it, and those that enrol later would never get the newer one.
+    pub(crate) async fn trust_not_older(&self, new: &TrustDocument, labels: &[Label]) -> Result<(), OperatorError> {
+        let active = self.store.broadcast_active(Some(system::ACTIONS), self.now()).await;
+        let active = active.map_err(|failure| self.operator_error("look for documents on their way", failure))?;
+        let alike = active.iter().filter(|sent| sent.group == new.group() && sent.required_labels == labels);
+        for sent in alike {
+            let version = sent.payload.as_ref().and_then(|payload| {
+                let json = self.outside.codec.decode_trust_document(payload).ok()?;
+                Some(document::look(&json).ok()?.version)
+            });
+            if let Some(version) = version.filter(|version| *version > new.version) {
+                return Err(OperatorError::Conflict(format!(
+                    "version {version} of the {} is on its way already (broadcast {}), and machines that have it refuse \
+                     version {}: sign it with a greater version than {version}",
+                    new.kind, sent.id, new.version
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Says what the machines that a target picks believe, grouped by what they say.

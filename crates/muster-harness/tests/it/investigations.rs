@@ -232,7 +232,7 @@ async fn keys_and_weights_that_administrators_signed_replace_a_machines_files() 
     let trust = ["--trust", &key(&alice), "--administrator", &key(&ann), "--administrator", &key(&ben)];
     server.muster(&[&config[..], &trust].concat()).unwrap();
     let _agent = Agent::start_in(&directory).unwrap();
-    enrolled(server, &[], CEILING).await.unwrap();
+    let machine = enrolled(server, &[], CEILING).await.unwrap();
     // The machine knows Alice alone; Bob comes with documents of version 1, the weights first.
     let weights = json!({"default": {"minimumweight": 1, "investigators": {
         "Bob": {"fingerprint": bob.fingerprint().unwrap(), "weight": 1}}}});
@@ -270,7 +270,10 @@ async fn keys_and_weights_that_administrators_signed_replace_a_machines_files() 
     ben.muster(server, &["trust", "sign", &old]).unwrap();
     server.muster(&["trust", "send", &old]).unwrap();
     refused("\"keyring_version\": 2").await;
-    server.muster(&["trust", "send", &keys_file]).unwrap();
+    // The server lets no older one take the place of a newer one, and the machine is of the same mind by itself.
+    let older = server.muster(&["trust", "send", &keys_file]).unwrap_err().to_string();
+    assert!(older.contains("version 2 of the keyring is on its way already"), "{older}");
+    server.muster(&["trust", "send", &keys_file, "--agent", &machine]).unwrap();
     refused("nothing older is taken back").await;
 }
 

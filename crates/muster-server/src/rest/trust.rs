@@ -10,7 +10,9 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRow, TrustTold};
-use muster_core::{Address, AgentId, Broadcast, BroadcastId, BroadcastLimit, Message, MessageId, limits, system};
+use muster_core::{
+    Address, AgentId, Broadcast, BroadcastId, BroadcastLimit, Label, Message, MessageId, limits, system,
+};
 use muster_engine::TrustDocument;
 use muster_store::investigators::TrustGroup;
 
@@ -44,7 +46,9 @@ pub(crate) async fn trust_document_send(
         journal(&rest, cause, "trust.send", agent.to_string(), &details).await?;
         sent.message = Some(id.to_string());
     } else {
-        let broadcast = broadcast(&rest, document, &request.labels)?;
+        let labels = required(&request.labels)?;
+        rest.engine.trust_not_older(&document, &labels).await?;
+        let broadcast = broadcast(&rest, document, labels);
         sent.broadcast = Some(rest.engine.broadcast_create(broadcast, &cause).await?.to_string());
     }
     Ok((StatusCode::CREATED, Json(sent)))
@@ -72,30 +76,34 @@ fn message(rest: &Rest, document: TrustDocument, agent: AgentId) -> Message {
     }
 }
 
-/// A broadcast reaches machines that enrol later, too; a newer one of its kind takes its place.
-fn broadcast(rest: &Rest, document: TrustDocument, labels: &[String]) -> Result<Broadcast, Failure> {
-    let mut required_labels = labels.iter().map(|text| label(text)).collect::<Result<Vec<_>, _>>()?;
-    required_labels.sort();
-    required_labels.dedup();
-    if required_labels.len() > limits::AGENT_LABELS_MAX {
+fn required(labels: &[String]) -> Result<Vec<Label>, Failure> {
+    let mut required = labels.iter().map(|text| label(text)).collect::<Result<Vec<_>, _>>()?;
+    required.sort();
+    required.dedup();
+    if required.len() > limits::AGENT_LABELS_MAX {
         return Err(Failure::invalid(format!("at most {} labels can be asked for", limits::AGENT_LABELS_MAX)));
     }
+    Ok(required)
+}
+
+/// A broadcast reaches machines that enrol later, too; a newer one of its kind takes its place.
+fn broadcast(rest: &Rest, document: TrustDocument, required_labels: Vec<Label>) -> Broadcast {
     let mut id = [0; BroadcastId::BYTES];
     rest.random.fill(&mut id);
-    Ok(Broadcast {
+    Broadcast {
         id: BroadcastId::from_bytes(id),
         source: Address::server(system::ACTIONS),
         destination_service: system::ACTIONS.to_owned(),
         message_type: system::TRUST_DOCUMENT.to_owned(),
         required_labels,
         expires: Some(document.expires),
+        group: document.group(),
         payload: Some(document.payload),
-        group: format!("trust.{}", document.kind),
         limit: BroadcastLimit::Unlimited,
         sent: 0,
         allocated: 0,
         created: rest.clock.now(),
-    })
+    }
 }
 
 fn show(group: TrustGroup) -> TrustRow {

@@ -75,7 +75,7 @@ pub struct Agent {
 pub struct Contact {
     /// Its number.
     pub id: ContactId,
-    /// When. Unique among the contacts of one machine.
+    /// When. No two contacts of one machine in a row share a moment.
     pub at: Timestamp,
     /// The nonce the server gave out.
     pub sent_nonce: u64,

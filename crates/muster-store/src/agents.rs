@@ -314,11 +314,12 @@ pub trait AgentStore: Send + Sync {
     /// Notes that no server holds a stream of `agent` any more, if `streaming_to` is still what it was told.
     async fn stream_end(&self, agent: AgentId, contact: ContactId) -> Result<(), StoreError>;
 
-    /// Returns contacts of a machine, newest first, older than `before`.
+    /// Returns contacts of a machine, newest first, those before the contact `before`; none when that is not kept any
+    /// more, because then none before it is.
     async fn contact_page(
         &self,
         id: AgentId,
-        before: Option<Timestamp>,
+        before: Option<ContactId>,
         limit: u32,
     ) -> Result<Vec<Contact>, StoreError>;
 

@@ -11,7 +11,7 @@ use http::StatusCode;
 use muster_api::agents::{AgentDetail, AgentQuery, AgentSummary, ContactRow, UsageQuery, UsageRow};
 use muster_api::server::PageQuery;
 use muster_api::{Page, Reason};
-use muster_core::{Agent, AgentId, AgentState, Label, ResourceUsage, Timestamp, text};
+use muster_core::{Agent, AgentId, AgentState, ContactId, Label, ResourceUsage, Timestamp, text};
 use muster_store::agents::AgentFilter;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -69,9 +69,9 @@ pub(crate) async fn contact_list(
 ) -> Result<Json<Page<ContactRow>>, Failure> {
     let id = known(&rest, &id).await?.id;
     let paging = Paging::new("contacts", query.cursor.as_deref(), query.limit)?;
-    let before = paging.after::<i64>()?.map(Timestamp::from_nanos);
+    let before = paging.after::<i64>()?.map(ContactId);
     let rows = rest.engine.store().contact_page(id, before, paging.rows()).await.doing("list contacts")?;
-    let page = paging.cut(rows, |contact| contact.at.as_nanos().to_string());
+    let page = paging.cut(rows, |contact| contact.id.0.to_string());
     Ok(Json(Paging::map(page, |contact| ContactRow {
         at: contact.at.to_string(),
         address: contact.address,

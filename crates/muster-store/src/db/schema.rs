@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -31,6 +31,11 @@ const STEPS: [Step; 7] = [
     Step { both: include_str!("../migrations/0005.sql"), sqlite: "", postgres: "" },
     Step { both: include_str!("../migrations/0006.sql"), sqlite: "", postgres: "" },
     Step { both: include_str!("../migrations/0007.sql"), sqlite: "", postgres: "" },
+    Step {
+        both: include_str!("../migrations/0008.sql"),
+        sqlite: "",
+        postgres: include_str!("../migrations/0008.postgres.sql"),
+    },
 ];
 
 /// The version this program speaks.

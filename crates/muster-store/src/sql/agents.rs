@@ -31,12 +31,16 @@ const STATES: &str = "SELECT agent_id, state FROM machines WHERE agent_id = ANY(
 const LOCK_STATE: &str = "SELECT state FROM machines WHERE agent_id = $1 FOR UPDATE";
 const SET_STATE: &str = "UPDATE machines SET state = $2 WHERE agent_id = $1";
 const FORGET: &str = "UPDATE machines SET last_address = '', last_clock = NULL, last_nonce = NULL, streaming_to = '', \
-     stream_contact = NULL, host_name = '', facts_at = NULL, clone_suspected = NULL WHERE agent_id = $1";
+     contact_id = NULL, stream_contact = NULL, host_name = '', facts_at = NULL, clone_suspected = NULL WHERE agent_id = $1";
 const DELETED_WITH_AGENT: [&str; 6] = [
     "DELETE FROM agent_labels WHERE agent_id = $1",
     "DELETE FROM agent_facts WHERE agent_id = $1",
     "DELETE FROM messages WHERE destination_agent = $1 AND state = 0",
-    "DELETE FROM contacts WHERE agent_id = $1",
+    // Along the chain, from the last.
+    "DELETE FROM contacts WHERE contact_id IN (WITH RECURSIVE chain AS (SELECT contact_id, previous FROM contacts \
+     WHERE agent_id = $1 AND contact_id = (SELECT contact_id FROM machines WHERE agent_id = $1) UNION ALL \
+     SELECT c.contact_id, c.previous FROM chain JOIN contacts c ON c.contact_id = chain.previous \
+     WHERE c.agent_id = $1) SELECT contact_id FROM chain)",
     "DELETE FROM usage_records WHERE agent_id = $1",
     "DELETE FROM broadcast_sent WHERE agent_id = $1",
 ];
@@ -375,7 +379,7 @@ impl AgentStore for SqlStore {
     async fn contact_page(
         &self,
         id: AgentId,
-        before: Option<Timestamp>,
+        before: Option<ContactId>,
         limit: u32,
     ) -> Result<Vec<Contact>, StoreError> {
         self.read((id, before, limit), |tx, args| Box::pin(contacts::contact_page(tx, args))).await

@@ -1,4 +1,7 @@
 //! Contacts: a machine was here, brought messages and took some.
+//!
+//! The contacts of a machine are a chain: its row names the last, each names the one before it. Stays true: numbers grow
+//! along it, because each is given while the machine's row is locked; what retention took away ends it.
 
 use super::commands::{WAITING, hand_out};
 use super::effects::{Sender, put_dead_letters, take_in};
@@ -6,38 +9,62 @@ use super::mailbox::claim_due;
 use crate::StoreError;
 use crate::agents::{CloneSeen, ContactPut, ContactTaken, Effect, RecordPut, Recorded};
 use crate::db::Tx;
-use crate::db::value::params;
+use crate::db::value::{Value, params};
 use muster_core::nonce::{self, Link, Visit};
 use muster_core::{AgentId, AgentState, BroadcastId, Contact, ContactId, Label, Timestamp, limits};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-/// How many contacts of one machine may share a moment.
-const SAME_MOMENT_MAX: u32 = 1_000;
+/// A contact that is earlier than the machine's last by less than this is of the same moment, and is put after it.
+const SAME_MOMENT: Duration = Duration::from_micros(1);
 
-const AGENT_COLUMNS: &str = "public_key, state, last_nonce, nonce_splits, nonce_skips, clone_suspected";
+/// What a contact must know of its machine, and what of other tables it need not look at: most machines have no labels,
+/// had no broadcasts and have nothing waiting, and a statement costs more than a look inside another.
+static SELECT_MACHINE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT public_key, state, last_nonce, nonce_splits, nonce_skips, clone_suspected, contact_id, last_contact, \
+         EXISTS (SELECT 1 FROM agent_labels WHERE agent_labels.agent_id = machines.agent_id), \
+         EXISTS (SELECT 1 FROM broadcast_sent WHERE broadcast_sent.agent_id = machines.agent_id), \
+         EXISTS (SELECT 1 FROM messages WHERE destination_agent = machines.agent_id AND messages.state = 0 \
+         AND due < $2), {WAITING} FROM machines WHERE agent_id = $1 FOR NO KEY UPDATE"
+    )
+});
 const SELECT_STATE: &str = "SELECT state FROM machines WHERE agent_id = $1 FOR NO KEY UPDATE";
 const SELECT_LABELS: &str = "SELECT service, label FROM agent_labels WHERE agent_id = $1 ORDER BY service, label";
 const SELECT_HAD: &str = "SELECT broadcast_id FROM broadcast_sent WHERE agent_id = $1 ORDER BY broadcast_id";
-const INSERT_CONTACT: &str = "INSERT INTO contacts (agent_id, at, sent_nonce, received_nonce, address) \
-     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (agent_id, at) DO NOTHING RETURNING contact_id";
-const SELECT_LATEST: &str = "SELECT contact_id, sent_nonce, received_nonce FROM contacts WHERE agent_id = $1 \
-     ORDER BY at DESC LIMIT $2";
+const INSERT_CONTACT: &str = "INSERT INTO contacts (agent_id, previous, at, sent_nonce, received_nonce, address) \
+     VALUES ($1, $2, $3, $4, $5, $6) RETURNING contact_id";
+/// The latest contacts, and those before one.
+static LATEST: LazyLock<String> = LazyLock::new(|| chain("SELECT contact_id FROM machines WHERE agent_id = $1"));
+static BEFORE: LazyLock<String> =
+    LazyLock::new(|| chain("SELECT previous FROM contacts WHERE contact_id = $3 AND agent_id = $1"));
 const UPDATE_AGENT: &str = "UPDATE machines SET last_contact = $2, last_address = $3, last_clock = $4, \
      last_nonce = $5, streaming_to = $6, stream_contact = $7, nonce_splits = $8, nonce_skips = $9, \
-     clone_suspected = $10 WHERE agent_id = $1";
+     clone_suspected = $10, contact_id = $11 WHERE agent_id = $1";
 const DUE_AGAIN: &str = "UPDATE messages SET due = $2 WHERE destination_agent = $1 AND state = 0 AND due > $2 \
      AND attempts > 0 AND contact_id > $3";
 const END_STREAM: &str = "UPDATE machines SET streaming_to = '', stream_contact = NULL \
      WHERE agent_id = $1 AND stream_contact = $2";
-const SELECT_CONTACTS: &str = "SELECT contact_id, at, sent_nonce, received_nonce, address FROM contacts \
-     WHERE agent_id = $1 AND at < $2 ORDER BY at DESC LIMIT $3";
 
-/// What the row of an agent says of its chain of contacts.
+/// Makes the statement that walks up to $2 contacts of machine $1 from the one that `first` selects.
+fn chain(first: &str) -> String {
+    const COLUMNS: &str = "c.contact_id, c.previous, c.at, c.sent_nonce, c.received_nonce, c.address";
+    format!(
+        "WITH RECURSIVE chain AS (SELECT {COLUMNS}, CAST(1 AS BIGINT) AS place FROM contacts c WHERE c.agent_id = $1 \
+         AND c.contact_id = ({first}) UNION ALL SELECT {COLUMNS}, chain.place + 1 FROM chain \
+         JOIN contacts c ON c.contact_id = chain.previous WHERE c.agent_id = $1 AND chain.place < $2) \
+         SELECT contact_id, at, sent_nonce, received_nonce, address FROM chain ORDER BY contact_id DESC"
+    )
+}
+
+/// What the row of a machine says of its contacts so far.
 struct Chain {
     last_nonce: Option<u64>,
     splits: i64,
     skips: i64,
     clone_suspected: Option<Timestamp>,
+    last: Option<ContactId>,
+    last_at: Timestamp,
 }
 
 impl Chain {
@@ -52,6 +79,12 @@ impl Chain {
             self.clone_suspected = Some(at);
         }
     }
+
+    /// The moment that a contact is recorded with: no two in a row share one.
+    fn moment(&self, at: Timestamp) -> Timestamp {
+        let is_shared = self.last.is_some() && at <= self.last_at && self.last_at.since(at) < SAME_MOMENT;
+        if is_shared { self.last_at.plus(Duration::from_nanos(1)) } else { at }
+    }
 }
 
 /// How a contact continues those before it.
@@ -64,8 +97,7 @@ struct Past {
 
 /// Records a contact with all it brings and takes.
 pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<ContactTaken, StoreError> {
-    let select = format!("SELECT {AGENT_COLUMNS}, {WAITING} FROM machines WHERE agent_id = $1 FOR NO KEY UPDATE");
-    let Some(row) = tx.query_opt(select, params![&put.agent]).await? else {
+    let Some(row) = tx.query_opt(SELECT_MACHINE.as_str(), params![&put.agent, put.at]).await? else {
         return Ok(ContactTaken::Unknown);
     };
     let mut fields = row.fields("machines");
@@ -76,22 +108,22 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
     if state == AgentState::Deleted {
         return Ok(ContactTaken::Deleted);
     }
-    let last_nonce: Option<i64> = fields.take()?;
     let mut chain = Chain {
-        last_nonce: last_nonce.map(i64::cast_unsigned),
+        last_nonce: fields.take::<Option<i64>>()?.map(i64::cast_unsigned),
         splits: fields.take()?,
         skips: fields.take()?,
         clone_suspected: fields.take()?,
+        last: fields.take()?,
+        last_at: fields.take()?,
     };
-    let commands_wait: bool = fields.take()?;
+    let (has_labels, had_broadcasts): (bool, bool) = (fields.take()?, fields.take()?);
+    let (is_due, commands_wait): (bool, bool) = (fields.take()?, fields.take()?);
     let past = judge(tx, put, &chain).await?;
-    let (contact, at) = insert_contact(tx, put).await?;
-    chain.note(&past, at);
-    note_contact(tx, put, contact, at, &chain).await?;
+    let contact = record(tx, put, &mut chain, &past).await?;
     let mut recorded = Recorded {
         contact,
         state,
-        labels: labels(tx, put.agent).await?,
+        labels: if has_labels { labels(tx, put.agent).await? } else { Vec::new() },
         link: past.link,
         clone: past.clone,
         taken: Vec::new(),
@@ -117,9 +149,13 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
         if commands_wait {
             hand_out(tx, put.agent, claim, Some(contact), put.at).await?;
         }
-        recorded.claimed = claim_due(tx, put.agent, claim, Some(contact), put.at).await?;
+        if is_due || commands_wait || past.heard.is_some() {
+            recorded.claimed = claim_due(tx, put.agent, claim, Some(contact), put.at).await?;
+        }
     }
-    recorded.broadcasts_had = broadcasts_had(tx, put.agent).await?;
+    if had_broadcasts {
+        recorded.broadcasts_had = broadcasts_had(tx, put.agent).await?;
+    }
     Ok(ContactTaken::Recorded(Box::new(recorded)))
 }
 
@@ -130,17 +166,10 @@ async fn judge(tx: &mut Tx, put: &ContactPut, chain: &Chain) -> Result<Past, Sto
     if link != Link::Skip {
         return Ok(Past { link, heard: None, clone: None });
     }
-    let mut latest = Vec::new();
-    for row in tx.query(SELECT_LATEST, params![&put.agent, limits::CHAIN_CONTACTS]).await? {
-        let mut fields = row.fields("contacts");
-        let id: ContactId = fields.take()?;
-        let (sent, received) = (fields.take::<i64>()?.cast_unsigned(), fields.take::<i64>()?.cast_unsigned());
-        latest.push((id, Visit { sent, received }));
-    }
-    // By their numbers, because the servers that recorded them may not agree on the time.
-    latest.sort_unstable_by_key(|(id, _)| *id);
-    let heard = latest.iter().find(|(_, visit)| visit.sent == received).map(|(id, _)| *id);
-    let visits: Vec<Visit> = latest.into_iter().map(|(_, visit)| visit).collect();
+    let latest = walk(tx, LATEST.as_str(), params![&put.agent, limits::CHAIN_CONTACTS]).await?;
+    let heard = latest.iter().rev().find(|contact| contact.sent_nonce == received).map(|contact| contact.id);
+    let visit = |contact: &Contact| Visit { sent: contact.sent_nonce, received: contact.received_nonce };
+    let visits: Vec<Visit> = latest.iter().rev().map(visit).collect();
     let referred_before = heard.is_none() || visits.iter().any(|visit| visit.received == received);
     let is_news = |last: Timestamp| put.at.since(last) >= limits::CLONE_NEWS;
     let clone = nonce::two_branches(received, &visits)
@@ -157,39 +186,28 @@ async fn due_again(tx: &mut Tx, put: &ContactPut, heard: ContactId) -> Result<()
     tx.execute(DUE_AGAIN, params![&put.agent, due, heard]).await.map(drop)
 }
 
-async fn insert_contact(tx: &mut Tx, put: &ContactPut) -> Result<(ContactId, Timestamp), StoreError> {
+/// Adds a contact to the end of the chain, and its marks to the row of the machine.
+async fn record(tx: &mut Tx, put: &ContactPut, chain: &mut Chain, past: &Past) -> Result<ContactId, StoreError> {
+    let at = chain.moment(put.at);
     let (sent, received) = (put.sent_nonce.cast_signed(), put.received_nonce.cast_signed());
-    let mut at = put.at;
-    for _ in 0..SAME_MOMENT_MAX {
-        let row = params![&put.agent, at, sent, received, &put.address];
-        if let Some(row) = tx.query_opt(INSERT_CONTACT, row).await? {
-            return Ok((row.only("contacts")?, at));
-        }
-        at = at.plus(Duration::from_nanos(1));
-    }
-    Err(StoreError::Refused(format!("agent {} has {SAME_MOMENT_MAX} contacts at one moment", put.agent)))
-}
-
-async fn note_contact(
-    tx: &mut Tx,
-    put: &ContactPut,
-    contact: ContactId,
-    at: Timestamp,
-    chain: &Chain,
-) -> Result<(), StoreError> {
-    let row = params![
+    let contact = params![&put.agent, chain.last, at, sent, received, &put.address];
+    let contact: ContactId = tx.query_one(INSERT_CONTACT, contact).await?.only("contacts")?;
+    chain.note(past, at);
+    let marks = params![
         &put.agent,
         at,
         &put.address,
         put.clock,
-        put.sent_nonce.cast_signed(),
+        sent,
         &put.streaming_to,
         (!put.streaming_to.is_empty()).then_some(contact),
         chain.splits,
         chain.skips,
         chain.clone_suspected,
+        contact,
     ];
-    tx.execute(UPDATE_AGENT, row).await.map(drop)
+    tx.execute(UPDATE_AGENT, marks).await?;
+    Ok(contact)
 }
 
 /// Records what a further record of a stream brings.
@@ -245,11 +263,17 @@ pub(super) async fn stream_end(tx: &mut Tx, (agent, contact): &(AgentId, Contact
 /// Returns contacts, newest first.
 pub(super) async fn contact_page(
     tx: &mut Tx,
-    (agent, before, limit): &(AgentId, Option<Timestamp>, u32),
+    (agent, before, limit): &(AgentId, Option<ContactId>, u32),
 ) -> Result<Vec<Contact>, StoreError> {
-    let before = before.map_or(i64::MAX, Timestamp::as_nanos);
+    match before {
+        None => walk(tx, LATEST.as_str(), params![agent, *limit]).await,
+        Some(before) => walk(tx, BEFORE.as_str(), params![agent, *limit, *before]).await,
+    }
+}
+
+async fn walk(tx: &mut Tx, statement: &'static str, params: &[Value<'_>]) -> Result<Vec<Contact>, StoreError> {
     let mut contacts = Vec::new();
-    for row in tx.query(SELECT_CONTACTS, params![agent, before, *limit]).await? {
+    for row in tx.query(statement, params).await? {
         let mut fields = row.fields("contacts");
         contacts.push(Contact {
             id: fields.take()?,

@@ -67,7 +67,7 @@ for_each_backend! {
         let contacts = stage.store.contact_page(one, None, 9).await.unwrap();
         let moments: Vec<_> = contacts.iter().map(|contact| contact.at.as_nanos() - at(1).as_nanos()).collect();
         assert_eq!(moments, [2, 1, 0]);
-        let older = stage.store.contact_page(one, Some(contacts[1].at), 9).await.unwrap();
+        let older = stage.store.contact_page(one, Some(contacts[1].id), 9).await.unwrap();
         assert_eq!(older, contacts[2..]);
         assert_eq!(stage.store.contact_page(one, None, 1).await.unwrap(), contacts[..1]);
     }

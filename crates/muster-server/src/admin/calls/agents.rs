@@ -4,7 +4,7 @@ use super::{AdminCalls, Streamed, agent_ids, moment};
 use crate::admin::status;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
-use muster_core::{Agent, AgentId, AgentState, Cause, Contact, Timestamp, limits};
+use muster_core::{Agent, AgentId, AgentState, Cause, Contact, ContactId, Timestamp, limits};
 use muster_engine::Engine;
 use muster_proto::convert;
 use muster_proto::wire::EmptyMessage;
@@ -124,13 +124,13 @@ fn agent_pages(engine: Engine, filter: AgentFilter) -> impl Stream<Item = Result
 
 /// All contacts of a machine, newest first, one page in memory at a time.
 fn contact_pages(engine: Engine, id: AgentId) -> impl Stream<Item = Result<Contact, Status>> + Send + 'static {
-    let pages = stream::try_unfold(Some(None), move |before: Option<Option<Timestamp>>| {
+    let pages = stream::try_unfold(Some(None), move |before: Option<Option<ContactId>>| {
         let engine = engine.clone();
         async move {
             let Some(before) = before else { return Ok::<_, Status>(None) };
             let page = engine.store().contact_page(id, before, limits::PAGE_ROWS_MAX).await;
             let page = page.map_err(|error| status::of_store("list contacts", &error))?;
-            let next = page.last().map(|last| Some(last.at));
+            let next = page.last().map(|last| Some(last.id));
             Ok(Some((stream::iter(page).map(Ok), next)))
         }
     });

@@ -208,16 +208,22 @@ impl Inner {
         let now = self.now();
         let retention = Retention {
             contacts_before: now.minus(self.config.contact_retention),
-            messages_before: now.minus(self.config.message_retention),
             contents_before: now.minus(CONTENT_LIFE),
             broadcasts_before: now.minus(self.config.message_retention),
         };
-        let mut total = 0;
+        let messages_before = now.minus(self.config.message_retention);
+        let (mut total, mut messages_after) = (0, Some(0));
         loop {
-            let deleted = self.store.retention_sweep(retention, limits::BATCH_ROWS).await?;
-            let deleted = deleted + self.actions_retention().await?;
+            let mut deleted = self.store.retention_sweep(retention, limits::BATCH_ROWS).await?;
+            deleted += self.actions_retention().await?;
+            if let Some(after) = messages_after {
+                let swept = self.store.messages_sweep(messages_before, after, limits::BATCH_ROWS).await?;
+                deleted += swept.deleted;
+                messages_after = swept.next;
+            }
             total += deleted;
-            if deleted == 0 || !self.lease_keep("retention").await? {
+            let is_done = deleted == 0 && messages_after.is_none();
+            if is_done || !self.lease_keep("retention").await? {
                 break;
             }
             sleep(Duration::from_millis(10)).await;

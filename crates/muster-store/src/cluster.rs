@@ -85,12 +85,19 @@ pub struct JournalRow {
 pub struct Retention {
     /// Contacts and usage records created before this moment go.
     pub contacts_before: Timestamp,
-    /// Messages that are done, failed or parked and were created before this moment go.
-    pub messages_before: Timestamp,
     /// File contents that no name leads to and that were begun before this moment go.
     pub contents_before: Timestamp,
     /// Broadcasts that ended before this moment go.
     pub broadcasts_before: Timestamp,
+}
+
+/// What a step of the walk through old messages did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessagesSwept {
+    /// How many were deleted.
+    pub deleted: u64,
+    /// After which number the walk goes on; `None` when it came to messages that are not old.
+    pub next: Option<i64>,
 }
 
 /// What a look at the database itself found.
@@ -183,7 +190,11 @@ pub trait ClusterStore: Send + Sync {
     /// Returns lines of the journal, newest first, below `before`.
     async fn journal_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<JournalRow>, StoreError>;
 
-    /// Deletes up to `limit` old rows of each kind. Returns how many; 0 when nothing is left to delete.
+    /// Looks at up to `limit` messages with numbers greater than `after`, in their order, and deletes those that are
+    /// done, failed or parked and were created before `before`. Pending ones stay, however old.
+    async fn messages_sweep(&self, before: Timestamp, after: i64, limit: u32) -> Result<MessagesSwept, StoreError>;
+
+    /// Deletes up to `limit` old rows of each kind but messages. Returns how many; 0 when nothing is left to delete.
     async fn retention_sweep(&self, retention: Retention, limit: u32) -> Result<u64, StoreError>;
 
     /// Writes a consistent copy of everything into a new SQLite file at `path`, whichever database this is.

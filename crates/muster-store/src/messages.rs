@@ -34,6 +34,8 @@ pub struct MessageRow {
     pub last_error: Option<String>,
     /// The contact it last travelled with.
     pub contact: Option<ContactId>,
+    /// Its number: of two messages, the one that came later to the database has the greater one.
+    pub number: i64,
 }
 
 /// What a put says of one message.
@@ -88,11 +90,11 @@ pub trait MessageStore: Send + Sync {
     /// Returns those of `ids` that are known, in the order of their ids, failures included.
     async fn message_get(&self, ids: &[MessageId], want_data: bool) -> Result<Vec<MessageRow>, StoreError>;
 
-    /// Returns a page of messages, newest first: created before `before`, or then with a smaller id.
+    /// Returns a page of messages, the latest to come first: those with a number below `before`.
     async fn message_page(
         &self,
         filter: MessageFilter,
-        before: Option<(Timestamp, MessageId)>,
+        before: Option<i64>,
         limit: u32,
     ) -> Result<Vec<MessageRow>, StoreError>;
 

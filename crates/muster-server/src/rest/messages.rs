@@ -4,7 +4,7 @@ use super::Rest;
 use super::agents::agent_id;
 use super::input::{Args, Json as Body, JsonOr, Names};
 use super::layers::Caller;
-use super::pages::{Paging, moment_key};
+use super::pages::Paging;
 use super::problem::{Doing, Failure};
 use super::tokens::ends;
 use axum::Json;
@@ -43,8 +43,8 @@ pub(crate) async fn message_list(
         muster_core::text::name("service", service).map_err(|error| Failure::invalid(error.to_string()))?;
     }
     let paging = Paging::new("messages", query.cursor.as_deref(), query.limit)?;
-    let rows = rest.engine.store().message_page(filter, paging.after_moment()?, paging.rows()).await;
-    let page = paging.cut(rows.doing("list messages")?, |row| moment_key(row.message.created, row.message.id));
+    let rows = rest.engine.store().message_page(filter, paging.after()?, paging.rows()).await;
+    let page = paging.cut(rows.doing("list messages")?, |row| row.number.to_string());
     Ok(Json(Paging::map(page, show)))
 }
 
@@ -81,10 +81,10 @@ pub(crate) async fn message_answers(
     State(rest): State<Rest>,
     Names(id): Names<String>,
 ) -> Result<Json<Vec<MessageRow>>, Failure> {
-    let asked = find(&rest, message_id(&id)?).await?.message;
+    let asked = find(&rest, message_id(&id)?).await?;
     let ids = answers(&rest, &asked).await?;
     let mut rows = rest.engine.store().message_get(&ids, true).await.doing("look up answers")?;
-    rows.sort_by_key(|row| (row.message.created, row.message.id));
+    rows.sort_by_key(|row| row.number);
     Ok(Json(rows.into_iter().map(show).collect()))
 }
 
@@ -138,24 +138,22 @@ pub(crate) async fn one_row(rest: &Rest, id: MessageId) -> Result<MessageRow, Fa
 }
 
 /// Finds the messages that answer `asked`, among those of its agent that came after it.
-async fn answers(rest: &Rest, asked: &Message) -> Result<Vec<MessageId>, Failure> {
-    let Some(agent) = asked.destination.agent else { return Ok(Vec::new()) };
-    let wanted = asked.id.to_string();
+async fn answers(rest: &Rest, asked: &messages::MessageRow) -> Result<Vec<MessageId>, Failure> {
+    let Some(agent) = asked.message.destination.agent else { return Ok(Vec::new()) };
+    let wanted = asked.message.id.to_string();
     let filter = MessageFilter { agent: Some(agent), ..MessageFilter::default() };
     let (mut found, mut before) = (Vec::new(), None);
     for _ in 0..ANSWER_PAGES_MAX {
         let page = rest.engine.store().message_page(filter.clone(), before, limits::PAGE_ROWS_DEFAULT).await;
         let page = page.doing("look for answers")?;
-        let young = page.iter().filter(|row| row.message.created >= asked.created);
+        let later = page.iter().filter(|row| row.number > asked.number);
         let is_answer = |row: &&messages::MessageRow| {
             let of_agent = row.message.source.agent == Some(agent);
             of_agent && row.message.annotations.iter().any(|(key, value)| key == IN_REPLY_TO && *value == wanted)
         };
-        found.extend(young.filter(is_answer).map(|row| row.message.id));
+        found.extend(later.filter(is_answer).map(|row| row.message.id));
         match page.last() {
-            Some(last) if last.message.created >= asked.created => {
-                before = Some((last.message.created, last.message.id));
-            }
+            Some(last) if last.number > asked.number => before = Some(last.number),
             _ => break,
         }
     }

@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -36,6 +36,7 @@ const STEPS: [Step; 8] = [
         sqlite: "",
         postgres: include_str!("../migrations/0008.postgres.sql"),
     },
+    Step { both: include_str!("../migrations/0009.sql"), sqlite: "", postgres: "" },
 ];
 
 /// The version this program speaks.

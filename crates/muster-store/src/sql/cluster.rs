@@ -1,7 +1,9 @@
 //! What servers share.
 
 use super::{copy, journal, look, retention, tokens};
-use crate::cluster::{ClusterStore, DatabaseLook, EnrolTokenRow, JournalRow, Lease, Retention, ServerRow, TokenRow};
+use crate::cluster::{
+    ClusterStore, DatabaseLook, EnrolTokenRow, JournalRow, Lease, MessagesSwept, Retention, ServerRow, TokenRow,
+};
 use crate::db::Tx;
 use crate::db::value::params;
 use crate::{SqlStore, StoreError};
@@ -203,6 +205,10 @@ impl ClusterStore for SqlStore {
 
     async fn journal_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<JournalRow>, StoreError> {
         self.read((before, limit), |tx, args| Box::pin(journal_page(tx, args))).await
+    }
+
+    async fn messages_sweep(&self, before: Timestamp, after: i64, limit: u32) -> Result<MessagesSwept, StoreError> {
+        self.write((before, after, limit), |tx, args| Box::pin(retention::messages(tx, args))).await
     }
 
     async fn retention_sweep(&self, retention: Retention, limit: u32) -> Result<u64, StoreError> {

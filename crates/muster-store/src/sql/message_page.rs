@@ -9,7 +9,6 @@ use crate::StoreError;
 use crate::db::Tx;
 use crate::db::value::Value;
 use crate::messages::{MessageFilter, MessageRow, MessageState};
-use muster_core::{MessageId, Timestamp};
 
 /// One part of an agent's messages that an index of its own leads to.
 struct Part {
@@ -19,7 +18,7 @@ struct Part {
     order: &'static str,
 }
 
-const NEWEST_FIRST: &str = "created DESC, message_id DESC";
+const NEWEST_FIRST: &str = "number DESC";
 
 /// The messages from and to an agent that are on their way no more.
 const ENDED: [Part; 2] = [
@@ -33,21 +32,18 @@ const ENDED: [Part; 2] = [
 /// Those that are on their way. The plus keeps both databases from walking all messages in the order that is wanted,
 /// for the sake of the few that are.
 const PENDING: [Part; 3] = [
-    Part { rows: "destination_agent = $1 AND state = 0", order: "+created DESC, message_id DESC" },
-    Part {
-        rows: "source_agent = $1 AND state = 0 AND destination_agent <> $1",
-        order: "+created DESC, message_id DESC",
-    },
+    Part { rows: "destination_agent = $1 AND state = 0", order: "+number DESC" },
+    Part { rows: "source_agent = $1 AND state = 0 AND destination_agent <> $1", order: "+number DESC" },
     Part {
         rows: "source_agent = $1 AND state = 0 AND destination_agent IS NULL AND destination_service >= ''",
-        order: "+created DESC, message_id DESC",
+        order: "+number DESC",
     },
 ];
 
 /// What a page is asked with.
 pub(super) struct PageArgs {
     pub(super) filter: MessageFilter,
-    pub(super) before: Option<(Timestamp, MessageId)>,
+    pub(super) before: Option<i64>,
     pub(super) limit: u32,
 }
 
@@ -69,10 +65,9 @@ fn statement(args: &PageArgs) -> (String, Vec<Value<'_>>) {
         values.push((state as i32).into());
         wheres.push(format!("state = ${}", values.len()));
     }
-    if let Some((created, id)) = &args.before {
-        values.push((*created).into());
-        values.push(id.into());
-        wheres.push(format!("(created, message_id) < (${}, ${})", values.len() - 1, values.len()));
+    if let Some(number) = args.before {
+        values.push(number.into());
+        wheres.push(format!("number < ${}", values.len()));
     }
     values.push(args.limit.into());
     let select = |rows: &str, order: &str| {

@@ -20,7 +20,7 @@ pub(super) const COLUMNS_WITHOUT_DATA: &str = "message_id, source_agent, source_
      validation, priority, background, annotations, from_blocked, expires, processed, failure";
 
 /// What an operator sees besides, in the order that [`read_row`] reads.
-pub(super) const COLUMNS_OF_ROW: &str = ", state, attempts, due, last_error, contact_id";
+pub(super) const COLUMNS_OF_ROW: &str = ", state, attempts, due, last_error, contact_id, number";
 
 pub(super) static INSERT: Insert = Insert {
     table: TABLE,
@@ -183,6 +183,7 @@ pub(super) fn read_row(row: Row) -> Result<MessageRow, StoreError> {
         due: fields.take()?,
         last_error: fields.take()?,
         contact: fields.take()?,
+        number: fields.take()?,
     })
 }
 

@@ -282,7 +282,7 @@ impl MessageStore for SqlStore {
     async fn message_page(
         &self,
         filter: MessageFilter,
-        before: Option<(Timestamp, MessageId)>,
+        before: Option<i64>,
         limit: u32,
     ) -> Result<Vec<MessageRow>, StoreError> {
         self.read(PageArgs { filter, before, limit }, |tx, args| Box::pin(page(tx, args))).await

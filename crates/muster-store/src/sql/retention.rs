@@ -1,9 +1,10 @@
 //! The end of old rows, a bounded number at a time.
 
 use crate::StoreError;
-use crate::cluster::Retention;
+use crate::cluster::{MessagesSwept, Retention};
 use crate::db::Tx;
 use crate::db::value::params;
+use crate::messages::MessageState;
 use muster_core::Timestamp;
 
 /// Pieces of files (256 KiB each) deleted in one transaction.
@@ -12,7 +13,7 @@ const PIECES_MAX: u32 = 64;
 /// A statement that deletes the oldest rows of a table, those before $1 and at most $2, and which moment $1 is.
 type ByTime = (&'static str, fn(&Retention) -> Timestamp);
 
-const BY_TIME: [ByTime; 3] = [
+const BY_TIME: [ByTime; 2] = [
     (
         // In the order in which they came: an index on the time alone would cost every contact a page.
         "DELETE FROM contacts WHERE at < $1 AND contact_id IN \
@@ -24,12 +25,9 @@ const BY_TIME: [ByTime; 3] = [
          (SELECT number FROM usage_records WHERE received < $1 ORDER BY received LIMIT $2)",
         |retention| retention.contacts_before,
     ),
-    (
-        "DELETE FROM messages WHERE number IN \
-         (SELECT number FROM messages WHERE created < $1 AND state <> 0 ORDER BY created LIMIT $2)",
-        |retention| retention.messages_before,
-    ),
 ];
+const MESSAGES: &str = "SELECT number, state, created FROM messages WHERE number > $1 ORDER BY number LIMIT $2";
+const DELETE_MESSAGES: &str = "DELETE FROM messages WHERE number = ANY($1) AND state <> 0";
 const UNNAMED: &str =
     "SELECT content FROM contents WHERE named = 0 AND begun < $1 ORDER BY begun LIMIT $2 FOR UPDATE SKIP LOCKED";
 const DELETE_PIECES: &str = "DELETE FROM file_chunks WHERE (content, piece) IN (SELECT content, piece \
@@ -53,6 +51,28 @@ pub(super) async fn sweep(tx: &mut Tx, (retention, limit): &(Retention, u32)) ->
     deleted += contents(tx, retention.contents_before, *limit).await?;
     deleted += broadcasts(tx, retention.broadcasts_before, *limit).await?;
     Ok(deleted)
+}
+
+/// Walks `limit` messages in the order in which they came, and deletes the old ones that are not pending.
+pub(super) async fn messages(
+    tx: &mut Tx,
+    (before, after, limit): &(Timestamp, i64, u32),
+) -> Result<MessagesSwept, StoreError> {
+    let (mut old, mut next, mut seen) = (Vec::new(), None, 0);
+    for row in tx.query(MESSAGES, params![*after, *limit]).await? {
+        let mut fields = row.fields("messages");
+        let (number, state): (i64, MessageState) = (fields.take()?, fields.take()?);
+        let is_old = fields.take::<Timestamp>()? < *before;
+        if is_old && state != MessageState::Pending {
+            old.push(number);
+        }
+        next = is_old.then_some(number);
+        seen += 1;
+    }
+    // Past the last that is old enough, or past the last of all, there is nothing more.
+    let next = next.filter(|_| seen == *limit);
+    let deleted = if old.is_empty() { 0 } else { tx.execute(DELETE_MESSAGES, params![old]).await? };
+    Ok(MessagesSwept { deleted, next })
 }
 
 async fn contents(tx: &mut Tx, before: Timestamp, limit: u32) -> Result<u64, StoreError> {

@@ -26,12 +26,7 @@ impl Stage {
     }
 
     async fn sweep_contents(&self, ms: i64) -> u64 {
-        let retention = Retention {
-            contacts_before: at(-1),
-            messages_before: at(-1),
-            contents_before: at(ms),
-            broadcasts_before: at(-1),
-        };
+        let retention = Retention { contacts_before: at(-1), contents_before: at(ms), broadcasts_before: at(-1) };
         self.store.retention_sweep(retention, 1000).await.unwrap()
     }
 }

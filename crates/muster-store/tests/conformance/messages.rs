@@ -323,11 +323,11 @@ for_each_backend! {
         let agent = stage.agent(1).await;
         let mut wanted = Vec::new();
         for n in 0..50_u8 {
-            let message = Message { created: at(i64::from(n / 10)), ..to_agent(n, agent, "s") };
-            wanted.push((message.created, message.id));
+            // Whatever they say of when they were made.
+            let message = Message { created: at(i64::from(n % 7)), ..to_agent(n, agent, "s") };
+            wanted.push(message.id);
             stage.put(message).await;
         }
-        wanted.sort();
         wanted.reverse();
         for limit in [1, 7, 10, 50, 1000] {
             let mut pages = Vec::new();
@@ -335,8 +335,8 @@ for_each_backend! {
             loop {
                 let page = stage.store.message_page(MessageFilter::default(), before, limit).await.unwrap();
                 let Some(last) = page.last() else { break };
-                before = Some((last.message.created, last.message.id));
-                pages.extend(page.iter().map(|row| (row.message.created, row.message.id)));
+                before = Some(last.number);
+                pages.extend(page.iter().map(|row| row.message.id));
             }
             assert_eq!(pages, wanted, "in pages of {limit}");
         }
@@ -392,7 +392,7 @@ for_each_backend! {
                     let page = stage.store.message_page(filter, before, limit).await.unwrap();
                     assert!(page.len() <= limit as usize);
                     let Some(last) = page.last() else { break };
-                    before = Some((last.message.created, last.message.id));
+                    before = Some(last.number);
                     seen.extend(page.iter().map(|row| row.message.id.as_bytes()[31]));
                 }
                 assert_eq!(seen, wanted, "with {done:?} done, by {limit}");

@@ -134,9 +134,16 @@ for_each_backend! {
 }
 
 /// What a call gave, in words that do not differ unless the databases do.
+/// Writes down what a call gave, without the numbers of messages: PostgreSQL passes one over for a row that it had
+/// already.
 fn told<T: Debug>(log: &mut Vec<String>, what: &str, result: Result<T, StoreError>) {
     log.push(match result {
-        Ok(value) => format!("{what}: {value:?}"),
+        Ok(value) => {
+            let text = format!("{what}: {value:?}");
+            let mut parts = text.split(", number: ");
+            let first = parts.next().unwrap_or_default().to_owned();
+            parts.fold(first, |told, part| told + part.trim_start_matches(|digit: char| digit.is_ascii_digit()))
+        }
         Err(error) => format!("{what}: {:?}: {error}", error.kind()),
     });
 }
@@ -180,7 +187,7 @@ async fn script(stage: Stage) -> Vec<String> {
             .await,
     );
     told(log, "get", store.message_get(&[id(55), id(2), id(1), id(99)], true).await);
-    told(log, "page", store.message_page(MessageFilter::default(), Some((at(0), id(50))), 5).await);
+    told(log, "page", store.message_page(MessageFilter::default(), Some(i64::MAX), 5).await);
     told(log, "pending", store.message_pending(&[agent(3), agent(2)], 0, 0, true).await);
     told(log, "pending", store.message_pending(&[], 3, 0, true).await);
     told(log, "cancel", store.message_cancel(id(3), at(5), &cause()).await);
@@ -227,10 +234,10 @@ async fn script(stage: Stage) -> Vec<String> {
     };
     told(log, "journal", store.journal_put(line).await);
     told(log, "journal", store.journal_page(None, 99).await);
-    let old =
-        Retention { contacts_before: at(9), messages_before: at(9), contents_before: at(9), broadcasts_before: at(9) };
+    let old = Retention { contacts_before: at(9), contents_before: at(9), broadcasts_before: at(9) };
     told(log, "sweep", store.retention_sweep(old, 3).await);
     told(log, "sweep", store.retention_sweep(old, 300).await);
+    told(log, "sweep", store.messages_sweep(at(9), 0, 300).await);
     told(log, "chunk", store.file_chunk_put(7, 0, bytes::Bytes::new()).await);
     told(log, "page", store.message_page(MessageFilter::default(), None, 99).await);
     std::mem::take(log)

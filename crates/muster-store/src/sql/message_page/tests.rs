@@ -36,7 +36,7 @@ fn fill(series: &str, bytes: fn(&str) -> String) -> [String; 2] {
 
 fn args(agent: [u8; 8], state: Option<MessageState>) -> PageArgs {
     let filter = MessageFilter { agent: Some(AgentId::from_bytes(agent)), service: None, state };
-    PageArgs { filter, before: Some((Timestamp::from_nanos(1_000_000), MessageId::from_bytes([9; 32]))), limit: 10 }
+    PageArgs { filter, before: Some(i64::MAX), limit: 10 }
 }
 
 /// How the database gets at the page, one step a line.
@@ -100,7 +100,7 @@ async fn a_page_of_a_quiet_agent_walks_its_own_rows_on_postgresql() {
         let passed: u32 = passed.map(|step| step.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum();
         assert!(!plan.iter().any(|step| step.contains("Seq Scan")), "{plan:#?}");
         assert!(passed <= 2 * WAITING, "{passed} rows were passed over: {plan:#?}");
-        assert!(!plan.iter().any(|step| step.contains("messages_created")), "{plan:#?}");
+        assert!(!plan.iter().any(|step| step.contains("messages_pkey")), "{plan:#?}");
     }
     drop(store);
     schema.remove().await;

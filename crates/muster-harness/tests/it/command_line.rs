@@ -28,6 +28,11 @@ async fn a_machine_is_listed_shown_labelled_asked_and_blocked() {
     muster(&["agent", "unlabel", &id, "rack-7"]);
     assert!(!muster(&["agent", "show", &id]).contains("rack-7"));
     assert!(muster(&["agent", "contacts", &id]).contains("127.0.0.1"));
+    let noted = muster(&["agent", "minimum", &id, "2", "--module", "file", "--reason", "two people"]);
+    assert!(noted.contains("file") && noted.contains('2'), "{noted}");
+    assert_eq!(json(&muster(&["agent", "weights", &id, "--json"]))[0]["minimum"], 2);
+    muster(&["agent", "minimum", &id, "0", "--module", "file"]);
+    assert_eq!(json(&muster(&["agent", "weights", &id, "--json"])), serde_json::json!([]));
     muster(&["agent", "block", &id, "--reason", "under test"]);
     assert!(muster(&["agent", "show", &id]).contains("blocked"));
     muster(&["agent", "unblock", &id]);

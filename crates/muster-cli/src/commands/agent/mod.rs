@@ -3,6 +3,7 @@
 mod config;
 mod show;
 mod trust;
+mod weights;
 
 pub use config::config_write;
 pub use trust::TrustArgs;
@@ -87,6 +88,13 @@ enum Command {
     Usage(UsageCommand),
     /// List messages that could not be accepted, newest first
     DeadLetters(ListArgs),
+    /// List what is noted of the weights that a machine demands of signatures
+    Weights {
+        /// Its id
+        id: String,
+    },
+    /// Note the least weight that a machine demands of signatures
+    Minimum(weights::MinimumCommand),
     /// Write what an agent needs to trust and find this server
     Config(config::ConfigCommand),
 }
@@ -160,6 +168,8 @@ impl Args {
             Command::Contacts { id, list } => contacts(context, &id, &list).await,
             Command::Usage(usage) => usage.run(context).await,
             Command::DeadLetters(list) => dead_letters(context, &list).await,
+            Command::Weights { id } => weights::list(context, &id).await,
+            Command::Minimum(minimum) => minimum.run(context).await,
             Command::Config(config) => config.run(context).await,
         }
     }

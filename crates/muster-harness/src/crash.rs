@@ -21,6 +21,9 @@ pub(crate) enum Kind {
         /// On which database; on PostgreSQL there are two servers
         #[arg(long, value_enum, default_value_t = Backend::Sqlite)]
         backend: Backend,
+        /// Begin with so many MiB of messages in the database
+        #[arg(long, value_name = "MIB", default_value_t = 0)]
+        filled: u64,
         #[command(flatten)]
         load: Load,
     },
@@ -90,7 +93,7 @@ impl Score {
 /// Runs it.
 pub(crate) async fn run(kind: Kind) -> Result<()> {
     let score = match kind {
-        Kind::Server { backend, load } => server::run(backend, load).await,
+        Kind::Server { backend, filled, load } => server::run(backend, filled, load).await,
         Kind::Database(load) => database::run(load).await,
         Kind::DiskFull(load) => disk::full(load).await,
         Kind::Fsync(load) => disk::failing_sync(load).await,

@@ -13,10 +13,12 @@ const POSTGRESQL_MIN: u32 = 15;
 /// A network that fails once often works the next time.
 const TRIES: u32 = 3;
 
-/// PostgreSQL, a tracer, GnuPG, and the original's programs.
+/// PostgreSQL, a tracer, a clock that can be moved, GnuPG, and the original's programs.
 pub(crate) fn test_tools() -> Result<()> {
     postgresql()?;
-    packages(&[("strace", in_path("strace"))])?;
+    let usr_lib = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let has_clock = usr_lib.map(|entry| entry.path()).any(|path| path.join("faketime/libfaketime.so.1").exists());
+    packages(&[("strace", in_path("strace")), ("libfaketime", has_clock)])?;
     gnupg()?;
     original()
 }

@@ -47,8 +47,13 @@ impl Agent {
 
     /// Starts an agent with the configuration that lies in `directory`.
     pub fn start_in(directory: &Path) -> Result<Self> {
+        Self::start_behind(&[], directory)
+    }
+
+    /// The same, with a program in front of it, such as one that moves its clock, with its arguments.
+    pub fn start_behind(wrapper: &[String], directory: &Path) -> Result<Self> {
         let config = config_file(directory)?;
-        let program = Program::new("muster-agent", programs::program("muster-agent")?, directory);
+        let program = Program::behind(wrapper, "muster-agent", programs::program("muster-agent")?, directory);
         let process = program.args(["run".into(), "--config".into(), config]).start()?;
         Ok(Self { process, directory: directory.to_owned() })
     }

@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod agent;
 pub mod client;
+pub mod clock;
 pub mod evil;
 pub mod identity;
 pub mod investigator;

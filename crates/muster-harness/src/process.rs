@@ -43,6 +43,14 @@ impl Program {
         Self { name: name.to_owned(), command, log: directory.join(format!("{name}.log")) }
     }
 
+    /// The same, with `wrapper` in front of it: a program such as a tracer, with its arguments; none if it is empty.
+    pub fn behind(wrapper: &[String], name: &str, path: impl AsRef<OsStr>, directory: &Path) -> Self {
+        match wrapper {
+            [] => Self::new(name, path, directory),
+            [wrapper, args @ ..] => Self::new(name, wrapper, directory).args(args).args([path]),
+        }
+    }
+
     /// Adds arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {

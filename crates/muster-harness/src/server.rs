@@ -93,10 +93,7 @@ impl Setup {
 
     fn program(&self) -> Result<Program> {
         let muster = programs::program("muster")?;
-        let mut program = match &self.wrapper[..] {
-            [] => Program::new("muster", muster, &self.beside()),
-            [wrapper, args @ ..] => Program::new("muster", wrapper, &self.beside()).args(args).args([muster]),
-        };
+        let mut program = Program::behind(&self.wrapper, "muster", muster, &self.beside());
         let free = || SocketAddr::from(([127, 0, 0, 1], 0));
         let at =
             self.addresses.clone().unwrap_or_else(|| Addresses { agents: free(), operators: free(), admin: free() });

@@ -6,6 +6,7 @@
 
 mod agent;
 mod bad_input;
+mod clocks;
 mod cluster;
 mod command_line;
 mod databases;

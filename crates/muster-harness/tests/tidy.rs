@@ -158,6 +158,21 @@ fn fenced_crates_stay_behind_their_fence() {
     }
 }
 
+/// `cargo xtask deny` looks at everything that is linked, and takes a program of its own.
+#[test]
+fn no_room_names_a_crate_that_may_not_be_linked() {
+    let rules: toml::Table = std::fs::read_to_string(workspace().join("deny.toml")).unwrap().parse().unwrap();
+    let banned = rules["bans"]["deny"].as_array().unwrap();
+    // One with wrappers is there for these alone, and a fence of its own above.
+    let banned = banned.iter().filter(|ban| ban.get("wrappers").is_none());
+    let banned: BTreeSet<String> = banned.map(|ban| ban["crate"].as_str().unwrap().to_owned()).collect();
+    assert!(banned.len() > 3, "{banned:?}");
+    for (name, (_, manifest)) in manifests() {
+        let have = dependencies(&manifest, &["dependencies", "build-dependencies", "dev-dependencies"]);
+        assert_eq!(have.intersection(&banned).collect::<Vec<_>>(), [&String::new(); 0], "{name}");
+    }
+}
+
 #[test]
 fn every_room_takes_the_lints_and_the_version_of_the_workspace() {
     for (name, (_, manifest)) in manifests() {

@@ -3,6 +3,7 @@
 //! Statements are written in PostgreSQL's words. SQLite has the same meaning without some of them: it has one writer, so
 //! rows need no locks; it numbers parameters `?n`; its arrays are a table function.
 
+use super::value::Value;
 use crate::StoreError;
 use crate::error::Cause;
 use rusqlite::ErrorCode;
@@ -66,6 +67,29 @@ impl Insert {
 
 /// Turns a statement into SQLite's words.
 pub(crate) fn sqlite(sql: &str) -> String {
+    sqlite_of(sql, Singles::default())
+}
+
+/// Which parameters of a statement are lists of one value. Most lists are: a table of its own for each of them is half
+/// of what such a statement costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Singles(u64);
+
+impl Singles {
+    pub(crate) fn of(params: &[Value<'_>]) -> Self {
+        // Those beyond the 64th stay lists.
+        let bits = params.iter().zip(0..u64::BITS).filter(|(value, _)| value.single().is_some());
+        Self(bits.fold(0, |bits, (_, place)| bits | 1 << place))
+    }
+
+    /// Whether the parameter at `place` is one, the first being 0.
+    pub(crate) fn has(self, place: usize) -> bool {
+        u32::try_from(place).ok().and_then(|place| self.0.checked_shr(place)).is_some_and(|bits| bits & 1 == 1)
+    }
+}
+
+/// Turns a statement into SQLite's words, for parameters of which those in `singles` are lists of one value.
+pub(crate) fn sqlite_of(sql: &str, singles: Singles) -> String {
     const WORDS: [(&str, &str); 11] = [
         (" COLLATE \"C\"", ""),
         (" FOR NO KEY UPDATE", ""),
@@ -92,9 +116,10 @@ pub(crate) fn sqlite(sql: &str) -> String {
         let after = &after["= ANY($".len()..];
         let end = after.find(')').unwrap_or(after.len());
         out.push_str(before);
-        out.push_str("IN (SELECT value FROM rarray(?");
-        out.push_str(&after[..end]);
-        out.push_str("))");
+        let number = &after[..end];
+        let is_single = number.parse().is_ok_and(|number: usize| singles.has(number.wrapping_sub(1)));
+        let (open, close) = if is_single { ("= ?", "") } else { ("IN (SELECT value FROM rarray(?", "))") };
+        out.extend([open, number, close]);
         rest = after.get(end + 1..).unwrap_or("");
     }
     out.push_str(rest);
@@ -194,6 +219,11 @@ mod tests {
     fn statements_keep_their_meaning_without_what_sqlite_has_no_need_of() {
         let written = "SELECT a FROM t WHERE b = ANY($2) AND c < $1 LIMIT $3 FOR UPDATE SKIP LOCKED";
         assert_eq!(sqlite(written), "SELECT a FROM t WHERE b IN (SELECT value FROM rarray(?2)) AND c < ?1 LIMIT ?3");
+        let one: &[u8] = b"x";
+        let [one, two] =
+            [vec![one], vec![one, one]].map(|list| Singles::of(&[Value::Int(1), list.into(), Value::Int(3)]));
+        assert_eq!(sqlite_of(written, one), "SELECT a FROM t WHERE b = ?2 AND c < ?1 LIMIT ?3");
+        assert_eq!(sqlite_of(written, two), sqlite(written));
         let table = "CREATE TABLE t (\n    a BIGSERIAL PRIMARY KEY,\n    b BYTEA NOT NULL,\n    c BIGINT\n);";
         assert_eq!(
             sqlite(table),

@@ -2,7 +2,7 @@
 //!
 //! Stays true: one process holds the file (a lock file beside it says so); what is committed is synced.
 
-use super::dialect::{self, Insert};
+use super::dialect::{self, Insert, Singles};
 use super::value::{Row, Value};
 use super::{Sql, dialect::sqlite_error as refuse};
 use crate::StoreError;
@@ -120,7 +120,7 @@ pub(crate) fn page_bytes(connection: &Connection) -> Result<u32, StoreError> {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) connection: Connection,
-    texts: HashMap<Sql, Box<str>>,
+    texts: HashMap<(Sql, Singles), Box<str>>,
     inserts: HashMap<&'static str, Box<str>>,
 }
 
@@ -136,9 +136,11 @@ impl Session {
     }
 
     fn prepare(&mut self, sql: Sql, params: &[Value<'_>]) -> Result<CachedStatement<'_>, StoreError> {
-        let text = self.texts.entry(sql).or_insert_with_key(|sql| dialect::sqlite(sql).into());
+        let singles = Singles::of(params);
+        let key = (sql, singles);
+        let text = self.texts.entry(key).or_insert_with_key(|(sql, singles)| dialect::sqlite_of(sql, *singles).into());
         let mut statement = self.connection.prepare_cached(text).map_err(refuse)?;
-        bind(&mut statement, params)?;
+        bind(&mut statement, params, singles)?;
         Ok(statement)
     }
 
@@ -149,8 +151,9 @@ impl Session {
 
     /// A statement that is not kept for good.
     fn made(&self, sql: &str, params: &[Value<'_>]) -> Result<CachedStatement<'_>, StoreError> {
-        let mut statement = self.connection.prepare_cached(&dialect::sqlite(sql)).map_err(refuse)?;
-        bind(&mut statement, params)?;
+        let singles = Singles::of(params);
+        let mut statement = self.connection.prepare_cached(&dialect::sqlite_of(sql, singles)).map_err(refuse)?;
+        bind(&mut statement, params, singles)?;
         Ok(statement)
     }
 
@@ -187,7 +190,7 @@ impl Session {
         let mut statement = self.connection.prepare_cached(text).map_err(refuse)?;
         let mut new = Vec::with_capacity(rows.len() / insert.columns.len());
         for row in rows.chunks_exact(insert.columns.len()) {
-            bind(&mut statement, row)?;
+            bind(&mut statement, row, Singles::default())?;
             new.push(statement.raw_execute().map_err(refuse)? == 1);
         }
         Ok(new)
@@ -208,9 +211,13 @@ fn rows(statement: &mut Statement<'_>) -> Result<Vec<Row>, StoreError> {
     Ok(out)
 }
 
-fn bind(statement: &mut CachedStatement<'_>, params: &[Value<'_>]) -> Result<(), StoreError> {
+fn bind(statement: &mut CachedStatement<'_>, params: &[Value<'_>], singles: Singles) -> Result<(), StoreError> {
     for (index, value) in params.iter().enumerate() {
-        statement.raw_bind_parameter(index + 1, value).map_err(refuse)?;
+        match value.single().filter(|_| singles.has(index)) {
+            Some(single) => statement.raw_bind_parameter(index + 1, single),
+            None => statement.raw_bind_parameter(index + 1, value),
+        }
+        .map_err(refuse)?;
     }
     Ok(())
 }

@@ -25,6 +25,16 @@ pub(crate) enum Value<'a> {
 }
 
 impl Value<'_> {
+    /// Returns the value of a list that holds one.
+    pub(crate) fn single(&self) -> Option<Value<'_>> {
+        match self {
+            Self::IntList(numbers) => <[i64; 1]>::try_from(&numbers[..]).ok().map(|[number]| Value::Int(number)),
+            Self::TextList(texts) => <[&str; 1]>::try_from(&texts[..]).ok().map(|[text]| Value::Text(text.into())),
+            Self::BytesList(items) => <[&[u8]; 1]>::try_from(&items[..]).ok().map(|[bytes]| Value::Bytes(bytes.into())),
+            _ => None,
+        }
+    }
+
     /// Refuses what the two databases would not hold alike.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let fits = match self {

@@ -1,6 +1,7 @@
 //! A person's public key: the primary key that names the person, and the keys below it.
 
 use crate::armor::{self, ArmorError};
+use crate::packets;
 use crate::policy::{policy, system_time};
 use crate::signature::SignatureError;
 use muster_core::Timestamp;
@@ -68,7 +69,8 @@ impl Certificate {
     fn parse_binary(bytes: &[u8]) -> Result<Self, CertificateError> {
         // The library has had panics on hostile packets; one here must not end the process.
         let parsed = std::panic::catch_unwind(|| {
-            let certs = CertParser::from_bytes(bytes).map_err(malformed)?;
+            let bytes = packets::exact(bytes);
+            let certs = CertParser::from_bytes(&*bytes).map_err(malformed)?;
             certs.take(limits::KEYRING_KEYS_MAX).collect::<Result<Vec<_>, _>>().map_err(malformed)
         });
         let mut certs = parsed.unwrap_or_else(|_| Err(CertificateError::Malformed("its reader gave up".to_owned())))?;

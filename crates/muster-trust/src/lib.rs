@@ -12,6 +12,7 @@ pub mod document;
 pub mod judge;
 pub mod keyring;
 pub mod ledger;
+mod packets;
 mod policy;
 pub mod refusal;
 pub mod sign;

@@ -5,6 +5,7 @@
 
 use crate::armor;
 use crate::certificate::Certificate;
+use crate::packets;
 use crate::policy::{policy, system_time};
 use crate::signature;
 use muster_core::action::Fingerprint;
@@ -110,7 +111,7 @@ fn read(bytes: &[u8]) -> Result<Cert, SignError> {
         Ok(text) => armor::decode(armor::PRIVATE_KEY, text).map_err(|error| SignError::Malformed(error.to_string()))?,
         Err(_) => bytes.to_vec(),
     };
-    Cert::from_bytes(&binary).map_err(|error| SignError::Malformed(error.to_string()))
+    Cert::from_bytes(&*packets::exact(&binary)).map_err(|error| SignError::Malformed(error.to_string()))
 }
 
 /// Returns the first subkey with a secret that may sign, else the primary key if it may.

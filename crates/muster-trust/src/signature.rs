@@ -3,6 +3,7 @@
 use crate::armor::{self, ArmorError};
 use crate::certificate::{Certificate, fingerprint_of, key_at};
 use crate::keyring::Keyring;
+use crate::packets;
 use crate::policy::{is_strong, policy, system_time, timestamp};
 use muster_core::action::Fingerprint;
 use muster_core::{Timestamp, limits};
@@ -142,7 +143,7 @@ fn parse(bytes: &[u8]) -> Result<Signature, SignatureError> {
     if !is_one_signature_packet(bytes) {
         return Err(SignatureError::Malformed);
     }
-    let pile = PacketPile::from_bytes(bytes).map_err(|_| SignatureError::Malformed)?;
+    let pile = PacketPile::from_bytes(&packets::exact(bytes)).map_err(|_| SignatureError::Malformed)?;
     let mut packets = pile.into_children();
     match (packets.next(), packets.next()) {
         (Some(Packet::Signature(signature)), None) => Ok(signature),
@@ -150,26 +151,10 @@ fn parse(bytes: &[u8]) -> Result<Signature, SignatureError> {
     }
 }
 
-/// Compares the length in the first packet's header (RFC 9580 section 4.2) with the length there is.
+/// Compares the length in the first packet's header with the length there is.
 fn is_one_signature_packet(bytes: &[u8]) -> bool {
-    let be = |from: usize, count: usize| {
-        let digits = bytes.get(from..from + count)?;
-        Some(digits.iter().fold(0_usize, |sum, byte| sum * 256 + usize::from(*byte)))
-    };
-    let header_and_body = || match *bytes.first()? {
-        0xC2 => match *bytes.get(1)? {
-            short @ 0..192 => Some((2, usize::from(short))),
-            first @ 192..224 => Some((3, ((usize::from(first) - 192) << 8) + usize::from(*bytes.get(2)?) + 192)),
-            255 => Some((6, be(2, 4)?)),
-            // A length in pieces, which only data may have.
-            _ => None,
-        },
-        0x88 => Some((2, be(1, 1)?)),
-        0x89 => Some((3, be(1, 2)?)),
-        0x8A => Some((5, be(1, 4)?)),
-        _ => None,
-    };
-    header_and_body().is_some_and(|(header, body)| bytes.len() == header + body)
+    let header = packets::header(bytes).filter(|header| header.tag == packets::SIGNATURE);
+    header.is_some_and(|header| bytes.len() == header.bytes + header.body)
 }
 
 fn form_check(signature: &Signature) -> Result<(), SignatureError> {

@@ -106,6 +106,30 @@ fn an_rsa_signature_that_begins_with_a_zero_byte_is_good() {
     assert_eq!(verify(&ring, &line, b"order 278", NOW), Err(SignatureError::Mismatch));
 }
 
+/// The fixtures were made by Go's OpenPGP package, which says of every number of an RSA signature that it begins with its
+/// highest bit: `high` does, `low` and `zero` do not, and nor does the signature that binds the key to its name.
+#[test]
+fn a_key_and_signatures_made_by_go_are_good_whatever_their_numbers_begin_with() {
+    let ring = keyring(include_bytes!("fixtures/go_rsa.asc"));
+    let signatures = [
+        (include_str!("fixtures/go_rsa.high.sig"), include_str!("fixtures/go_rsa.high.txt"), 0x80..=0xFF),
+        (include_str!("fixtures/go_rsa.low.sig"), include_str!("fixtures/go_rsa.low.txt"), 0x01..=0x3F),
+        (include_str!("fixtures/go_rsa.zero.sig"), include_str!("fixtures/go_rsa.zero.txt"), 0x00..=0x00),
+    ];
+    for (armored, text, begins) in signatures {
+        let packet = signature::decode(armored).unwrap();
+        let number = packet.len() - 256;
+        assert_eq!(packet[number - 2..number], 2048_u16.to_be_bytes(), "as Go writes it");
+        assert!(begins.contains(&packet[number]), "{begins:?}");
+        // As it came, so that whoever reads it next may do so in Go.
+        let line = signature::one_line(armored.as_bytes()).unwrap();
+        assert_eq!(signature::decode(&line).unwrap(), packet);
+        let signed = verify(&ring, &line, text.as_bytes(), NOW).unwrap_or_else(|error| panic!("{begins:?}: {error}"));
+        assert_eq!(signed.signer.to_string(), "0CE05C38AC5C39A70F585FC88A948CD93825C145");
+        assert_eq!(verify(&ring, &line, b"another", NOW), Err(SignatureError::Mismatch));
+    }
+}
+
 #[test]
 fn every_kind_of_key_that_gpg_makes_and_the_policy_accepts() {
     for kind in ["rsa2048", "rsa3072", "ed25519", "nistp256"] {

@@ -1,7 +1,9 @@
 //! The engine: one per server, shared by all doors.
 
 use crate::access::{Principal, TokenMemory};
-use crate::actions::{ActionPreview, Actions, InvestigatorUpdate, NewInvestigator, TokenRefusal, TrustDocument};
+use crate::actions::{
+    ActionPreview, Actions, InvestigatorUpdate, NewInvestigator, TokenRefusal, TokenRules, TrustDocument,
+};
 use crate::broadcasts::Broadcasts;
 use crate::contact::{ContactFrom, Refusal, RefusalCode};
 use crate::dispatch::Dispatch;
@@ -25,7 +27,6 @@ use std::error::Error;
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -446,15 +447,14 @@ impl Engine {
         self.inner.investigator_key_set(id, public_key, cause).await
     }
 
-    /// Says which active investigator signed a token of MIG's API that came from `address`. It is believed once, and at
-    /// most `window` away from the time that it names.
+    /// Says which active investigator signed a token of MIG's API that came from `address`.
     pub async fn investigator_by_token(
         &self,
         token: &str,
         address: &str,
-        window: Duration,
+        rules: TokenRules,
     ) -> Result<InvestigatorRow, TokenRefusal> {
-        self.inner.investigator_by_token(token, address, window).await
+        self.inner.investigator_by_token(token, address, rules).await
     }
 
     /// Says which active investigator has this API key; `None`: nobody.

@@ -25,7 +25,7 @@ mod wakeups;
 pub use access::{Principal, Role};
 pub use actions::{
     ActionOutcome, ActionPreview, ApiKey, InvestigatorUpdate, NewInvestigator, OperationDemand, PreviewDemand,
-    PreviewRefusal, SaidBy, TokenRefusal, TrustDocument, signed_text,
+    PreviewRefusal, SaidBy, TokenRefusal, TokenRules, TrustDocument, signed_text,
 };
 pub use config::{EngineConfig, EnrolmentPolicy};
 pub use contact::{ContactFrom, Refusal, RefusalCode};

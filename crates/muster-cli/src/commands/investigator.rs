@@ -7,7 +7,9 @@ use crate::list::{ListArgs, Rows};
 use crate::output::{Table, safe, time};
 use crate::signing::read_file;
 use crate::{Context, Exit, Failure, resolve};
-use muster_api::investigators::{InvestigatorQuery, InvestigatorRequest, InvestigatorRow, KeyRequest, WeightRequest};
+use muster_api::investigators::{
+    InvestigatorQuery, InvestigatorRequest, InvestigatorRow, KeyRequest, PermissionsRequest, WeightRequest,
+};
 use muster_core::limits::PGP_KEY_BYTES_MAX;
 use muster_trust::Certificate;
 use reqwest::Method;
@@ -83,6 +85,15 @@ enum Command {
         #[command(flatten)]
         reason: ReasonArgs,
     },
+    /// Set what a person may do in MIG's API
+    Permissions {
+        /// The person's name, number or fingerprint
+        who: String,
+        /// The sum of MIG's bits: 63 to search and act, 524287 for everything
+        permissions: u32,
+        #[command(flatten)]
+        reason: ReasonArgs,
+    },
     /// Note what a person's signature is worth on a machine
     Weight {
         /// The person's name, number or fingerprint
@@ -119,6 +130,14 @@ impl Args {
                 let what = format!("could not replace the key of investigator {id}");
                 let request = KeyRequest { public_key: read_key(&key)?.to_armored(), reason: reason.reason };
                 let answer = context.api.send(&what, Method::PUT, &["investigators", &id, "key"], &request).await?;
+                show_changed(context, &what, &answer)
+            }
+            Command::Permissions { who, permissions, reason } => {
+                let id = find(context, &who).await?.to_string();
+                let what = format!("could not set the permissions of investigator {id}");
+                let request = PermissionsRequest { permissions, reason: reason.reason };
+                let path = ["investigators", &id, "permissions"];
+                let answer = context.api.send(&what, Method::PUT, &path, &request).await?;
                 show_changed(context, &what, &answer)
             }
             Command::Weight { who, weight, agent, module, reason } => {

@@ -1,7 +1,7 @@
 //! Who asks at MIG's API: investigators, by tokens that they sign or by API keys.
 //!
-//! Stays true: a signed token is believed once, by whichever server sees it first, and only near the time it names; of
-//! API keys only hashes are kept and compared, so no comparison gives a key away by its time; who is disabled is nobody.
+//! Stays true: a signed token is believed once, by whichever server sees it first, unless its caller lets it be repeated,
+//! and only near the time it names; of API keys only hashes are kept and compared, so no comparison gives a key away by its time; who is disabled is nobody.
 //! Not here: which route asks for which permission (the server).
 
 use crate::contact::security_log_of_person;
@@ -39,6 +39,15 @@ pub enum TokenRefusal {
     /// It could not be checked.
     #[error(transparent)]
     Unchecked(OperatorError),
+}
+
+/// How a signed token is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenRules {
+    /// How far its time may be from this server's.
+    pub window: Duration,
+    /// Whether one that was believed before is believed again.
+    pub may_repeat: bool,
 }
 
 /// What becomes of an investigator's API key.
@@ -94,7 +103,7 @@ impl Inner {
         &self,
         token: &str,
         address: &str,
-        window: Duration,
+        TokenRules { window, may_repeat }: TokenRules,
     ) -> Result<InvestigatorRow, TokenRefusal> {
         let now = self.now();
         let token = Token::parse(token).ok_or(TokenRefusal::Malformed)?;
@@ -114,7 +123,7 @@ impl Inner {
         let used = self.store.signed_token_use(hash.finalize().into(), expires, now).await;
         let is_first =
             used.map_err(|failure| TokenRefusal::Unchecked(self.operator_error("use the token", failure)))?;
-        if !is_first {
+        if !is_first && !may_repeat {
             let text = format!("a token of investigator {} was shown a second time", person.id);
             self.person_event("token_replayed", address, &text).await;
             return Err(TokenRefusal::Replayed);

@@ -12,7 +12,7 @@ mod noted;
 mod preview;
 mod work;
 
-pub use access::{ApiKey, InvestigatorUpdate, TokenRefusal};
+pub use access::{ApiKey, InvestigatorUpdate, TokenRefusal, TokenRules};
 pub use documents::TrustDocument;
 pub use keys::NewInvestigator;
 pub use preview::{ActionPreview, OperationDemand, PreviewDemand, PreviewRefusal, SaidBy};

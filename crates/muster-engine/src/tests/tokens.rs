@@ -2,7 +2,7 @@
 
 use super::actions::{PEOPLE, people};
 use crate::testing::{World, cause};
-use crate::{ApiKey, Engine, InvestigatorUpdate, TokenRefusal};
+use crate::{ApiKey, Engine, InvestigatorUpdate, TokenRefusal, TokenRules};
 use muster_core::Timestamp;
 use muster_core::action::{InvestigatorId, InvestigatorStatus};
 use muster_store::agents::EventFilter;
@@ -23,13 +23,16 @@ async fn a_signed_token_is_believed_once_near_its_time_and_while_its_signer_is_a
     let world = World::new().await;
     let (engine, other) = (world.plain(), world.plain());
     people(&engine).await;
-    let ask = async |engine: &Engine, token: &str| engine.investigator_by_token(token, "192.0.2.1:5", WINDOW).await;
+    let rules = TokenRules { window: WINDOW, may_repeat: false };
+    let ask = async |engine: &Engine, token: &str| engine.investigator_by_token(token, "192.0.2.1:5", rules).await;
     let first = token(&world, "1", 0);
     assert_eq!(ask(&engine, &first).await.unwrap().name, "person 1");
     for engine in [&engine, &other] {
         let refused = ask(engine, &first).await.unwrap_err();
         assert!(matches!(refused, TokenRefusal::Replayed), "{refused}");
     }
+    let again = TokenRules { may_repeat: true, ..rules };
+    assert_eq!(engine.investigator_by_token(&first, "192.0.2.1:5", again).await.unwrap().name, "person 1");
     let events = world.store.event_page(EventFilter::default(), None, 10).await.unwrap();
     assert_eq!((events.len(), events[0].code.as_str(), events[0].agent), (2, "token_replayed", None));
     assert_eq!(ask(&other, &token(&world, "2", 1)).await.unwrap().name, "person 2");

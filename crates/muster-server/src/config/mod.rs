@@ -177,6 +177,9 @@ keys::section!(
         enabled: bool, default "true";
         /// How far the time in a signed token may be from this server's clock. Each token is believed once.
         token_duration: Span, default "\"10m\"";
+        /// Whether a token is believed again for a request that only reads. MIG's programs make the same token twice when a
+        /// person starts two of them within a second; whoever gets hold of a token can then read with it for as long.
+        repeated_reads: bool, default "false";
         /// How programs reach the door, for the addresses in answers. Unset: as the request says.
         public_url: Option<String>, example "\"https://muster.example.org:8080\"";
     }

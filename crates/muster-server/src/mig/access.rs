@@ -1,7 +1,8 @@
 //! What happens around every request: who asks, whether they may, and where the API is for them.
 //!
 //! Stays true: whether a route is there is told to anybody, as MIG does; what it holds only to an investigator who has
-//! its permission; a wrong token counts against its address as at REST.
+//! its permission; a wrong token counts against its address as at REST, one that was good before does not: it takes no
+//! guessing, and MIG's programs make the same one twice when a person starts two of them within a second.
 
 use super::envelope::{self, Refused};
 use super::permission::{self, Need};
@@ -12,9 +13,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, Method, StatusCode, Uri, header};
 use muster_core::{Cause, limits};
-use muster_engine::TokenRefusal;
+use muster_engine::{TokenRefusal, TokenRules};
 use muster_store::investigators::InvestigatorRow;
 use std::net::SocketAddr;
 
@@ -141,20 +142,24 @@ async fn person(rest: &Rest, request: &Parts) -> Result<InvestigatorRow, Refused
     };
     let missing = || Refused::unauthorized("Valid authentication header not found");
     match (only(&request.headers, TOKEN)?, only(&request.headers, API_KEY)?) {
-        (Some(token), None) => by_token(rest, token, *peer).await,
+        (Some(token), None) => {
+            let may_repeat = rest.config.mig.repeated_reads && request.method == Method::GET;
+            by_token(rest, token, *peer, may_repeat).await
+        }
         (None, Some(key)) => by_key(rest, key, *peer).await,
         (None, None) => Err(missing()),
         (Some(_), Some(_)) => Err(failed("send a token or an API key, not both")),
     }
 }
 
-async fn by_token(rest: &Rest, token: &str, peer: SocketAddr) -> Result<InvestigatorRow, Refused> {
+async fn by_token(rest: &Rest, token: &str, peer: SocketAddr, may_repeat: bool) -> Result<InvestigatorRow, Refused> {
     let now = rest.clock.now();
     rest.gate.may_try(token, peer.ip(), now).map_err(Refused::too_many)?;
-    let window = rest.config.mig.token_duration.0;
-    match rest.engine.investigator_by_token(token, &peer.to_string(), window).await {
+    let rules = TokenRules { window: rest.config.mig.token_duration.0, may_repeat };
+    match rest.engine.investigator_by_token(token, &peer.to_string(), rules).await {
         Ok(row) => Ok(row),
         Err(TokenRefusal::Unchecked(error)) => Err(error.into()),
+        Err(refusal @ TokenRefusal::Replayed) => Err(failed(refusal)),
         Err(refusal) => {
             rest.gate.tried(token, peer.ip(), false, now);
             Err(failed(refusal))

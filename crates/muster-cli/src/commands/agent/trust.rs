@@ -18,6 +18,8 @@ const WHAT: &str = "could not write whose orders the agent runs";
 const KEYRING: &str = "agentkeys";
 const WEIGHTS: &str = "acl.cfg";
 const ADMINISTRATORS: &str = "administrators";
+/// MIG's bits for whoever asks machines: to search, and to see and make actions (docs/reference/mig-api.md).
+const INVESTIGATOR: u32 = 63;
 /// How many of them an agent wants unless its configuration says otherwise.
 const ADMINISTRATORS_MIN: usize = 2;
 
@@ -60,6 +62,7 @@ impl TrustArgs {
             let request = InvestigatorRequest {
                 name: certificate.user_ids().into_iter().next().unwrap_or_default(),
                 public_key: Some(certificate.to_armored()),
+                permissions: Some(INVESTIGATOR),
                 reason: "trusted by the machine".to_owned(),
                 ..InvestigatorRequest::default()
             };

@@ -140,6 +140,27 @@ async fn a_token_is_good_for_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_good_is_no_wrong_one_and_reads_again_where_that_is_configured() {
+    let show = async |lab: &Lab, token: &str, method: Method, path: &str| {
+        answer(lab.request(method, path).header("X-PGPAUTHORIZATION", token)).await.0.as_u16()
+    };
+    let lab = Lab::with("[limits]\nwrong_tokens_per_minute = 2\n").await;
+    let token = super::token(FIRST);
+    let mut shown = Vec::new();
+    for _ in 0..4 {
+        shown.push(show(&lab, &token, Method::GET, "/dashboard").await);
+    }
+    assert_eq!(shown, [200, 401, 401, 401], "never 429");
+    lab.stop().await;
+    let lab = Lab::with("[mig]\nrepeated_reads = true\n").await;
+    let token = super::token(FIRST);
+    assert_eq!(show(&lab, &token, Method::GET, "/dashboard").await, 200);
+    assert_eq!(show(&lab, &token, Method::GET, "/dashboard").await, 200);
+    assert_eq!(show(&lab, &token, Method::POST, "/action/create/").await, 401, "it changes something");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_shows_wrong_tokens_is_told_to_wait() {
     let lab = Lab::with("[limits]\nwrong_tokens_per_minute = 2\n").await;
     let wrong = async || answer(lab.request(Method::GET, "/search").header("X-MIGAPIKEY", "wrong")).await.0.as_u16();

@@ -74,9 +74,9 @@ pub(crate) fn exact(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// Writes a signature packet with a length of four bytes.
+/// Writes a signature packet: its tag in the new form, and a length of four bytes.
 fn write(body: &[u8], out: &mut Vec<u8>) {
-    out.extend([0xC0 | SIGNATURE, 255]);
+    out.extend([0xC2, 255]);
     out.extend(u32::try_from(body.len()).expect("what was read from memory is short").to_be_bytes());
     out.extend_from_slice(body);
 }

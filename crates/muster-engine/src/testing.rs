@@ -98,7 +98,7 @@ impl SystemCodec for PlainCodec {
     }
 
     fn decode_trust_document(&self, payload: &Payload) -> Result<Vec<u8>, String> {
-        Ok(payload.value.to_vec())
+        Ok(payload.value.clone())
     }
 
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {

@@ -64,7 +64,6 @@ impl TrustArgs {
                 public_key: Some(certificate.to_armored()),
                 permissions: Some(INVESTIGATOR),
                 reason: "trusted by the machine".to_owned(),
-                ..InvestigatorRequest::default()
             };
             let what = format!("could not add investigator {}", request.name);
             match context.api.send(&what, Method::POST, &["investigators"], &request).await {

@@ -18,7 +18,7 @@ pub struct AgentSummary {
     pub labels: Vec<String>,
     /// When it was first seen.
     pub created: String,
-    /// When it was last in contact.
+    /// When it was last in contact; while a stream is held, within minutes of now.
     pub last_contact: String,
     /// From where, as `ip:port`.
     pub last_address: String,

@@ -54,7 +54,7 @@ pub struct Agent {
     pub labels: Vec<Label>,
     /// When it was first seen.
     pub created: Timestamp,
-    /// When it was last in contact (its creation, before the first contact).
+    /// When it was last in contact (its creation, before the first contact), or a server noted that it holds its stream.
     pub last_contact: Timestamp,
     /// From where, as `ip:port`; empty before the first contact.
     pub last_address: String,

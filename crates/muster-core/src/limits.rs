@@ -238,6 +238,9 @@ pub const DRAIN: Duration = Duration::from_secs(3);
 pub const STATE_CHECK: Duration = Duration::from_secs(2);
 /// How often a server looks for messages whose wake-up was lost.
 pub const WAKE_SWEEP: Duration = Duration::from_secs(5);
+/// How often a server notes that it holds the stream of a machine, so that this counts as being in contact. Reports and
+/// MIG's queries take a machine for offline that was not heard of for five minutes.
+pub const HEARD_EVERY: Duration = Duration::from_secs(120);
 /// How often a server says that it lives.
 pub const SERVER_BEAT: Duration = Duration::from_secs(5);
 /// Without a beat for so long, a server is taken for dead.

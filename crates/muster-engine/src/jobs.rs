@@ -87,6 +87,12 @@ impl Inner {
             inner.states_sweep().await
         });
         self.job(stop, limits::WAKE_SWEEP, "look for lost wake-ups", |inner| async move { inner.wake_sweep().await });
+        self.job(
+            stop,
+            limits::HEARD_EVERY,
+            "note whose streams are held",
+            |inner| async move { inner.heard_note().await },
+        );
         self.job(stop, limits::OVERDUE_SCAN, "take overdue messages", |inner| async move {
             inner.overdue_scan().await.map(drop)
         });
@@ -155,6 +161,14 @@ impl Inner {
                     stream.state_note(state);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Notes that the machines whose streams this server holds are in contact.
+    pub(crate) async fn heard_note(&self) -> Result<(), StoreError> {
+        for page in self.streams.agents().chunks(page_len()) {
+            self.store.agents_heard(page, self.now()).await?;
         }
         Ok(())
     }

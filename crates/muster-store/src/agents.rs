@@ -304,6 +304,9 @@ pub trait AgentStore: Send + Sync {
     /// Returns the states of those of `ids` that are known, for streams that must notice a block.
     async fn agent_states(&self, ids: &[AgentId]) -> Result<Vec<(AgentId, AgentState)>, StoreError>;
 
+    /// Notes that these machines, whose streams are held, are in contact at `now`. One that has no stream is passed over.
+    async fn agents_heard(&self, ids: &[AgentId], now: Timestamp) -> Result<(), StoreError>;
+
     /// Records a contact, stores what it brings with its effects, and claims what is due: one transaction.
     async fn contact_put(&self, contact: ContactPut) -> Result<ContactTaken, StoreError>;
 

@@ -97,6 +97,24 @@ async fn a_block_on_one_server_reaches_a_stream_of_another() {
 }
 
 #[tokio::test]
+async fn a_machine_whose_stream_is_held_is_heard_of() {
+    let world = World::new().await;
+    let one = server(&world, "https://one", &[]);
+    let stream = open(&one, 1).await;
+    poll(&one, &machine(2)).await;
+    let before = world.clock.now();
+    world.clock.advance(limits::HEARD_EVERY);
+    one.inner.heard_note().await.unwrap();
+    let last = async |number| world.store.agent_get(machine(number).agent()).await.unwrap().unwrap().last_contact;
+    assert_eq!(last(1).await, before.plus(limits::HEARD_EVERY));
+    assert!(last(2).await <= before);
+    drop(stream);
+    world.clock.advance(limits::HEARD_EVERY);
+    one.inner.heard_note().await.unwrap();
+    assert_eq!(last(1).await, before.plus(limits::HEARD_EVERY));
+}
+
+#[tokio::test]
 async fn the_sweeps_run_by_themselves() {
     let world = World::new().await;
     let (one, other) = (server(&world, "https://one", &[]), server(&world, "https://other", &[]));

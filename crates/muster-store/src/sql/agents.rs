@@ -28,6 +28,8 @@ const SPEND_TOKEN: &str = "UPDATE enrol_tokens SET uses_left = uses_left - 1 \
      WHERE sha256 = $1 AND uses_left > 0 AND (expires IS NULL OR expires > $2) RETURNING labels";
 const COUNT: &str = "SELECT state, count(*) FROM machines GROUP BY state";
 const STATES: &str = "SELECT agent_id, state FROM machines WHERE agent_id = ANY($1) ORDER BY agent_id";
+const HEARD: &str = "UPDATE machines SET last_contact = $2 WHERE agent_id = ANY($1) AND streaming_to <> '' \
+     AND last_contact < $2";
 const LOCK_STATE: &str = "SELECT state FROM machines WHERE agent_id = $1 FOR UPDATE";
 const SET_STATE: &str = "UPDATE machines SET state = $2 WHERE agent_id = $1";
 const FORGET: &str = "UPDATE machines SET last_address = '', last_clock = NULL, last_nonce = NULL, streaming_to = '', \
@@ -226,6 +228,13 @@ async fn states(tx: &mut Tx, ids: &[AgentId]) -> Result<Vec<(AgentId, AgentState
     Ok(states)
 }
 
+async fn heard(tx: &mut Tx, (ids, now): &(Vec<AgentId>, Timestamp)) -> Result<(), StoreError> {
+    // In one order, so that two servers do not wait for each other.
+    let mut ids = agent_list(ids);
+    ids.sort_unstable();
+    tx.execute(HEARD, params![ids, *now]).await.map(drop)
+}
+
 fn not_found(id: AgentId) -> StoreError {
     StoreError::NotFound { what: "agent", id: id.to_string() }
 }
@@ -358,6 +367,10 @@ impl AgentStore for SqlStore {
     ) -> Result<(), StoreError> {
         let change = Change { id, to: state, now, cause: cause.clone() };
         self.write(change, |tx, args| Box::pin(state_set(tx, args))).await
+    }
+
+    async fn agents_heard(&self, ids: &[AgentId], now: Timestamp) -> Result<(), StoreError> {
+        self.write((ids.to_vec(), now), |tx, args| Box::pin(heard(tx, args))).await
     }
 
     async fn agent_states(&self, ids: &[AgentId]) -> Result<Vec<(AgentId, AgentState)>, StoreError> {

@@ -84,6 +84,18 @@ for_each_backend! {
         assert_eq!(to().await, "");
     }
 
+    async fn a_machine_whose_stream_is_held_is_in_contact(stage) {
+        let (one, two) = (stage.agent(1).await, stage.agent(2).await);
+        stage.contact(ContactPut { streaming_to: "https://one:1".into(), ..contact(1, at(10)) }).await;
+        stage.contact(contact(2, at(10))).await;
+        let last = async |id| stage.store.agent_get(id).await.unwrap().unwrap().last_contact;
+        stage.store.agents_heard(&[two, one, agent(9)], at(20)).await.unwrap();
+        assert_eq!((last(one).await, last(two).await), (at(20), at(10)));
+        stage.store.agents_heard(&[one], at(15)).await.unwrap();
+        assert_eq!(last(one).await, at(20), "never back");
+        stage.store.agents_heard(&[], at(30)).await.unwrap();
+    }
+
     async fn what_a_contact_brings_is_stored_once(stage) {
         stage.agent(1).await;
         let deliver = || Effect::Deliver { due: at(50) };

@@ -101,12 +101,16 @@ async fn poll(server: &Server, identity: &Identity) -> Result<u16> {
     Ok(link.post("", &wire::wrap(&ContactData::default(), &[])).await?.status)
 }
 
+/// Syncs that an agent costs on its way in, at most: its key is enrolled, its contact kept, what that brings processed.
+const SYNCS_OF_AN_AGENT: usize = 4;
+
 /// A sync to the disk fails: the server acknowledges nothing more and ends; started again, it has everything.
 pub(super) async fn failing_sync(load: Load) -> Result<Score> {
     let mut score = Score::default();
     let mut random = muster_random(load.seed);
     for cycle in 1..=load.cycles {
-        let first: u32 = random.random_range(40..400);
+        // Not before every agent is in contact, which the run waits for.
+        let first = SYNCS_OF_AN_AGENT * (load.polling + load.streaming) + random.random_range(40..400);
         let inject = format!("inject=fdatasync,fsync:error=EIO:when={first}+");
         // --seccomp-bpf stops the server only at these calls, so that it runs at its own speed otherwise.
         let tracer =

@@ -1,7 +1,8 @@
 //! Who asks at MIG's API: investigators, by tokens that they sign or by API keys.
 //!
 //! Stays true: a signed token is believed once, by whichever server sees it first, unless its caller lets it be repeated,
-//! and only near the time it names; of API keys only hashes are kept and compared, so no comparison gives a key away by its time; who is disabled is nobody.
+//! and only near the time it names; of API keys only hashes are kept and compared, so no comparison gives a key away by
+//! its time; who is disabled is nobody.
 //! Not here: which route asks for which permission (the server).
 
 use crate::contact::security_log_of_person;

@@ -42,7 +42,7 @@ const DELETED_WITH_AGENT: [&str; 6] = [
     "DELETE FROM contacts WHERE contact_id IN (WITH RECURSIVE chain AS (SELECT contact_id, previous FROM contacts \
      WHERE agent_id = $1 AND contact_id = (SELECT contact_id FROM machines WHERE agent_id = $1) UNION ALL \
      SELECT c.contact_id, c.previous FROM chain JOIN contacts c ON c.contact_id = chain.previous \
-     WHERE c.agent_id = $1) SELECT contact_id FROM chain)",
+     AND c.contact_id < chain.contact_id WHERE c.agent_id = $1) SELECT contact_id FROM chain)",
     "DELETE FROM usage_records WHERE agent_id = $1",
     "DELETE FROM broadcast_sent WHERE agent_id = $1",
 ];
@@ -229,10 +229,7 @@ async fn states(tx: &mut Tx, ids: &[AgentId]) -> Result<Vec<(AgentId, AgentState
 }
 
 async fn heard(tx: &mut Tx, (ids, now): &(Vec<AgentId>, Timestamp)) -> Result<(), StoreError> {
-    // In one order, so that two servers do not wait for each other.
-    let mut ids = agent_list(ids);
-    ids.sort_unstable();
-    tx.execute(HEARD, params![ids, *now]).await.map(drop)
+    tx.execute(HEARD, params![agent_list(ids), *now]).await.map(drop)
 }
 
 fn not_found(id: AgentId) -> StoreError {

@@ -1,7 +1,8 @@
 //! Contacts: a machine was here, brought messages and took some.
 //!
-//! The contacts of a machine are a chain: its row names the last, each names the one before it. Stays true: numbers grow
-//! along it, because each is given while the machine's row is locked; what retention took away ends it.
+//! The contacts of a machine are a chain: its row names the last, each names the one before it. Stays true: numbers fall
+//! along it, because each is given while the machine's row is locked. What retention took away ends it, and so does a
+//! greater number: SQLite begins anew once every contact is gone, and a link from before may name a contact that came since.
 
 use super::commands::{WAITING, hand_out};
 use super::effects::{Sender, put_dead_letters, take_in};
@@ -37,7 +38,7 @@ const INSERT_CONTACT: &str = "INSERT INTO contacts (agent_id, previous, at, sent
 /// The latest contacts, and those before one.
 static LATEST: LazyLock<String> = LazyLock::new(|| chain("SELECT contact_id FROM machines WHERE agent_id = $1"));
 static BEFORE: LazyLock<String> =
-    LazyLock::new(|| chain("SELECT previous FROM contacts WHERE contact_id = $3 AND agent_id = $1"));
+    LazyLock::new(|| chain("SELECT previous FROM contacts WHERE contact_id = $3 AND agent_id = $1 AND previous < $3"));
 const UPDATE_AGENT: &str = "UPDATE machines SET last_contact = $2, last_address = $3, last_clock = $4, \
      last_nonce = $5, streaming_to = $6, stream_contact = $7, nonce_splits = $8, nonce_skips = $9, \
      clone_suspected = $10, contact_id = $11 WHERE agent_id = $1";
@@ -52,7 +53,8 @@ fn chain(first: &str) -> String {
     format!(
         "WITH RECURSIVE chain AS (SELECT {COLUMNS}, CAST(1 AS BIGINT) AS place FROM contacts c WHERE c.agent_id = $1 \
          AND c.contact_id = ({first}) UNION ALL SELECT {COLUMNS}, chain.place + 1 FROM chain \
-         JOIN contacts c ON c.contact_id = chain.previous WHERE c.agent_id = $1 AND chain.place < $2) \
+         JOIN contacts c ON c.contact_id = chain.previous AND c.contact_id < chain.contact_id \
+         WHERE c.agent_id = $1 AND chain.place < $2) \
          SELECT contact_id, at, sent_nonce, received_nonce, address FROM chain ORDER BY contact_id DESC"
     )
 }

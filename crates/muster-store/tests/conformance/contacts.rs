@@ -7,8 +7,9 @@ use muster_core::{AgentState, Contact, Facts, Label, MessageResult, Timestamp, l
 use muster_store::agents::{
     AgentFilter, Claim, CloneSeen, ContactPut, ContactTaken, DeadLetter, Effect, RecordPut, Taken,
 };
+use muster_store::cluster::Retention;
 use muster_store::messages::MessageState;
-use muster_store::{AgentStore, MessageStore};
+use muster_store::{AgentStore, ClusterStore, MessageStore};
 use std::collections::BTreeMap;
 
 fn with(n: u8, now: Timestamp, effects: Vec<Effect>) -> ContactPut {
@@ -82,6 +83,29 @@ for_each_backend! {
         assert_eq!(to().await, "https://two:1");
         stage.store.stream_end(one, second).await.unwrap();
         assert_eq!(to().await, "");
+    }
+
+    async fn contacts_that_come_after_all_were_swept_are_a_chain_of_their_own(stage) {
+        let one = stage.agent(1).await;
+        for n in 0..3 {
+            stage.contact(contact(1, at(n))).await;
+        }
+        let old = Retention { contacts_before: at(9), contents_before: at(0), broadcasts_before: at(0) };
+        assert_eq!(stage.store.retention_sweep(old, 100).await.unwrap(), 3);
+        assert_eq!(stage.store.contact_page(one, None, 9).await.unwrap(), []);
+        let mut since = Vec::new();
+        for n in 10..14 {
+            since.insert(0, stage.contact(contact(1, at(n))).await.contact);
+        }
+        let ids = async |before, limit| {
+            let page = stage.store.contact_page(one, before, limit).await.unwrap();
+            page.into_iter().map(|contact| contact.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(None, 99).await, since);
+        assert_eq!(ids(Some(since[1]), 99).await, since[2..]);
+        assert_eq!(ids(Some(since[3]), 99).await, []);
+        stage.store.agent_state_set(one, AgentState::Deleted, at(20), &cause()).await.unwrap();
+        assert_eq!(stage.store.contact_page(one, None, 9).await.unwrap(), []);
     }
 
     async fn a_machine_whose_stream_is_held_is_in_contact(stage) {

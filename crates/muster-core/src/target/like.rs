@@ -1,6 +1,7 @@
 //! LIKE, with the meaning it has in PostgreSQL.
 
 use super::Case;
+use std::str::Chars;
 
 enum Piece {
     Any,
@@ -8,40 +9,62 @@ enum Piece {
     Letter(char),
 }
 
-/// Whether `text` is like `pattern`: `%` is any text, `_` one character, a backslash takes the meaning from what
-/// follows. Takes time in proportion to the product of both lengths at most.
-pub fn like(pattern: &str, text: &str, case: Case) -> bool {
-    let fold = |letter: char| if case == Case::Ignored { letter.to_ascii_lowercase() } else { letter };
-    let mut pieces = Vec::new();
-    let mut letters = pattern.chars();
-    while let Some(letter) = letters.next() {
-        pieces.push(match letter {
-            '%' => Piece::Any,
-            '_' => Piece::One,
-            '\\' => Piece::Letter(fold(letters.next().unwrap_or('\\'))),
-            letter => Piece::Letter(fold(letter)),
-        });
+/// A pattern, read once: `%` is any text, `_` one character, a backslash takes the meaning from what follows.
+pub struct Like {
+    pieces: Vec<Piece>,
+    case: Case,
+}
+
+impl Like {
+    /// Reads `pattern`.
+    pub fn new(pattern: &str, case: Case) -> Self {
+        let mut pieces = Vec::with_capacity(pattern.len());
+        let mut letters = pattern.chars();
+        while let Some(letter) = letters.next() {
+            pieces.push(match letter {
+                '%' => Piece::Any,
+                '_' => Piece::One,
+                '\\' => Piece::Letter(fold(letters.next().unwrap_or('\\'), case)),
+                letter => Piece::Letter(fold(letter, case)),
+            });
+        }
+        Self { pieces, case }
     }
-    let text: Vec<char> = text.chars().map(fold).collect();
-    let (mut piece, mut letter) = (0, 0);
-    // After the last %: where it stands, and how far it reaches.
-    let mut any: Option<(usize, usize)> = None;
-    while letter < text.len() {
-        match pieces.get(piece) {
-            Some(Piece::Any) => {
-                any = Some((piece, letter));
-                piece += 1;
-            }
-            Some(Piece::One) => (piece, letter) = (piece + 1, letter + 1),
-            Some(Piece::Letter(wanted)) if *wanted == text[letter] => (piece, letter) = (piece + 1, letter + 1),
-            _ => {
-                let Some((start, reach)) = any else { return false };
-                any = Some((start, reach + 1));
-                (piece, letter) = (start + 1, reach + 1);
+
+    /// Whether `text` is like the pattern. Takes time in proportion to the product of both lengths at most.
+    pub fn matches(&self, text: &str) -> bool {
+        let (mut piece, mut rest) = (0, text.chars());
+        // After the last %: where it stands, and what follows what it holds.
+        let mut any: Option<(usize, Chars<'_>)> = None;
+        loop {
+            let mut after = rest.clone();
+            let Some(letter) = after.next() else {
+                return self.pieces[piece..].iter().all(|piece| matches!(piece, Piece::Any));
+            };
+            match self.pieces.get(piece) {
+                Some(Piece::Any) => {
+                    any = Some((piece, rest.clone()));
+                    piece += 1;
+                }
+                Some(Piece::One) => (piece, rest) = (piece + 1, after),
+                Some(Piece::Letter(wanted)) if *wanted == fold(letter, self.case) => (piece, rest) = (piece + 1, after),
+                _ => {
+                    let Some((start, reach)) = &mut any else { return false };
+                    reach.next();
+                    (piece, rest) = (*start + 1, reach.clone());
+                }
             }
         }
     }
-    pieces[piece.min(pieces.len())..].iter().all(|piece| matches!(piece, Piece::Any))
+}
+
+fn fold(letter: char, case: Case) -> char {
+    if case == Case::Ignored { letter.to_ascii_lowercase() } else { letter }
+}
+
+/// Whether `text` is like `pattern`; for who asks once. See [`Like`].
+pub fn like(pattern: &str, text: &str, case: Case) -> bool {
+    Like::new(pattern, case).matches(text)
 }
 
 /// Returns `pattern`, whose escape character is `escape` (none: no character is), with backslashes instead. `None` when

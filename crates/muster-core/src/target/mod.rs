@@ -28,7 +28,7 @@ pub use endpoint::{Endpoint, tags};
 pub use error::TargetError;
 pub use evaluate::{Leaf, Truths, Verdict, number};
 pub use interval::Interval;
-pub use like::like;
+pub use like::{Like, like};
 pub use named::{check_name, expand};
 pub use path::{Form, Path, Step, read as path_read, take as path_text};
 pub use regex::{RegexError, regex};

@@ -22,11 +22,13 @@ use std::time::{Duration, Instant};
 
 const TARGET: &str = "name LIKE '%'";
 /// Targets that pick all machines, some, and none: by columns, by a tag, in the document beside the row, by a pattern.
-const PICKED: [&str; 7] = [
+const PICKED: [&str; 9] = [
     "status = 'online'",
     "environment->>'os' = 'linux' AND name LIKE 'host9%'",
     "tags->>'operator' = 'IT'",
     "environment->'addresses'->>0 = '192.0.2.7'",
+    "environment->>'addresses' LIKE '%192.0.2.7%'",
+    "environment::text ILIKE '%192.0.2.7%' OR name = 'none'",
     "name ~* '^HOST[0-9]{2}7'",
     "heartbeattime > NOW() - INTERVAL '5 minutes' AND os IN ('linux', 'darwin')",
     "name = 'none'",
@@ -56,7 +58,8 @@ async fn furnish(url: &str, agents: u64) {
         r#""init":"systemd","isproxied":false,"modules":["file","pkg"],"os":"linux","proxy":""}"#
     );
     let told = r#"'linux', '{"operator":"IT","role":"web"}'"#;
-    let environments = format!("INSERT INTO machine_environments SELECT number, '{environment}' FROM machines");
+    let environments =
+        format!("INSERT INTO machine_environments (machine, environment) SELECT number, '{environment}' FROM machines");
     let at = now().as_nanos();
     match DatabaseKind::of(url).unwrap() {
         DatabaseKind::Sqlite(path) => {

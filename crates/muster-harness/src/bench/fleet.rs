@@ -15,7 +15,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Puts `count` machines into the database of `server`, which has none; they were in contact at `at`, in nanoseconds.
 pub(super) async fn furnish(server: &Server, count: u64, at: i64) -> Result<()> {
-    let environments = format!("INSERT INTO machine_environments SELECT number, '{ENVIRONMENT}' FROM machines");
+    let environments =
+        format!("INSERT INTO machine_environments (machine, environment) SELECT number, '{ENVIRONMENT}' FROM machines");
     if let Some(url) = server.database() {
         let sql = format!(
             "INSERT INTO machines ({COLUMNS}) SELECT decode(lpad(to_hex(i), 16, '0'), 'hex'), \

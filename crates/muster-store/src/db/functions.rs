@@ -5,7 +5,7 @@
 
 use super::dialect::sqlite_error as refuse;
 use crate::StoreError;
-use muster_core::target::{Case, Form, Path, Step, like, number, path_read, path_text, regex};
+use muster_core::target::{Case, Form, Like, Path, Step, number, path_read, path_text, regex};
 use rusqlite::Connection;
 use rusqlite::functions::{Context, FunctionFlags};
 
@@ -65,28 +65,74 @@ impl Words {
     }
 
     /// What stands in `document` at `path`. `place` takes a value and returns its parameter.
-    pub(crate) fn path(self, document: &str, path: &Path, place: &mut dyn FnMut(PathValue) -> usize) -> String {
+    pub(crate) fn path(self, document: &Source, path: &Path, place: &mut dyn FnMut(PathValue) -> usize) -> String {
+        // The whole document, which is kept as the evaluator prints it.
+        if path.steps.is_empty() && path.form == Form::Raw {
+            return document.text.to_owned();
+        }
         if self == Self::Sqlite {
             let steps = serde_json::to_string(&(&path.steps, &path.form)).expect("steps are JSON");
-            return format!("muster_path({document}, ${})", place(PathValue::Text(steps)));
+            return format!("muster_path({}, ${})", document.text, place(PathValue::Text(steps)));
         }
-        let mut step = |step: &Step| match step {
-            Step::Key(key) => format!("${}::TEXT", place(PathValue::Text(key.clone()))),
-            Step::Index(index) => format!("${}::INT", place(PathValue::Index(*index))),
+        let mut arrows = |step: &Step| match step {
+            Step::Key(key) => Arrows::key(place(PathValue::Text(key.clone()))),
+            Step::Index(index) => Arrows::index(place(PathValue::Index(*index))),
         };
-        let mut sql = format!("({document})::JSON");
-        for part in &path.steps {
-            sql = format!("{sql} -> {}", step(part));
-        }
-        match &path.form {
-            Form::Json => format!("({sql})"),
-            Form::Raw => format!("({sql})::TEXT"),
-            Form::Text(last) => format!("({sql} ->> {})", step(last)),
+        let steps: Vec<Arrows> = path.steps.iter().map(&mut arrows).collect();
+        let written = steps.iter().fold(format!("({})::JSON", document.text), |sql, step| sql + &step.written);
+        let last = match &path.form {
+            Form::Json => return format!("({written})"),
+            Form::Raw => return format!("({written})::TEXT"),
+            Form::Text(last) => arrows(last),
             // The keys hold neither commas nor braces nor quotes: the parser sees to that.
-            Form::Deep(steps) => {
-                format!("({sql} #>> ${}::TEXT::TEXT[])", place(PathValue::Text(format!("{{{}}}", steps.join(",")))))
-            }
+            Form::Deep(steps) => Arrows::deep(place(PathValue::Text(format!("{{{}}}", steps.join(","))))),
+        };
+        let written = format!("({written}{})", last.written_text);
+        let Some(parsed) = document.parsed else { return written };
+        let parsed = steps.iter().fold(parsed.to_owned(), |sql, step| sql + &step.parsed);
+        let (piece, text) = (format!("{parsed}{}", last.parsed), format!("({parsed}{})", last.parsed_text));
+        // A list or an object is written with spaces and in an order of its own once it was parsed.
+        format!("CASE WHEN jsonb_typeof({piece}) IN ('array', 'object') THEN {written} ELSE {text} END")
+    }
+}
+
+/// Where a document is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source {
+    /// Its JSON, as written.
+    pub(crate) text: &'static str,
+    /// The same as PostgreSQL keeps it once it was parsed, if it does: ten times as fast to look into.
+    pub(crate) parsed: Option<&'static str>,
+}
+
+/// A step in PostgreSQL's words: into JSON as written and as parsed, for a piece and for its text.
+struct Arrows {
+    written: String,
+    written_text: String,
+    parsed: String,
+    parsed_text: String,
+}
+
+impl Arrows {
+    fn key(place: usize) -> Self {
+        let (piece, text) = (format!(" -> ${place}::TEXT"), format!(" ->> ${place}::TEXT"));
+        Self { written: piece.clone(), written_text: text.clone(), parsed: piece, parsed_text: text }
+    }
+
+    /// Parsed, a lone text counts as a list of one for `->`, but not for `#>`.
+    fn index(place: usize) -> Self {
+        let index = format!("ARRAY[${place}::INT]::TEXT[]");
+        Self {
+            written: format!(" -> ${place}::INT"),
+            written_text: format!(" ->> ${place}::INT"),
+            parsed: format!(" #> {index}"),
+            parsed_text: format!(" #>> {index}"),
         }
+    }
+
+    fn deep(place: usize) -> Self {
+        let (piece, text) = (format!(" #> ${place}::TEXT::TEXT[]"), format!(" #>> ${place}::TEXT::TEXT[]"));
+        Self { written: piece.clone(), written_text: text.clone(), parsed: piece, parsed_text: text }
     }
 }
 
@@ -121,8 +167,9 @@ fn case(context: &Context<'_>) -> rusqlite::Result<Case> {
 
 fn sqlite_like(context: &Context<'_>) -> rusqlite::Result<Option<bool>> {
     let case = case(context)?;
-    let (text, pattern) = (text(context, 0)?, text(context, 1)?);
-    Ok(text.zip(pattern).map(|(text, pattern)| like(pattern, text, case)))
+    let pattern =
+        context.get_or_create_aux(1, |pattern| -> Result<_, Failure> { Ok(Like::new(pattern.as_str()?, case)) })?;
+    Ok(text(context, 0)?.map(|text| pattern.matches(text)))
 }
 
 fn sqlite_regex(context: &Context<'_>) -> rusqlite::Result<Option<bool>> {

@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -37,6 +37,7 @@ const STEPS: [Step; 9] = [
         postgres: include_str!("../migrations/0008.postgres.sql"),
     },
     Step { both: include_str!("../migrations/0009.sql"), sqlite: "", postgres: "" },
+    Step { both: "", sqlite: "", postgres: include_str!("../migrations/0010.postgres.sql") },
 ];
 
 /// The version this program speaks.

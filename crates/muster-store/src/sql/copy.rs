@@ -152,14 +152,16 @@ async fn dump(tx: &mut Tx, partial: &Path) -> Result<(), StoreError> {
         copy.execute(&format!("DELETE FROM {table}"), []).map_err(refuse)?;
     }
     for table in TABLES {
-        tx.execute(format!("DECLARE copy_{table} NO SCROLL CURSOR FOR SELECT * FROM {table}"), &[]).await?;
+        // PostgreSQL keeps columns of its own, which are made of the others.
+        let columns = columns(&copy, table)?.join(", ");
+        tx.execute(format!("DECLARE copy_{table} NO SCROLL CURSOR FOR SELECT {columns} FROM {table}"), &[]).await?;
         let fetch = format!("FETCH {} FROM copy_{table}", rows_at_once(table));
         loop {
             let rows = tx.query(fetch.clone(), &[]).await?;
             if rows.is_empty() {
                 break;
             }
-            append(&copy, table, &rows)?;
+            append(&copy, table, &columns, &rows)?;
         }
         tx.execute(format!("CLOSE copy_{table}"), &[]).await?;
     }
@@ -175,9 +177,14 @@ fn places(columns: usize, rows: usize) -> String {
     (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
-fn append(copy: &Connection, table: &str, rows: &[Row]) -> Result<(), StoreError> {
-    let columns = rows.first().map_or(0, |row| row.0.len());
-    let sql = format!("INSERT INTO {table} VALUES {}", places(columns, 1).replace('$', "?"));
+fn columns(copy: &Connection, table: &str) -> Result<Vec<String>, StoreError> {
+    let statement = copy.prepare(&format!("SELECT * FROM {table}")).map_err(refuse)?;
+    Ok(statement.column_names().map(str::to_owned).collect())
+}
+
+fn append(copy: &Connection, table: &str, columns: &str, rows: &[Row]) -> Result<(), StoreError> {
+    let width = rows.first().map_or(0, |row| row.0.len());
+    let sql = format!("INSERT INTO {table} ({columns}) VALUES {}", places(width, 1).replace('$', "?"));
     let mut statement = copy.prepare_cached(&sql).map_err(refuse)?;
     for row in rows {
         statement.execute(rusqlite::params_from_iter(&row.0)).map_err(refuse)?;

@@ -8,7 +8,7 @@ use super::targets::{self, ENVIRONMENT, Matching, Since, fleet_columns, fleet_ro
 use super::{commands, investigators};
 use crate::actions::ActionRow;
 use crate::db::Tx;
-use crate::db::functions::{PathValue, Words};
+use crate::db::functions::{PathValue, Source, Words};
 use crate::db::value::{Row, Value, number, params};
 use crate::error::ErrorKind;
 use crate::investigators::InvestigatorRow;
@@ -102,7 +102,7 @@ impl<'a> Search<'a> {
         let form = Form::Text(Step::Key("family".to_owned()));
         let path = Path { document: Document::Tags, steps: Vec::new(), form };
         let values = &mut self.values;
-        let sql = self.words.path("action_rows.threat", &path, &mut |value| {
+        let sql = self.words.path(&Source { text: "action_rows.threat", parsed: None }, &path, &mut |value| {
             values.push(match value {
                 PathValue::Text(text) => text.into(),
                 PathValue::Index(index) => index.into(),

@@ -6,7 +6,7 @@
 
 use super::journal;
 use crate::db::Tx;
-use crate::db::functions::{PathValue, Words};
+use crate::db::functions::{PathValue, Source, Words};
 use crate::db::value::{Row, Value, params};
 use crate::error::ErrorKind;
 use crate::targets::{NamedTarget, Reach, TargetQuery, TargetStore};
@@ -24,8 +24,9 @@ const PUBLIC_IP: &str = "NULLIF(ltrim(rtrim(rtrim(rtrim(machines.last_address, '
 pub(super) const ENVIRONMENT: &str =
     "(SELECT e.environment FROM machine_environments e WHERE e.machine = machines.number)";
 const MACHINES: &str = "machines";
-/// Joined, because PostgreSQL looks one by one for what a condition selects by itself, and never side by side.
-const WITH_ENVIRONMENTS: &str = "machines LEFT JOIN machine_environments e ON e.machine = machines.number";
+/// Joined, because PostgreSQL looks one by one for what a condition selects by itself, and never side by side. Every
+/// machine has an environment from its enrolment on, so that the database may begin with either table.
+const WITH_ENVIRONMENTS: &str = "machines JOIN machine_environments e ON e.machine = machines.number";
 const FOUND: &str = "SELECT 1 FROM result_rows WHERE action = $1 AND agent = $2 AND late = 0 AND found = $3";
 const NAMED_PUT: &str = "INSERT INTO named_targets (name, expression, description, changed, changed_by) \
      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET expression = excluded.expression, \
@@ -231,12 +232,12 @@ impl<'a> Condition<'a> {
         let document = match path.document {
             Document::Environment => {
                 self.from = WITH_ENVIRONMENTS;
-                "e.environment"
+                Source { text: "e.environment", parsed: Some("e.parsed") }
             }
-            Document::Tags => "machines.tags",
+            Document::Tags => Source { text: "machines.tags", parsed: None },
         };
         let values = &mut self.values;
-        self.words.path(document, path, &mut |value| {
+        self.words.path(&document, path, &mut |value| {
             values.push(match value {
                 PathValue::Text(text) => text.into(),
                 PathValue::Index(index) => index.into(),

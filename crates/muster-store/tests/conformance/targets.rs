@@ -385,6 +385,10 @@ for_each_backend! {
             ("environment->'addresses'->>1 = '10.0.0.7'".into(), vec![7]),
             ("environment#>>'{addresses,-1}' = '10.0.0.7'".into(), vec![7]),
             ("environment->>'isproxied' = 'true'".into(), vec![3, 6, 9, 12]),
+            // Pieces are as they were written, and a text is no list of one.
+            ("environment->>'addresses' = '[\"10.0.0.1\",\"10.0.0.7\"]'".into(), vec![7]),
+            ("environment#>>'{}' LIKE '%\"10.0.0.1\",\"10.0.0.7\"%'".into(), vec![7]),
+            ("environment->'ident'->>0 IS NULL AND environment#>>'{ident,0}' IS NULL".into(), (1..=12).collect()),
             ("(tags->>'size')::numeric > 5".into(), vec![3, 9]),
             ("tags->>'size' > '5'".into(), vec![4, 10]),
             ("tags->>'quote' = 'it''s'".into(), vec![5, 11]),

@@ -4,6 +4,7 @@
 
 mod agent;
 mod fleet;
+mod machine;
 mod orders;
 
 use agent::AgentProcess;

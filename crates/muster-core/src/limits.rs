@@ -193,6 +193,8 @@ pub const TARGET_MACHINES_SHOWN_MAX: u32 = 100;
 
 /// Rows that one search gives (MIG: as many as are asked for).
 pub const SEARCH_ROWS_MAX: u32 = 10_000;
+/// Machines that one search by a target gives: as many as `mig` asks for when it counts whom an action would reach.
+pub const SEARCH_TARGET_ROWS_MAX: u64 = 1_000_000;
 /// Bytes of results in the answer to one search; what is beyond is named and left out.
 pub const SEARCH_RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Characters of one pattern of a search (MIG's columns hold 2,048).

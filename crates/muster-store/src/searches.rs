@@ -160,10 +160,12 @@ pub trait SearchStore: Send + Sync {
     /// Returns machines that are not deleted and do not wait for approval, last heard of first, as they are at `now`.
     async fn agent_search(&self, filter: SearchFilter, now: Timestamp) -> Result<Vec<FleetRow>, StoreError>;
 
-    /// Returns machines that a target picks, in the order of their numbers.
+    /// Returns machines that a target picks, in the order of their numbers: after the number `after`, and `offset`
+    /// of them passed over.
     async fn agent_search_target(
         &self,
         query: TargetQuery,
+        after: i64,
         offset: u64,
         limit: u32,
     ) -> Result<Vec<FleetRow>, StoreError>;

@@ -7,6 +7,7 @@ use crate::rest::layers::RequestId;
 use crate::rest::problem::Failure;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderValue, StatusCode, header};
 use muster_engine::OperatorError;
 use muster_store::StoreError;
@@ -175,15 +176,65 @@ struct Fault<'a> {
     message: Option<&'a str>,
 }
 
+fn written(href: &str, items: &[Item], error: Fault<'_>) -> String {
+    let collection = Collection { version: "1.0", href, items, template: Nothing {}, error };
+    serde_json::to_string(&Envelope { collection }).expect("texts and JSON that was written can be written")
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// Writes the answer that a handler left, if it left one.
 pub(super) fn write(response: &mut Response, href: &str, id: &RequestId) {
     let Some(answer) = response.extensions_mut().remove::<Answer>() else { return };
     let code = answer.message.as_ref().map(|_| id.0.as_str());
     let error = Fault { code, message: answer.message.as_deref() };
-    let collection = Collection { version: "1.0", href, items: &answer.items, template: Nothing {}, error };
-    let body = serde_json::to_vec(&Envelope { collection }).expect("texts and JSON that was written can be written");
-    *response.body_mut() = Body::from(body);
+    *response.body_mut() = Body::from(written(href, &answer.items, error));
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, JSON);
+}
+
+/// An answer whose items are written as they are read. A failure in the middle breaks the body off, so that nobody takes
+/// a part for the whole.
+pub(super) fn streamed<E>(href: &str, pages: impl Stream<Item = Result<Vec<Item>, E>> + Send + 'static) -> Response
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    // No text of an address holds the quotes of this one.
+    let one = [Item::at(String::new())];
+    let around = written(href, &one, Fault { code: None, message: None });
+    let items = serde_json::to_string(&one).expect("an item can be written");
+    let (before, after) = around.split_once(&items[1..items.len() - 1]).expect("the item is in what was written");
+    let (before, after) = (before.to_owned(), after.to_owned());
+    let mut comma = "";
+    let pages = pages.map_ok(move |items| {
+        let items = serde_json::to_string(&items).expect("texts and JSON that was written can be written");
+        let items = &items[1..items.len() - 1];
+        let comma = if items.is_empty() { "" } else { std::mem::replace(&mut comma, ",") };
+        format!("{comma}{items}")
+    });
+    let whole = stream::once(async { Ok(before) }).chain(pages).chain(stream::once(async { Ok(after) }));
+    ([(header::CONTENT_TYPE, JSON)], Body::from_stream(whole)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    #[tokio::test]
+    async fn an_answer_that_is_streamed_reads_as_one_that_is_written_at_once() {
+        let items: Vec<Item> = ["a", "b", "\"\"]"].map(|href| Item::at(href.to_owned()).with("n", &href)).into();
+        let href = "http://h/search?x={\"href\":\"\",\"data\":[]}";
+        let pages = [vec![], items[..1].to_vec(), vec![], items[1..].to_vec()].map(Ok::<_, Infallible>);
+        let body = streamed(href, stream::iter(pages)).into_body();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        assert_eq!(body, written(href, &items, Fault { code: None, message: None }));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_go_on_is_broken_off() {
+        let pages = [Ok(vec![Item::at("a".to_owned())]), Err(std::io::Error::other("no"))];
+        assert!(axum::body::to_bytes(streamed("h", stream::iter(pages)).into_body(), usize::MAX).await.is_err());
+    }
 }

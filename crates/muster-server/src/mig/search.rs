@@ -4,14 +4,17 @@
 //! nothing found is 404 with the words that MIG's programs compare.
 
 use super::access::Here;
-use super::envelope::{Answer, Item, Refused};
+use super::envelope::{self, Answer, Item, Refused};
 use super::query::{Params, whole};
 use super::{actions, agents, people};
 use crate::rest::Rest;
 use axum::Extension;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt, stream};
 use muster_core::action::moment;
 use muster_core::{Timestamp, limits};
+use muster_store::StoreError;
 use muster_store::searches::{Pattern, SearchFilter};
 use muster_store::targets::{Reach, TargetQuery};
 use serde_json::{Map, Value, json};
@@ -150,40 +153,93 @@ pub(super) async fn search(
     State(rest): State<Rest>,
     Extension(here): Extension<Here>,
     params: Params,
-) -> Result<Answer, Refused> {
+) -> Result<Response, Refused> {
     let asked = Asked::read(&params, rest.clock.now())?;
     let (offset, limit) = (asked.filter.offset, asked.limit);
     let parameters = Item::at(here.href.clone()).with("search parameters", &asked.echo);
-    let mut items = found(&rest, &here, asked).await?;
+    let mut picked = match (asked.kind, &asked.target) {
+        (Kind::Agent, Some(target)) => Some(Picked::read(&rest, &here, target, &asked).await?),
+        _ => None,
+    };
+    let mut items = match &mut picked {
+        Some(picked) => picked.next().await.map_err(|error| Refused::of_store("search", &error))?,
+        None => found(&rest, &here, asked).await?,
+    };
     if items.is_empty() {
         return Err(Refused::not_found(NOTHING).with(vec![parameters]));
     }
+    let mut end = Vec::new();
     if offset > 0 {
         let after = offset.saturating_add(limit.unsigned_abs());
         let next = here.at(format_args!("/search?{}", params.with("offset", &after.to_string())));
         let page = json!({ "limit": limit, "offset": offset, "next": next });
-        items.push(Item::at(here.href.clone()).with("pagination", &page));
+        end.push(Item::at(here.href.clone()).with("pagination", &page));
     }
-    items.push(parameters);
-    Ok(Answer::of(items))
+    end.push(parameters);
+    if let Some(picked) = picked.filter(Picked::has_more) {
+        let pages = stream::once(async { Ok(items) }).chain(picked.pages()).chain(stream::once(async { Ok(end) }));
+        return Ok(envelope::streamed(&here.href, pages));
+    }
+    items.append(&mut end);
+    Ok(Answer::of(items).into_response())
+}
+
+/// Machines that a target picks, page by page: `mig` asks for all of a fleet to count them.
+struct Picked {
+    rest: Rest,
+    here: Here,
+    query: TargetQuery,
+    offset: u64,
+    /// The number of the last machine that was given.
+    after: i64,
+    left: u64,
+}
+
+impl Picked {
+    async fn read(rest: &Rest, here: &Here, target: &str, asked: &Asked) -> Result<Self, Refused> {
+        let (_, target) = rest.engine.target_read(target).await?;
+        let target = target.map_err(|error| Refused::invalid(format!("the target cannot be read: {error}")))?;
+        let query = TargetQuery { target, now: rest.clock.now(), reach: Reach::Active };
+        let left = asked.limit.unsigned_abs().min(limits::SEARCH_TARGET_ROWS_MAX);
+        Ok(Self { rest: rest.clone(), here: here.clone(), query, offset: asked.filter.offset, after: 0, left })
+    }
+
+    fn has_more(&self) -> bool {
+        self.left > 0
+    }
+
+    async fn next(&mut self) -> Result<Vec<Item>, StoreError> {
+        let limit = u32::try_from(self.left).unwrap_or(u32::MAX).min(limits::PAGE_ROWS_MAX);
+        let store = self.rest.engine.store();
+        let rows = store.agent_search_target(self.query.clone(), self.after, self.offset, limit).await?;
+        self.offset = 0;
+        self.left = if rows.len() < limit as usize { 0 } else { self.left - u64::from(limit) };
+        self.after = rows.last().map_or(self.after, |row| row.number);
+        Ok(agents::items(&self.here, &rows))
+    }
+
+    fn pages(self) -> impl Stream<Item = Result<Vec<Item>, StoreError>> {
+        stream::try_unfold(self, async |mut picked| {
+            if !picked.has_more() {
+                return Ok(None);
+            }
+            let items = picked.next().await.inspect_err(|error| {
+                tracing::error!(error = %crate::observe::Chain(error), "could not go on with a search");
+            })?;
+            Ok(Some((items, picked)))
+        })
+    }
 }
 
 async fn found(rest: &Rest, here: &Here, asked: Asked) -> Result<Vec<Item>, Refused> {
     let (store, now) = (rest.engine.store(), rest.clock.now());
     let failed = |error| Refused::of_store("search", &error);
     let filter = asked.filter;
-    Ok(match (asked.kind, asked.target) {
-        (Kind::Action, _) => actions::items(here, &store.action_search(filter).await.map_err(failed)?),
-        (Kind::Command, _) => actions::command_items(here, &store.command_search(filter).await.map_err(failed)?),
-        (Kind::Agent, None) => agents::items(here, &store.agent_search(filter, now).await.map_err(failed)?),
-        (Kind::Agent, Some(target)) => {
-            let (_, target) = rest.engine.target_read(&target).await?;
-            let target = target.map_err(|error| Refused::invalid(format!("the target cannot be read: {error}")))?;
-            let query = TargetQuery { target, now, reach: Reach::Active };
-            let rows = store.agent_search_target(query, filter.offset, filter.limit).await;
-            agents::items(here, &rows.map_err(failed)?)
-        }
-        (Kind::Investigator, _) => people::items(here, &store.investigator_search(filter).await.map_err(failed)?),
-        (Kind::Absent, _) => Vec::new(),
+    Ok(match asked.kind {
+        Kind::Action => actions::items(here, &store.action_search(filter).await.map_err(failed)?),
+        Kind::Command => actions::command_items(here, &store.command_search(filter).await.map_err(failed)?),
+        Kind::Agent => agents::items(here, &store.agent_search(filter, now).await.map_err(failed)?),
+        Kind::Investigator => people::items(here, &store.investigator_search(filter).await.map_err(failed)?),
+        Kind::Absent => Vec::new(),
     })
 }

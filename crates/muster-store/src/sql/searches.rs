@@ -332,17 +332,18 @@ async fn machines(tx: &mut Tx, (filter, now): &(SearchFilter, Timestamp)) -> Res
 
 async fn machines_of(
     tx: &mut Tx,
-    (query, offset, limit): &(TargetQuery, i64, u32),
+    (query, after, offset, limit): &(TargetQuery, i64, i64, u32),
 ) -> Result<Vec<FleetRow>, StoreError> {
     let since = Since::read(tx, query.now).await?;
     let limit = Value::from((*limit).min(limits::SEARCH_ROWS_MAX));
-    let values = vec![since.online.into(), since.idle.into(), limit, Value::from(*offset)];
+    let values = vec![since.online.into(), since.idle.into(), limit, Value::from(*offset), Value::from(*after)];
     let words = if matches!(tx, Tx::Sqlite(_)) { Words::Sqlite } else { Words::Postgres };
     let place = |n: usize| words.place(n, "BIGINT");
     let Matching { from, condition, values } = matching(tx, &query.target, query.reach, query.now, values).await?;
     let sql = format!(
-        "SELECT {} FROM {from} WHERE {condition} ORDER BY machines.number LIMIT {} OFFSET {}",
+        "SELECT {} FROM {from} WHERE machines.number > {} AND {condition} ORDER BY machines.number LIMIT {} OFFSET {}",
         fleet_columns(&status_of(&place(1), &place(2))),
+        place(5),
         place(3),
         place(4)
     );
@@ -390,10 +391,11 @@ impl SearchStore for SqlStore {
     async fn agent_search_target(
         &self,
         query: TargetQuery,
+        after: i64,
         offset: u64,
         limit: u32,
     ) -> Result<Vec<FleetRow>, StoreError> {
-        let args = (query, number("offset", offset)?, limit);
+        let args = (query, after, number("offset", offset)?, limit);
         self.read(args, |tx, args| Box::pin(machines_of(tx, args))).await
     }
 

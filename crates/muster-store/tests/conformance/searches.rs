@@ -174,13 +174,14 @@ for_each_backend! {
         let alone = stage.store.target_row(agent(1), Vec::new(), at(50)).await.unwrap().unwrap();
         assert_eq!(row, alone, "a machine is the same whoever asks");
         let query = |text: &str| TargetQuery { target: Target::parse(text).unwrap(), now: at(50), reach: Reach::Active };
-        let by = async |text: &str, offset, limit| {
-            let rows = stage.store.agent_search_target(query(text), offset, limit).await.unwrap();
+        let by = async |text: &str, after, offset, limit| {
+            let rows = stage.store.agent_search_target(query(text), after, offset, limit).await.unwrap();
             rows.iter().map(|row| row.number).collect::<Vec<_>>()
         };
-        assert_eq!(by("os = 'linux' AND tags->>'operator' = 'IT'", 0, 10).await, [first, second]);
-        assert_eq!(by("name LIKE '%'", 1, 10).await, [second]);
-        assert_eq!(by("name LIKE '%'", 0, 1).await, [first]);
+        assert_eq!(by("os = 'linux' AND tags->>'operator' = 'IT'", 0, 0, 10).await, [first, second]);
+        assert_eq!(by("name LIKE '%'", 0, 1, 10).await, [second]);
+        assert_eq!(by("name LIKE '%'", 0, 0, 1).await, [first]);
+        assert_eq!(by("name LIKE '%'", first, 0, 9).await, [second]);
     }
 
     async fn investigators_are_found_by_each_condition(stage) {
@@ -291,7 +292,7 @@ async fn a_search_that_takes_too_long_is_refused() {
         client.batch_execute("BEGIN; LOCK TABLE action_rows, machines IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let query = TargetQuery { target: Target::parse("pid = 1").unwrap(), now: at(0), reach: Reach::Active };
         let (actions, machines) =
-            tokio::join!(stage.store.action_search(any()), stage.store.agent_search_target(query, 0, 1));
+            tokio::join!(stage.store.action_search(any()), stage.store.agent_search_target(query, 0, 0, 1));
         for refused in [actions.map(drop).unwrap_err(), machines.map(drop).unwrap_err()] {
             assert_eq!(refused.kind(), ErrorKind::Refused);
             assert!(refused.to_string().contains("took longer than 2 s"), "{refused}");

@@ -2,16 +2,41 @@
 
 use super::{CEILING, FIRST, Lab, SECOND, draft, message, signed, value};
 use muster_core::action::{ActionId, CommandStatus};
+use muster_core::limits;
 use muster_store::ActionStore;
 use muster_store::actions::ResultPut;
 use muster_store::agents::Effect;
 use muster_store::investigators::{ModuleTold, TrustTold};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Numbers of the items that hold something under this name.
 fn count(body: &Value, name: &str) -> usize {
     let items = body["collection"]["items"].as_array().unwrap();
     items.iter().filter(|item| item["data"][0]["name"] == name).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_of_more_than_a_page_is_counted_whole() {
+    let lab = Lab::start().await;
+    let page = usize::try_from(limits::PAGE_ROWS_MAX).unwrap();
+    for n in 0..=page {
+        lab.machine(&format!("vm{n}"), Vec::new()).await;
+    }
+    let asked = async |more: &str| {
+        let body = lab.got(&format!("/search?type=agent&target=name+LIKE+%27vm%25%27{more}")).await;
+        assert_eq!(body["collection"]["error"], json!({}));
+        let items = body["collection"]["items"].as_array().unwrap();
+        assert_eq!(items.last().unwrap()["data"][0]["name"], "search parameters");
+        let ids: BTreeSet<i64> = items.iter().filter_map(|item| item["data"][0]["value"]["id"].as_i64()).collect();
+        assert_eq!(ids.len(), count(&body, "agent"));
+        (ids.len(), count(&body, "pagination"))
+    };
+    assert_eq!(asked("&limit=1000000").await, (page + 1, 0));
+    assert_eq!(asked(&format!("&limit={page}")).await, (page, 0));
+    assert_eq!(asked("&limit=1000000&offset=1").await, (page, 1));
+    assert_eq!(asked("").await, (100, 0));
+    lab.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

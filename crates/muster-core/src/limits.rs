@@ -86,6 +86,10 @@ pub const PATTERN_COMPILED_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes a module reads of a file that it takes in whole: a package list, a key, a table of the kernel.
 pub const WHOLE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of what one machine found for one action, unpacked.
+pub const RESULT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Memory for results that were unpacked and are being stored, all contacts together.
+pub const UNPACKED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Rows on one page of a list, at most and unless told.
 pub const PAGE_ROWS_MAX: u32 = 1000;
 /// Rows on one page of a list unless told.

@@ -175,7 +175,10 @@ impl Inner {
         self.contact_check(agent, from, &data)?;
         let now = self.now();
         self.enrol_unless_known(agent, from, now).await?;
-        let Judged { intake, rejected, after } = self.intake(agent, from, data.messages, now);
+        let mut portions = self.portions(data.messages).into_iter();
+        let first = portions.next().unwrap_or_default();
+        let room = self.room_for(&first).await;
+        let Judged { intake, rejected, after } = self.intake(agent, from, first.messages, now);
         let nonce = self.nonce();
         let claim = (kind == Kind::Poll).then_some(Claim {
             limit: u32::try_from(limits::CONTACT_MESSAGES_MAX).expect("100 fits 32 bits"),
@@ -196,10 +199,17 @@ impl Inner {
             claim,
         };
         let taken = self.store.contact_put(put).await;
+        drop(room);
         match taken.map_err(|failure| self.refusal_of("record a contact", &failure))? {
             ContactTaken::Recorded(recorded) => {
                 self.chain_note(agent, from, &recorded).await;
                 self.intake_done(agent, from, &recorded, after).await;
+                // What was stored before one of them fails comes again, and is known then.
+                for portion in portions.filter(|_| recorded.state != AgentState::Waiting) {
+                    let _room = self.room_for(&portion).await;
+                    let judged = self.intake(agent, from, portion.messages, now);
+                    self.record_store(agent, from, recorded.contact, (judged, now)).await?;
+                }
                 Ok(Admitted { now, nonce, recorded: *recorded })
             }
             ContactTaken::OtherKey => Err(key_mismatch(agent, from)),

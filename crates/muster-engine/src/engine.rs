@@ -17,7 +17,7 @@ use crate::{EngineConfig, Outside, Service, WakeRefusal, WakeUp};
 use muster_core::action::{ActionId, ActionStatus, InvestigatorId};
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::target::{Target, TargetError};
-use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp};
+use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp, limits};
 use muster_store::actions::{ActionTaken, Spread};
 use muster_store::investigators::{InvestigatorRow, TrustGroup};
 use muster_store::targets::NamedTarget;
@@ -27,7 +27,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) dispatch: Dispatch,
     pub(crate) broadcasts: Broadcasts,
     pub(crate) actions: Actions,
+    /// Bytes of memory for results that are unpacked.
+    pub(crate) unpacking: Semaphore,
     pub(crate) wakeups: Wakeups,
     /// Streams that ended, on their way to the job that says so to the store.
     pub(crate) ended: mpsc::UnboundedSender<Ended>,
@@ -191,6 +193,7 @@ impl Engine {
             dispatch: Dispatch::new(services),
             broadcasts: Broadcasts::default(),
             actions: Actions::default(),
+            unpacking: Semaphore::new(limits::UNPACKED_BYTES_MAX),
             wakeups: Wakeups::default(),
             ended,
             ended_waiting: Mutex::new(Some(ended_waiting)),

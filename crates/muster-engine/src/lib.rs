@@ -17,6 +17,7 @@ mod intake;
 mod jobs;
 mod mailbox;
 pub mod outside;
+mod portion;
 mod registry;
 mod stream;
 mod targets;

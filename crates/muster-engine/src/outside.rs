@@ -25,7 +25,10 @@ pub trait SystemCodec: Send + Sync + fmt::Debug {
     fn encode_trust(&self, document: &[u8]) -> Payload;
     /// Decodes what [`Self::encode_trust`] made.
     fn decode_trust_document(&self, payload: &Payload) -> Result<Vec<u8>, String>;
-    /// Decodes an `ActionResult` message to service `actions`.
+    /// Returns how many bytes the results in an `ActionResult` take once unpacked. Decoding it takes no more.
+    fn unpacked_bytes(&self, payload: &Payload) -> u64;
+    /// Decodes an `ActionResult` message to service `actions`. Results are [`muster_core::limits::RESULT_BYTES_MAX`] at
+    /// most.
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String>;
     /// Decodes an `AgentTrust` message to service `actions`.
     fn decode_trust(&self, message: &Message) -> Result<TrustTold, String>;

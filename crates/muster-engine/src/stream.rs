@@ -14,7 +14,7 @@ use crate::jobs::Ended;
 use crate::registry::{Held, Stream, wake};
 use metrics::{counter, gauge};
 use muster_core::contact::{ContactAnswer, ContactData};
-use muster_core::{AgentState, Message, limits, retry, system};
+use muster_core::{AgentId, AgentState, ContactId, Message, Timestamp, limits, retry, system};
 use muster_store::StoreError;
 use muster_store::agents::{Claim, Effect, Intake, RecordPut};
 use std::fmt;
@@ -318,17 +318,18 @@ impl Inner {
         shape_check(&data)?;
         self.rate_wait(stream, data.messages.len()).await?;
         let now = self.now();
-        let Judged { intake, rejected, after } = self.intake(agent, from, data.messages, now);
-        let speaks = Speaks::of(&intake, stream);
-        if !intake.is_empty() || !rejected.is_empty() {
-            let put = RecordPut { agent, contact: stream.contact, at: now, intake, rejected };
-            let recorded = self.store.record_put(put).await;
-            let Some(recorded) = recorded.map_err(|failure| self.refusal_of("store a record", &failure))? else {
-                stream.state_note(AgentState::Deleted);
-                return Err(deleted());
-            };
-            self.intake_done(agent, from, &recorded, after).await;
-            stream.state_note(recorded.state);
+        let mut speaks = Speaks::default();
+        for portion in self.portions(data.messages) {
+            let _room = self.room_for(&portion).await;
+            let judged = self.intake(agent, from, portion.messages, now);
+            speaks.hear(&judged.intake, stream);
+            let stored = self.record_store(agent, from, stream.contact, (judged, now)).await;
+            match &stored {
+                Ok(state) => stream.state_note(*state),
+                Err(refusal) if refusal.code == RefusalCode::Deleted => stream.state_note(AgentState::Deleted),
+                Err(_) => {}
+            }
+            stored?;
         }
         stream.tokens_add(data.allowed).map_err(|_| too_many_services())?;
         if speaks.labels {
@@ -339,6 +340,20 @@ impl Inner {
             stream.wake(wake::GONE);
         }
         Ok(())
+    }
+
+    /// Stores what was judged besides a contact. Returns the agent's state.
+    pub(crate) async fn record_store(
+        &self,
+        agent: AgentId,
+        from: &ContactFrom,
+        contact: ContactId,
+        (Judged { intake, rejected, after }, at): (Judged, Timestamp),
+    ) -> Result<AgentState, Refusal> {
+        let recorded = self.store.record_put(RecordPut { agent, contact, at, intake, rejected }).await;
+        let recorded = recorded.map_err(|failure| self.refusal_of("store a record", &failure))?.ok_or_else(deleted)?;
+        self.intake_done(agent, from, &recorded, after).await;
+        Ok(recorded.state)
     }
 
     /// Waits until the agent may send so many messages, or refuses when that would take too long.
@@ -373,18 +388,17 @@ impl Inner {
 }
 
 /// What in a record changes how its stream goes on.
+#[derive(Default)]
 struct Speaks {
     labels: bool,
     took_rekey: bool,
 }
 
 impl Speaks {
-    fn of(intake: &[Intake], stream: &Stream) -> Self {
+    fn hear(&mut self, intake: &[Intake], stream: &Stream) {
         let rekey = stream.rekey();
         let takes = |effect: &Effect| matches!((effect, &rekey), (Effect::Acknowledge(ids), Some(rekey)) if ids.contains(rekey));
-        Self {
-            labels: intake.iter().any(|one| matches!(one.effect, Effect::ClientLabels(_))),
-            took_rekey: intake.iter().any(|one| takes(&one.effect)),
-        }
+        self.labels |= intake.iter().any(|one| matches!(one.effect, Effect::ClientLabels(_)));
+        self.took_rekey |= intake.iter().any(|one| takes(&one.effect));
     }
 }

@@ -101,6 +101,10 @@ impl SystemCodec for PlainCodec {
         Ok(payload.value.clone())
     }
 
+    fn unpacked_bytes(&self, payload: &Payload) -> u64 {
+        payload.value.len() as u64
+    }
+
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {
         let body = message.payload.as_ref().ok_or("no payload")?;
         let (action, status, results): (ActionId, CommandStatus, serde_json::Value) =

@@ -58,6 +58,10 @@ impl SystemCodec for WireCodec {
         Ok(sent.document.to_vec())
     }
 
+    fn unpacked_bytes(&self, payload: &Payload) -> u64 {
+        system::unpack(Some(payload)).map_or(0, |said| unpacked_bytes(&said))
+    }
+
     fn decode_outcome(&self, message: &Message) -> Result<ActionOutcome, String> {
         let said: actions::ActionResult = system::unpack(message.payload.as_ref())?;
         let action = ActionId::new(said.action_id).map_err(|error| error.to_string())?;
@@ -106,16 +110,24 @@ impl SystemCodec for WireCodec {
 
 /// Modules that a machine may say it has.
 const MODULES_MAX: usize = 256;
-/// Bytes of one machine's results, unpacked.
-const RESULTS_BYTES_MAX: u64 = 32 * 1024 * 1024;
+fn unpacked_bytes(said: &actions::ActionResult) -> u64 {
+    match said.results_packing() {
+        Packing::None => said.results.len() as u64,
+        Packing::Deflate => said.results_bytes,
+    }
+}
 
-/// Unpacks results. What is too large is an error before memory is taken for it.
+/// Unpacks results. What is too large, or larger than it says, is an error before memory is taken for it.
 fn results(said: &actions::ActionResult) -> Result<String, String> {
+    let (length, max) = (unpacked_bytes(said), limits::RESULT_BYTES_MAX);
+    if length > max {
+        return Err(format!("the results have {length} bytes unpacked, at most {max} are taken"));
+    }
     let bytes = match said.results_packing() {
         Packing::None => said.results.to_vec(),
         Packing::Deflate => {
             let mut bytes = Vec::new();
-            let mut inflater = Inflater::new(RESULTS_BYTES_MAX);
+            let mut inflater = Inflater::new(length);
             let whole = inflater.all(&said.results, &mut bytes).and_then(|()| inflater.finish());
             whole.map_err(|error| format!("the results cannot be unpacked: {error}"))?;
             bytes
@@ -186,29 +198,39 @@ mod tests {
     #[test]
     fn results_are_read_packed_and_plain_within_their_bounds() {
         let json = br#"[{"foundanything":true}]"#;
-        let said = |results: Vec<u8>, packing: Packing| {
+        let said = |results: Vec<u8>, packing: Packing, length: u64| {
             let said = actions::ActionResult {
                 action_id: 7,
                 status: ResultStatus::Success.into(),
                 results: results.into(),
                 results_packing: packing.into(),
+                results_bytes: length,
                 ..Default::default()
             };
             WireCodec.decode_outcome(&message("ActionResult", system::pack(&said)))
         };
-        for outcome in [said(json.to_vec(), Packing::None), said(deflate(json), Packing::Deflate)] {
+        let length = json.len() as u64;
+        for outcome in [said(json.to_vec(), Packing::None, 0), said(deflate(json), Packing::Deflate, length)] {
             let outcome = outcome.unwrap();
             assert_eq!((outcome.action.get(), outcome.status), (7, CommandStatus::Success));
             assert_eq!(outcome.results.as_bytes(), json);
         }
-        for (results, packing) in [
-            (json.to_vec(), Packing::Deflate),
-            (deflate(json)[..5].to_vec(), Packing::Deflate),
-            (deflate(&vec![b' '; 64 << 20]), Packing::Deflate),
-            (vec![0xff], Packing::None),
-            (vec![0], Packing::None),
+        let most = limits::RESULT_BYTES_MAX;
+        let long = |more: usize| [json, &vec![b' '; usize::try_from(most).unwrap() - json.len() + more][..]].concat();
+        assert!(said(deflate(&long(0)), Packing::Deflate, most).is_ok());
+        for (results, packing, length) in [
+            (json.to_vec(), Packing::Deflate, length),
+            (deflate(json)[..5].to_vec(), Packing::Deflate, length),
+            (deflate(&long(1)), Packing::Deflate, most + 1),
+            (long(1), Packing::None, 0),
+            // Longer than it says.
+            (deflate(json), Packing::Deflate, length - 1),
+            (deflate(json), Packing::Deflate, 0),
+            (deflate(&long(1)), Packing::Deflate, most),
+            (vec![0xff], Packing::None, 0),
+            (vec![0], Packing::None, 0),
         ] {
-            assert!(said(results, packing).is_err());
+            assert!(said(results, packing, length).is_err());
         }
         let silent = actions::ActionResult { action_id: 7, ..Default::default() };
         assert!(WireCodec.decode_outcome(&message("ActionResult", system::pack(&silent))).is_err());

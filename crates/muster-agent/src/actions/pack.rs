@@ -35,7 +35,7 @@ pub(crate) fn pack(mut results: Vec<ModuleResult>) -> Packed {
             let bytes = encoder.finish().expect("memory can be written to").into();
             Packed { bytes, packing: Packing::Deflate, plain_bytes }
         };
-        if packed.bytes.len() <= PACKED_BYTES_MAX {
+        if packed.bytes.len() <= PACKED_BYTES_MAX && plain_bytes <= muster_core::limits::RESULT_BYTES_MAX {
             return packed;
         }
         let size = |result: &ModuleResult| serde_json::to_vec(result).map_or(0, |json| json.len());
@@ -71,6 +71,14 @@ mod tests {
         let packed = pack(large.clone());
         assert!(packed.bytes.len() < 100_000);
         assert_eq!((packed.packing, plain(&packed)), (Packing::Deflate, large));
+    }
+
+    #[test]
+    fn results_that_no_server_unpacks_are_too_large_however_well_they_pack() {
+        let results = vec![ModuleResult::ran(true, "x".repeat(7_000_000), 1); 3];
+        let plain = plain(&pack(results.clone()));
+        assert_eq!(plain.iter().filter(|result| **result == results[0]).count(), 2);
+        assert_eq!(plain.iter().filter(|result| !result.success && result.foundanything).count(), 1);
     }
 
     #[test]

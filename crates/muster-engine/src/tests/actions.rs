@@ -3,7 +3,7 @@
 use crate::testing::{World, cause, machine, poll, run, say, tell, types, until};
 use crate::{Engine, EngineConfig, NewInvestigator, OperatorError};
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus};
-use muster_core::{Message, system};
+use muster_core::{Message, limits, system};
 use muster_store::actions::{ActionRow, ActionTaken, CommandFilter, Spread};
 use muster_store::investigators::{ModuleTold, ModuleWeight, TrustTold};
 use muster_trust::{Certificate, SecretKey, signed_text};
@@ -142,6 +142,35 @@ async fn an_action_is_handed_out_answered_and_completed_and_twice_is_once() {
     let commands = engine.store().command_page(filter, None, 10, true).await.unwrap();
     assert_eq!(commands.iter().map(|command| command.found).collect::<Vec<_>>(), [Some(true), Some(true)]);
     assert!(commands[0].results.as_ref().unwrap().contains("foundanything"));
+}
+
+#[tokio::test]
+async fn results_that_do_not_fit_into_memory_together_are_all_stored() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    poll(&engine, &machine(1)).await;
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        ids.push(launch(&engine, &order(&world, name, &[0])).await);
+        engine.inner.actions_work().await.unwrap();
+    }
+    let large = |number: u8, id| {
+        let mut result = answer(number, id, CommandStatus::Success);
+        let body = &mut result.payload.as_mut().unwrap().value;
+        body.resize(usize::try_from(limits::RESULT_BYTES_MAX / 3 * 2).unwrap(), b' ');
+        result
+    };
+    // Two in a poll and two in a record: none fits beside another.
+    tell(&engine, &machine(1), vec![large(1, ids[0]), large(2, ids[1])]).await;
+    let mut stream = super::streams::open(&engine, 1).await;
+    let record = crate::testing::data(vec![large(3, ids[2]), large(4, ids[3]), large(3, ids[2])]);
+    stream.incoming.record(&machine(1), record).await.unwrap();
+    for id in ids {
+        let counters = row(&engine, id).await.counters;
+        assert_eq!((counters.sent, counters.success), (1, 1));
+    }
+    assert_eq!(engine.inner.unpacking.available_permits(), limits::UNPACKED_BYTES_MAX);
 }
 
 #[tokio::test]

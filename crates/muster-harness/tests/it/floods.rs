@@ -8,7 +8,8 @@ use muster_harness::admin::Admin;
 use muster_harness::identity::Identity;
 use muster_harness::link::Link;
 use muster_harness::server::Server;
-use muster_harness::wire::Message;
+use muster_harness::wire::actions::{self, ActionResult, SUCCESS};
+use muster_harness::wire::{self, Address, ContactData, Message};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls_pki_types::ServerName;
 use std::io::Write as _;
@@ -122,6 +123,61 @@ async fn r03_bombs_of_many_machines_at_once_take_little_memory() {
     // Each inflates one mebibyte before its ratio is asked, doubled while its buffer grows.
     assert!(grown <= FLOOD_BYTES_MAX + 32 * 2 * MIB, "{} MiB", grown / MIB);
     contact_time(&scene.server, &identity).await;
+}
+
+#[tokio::test]
+async fn r03_results_that_are_bombs_take_little_memory_however_many_come_at_once() {
+    let scene = Scene::new().await;
+    // White space between brackets, which packs well, but not so well that its ratio gives it away.
+    let bytes = muster_core::limits::RESULT_BYTES_MAX;
+    let mut plain = vec![b' '; usize::try_from(bytes).unwrap()];
+    let mut state = 1_u32;
+    for piece in plain.chunks_mut(128) {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        piece[usize::try_from(state >> 25).unwrap()] = b'\n';
+    }
+    (plain[0], *plain.last_mut().unwrap()) = (b'[', b']');
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&plain).unwrap();
+    let packed = encoder.finish().unwrap();
+    assert!((20..150).contains(&(plain.len() / packed.len())), "{} bytes", packed.len());
+    let bomb = ActionResult {
+        action_id: 1,
+        status: SUCCESS,
+        results: packed,
+        results_packing: 1,
+        results_bytes: bytes,
+        ..ActionResult::default()
+    };
+    let ends = Some(Address { client_id: Vec::new(), service_name: "actions".into() });
+    let message = |n: u8| Message {
+        source: ends.clone(),
+        destination: ends.clone(),
+        source_message_id: vec![n],
+        message_type: actions::RESULT.into(),
+        data: Some(wire::any("muster.actions.ActionResult", &bomb)),
+        ..Message::default()
+    };
+    let contact = Arc::new(ContactData { messages: (0..20).map(message).collect(), ..ContactData::default() });
+    let identities: Vec<Identity> = (0..4).map(|_| Identity::fresh().unwrap()).collect();
+    contact_time(&scene.server, &identities[0]).await;
+    let resident = scene.server.process.resident_bytes_peak().unwrap();
+    let mut bombers = tokio::task::JoinSet::new();
+    for identity in &identities {
+        let (contact, tls, door) = (Arc::clone(&contact), Arc::clone(&identity.tls), scene.server.addresses.agents);
+        bombers.spawn(async move {
+            let mut link = Link::open(door, &tls).await.unwrap();
+            link.poll(&contact, &[]).await.unwrap();
+        });
+    }
+    while let Some(done) = bombers.join_next().await {
+        done.unwrap();
+    }
+    let grown = scene.server.process.resident_bytes_peak().unwrap() - resident;
+    let unpacked = u64::try_from(muster_core::limits::UNPACKED_BYTES_MAX).unwrap();
+    // Each is read once while it is unpacked, and its buffer doubles; together they would be 1.3 GiB.
+    assert!(grown <= FLOOD_BYTES_MAX + 3 * unpacked, "{} MiB", grown / MIB);
+    contact_time(&scene.server, &identities[0]).await;
 }
 
 /// One HTTP/2 frame.

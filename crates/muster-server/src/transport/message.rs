@@ -29,11 +29,11 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Answer> {
     let (key, encoding, incoming) = begin(shared, connection, request).await?;
+    // Until the end: what was read stays in memory until it is stored.
     let mut share = shared.budget.share();
     let body = body::read_all(incoming, encoding, &mut share).await?;
     connection.head_expect();
     let (from, data) = decode(shared, connection, &key, body).await?;
-    share.release();
     let answer = shared.engine.contact_poll(from, data).await?;
     let wire = answer_to_wire(answer.nonce, answer.messages);
     Ok(octets(Body::full(wire.encode_to_vec())))

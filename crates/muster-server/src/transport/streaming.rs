@@ -40,7 +40,6 @@ pub(super) async fn answer(
     let mut records = Records::new(incoming, encoding, shared.budget.share());
     let first = records.first().await?;
     let (from, data) = decode(shared, connection, &key, first).await?;
-    records.share.release();
     let OpenStream { answer, incoming, outgoing } = shared.engine.stream_open(from, data).await?;
 
     let outlet = Outlet::default();
@@ -65,6 +64,8 @@ struct Records {
     deflated: Bytes,
     frames: FrameReader,
     share: Share,
+    /// Whether a record was given out, which stays in memory until the next is asked for.
+    is_given: bool,
     /// Runs while a record is on its way.
     pace: Option<Pace>,
 }
@@ -73,7 +74,7 @@ impl Records {
     fn new(incoming: Incoming, encoding: Encoding, share: Share) -> Self {
         let inflater = (encoding == Encoding::Deflate).then(|| Box::new(Inflater::new(u64::MAX)));
         let frames = FrameReader::new(limits::CONTACT_BYTES_MAX);
-        Self { incoming, inflater, deflated: Bytes::new(), frames, share, pace: None }
+        Self { incoming, inflater, deflated: Bytes::new(), frames, share, is_given: false, pace: None }
     }
 
     async fn first(&mut self) -> Result<Bytes, Answer> {
@@ -88,10 +89,13 @@ impl Records {
     ///
     /// Dropping the future loses nothing but the wait.
     async fn next(&mut self) -> Result<Option<Bytes>, Answer> {
+        if std::mem::take(&mut self.is_given) {
+            self.share.release();
+        }
         loop {
             if let Some(record) = self.frames.record_next().map_err(|error| frame_answer(&error))? {
                 self.pace = None;
-                self.share.release();
+                self.is_given = true;
                 return Ok(Some(record));
             }
             if self.inflate()? {

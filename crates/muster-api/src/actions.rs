@@ -1,7 +1,7 @@
 //! Signed actions: what was ordered, on which machines, and what came back.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 /// An action to launch, or to look at before it is launched.
@@ -255,8 +255,10 @@ pub struct CommandRow {
     /// Whether its result found something.
     pub found: Option<bool>,
     /// The results of its operations in their order, in MIG's format; absent without a result, or when not asked for.
+    /// In the text in which the machine sent them: they may be long, and most who pass them on do not read them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub results: Option<Value>,
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub results: Option<Box<RawValue>>,
 }
 
 /// Which commands a list holds.
@@ -304,5 +306,6 @@ pub struct LateResultRow {
     /// When it came.
     pub received: String,
     /// The results of its operations, in MIG's format.
-    pub results: Value,
+    #[schema(value_type = serde_json::Value)]
+    pub results: Box<RawValue>,
 }

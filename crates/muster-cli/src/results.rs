@@ -174,8 +174,8 @@ fn values(row: &CommandRow, modules: &[String]) -> BTreeSet<String> {
     if row.status != "success" {
         values.insert(format!("({})", row.status));
     }
-    let results = row.results.as_ref().and_then(serde_json::Value::as_array);
-    for (at, result) in results.into_iter().flatten().enumerate() {
+    let results = row.results.as_ref().and_then(|text| serde_json::from_str::<Vec<serde_json::Value>>(text.get()).ok());
+    for (at, result) in results.iter().flatten().enumerate() {
         let Ok(read) = ModuleResult::deserialize(result) else {
             values.insert(result.to_string());
             continue;

@@ -90,6 +90,8 @@ pub const WHOLE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const RESULT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Memory for results that were unpacked and are being stored, all contacts together.
 pub const UNPACKED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of results on one page of a list, unless a single one is larger.
+pub const PAGE_RESULT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Rows on one page of a list, at most and unless told.
 pub const PAGE_ROWS_MAX: u32 = 1000;
 /// Rows on one page of a list unless told.

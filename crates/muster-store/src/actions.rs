@@ -216,6 +216,15 @@ pub struct CommandRow {
     pub results: Option<String>,
 }
 
+/// A page of commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommandPage {
+    /// In their order.
+    pub commands: Vec<CommandRow>,
+    /// Whether it ends before the next one's results would have been too much.
+    pub is_full: bool,
+}
+
 /// Which commands a page holds.
 #[derive(Debug, Clone, Default)]
 pub struct CommandFilter {
@@ -353,21 +362,23 @@ pub trait ActionStore: Send + Sync {
     async fn command_get(&self, id: CommandId) -> Result<Option<CommandRow>, StoreError>;
 
     /// Returns a page of commands after `after`: of an action in the order of machines' numbers, else of a machine,
-    /// newest action first. Invalid: neither action nor agent.
+    /// newest action first. With results it is full, and ends early, when the next would bring them over
+    /// [`limits::PAGE_RESULT_BYTES_MAX`]. Invalid: neither action nor agent.
     async fn command_page(
         &self,
         filter: CommandFilter,
         after: Option<CommandId>,
         limit: u32,
         want_results: bool,
-    ) -> Result<Vec<CommandRow>, StoreError>;
+    ) -> Result<CommandPage, StoreError>;
 
     /// Takes results, in one transaction with the counts of their actions. One answer for each, in their order.
     /// Invalid: a status that is no end. Results that come again change nothing.
     async fn command_result_put(&self, results: Vec<ResultPut>, now: Timestamp)
     -> Result<Vec<ResultTaken>, StoreError>;
 
-    /// Returns late results of an action, newest first, at most `limit`.
+    /// Returns late results of an action, newest first, at most `limit`, and at most
+    /// [`limits::PAGE_RESULT_BYTES_MAX`] of them.
     async fn command_late(&self, action: ActionId, limit: u32) -> Result<Vec<LateResult>, StoreError>;
 
     /// Deletes up to `limit` old rows of each kind. Returns how many; 0 when nothing is left to delete.

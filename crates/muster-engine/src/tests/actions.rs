@@ -139,7 +139,7 @@ async fn an_action_is_handed_out_answered_and_completed_and_twice_is_once() {
     assert_eq!((done.status, done.counters.success, done.counters.failed), (ActionStatus::Completed, 1, 1));
     assert_eq!((done.counters.sent, done.counters.done, done.late), (2, 2, 1));
     let filter = CommandFilter { action: Some(id), ..CommandFilter::default() };
-    let commands = engine.store().command_page(filter, None, 10, true).await.unwrap();
+    let commands = engine.store().command_page(filter, None, 10, true).await.unwrap().commands;
     assert_eq!(commands.iter().map(|command| command.found).collect::<Vec<_>>(), [Some(true), Some(true)]);
     assert!(commands[0].results.as_ref().unwrap().contains("foundanything"));
 }

@@ -14,7 +14,7 @@ const DAY: Duration = Duration::from_hours(24);
 
 async fn commands(engine: &crate::Engine, id: ActionId) -> Vec<Option<String>> {
     let filter = CommandFilter { action: Some(id), ..CommandFilter::default() };
-    let page = engine.store().command_page(filter, None, 10, true).await.unwrap();
+    let page = engine.store().command_page(filter, None, 10, true).await.unwrap().commands;
     page.into_iter().map(|command| command.results).collect()
 }
 

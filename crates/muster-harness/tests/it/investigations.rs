@@ -175,7 +175,7 @@ async fn an_action_file_of_migs_form_signed_by_plain_gpg_runs() {
     let id = number(&launched);
     assert_eq!(completed(&scene.server, id).await.summary.name, name);
     let rows = commands(&scene.server, id).await;
-    let results = rows[0].results.as_ref().unwrap();
+    let results: serde_json::Value = serde_json::from_str(rows[0].results.as_ref().unwrap().get()).unwrap();
     assert_eq!(results[0]["elements"]["s1"][0]["file"], "/etc/passwd", "{results}");
     // The same file again is the same action.
     let again = scene.server.muster(&["action", "launch", "--yes", &file]).unwrap();

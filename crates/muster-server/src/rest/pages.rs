@@ -44,9 +44,14 @@ impl Paging {
     }
 
     /// Cuts the rows to the page; `key` names the row that the next page starts after.
-    pub(crate) fn cut<T>(&self, mut rows: Vec<T>, key: impl FnOnce(&T) -> String) -> Page<T> {
+    pub(crate) fn cut<T>(&self, rows: Vec<T>, key: impl FnOnce(&T) -> String) -> Page<T> {
+        self.cut_full(rows, false, key)
+    }
+
+    /// The same where the store may have ended the page early.
+    pub(crate) fn cut_full<T>(&self, mut rows: Vec<T>, is_full: bool, key: impl FnOnce(&T) -> String) -> Page<T> {
         let limit = self.limit as usize;
-        let more = rows.len() > limit;
+        let more = is_full || rows.len() > limit;
         rows.truncate(limit);
         let next = rows.last().filter(|_| more).map(|last| encode(self.list, &key(last)));
         Page { items: rows, next }
@@ -90,6 +95,8 @@ mod tests {
         let next = Paging::new("numbers", page.next.as_deref(), Some(2)).unwrap();
         assert_eq!(next.after::<i64>().unwrap(), Some(2));
         assert_eq!(next.cut(vec![3, 4], ToString::to_string).next, None);
+        let full = paging.cut_full(vec![1], true, ToString::to_string);
+        assert_eq!((full.items, full.next), (vec![1], Some(encode("numbers", "1"))));
     }
 
     #[test]

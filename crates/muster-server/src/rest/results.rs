@@ -18,10 +18,10 @@ use muster_api::server::PageQuery;
 use muster_core::action::{ActionId, CommandId};
 use muster_core::limits;
 use muster_store::StoreError;
-use muster_store::actions::{self, CommandFilter};
-use serde_json::Value;
+use muster_store::actions::{self, CommandFilter, CommandPage};
+use serde_json::value::RawValue;
 
-/// Commands read at once for the lines of results: each may bring a large result.
+/// Commands read at once for the lines of results.
 const LINES_AT_ONCE: u32 = 50;
 
 /// Lists the machines that were given an action, and how each stands.
@@ -41,8 +41,9 @@ pub(crate) async fn command_list(
         found: query.found,
     };
     let wants = query.results.unwrap_or(false);
-    let rows = rest.engine.store().command_page(filter, paging.after()?, paging.rows(), wants).await;
-    let page = paging.cut(rows.doing("list commands")?, |row| row.id.to_string());
+    let found = rest.engine.store().command_page(filter, paging.after()?, paging.rows(), wants).await;
+    let CommandPage { commands, is_full } = found.doing("list commands")?;
+    let page = paging.cut_full(commands, is_full, |row| row.id.to_string());
     Ok(Json(Paging::map(page, show)))
 }
 
@@ -90,7 +91,7 @@ pub(crate) async fn late_result_list(
         agent: row.agent.to_string(),
         status: row.status.to_string(),
         received: row.received.to_string(),
-        results: json(&row.results),
+        results: json(row.results),
     };
     Ok(Json(Page { items: rows.into_iter().map(show).collect(), next: None }))
 }
@@ -101,10 +102,12 @@ async fn lines(
     filter: CommandFilter,
     after: Option<CommandId>,
 ) -> Result<(Bytes, Option<CommandId>), StoreError> {
-    let rows = rest.engine.store().command_page(filter, after, LINES_AT_ONCE, true).await?;
-    let next = if rows.len() < LINES_AT_ONCE as usize { None } else { rows.last().map(|row| row.id) };
+    let CommandPage { commands, is_full } =
+        rest.engine.store().command_page(filter, after, LINES_AT_ONCE, true).await?;
+    let has_more = is_full || commands.len() >= LINES_AT_ONCE as usize;
+    let next = commands.last().filter(|_| has_more).map(|row| row.id);
     let mut bytes = Vec::new();
-    for row in rows.into_iter().filter(|row| row.status.is_final()) {
+    for row in commands.into_iter().filter(|row| row.status.is_final()) {
         serde_json::to_writer(&mut bytes, &show(row)).expect("a row can always be written as JSON");
         bytes.push(b'\n');
     }
@@ -116,8 +119,8 @@ async fn known(rest: &Rest, id: ActionId) -> Result<ActionId, Failure> {
     row.map(|_| id).ok_or_else(|| Failure::not_found(format!("action {id} is not known")))
 }
 
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or(Value::Null)
+fn json(text: String) -> Box<RawValue> {
+    RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 fn show(row: actions::CommandRow) -> CommandRow {
@@ -131,6 +134,6 @@ fn show(row: actions::CommandRow) -> CommandRow {
         started: row.started.to_string(),
         finished: row.finished.map(|at| at.to_string()),
         found: row.found,
-        results: row.results.as_deref().map(json),
+        results: row.results.map(json),
     }
 }

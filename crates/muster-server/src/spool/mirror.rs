@@ -101,7 +101,7 @@ impl Spool {
     async fn commands_of(&self, action: ActionId, limit: u32) -> Result<Vec<CommandRow>, SpoolError> {
         let filter = CommandFilter { action: Some(action), ..CommandFilter::default() };
         let page = self.engine.store().command_page(filter, None, limit, false).await;
-        page.map_err(|source| SpoolError::Store { doing: "list commands", source })
+        page.map(|page| page.commands).map_err(|source| SpoolError::Store { doing: "list commands", source })
     }
 
     async fn mirror_commands_of(

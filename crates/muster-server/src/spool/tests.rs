@@ -457,7 +457,7 @@ async fn of_many_commands_so_many_have_files() {
     spool.look().await.unwrap();
     let id = &world.actions().await[0];
     let filter = CommandFilter { action: id.parse().ok(), ..CommandFilter::default() };
-    let commands = world.store.command_page(filter, None, 10, false).await.unwrap();
+    let commands = world.store.command_page(filter, None, 10, false).await.unwrap().commands;
     let names = commands.iter().map(|command| format!("{id}-{}.json", command.id)).collect();
     assert_eq!(world.names("command/ready"), names);
     world.engine.action_cancel(id.parse().unwrap(), &Cause::server()).await.unwrap();

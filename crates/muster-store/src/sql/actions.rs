@@ -4,7 +4,7 @@ use super::action_rows::{Parts, rings_text, select, status_number};
 use super::{action_ends, action_work, commands, journal, results};
 use crate::actions::{
     ActionFilter, ActionJob, ActionMark, ActionPut, ActionRetention, ActionRow, ActionStore, ActionTaken,
-    CommandFilter, CommandRow, LateResult, ResultPut, ResultTaken, SignaturePut, WorkLimits, Worked,
+    CommandFilter, CommandPage, CommandRow, LateResult, ResultPut, ResultTaken, SignaturePut, WorkLimits, Worked,
 };
 use crate::db::Tx;
 use crate::db::value::{Value, number, params};
@@ -322,7 +322,7 @@ impl ActionStore for SqlStore {
         after: Option<CommandId>,
         limit: u32,
         want_results: bool,
-    ) -> Result<Vec<CommandRow>, StoreError> {
+    ) -> Result<CommandPage, StoreError> {
         let args = commands::Page { filter, after, limit, want_results };
         self.read(args, |tx, args| Box::pin(commands::page(tx, args))).await
     }

@@ -7,14 +7,14 @@ use super::action_rows::{HANDED_OUT, READY, end_number};
 use super::mailbox::store;
 use super::message_rows::NewRow;
 use crate::StoreError;
-use crate::actions::{CommandFilter, CommandRow};
+use crate::actions::{CommandFilter, CommandPage, CommandRow};
 use crate::agents::{Claim, Taken};
 use crate::db::Tx;
 use crate::db::value::{Fields, Row, Value, params};
 use muster_core::action::{ActionId, CommandId, CommandStatus};
-use muster_core::{Address, AgentId, ContactId, Message, MessageId, Payload, Timestamp, system};
+use muster_core::{Address, AgentId, ContactId, Message, MessageId, Payload, Timestamp, limits, system};
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// How many bits of a command's id are its machine's number; the others are its action's. The views of the schema
@@ -107,10 +107,40 @@ pub(super) async fn hand_out(
     Ok(())
 }
 
-fn read(row: Row, want_results: bool) -> Result<CommandRow, StoreError> {
-    let mut fields = row.fields("command_rows");
-    let command = read_bare(&mut fields)?;
-    Ok(CommandRow { results: if want_results { fields.take()? } else { None }, ..command })
+/// Numbers of results, as long as what they hold fits; the first one always does.
+pub(super) struct Room {
+    left: u64,
+    numbers: Vec<i64>,
+}
+
+impl Room {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self { left: bytes, numbers: Vec::new() }
+    }
+
+    /// Whether the result `number`, which has `bytes`, is among those that fit.
+    pub(super) fn takes(&mut self, number: i64, bytes: u64) -> bool {
+        let left = self.left.checked_sub(bytes);
+        let fits = left.is_some() || self.numbers.is_empty();
+        if fits {
+            self.left = left.unwrap_or(0);
+            self.numbers.push(number);
+        }
+        fits
+    }
+
+    /// Reads the results.
+    pub(super) async fn texts(self, tx: &mut Tx) -> Result<HashMap<i64, String>, StoreError> {
+        const RESULTS: &str = "SELECT number, results FROM result_rows WHERE number = ANY($1)";
+        let mut texts = HashMap::with_capacity(self.numbers.len());
+        if !self.numbers.is_empty() {
+            for row in tx.query(RESULTS, params![self.numbers]).await? {
+                let mut fields = row.fields("result_rows");
+                texts.insert(fields.take()?, fields.take()?);
+            }
+        }
+        Ok(texts)
+    }
 }
 
 /// Reads [`COLUMNS`].
@@ -143,7 +173,12 @@ pub(super) async fn get(tx: &mut Tx, id: &CommandId) -> Result<Option<CommandRow
     let sql = format!(
         "SELECT {COLUMNS}, result_rows.results {FROM} WHERE command_rows.action = $1 AND command_rows.agent = $2"
     );
-    tx.query_opt(sql, params![action, agent]).await?.map(|row| read(row, true)).transpose()
+    let read = |row: Row| {
+        let mut fields = row.fields("command_rows");
+        let command = read_bare(&mut fields)?;
+        Ok(CommandRow { results: fields.take()?, ..command })
+    };
+    tx.query_opt(sql, params![action, agent]).await?.map(read).transpose()
 }
 
 pub(super) struct Page {
@@ -153,7 +188,7 @@ pub(super) struct Page {
     pub(super) want_results: bool,
 }
 
-pub(super) async fn page(tx: &mut Tx, page: &Page) -> Result<Vec<CommandRow>, StoreError> {
+pub(super) async fn page(tx: &mut Tx, page: &Page) -> Result<CommandPage, StoreError> {
     let filter = &page.filter;
     let mut values: Vec<Value<'_>> = Vec::new();
     let mut wheres: Vec<String> = Vec::new();
@@ -200,8 +235,36 @@ pub(super) async fn page(tx: &mut Tx, page: &Page) -> Result<Vec<CommandRow>, St
         wheres.push(format!("result_rows.found = ${n}"));
     }
     let limit = place(page.limit.into());
-    let results = if page.want_results { ", result_rows.results" } else { "" };
+    let results = if page.want_results { ", result_rows.number, octet_length(result_rows.results)" } else { "" };
     let wheres = wheres.join(" AND ");
     let sql = format!("SELECT {COLUMNS}{results} {FROM} WHERE {wheres} ORDER BY {order} LIMIT ${limit}");
-    tx.query(sql, &values).await?.into_iter().map(|row| read(row, page.want_results)).collect()
+    let rows = tx.query(sql, &values).await?;
+    if page.want_results {
+        return with_results(tx, rows).await;
+    }
+    let bare = |row: Row| read_bare(&mut row.fields("command_rows"));
+    Ok(CommandPage { commands: rows.into_iter().map(bare).collect::<Result<_, _>>()?, is_full: false })
+}
+
+/// Takes as many rows as have room for their results.
+async fn with_results(tx: &mut Tx, rows: Vec<Row>) -> Result<CommandPage, StoreError> {
+    let mut room = Room::new(limits::PAGE_RESULT_BYTES_MAX);
+    let mut taken = Vec::with_capacity(rows.len());
+    let mut is_full = false;
+    for row in rows {
+        let mut fields = row.fields("command_rows");
+        let command = read_bare(&mut fields)?;
+        let (number, bytes): (Option<i64>, Option<u64>) = (fields.take()?, fields.take()?);
+        is_full = number.zip(bytes).is_some_and(|(number, bytes)| !room.takes(number, bytes));
+        if is_full {
+            break;
+        }
+        taken.push((number, command));
+    }
+    let mut texts = room.texts(tx).await?;
+    let whole = |(number, command): (Option<i64>, CommandRow)| {
+        let results = number.and_then(|number| texts.remove(&number));
+        CommandRow { results, ..command }
+    };
+    Ok(CommandPage { commands: taken.into_iter().map(whole).collect(), is_full })
 }

@@ -1,13 +1,14 @@
 //! Results: the first one of a command ends it and counts, later ones are kept as such.
 
 use super::action_rows::end_number;
+use super::commands::Room;
 use crate::StoreError;
 use crate::actions::{LATE_RESULTS_MAX, LateResult, ResultPut, ResultTaken};
 use crate::db::Tx;
 use crate::db::dialect::{Insert, Kind};
 use crate::db::value::{Value, params};
 use muster_core::action::{ActionId, CommandStatus};
-use muster_core::{AgentId, Timestamp};
+use muster_core::{AgentId, Timestamp, limits};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,8 +22,8 @@ const COUNT: &str = "UPDATE action_rows SET success = success + $2, failed = fai
 const COMPLETE: &str = "UPDATE action_rows SET status = 5, finished = $2, updated = $2 WHERE number = $1 \
      AND status = 4 AND expanded = 1 AND sent = success + failed + timeout + expired + cancelled";
 const DELETE_JOB: &str = "DELETE FROM action_jobs WHERE action = $1";
-const LATE: &str = "SELECT machines.agent_id, result_rows.status, result_rows.received, result_rows.results \
-     FROM result_rows JOIN machines ON machines.number = result_rows.agent \
+const LATE: &str = "SELECT machines.agent_id, result_rows.status, result_rows.received, result_rows.number, \
+     octet_length(result_rows.results) FROM result_rows JOIN machines ON machines.number = result_rows.agent \
      WHERE result_rows.action = $1 AND late = 1 ORDER BY result_rows.number DESC LIMIT $2";
 
 static INSERT: Insert = Insert {
@@ -220,15 +221,19 @@ pub(super) async fn complete(tx: &mut Tx, action: ActionId, now: Timestamp) -> R
 }
 
 pub(super) async fn late(tx: &mut Tx, (action, limit): &(ActionId, u32)) -> Result<Vec<LateResult>, StoreError> {
-    let mut late = Vec::new();
+    let mut room = Room::new(limits::PAGE_RESULT_BYTES_MAX);
+    let mut taken = Vec::new();
     for row in tx.query(LATE, params![*action, *limit]).await? {
         let mut fields = row.fields("result_rows");
-        late.push(LateResult {
-            agent: fields.take()?,
-            status: fields.take()?,
-            received: fields.take()?,
-            results: fields.take()?,
-        });
+        let (agent, status, received) = (fields.take()?, fields.take()?, fields.take()?);
+        let (number, bytes) = (fields.take()?, fields.take()?);
+        if !room.takes(number, bytes) {
+            break;
+        }
+        taken.push((number, LateResult { agent, status, received, results: String::new() }));
     }
-    Ok(late)
+    let mut texts = room.texts(tx).await?;
+    let whole =
+        |(number, late): (i64, LateResult)| LateResult { results: texts.remove(&number).unwrap_or_default(), ..late };
+    Ok(taken.into_iter().map(whole).collect())
 }

@@ -4,6 +4,7 @@
 //! parameters only; a condition about another kind of row is one EXISTS that starts from an index.
 
 use super::action_rows::{self, end_number, status_number};
+use super::commands::Room;
 use super::targets::{self, ENVIRONMENT, Matching, Since, fleet_columns, fleet_row, matching, status_of};
 use super::{commands, investigators};
 use crate::actions::ActionRow;
@@ -19,9 +20,8 @@ use async_trait::async_trait;
 use muster_core::action::{AgentStatus, CommandId, CommandStatus, InvestigatorId, InvestigatorStatus};
 use muster_core::target::{Case, Document, FleetRow, Form, Path, Step};
 use muster_core::{Timestamp, limits};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-const RESULTS: &str = "SELECT number, results FROM result_rows WHERE number = ANY($1)";
 /// What joins a command with what belongs to it.
 const COMMANDS_FROM: &str = "FROM action_rows JOIN command_rows ON command_rows.action = action_rows.number \
      JOIN machines ON machines.number = command_rows.agent LEFT JOIN result_rows \
@@ -263,27 +263,14 @@ async fn commands(tx: &mut Tx, filter: &SearchFilter) -> Result<CommandsFound, S
 
 /// Reads the results, as many as an answer may hold.
 async fn with_results(tx: &mut Tx, found: Vec<Bare>) -> Result<Vec<CommandFound>, StoreError> {
-    let mut room = limits::SEARCH_RESULT_BYTES_MAX;
-    let mut wanted = Vec::new();
+    let mut room = Room::new(limits::SEARCH_RESULT_BYTES_MAX);
     let mut out = Vec::with_capacity(found.len());
     for Bare { mut found, results } in found {
-        let mut number = None;
-        if let Some((results, bytes)) = results {
-            match room.checked_sub(bytes) {
-                Some(left) => (room, number) = (left, Some(results)),
-                None => found.left_out_bytes = Some(bytes),
-            }
-        }
-        wanted.extend(number);
-        out.push((number, found));
+        let taken = results.filter(|(number, bytes)| room.takes(*number, *bytes));
+        found.left_out_bytes = results.filter(|_| taken.is_none()).map(|(_, bytes)| bytes);
+        out.push((taken.map(|(number, _)| number), found));
     }
-    let mut texts: HashMap<i64, String> = HashMap::with_capacity(wanted.len());
-    if !wanted.is_empty() {
-        for row in tx.query(RESULTS, params![wanted]).await? {
-            let mut fields = row.fields("result_rows");
-            texts.insert(fields.take()?, fields.take()?);
-        }
-    }
+    let mut texts = room.texts(tx).await?;
     let whole = |(number, mut found): (Option<i64>, CommandFound)| {
         found.command.results = number.and_then(|number| texts.remove(&number));
         found

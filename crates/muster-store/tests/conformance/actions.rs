@@ -6,7 +6,7 @@ use crate::for_each_backend;
 use crate::stage::*;
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus, InvestigatorId};
 use muster_core::target::Target;
-use muster_core::{AgentId, AgentState, Message, Payload, ServerId, Timestamp, system};
+use muster_core::{AgentId, AgentState, Message, Payload, ServerId, Timestamp, limits, system};
 use muster_store::actions::{
     ActionFilter, ActionJob, ActionPut, ActionRetention, ActionTaken, CommandFilter, LATE_RESULTS_MAX, Next, ResultPut,
     ResultTaken, SignaturePut, Spread, WorkLimits,
@@ -109,7 +109,7 @@ async fn status(stage: &Stage, id: ActionId) -> ActionStatus {
 
 async fn commands(stage: &Stage, id: ActionId) -> Vec<(u8, CommandStatus)> {
     let filter = CommandFilter { action: Some(id), ..CommandFilter::default() };
-    let page = stage.store.command_page(filter, None, 1000, false).await.unwrap();
+    let page = stage.store.command_page(filter, None, 1000, false).await.unwrap().commands;
     page.iter().map(|command| (command.agent.as_bytes()[7], command.status)).collect()
 }
 
@@ -340,16 +340,51 @@ for_each_backend! {
         assert_eq!((counters.failed, counters.timeout, counters.done, counters.inflight), (1, 1, 2, 1));
         assert_eq!((row.late, row.status), (u64::from(LATE_RESULTS_MAX), ActionStatus::Inflight));
         let filter = CommandFilter { action: Some(id), found: Some(true), ..CommandFilter::default() };
-        let page = stage.store.command_page(filter.clone(), None, 1, true).await.unwrap();
+        let page = stage.store.command_page(filter.clone(), None, 1, true).await.unwrap().commands;
         assert_eq!(page[0].results.as_deref(), Some("[{\"elements\":\"first\"}]"));
         assert_eq!((page[0].finished, page[0].found), (Some(at(5)), Some(true)));
-        let next = stage.store.command_page(filter, Some(page[0].id), 9, true).await.unwrap();
+        let next = stage.store.command_page(filter, Some(page[0].id), 9, true).await.unwrap().commands;
         assert_eq!(next.iter().map(|command| command.agent).collect::<Vec<_>>(), [agents[1]]);
         assert_eq!(stage.store.command_get(page[0].id).await.unwrap().as_ref(), Some(&page[0]));
         let of_agent = CommandFilter { agent: Some(agents[2]), status: Some(CommandStatus::Sent), ..CommandFilter::default() };
-        assert_eq!(stage.store.command_page(of_agent, None, 9, false).await.unwrap().len(), 1);
+        assert_eq!(stage.store.command_page(of_agent, None, 9, false).await.unwrap().commands.len(), 1);
         let neither = stage.store.command_page(CommandFilter::default(), None, 9, false).await.unwrap_err();
         assert_eq!(neither.kind(), ErrorKind::Invalid);
+    }
+
+    async fn pages_hold_so_many_bytes_of_results_and_every_result_comes(stage) {
+        let agents = agents(&stage, 5).await;
+        let id = launched(&stage, 1, Spread::default()).await;
+        work(&stage.store, at(1)).await;
+        let tenths = |tenths: u64, mark: &str| {
+            let length = usize::try_from(limits::PAGE_RESULT_BYTES_MAX / 10 * tenths).unwrap();
+            format!("{mark}{}", "x".repeat(length))
+        };
+        for (agent, size) in agents.iter().zip([12, 6, 6, 1]) {
+            let put = result(id, *agent, CommandStatus::Success, &tenths(size, ""));
+            answer(&stage, vec![put], at(2)).await;
+        }
+        let filter = CommandFilter { action: Some(id), ..CommandFilter::default() };
+        let mut pages = Vec::new();
+        let mut after = None;
+        loop {
+            let page = stage.store.command_page(filter.clone(), after, 9, true).await.unwrap();
+            after = page.commands.last().map(|command| command.id);
+            assert!(page.commands.iter().all(|command| command.results.is_some() == (command.agent != agents[4])));
+            pages.push(page.commands.len());
+            if !page.is_full {
+                break;
+            }
+        }
+        assert_eq!(pages, [1, 1, 3]);
+        let bare = stage.store.command_page(filter, None, 9, false).await.unwrap();
+        assert_eq!((bare.commands.len(), bare.is_full), (5, false));
+        for mark in ["a", "b"] {
+            answer(&stage, vec![result(id, agents[0], CommandStatus::Success, &tenths(6, mark))], at(3)).await;
+        }
+        let late = stage.store.command_late(id, 9).await.unwrap();
+        assert_eq!(late.len(), 1);
+        assert!(late[0].results.contains("\"bx"), "the newest");
     }
 
     async fn what_is_not_answered_expires(stage) {

@@ -244,7 +244,7 @@ for_each_backend! {
         let id = actions::launch(&stage, ActionPut { action, order: payload("o"), ..put }).await;
         actions::work(&stage.store, at(0)).await;
         let page = stage.store.command_page(
-            muster_store::actions::CommandFilter { action: Some(id), ..Default::default() }, None, 100, false).await.unwrap();
+            muster_store::actions::CommandFilter { action: Some(id), ..Default::default() }, None, 100, false).await.unwrap().commands;
         let given: BTreeSet<u8> = page.iter().map(|command| command.agent.as_bytes()[7]).collect();
         assert_eq!(given, BTreeSet::from([1, 2, 7, 10]));
 

@@ -137,7 +137,8 @@ impl Signatures {
 }
 
 impl Inner {
-    /// Takes an action and launches it, or lets it wait for signatures.
+    /// Takes an action and launches it, or lets it wait for signatures. One that is there takes the signatures that it
+    /// has not, as long as it waits for some.
     pub(crate) async fn action_launch(
         &self,
         json: &[u8],
@@ -149,7 +150,7 @@ impl Inner {
         spread_check(&spread)?;
         let known = self.store.action_find(signed).await;
         if let Some(row) = known.map_err(|failure| self.operator_error("look for the action", failure))? {
-            return row.action.id.map(ActionTaken::Again).ok_or_else(|| nameless(&row));
+            return self.launch_again(&row, (&text, &action.pgp_signatures), cause).await;
         }
         let signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
         if let Some(problem) = signatures.problems.first() {
@@ -174,6 +175,36 @@ impl Inner {
         let taken = taken.map_err(|failure| self.operator_error("store the action", failure))?;
         self.actions.changed.notify_one();
         Ok(taken)
+    }
+
+    /// What comes with the same signed bytes again. A signature that does not count refuses it, as it would have at first.
+    async fn launch_again(
+        &self,
+        row: &ActionRow,
+        (text, lines): (&str, &[String]),
+        cause: &Cause,
+    ) -> Result<ActionTaken, OperatorError> {
+        let id = row.action.id.ok_or_else(|| nameless(row))?;
+        let mut further = Vec::new();
+        for line in lines.iter().filter(|line| !row.action.pgp_signatures.contains(line)) {
+            let signatures = self.signatures_verify(text, std::slice::from_ref(line), self.now()).await?;
+            if let Some(problem) = signatures.problems.first() {
+                return Err(OperatorError::Invalid(problem.clone()));
+            }
+            // Who signs twice adds nothing.
+            if signatures.signers.iter().all(|signer| !row.signers.contains(&signer.id)) {
+                further.push(line);
+            }
+        }
+        for line in further.into_iter().filter(|_| row.status == ActionStatus::Waiting) {
+            match self.action_sign(id, line, cause).await {
+                Ok(_) => {}
+                // Enough have signed by now, or the same person did.
+                Err(OperatorError::Conflict(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ActionTaken::Again(id))
     }
 
     /// Adds a signature to an action that waits for signatures.

@@ -259,6 +259,46 @@ async fn an_action_of_two_people_waits_for_the_second() {
 }
 
 #[tokio::test]
+async fn an_action_that_comes_again_with_a_further_signature_is_signed_further() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    tell(&engine, &machine(1), vec![demands_two(1)]).await;
+    let first = order(&world, "look", &[0]);
+    let id = launch(&engine, &first).await;
+    let action = row(&engine, id).await.action;
+    let again = async |lines: &[&str]| {
+        let action = Action {
+            id: None,
+            pgp_signatures: lines.iter().map(|line| (*line).to_owned()).collect(),
+            ..action.clone()
+        };
+        let json = serde_json::to_vec(&action).unwrap();
+        engine.action_launch(&json, Spread::default(), &cause()).await
+    };
+    let there = &*action.pgp_signatures[0];
+    let foreign = signature(&world, &Action { name: "other".into(), ..action.clone() }, 1);
+    for wrong in ["AAAA=bbbb", &foreign] {
+        for lines in [vec![wrong], vec![there, wrong]] {
+            assert!(matches!(again(&lines).await, Err(OperatorError::Invalid(_))), "{lines:?}");
+        }
+    }
+    world.clock.advance(Duration::from_secs(1));
+    let twice = signature(&world, &action, 0);
+    assert_ne!(twice, there);
+    for lines in [vec![there], vec![&*twice]] {
+        assert_eq!(again(&lines).await.unwrap(), ActionTaken::Again(id));
+        assert_eq!((status(&engine, id).await, row(&engine, id).await.signers.len()), (ActionStatus::Waiting, 1));
+    }
+    let second = signature(&world, &action, 1);
+    for _ in 0..2 {
+        assert_eq!(again(&[there, &second]).await.unwrap(), ActionTaken::Again(id));
+        assert_eq!((status(&engine, id).await, row(&engine, id).await.signers.len()), (ActionStatus::Pending, 2));
+    }
+    assert!(matches!(again(&["AAAA=bbbb"]).await, Err(OperatorError::Invalid(_))));
+}
+
+#[tokio::test]
 async fn an_action_that_nobody_signed_is_previewed_and_shows_what_it_needs() {
     let world = World::new().await;
     let engine = world.plain();

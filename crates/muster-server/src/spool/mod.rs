@@ -204,7 +204,7 @@ impl Spool {
     async fn take(&self, file: &Dropped) -> Result<Outcome, SpoolError> {
         let name = tree::shown(&file.name);
         let cause = Cause { reason: format!("dropped into the spool as {name}"), ..Cause::new("spool", "") };
-        let said = if file.action.pgp_signatures.is_empty() { Ok(false) } else { self.again(file, &cause).await };
+        let said = if file.action.pgp_signatures.is_empty() { Ok(false) } else { self.is_over(file).await };
         let done = match said {
             Ok(true) => return Ok(Outcome::Taken),
             Ok(false) => self.engine.action_launch(&file.json, spread(), &cause).await.map(drop),
@@ -217,20 +217,13 @@ impl Spool {
         }
     }
 
-    /// Returns whether the same bytes were signed and stored before, whatever became of them since. To an action that
-    /// waits for signatures, further ones are added.
-    async fn again(&self, file: &Dropped, cause: &Cause) -> Result<bool, OperatorError> {
+    /// Returns whether the same bytes were signed and stored before and wait for no signature, whatever became of them
+    /// since.
+    async fn is_over(&self, file: &Dropped) -> Result<bool, OperatorError> {
         let signed = Sha256::digest(muster_engine::signed_text(&file.action).as_bytes()).into();
         let known = self.engine.store().action_find(signed).await;
         let known = known.map_err(|source| OperatorError::Store { doing: "look for the action", source })?;
-        let Some(row) = known else { return Ok(false) };
-        let Some(id) = row.action.id.filter(|_| row.status == ActionStatus::Waiting) else { return Ok(true) };
-        for line in file.action.pgp_signatures.iter().filter(|line| !row.action.pgp_signatures.contains(line)) {
-            if self.engine.action_sign(id, line, cause).await? != ActionStatus::Waiting {
-                break;
-            }
-        }
-        Ok(true)
+        Ok(known.is_some_and(|row| row.status != ActionStatus::Waiting))
     }
 
     /// Does something with files, off the runtime.

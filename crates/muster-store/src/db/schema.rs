@@ -37,7 +37,11 @@ const STEPS: [Step; 10] = [
         postgres: include_str!("../migrations/0008.postgres.sql"),
     },
     Step { both: include_str!("../migrations/0009.sql"), sqlite: "", postgres: "" },
-    Step { both: "", sqlite: "", postgres: include_str!("../migrations/0010.postgres.sql") },
+    Step {
+        both: "",
+        sqlite: include_str!("../migrations/0010.sqlite.sql"),
+        postgres: include_str!("../migrations/0010.postgres.sql"),
+    },
 ];
 
 /// The version this program speaks.

@@ -12,6 +12,7 @@ use rusqlite::{CachedStatement, Connection, OpenFlags, Statement};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,9 @@ const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 /// Statements kept ready on each connection.
 const STATEMENTS_KEPT: usize = 256;
 
+/// The mode of files that are made.
+const PRIVATE: u32 = 0o600;
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
@@ -54,7 +58,7 @@ impl FileLock {
     /// Takes the lock beside `path`.
     pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
         let lock = lock_path(path);
-        let open = File::options().create(true).truncate(false).write(true).open(&lock);
+        let open = File::options().create(true).truncate(false).write(true).mode(PRIVATE).open(&lock);
         let file = open.map_err(|error| {
             let text = format!("cannot open the lock file {}: {error}", lock.display());
             StoreError::Unavailable(text.into())
@@ -77,6 +81,17 @@ fn lock_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Makes the file if it is not there, for its owner's eyes only: it holds the authority's key. SQLite gives the files
+/// beside it the same mode.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    match File::options().write(true).create_new(true).mode(PRIVATE).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StoreError::Unavailable(format!("cannot make the database {}: {error}", path.display()).into()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Opens a connection and sets it up.
 pub(crate) fn connect(path: &Path, purpose: Use) -> Result<Connection, StoreError> {
     let version = rusqlite::version_number();
@@ -84,7 +99,8 @@ pub(crate) fn connect(path: &Path, purpose: Use) -> Result<Connection, StoreErro
         let text = format!("SQLite {} can damage its log: 3.51.3 or newer is needed", rusqlite::version());
         return Err(StoreError::Refused(text));
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    make_private(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(refuse)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     connection.busy_timeout(Duration::from_millis(LOCK_WAIT_MS)).map_err(refuse)?;

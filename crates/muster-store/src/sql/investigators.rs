@@ -47,12 +47,13 @@ pub(super) fn read(row: Row) -> Result<InvestigatorRow, StoreError> {
     let mut fields = row.fields("investigators");
     let (id, name) = (fields.take()?, fields.take()?);
     let fingerprint: Option<String> = fields.take()?;
-    // A person may have inserted the row by hand; every spelling of a fingerprint is one.
-    let fingerprint = fingerprint.map(|text| text.parse()).transpose();
+    // A person may have inserted the row by hand; every spelling of a fingerprint is one. What is none, in a row older
+    // than the schema's rule, leaves the person without a key and everybody else alone.
+    let fingerprint = fingerprint.and_then(|text| text.parse().ok());
     Ok(InvestigatorRow {
         id,
         name,
-        fingerprint: fingerprint.map_err(|error| fields.unfit(&format!("{error}")))?,
+        fingerprint,
         public_key: fields.take()?,
         status: fields.take()?,
         permissions: fields.take()?,

@@ -14,6 +14,11 @@ use std::collections::BTreeMap;
 
 /// Runs a query past the store and returns its rows as text.
 pub(crate) async fn ask(url: &str, sql: &str) -> Vec<Vec<String>> {
+    try_ask(url, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// The same of a query that may be refused, with the reason.
+async fn try_ask(url: &str, sql: &str) -> Result<Vec<Vec<String>>, String> {
     match DatabaseKind::of(url).unwrap() {
         DatabaseKind::Sqlite(path) => {
             let connection = rusqlite::Connection::open(path).unwrap();
@@ -27,20 +32,23 @@ pub(crate) async fn ask(url: &str, sql: &str) -> Vec<Vec<String>> {
                 rusqlite::types::Value::Blob(bytes) => format!("{bytes:?}"),
             };
             let rows = statement.query_map([], |row| (0..columns).map(|n| row.get(n).map(text)).collect()).unwrap();
-            rows.collect::<Result<_, _>>().unwrap()
+            rows.collect::<Result<_, _>>().map_err(|error| error.to_string())
         }
         DatabaseKind::Postgres => {
             let config: tokio_postgres::Config = url.parse().unwrap();
             let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
             let connection = tokio::spawn(connection);
-            let answer = client.simple_query(sql).await.unwrap();
-            let rows = answer.iter().filter_map(|message| match message {
-                tokio_postgres::SimpleQueryMessage::Row(row) => {
-                    Some((0..row.len()).map(|n| row.get(n).unwrap_or("NULL").to_owned()).collect())
-                }
-                _ => None,
+            let answer = client.simple_query(sql).await;
+            let rows = answer.map(|answer| {
+                let rows = answer.iter().filter_map(|message| match message {
+                    tokio_postgres::SimpleQueryMessage::Row(row) => {
+                        Some((0..row.len()).map(|n| row.get(n).unwrap_or("NULL").to_owned()).collect())
+                    }
+                    _ => None,
+                });
+                rows.collect()
             });
-            let rows = rows.collect();
+            let rows = rows.map_err(|error| error.as_db_error().map_or(error.to_string(), ToString::to_string));
             drop(client);
             connection.await.unwrap().unwrap();
             rows
@@ -105,6 +113,63 @@ async fn the_three_documented_queries_work() {
         place.remove().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_fingerprint_that_is_none_is_refused_whoever_writes_it() {
+    on_both(async |stage, place| {
+        let insert =
+            |text: &str| format!("INSERT INTO investigators (name, pgpfingerprint) VALUES ('Bob Kelso', '{text}')");
+        for wrong in ["", "A3D652173B763E8F", "zz not hex", "0x", &"g".repeat(40), &"a".repeat(41)] {
+            let refused = try_ask(&place.url, &insert(wrong)).await.unwrap_err();
+            assert!(refused.contains("hexadecimal"), "{wrong}: {refused}");
+        }
+        for good in ["0xE60892BB9BD89A69F759A1A0A3D652173B763E8F", "e608 92BB:9BD8 9A69 F759 A1A0 A3D6 5217 3B76 3E80"]
+        {
+            ask(&place.url, &insert(good)).await;
+        }
+        ask(&place.url, &insert(&"ab".repeat(32))).await;
+        ask(&place.url, "INSERT INTO investigators (name) VALUES ('Nobody yet')").await;
+        let change = "UPDATE investigators SET pgpfingerprint = 'A3D652173B763E8F' WHERE name = 'Nobody yet'";
+        assert!(try_ask(&place.url, change).await.unwrap_err().contains("hexadecimal"));
+        let people = stage.store.investigator_page(None, None, 9).await.unwrap();
+        let known: Vec<bool> = people.iter().map(|row| row.fingerprint.is_some()).collect();
+        assert_eq!(known, [true, true, true, false]);
+        drop(stage);
+        place.remove().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_no_older_tool_knows_is_in_no_view_of_sqlite() {
+    let place = Place::new(Backend::Sqlite).await;
+    SqlStore::migrate(&place.url).await.unwrap();
+    let views = ask(&place.url, "SELECT name, sql FROM sqlite_master WHERE type = 'view'").await;
+    assert!(views.len() >= 3, "{views:?}");
+    for view in views {
+        // 'subsec' came with SQLite 3.42, octet_length with 3.43: distributions have older ones.
+        assert!(!view[1].contains("subsec") && !view[1].contains("octet_length"), "{}", view[0]);
+    }
+    place.remove().await;
+}
+
+#[tokio::test]
+async fn the_file_of_sqlite_and_those_beside_it_are_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("muster.db");
+    let url = path.to_str().unwrap();
+    SqlStore::migrate(url).await.unwrap();
+    let store = SqlStore::open(url, &muster_store::StoreOptions::default()).await.unwrap();
+    store.setting_init("kept", vec![1]).await.unwrap();
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+        files += 1;
+    }
+    assert!(files >= 3, "{files}");
 }
 
 #[tokio::test]

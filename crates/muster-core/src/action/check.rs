@@ -27,7 +27,7 @@ pub fn target_check(target: &str) -> Result<(), ActionError> {
     field_check("target", target)
 }
 
-fn field_check(field: &'static str, value: &str) -> Result<(), ActionError> {
+fn text_check(field: &'static str, value: &str) -> Result<(), ActionError> {
     let problem = |problem: String| ActionError::Text { field, problem };
     if value.chars().count() > limits::ACTION_NAME_CHARS_MAX {
         return Err(problem(format!("must be at most {} characters", limits::ACTION_NAME_CHARS_MAX)));
@@ -35,6 +35,11 @@ fn field_check(field: &'static str, value: &str) -> Result<(), ActionError> {
     if value.contains('\0') {
         return Err(problem("must not hold a zero byte".to_owned()));
     }
+    Ok(())
+}
+
+fn field_check(field: &'static str, value: &str) -> Result<(), ActionError> {
+    text_check(field, value)?;
     match MARKERS.iter().find(|marker| value.contains(**marker)) {
         Some(marker) => Err(ActionError::Ambiguous { field, marker }),
         None => Ok(()),
@@ -66,10 +71,28 @@ impl Action {
             text::name("module", &operation.module)
                 .map_err(|error| ActionError::Text { field: "operation", problem: format!("is wrong: {error}") })?;
         }
+        for (field, value) in self.notes() {
+            text_check(field, value)?;
+        }
         if self.pgp_signatures.is_empty() {
             return Err(ActionError::SignaturesEmpty);
         }
         bound("signatures", self.pgp_signatures.len(), limits::ACTION_SIGNATURES_MAX)
+    }
+
+    /// What its author says of it besides, which nobody signs. A zero byte in it would be one that PostgreSQL cannot read
+    /// out of JSON, in every search that looks there.
+    fn notes(&self) -> [(&'static str, &str); 7] {
+        let (description, threat) = (&self.description, &self.threat);
+        [
+            ("description author", &description.author),
+            ("description email", &description.email),
+            ("description url", &description.url),
+            ("threat ref", &threat.reference),
+            ("threat level", &threat.level),
+            ("threat family", &threat.family),
+            ("threat type", &threat.kind),
+        ]
     }
 
     /// Checks that the window is no longer than `longest`; its two ends are compared in whole seconds, as signed.

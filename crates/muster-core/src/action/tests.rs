@@ -67,6 +67,22 @@ fn what_only_a_server_knows_is_not_taken() {
 }
 
 #[test]
+fn what_nobody_signs_holds_no_zero_byte_and_is_bounded() {
+    let long = "x".repeat(2049);
+    for (of, keys) in
+        [("description", &["author", "email", "url"][..]), ("threat", &["ref", "level", "family", "type"])]
+    {
+        for key in keys {
+            for (value, problem) in [("a\\u0000", "zero byte"), (&*long, "at most 2048 characters")] {
+                let error = checked(&[(of, &format!("{{\"{key}\":\"{value}\"}}"))]).unwrap_err().to_string();
+                assert!(error.contains(&format!("{of} {key}")) && error.contains(problem), "{error}");
+            }
+            assert_eq!(checked(&[(of, &format!("{{\"{key}\":\"{}\"}}", &long[1..]))]), Ok(()));
+        }
+    }
+}
+
+#[test]
 fn each_fault_has_its_message_in_order() {
     let faults: &[(&str, &str, &str)] = &[
         ("name", "\"\"", "action name is empty"),

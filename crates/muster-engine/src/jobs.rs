@@ -87,12 +87,9 @@ impl Inner {
             inner.states_sweep().await
         });
         self.job(stop, limits::WAKE_SWEEP, "look for lost wake-ups", |inner| async move { inner.wake_sweep().await });
-        self.job(
-            stop,
-            limits::HEARD_EVERY,
-            "note whose streams are held",
-            |inner| async move { inner.heard_note().await },
-        );
+        // Well before what is heard of so late would count as idle.
+        let every = limits::HEARD_EVERY.min(self.config.agent_times.idle_after / 2);
+        self.job(stop, every, "note whose streams are held", |inner| async move { inner.heard_note().await });
         self.job(stop, limits::OVERDUE_SCAN, "take overdue messages", |inner| async move {
             inner.overdue_scan().await.map(drop)
         });

@@ -149,10 +149,15 @@ impl Work {
         self.rings.get(usize::try_from(self.ring).unwrap_or(usize::MAX)).copied()
     }
 
+    /// How many more commands the share that is under way has.
+    fn share_room(&self) -> Option<i64> {
+        // Rounded up, so that a share of few machines is one machine.
+        self.share().map(|share| ((self.matched * share + 99) / 100 - self.sent).max(0))
+    }
+
     /// How many more commands there may be for now.
     fn room(&self) -> Option<i64> {
-        // Rounded up, so that a share of few machines is one machine.
-        let share = self.share().map(|share| (self.matched * share + 99) / 100 - self.sent);
+        let share = self.share_room();
         let hosts = self.hosts_max.map(|hosts| hosts - self.sent);
         share.into_iter().chain(hosts).min().map(|room| room.max(0))
     }
@@ -227,6 +232,11 @@ async fn expand(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
         Ok(target) => target,
         Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
     };
+    if work.share_room() == Some(0) {
+        // Of few machines, a share may be no more than the one before, whose results were judged.
+        tx.execute(NEXT_RING, params![work.id]).await?;
+        return Ok(worked(work.status, 0, Next::Now));
+    }
     let room = work.room();
     let last = work.upto.min(work.after.saturating_add(i64::from(work.limits.rows.max(1))));
     let limit = room.unwrap_or(i64::MAX);
@@ -298,7 +308,9 @@ async fn pass_over(tx: &mut Tx, work: &Work, inserted: u64, is_full: bool) -> Re
         return finish(tx, work, ActionStatus::Invalid, NOBODY).await;
     }
     let hosts_full = work.hosts_max.is_some_and(|most| sent >= most);
-    let goes_on = (work.share().is_some() && is_full || work.standing) && !hosts_full;
+    // When all that matched were given it, there is no further share to wait for or to halt before.
+    let has_share = work.share().is_some() && is_full && sent < work.matched;
+    let goes_on = (has_share || work.standing) && !hosts_full;
     tx.execute(INFLIGHT, params![work.id, !goes_on, work.now]).await?;
     if !goes_on && complete(tx, work.id, work.now).await? {
         return Ok(worked(ActionStatus::Completed, inserted, Next::Never));

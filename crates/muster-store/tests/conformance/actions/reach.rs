@@ -73,6 +73,32 @@ for_each_backend! {
         assert_eq!(status(&stage, id).await, ActionStatus::Completed);
     }
 
+    async fn a_share_that_adds_nobody_is_passed_over_and_the_last_machine_halts_nothing(stage) {
+        let agents = agents(&stage, 3).await;
+        let spread = Spread { rings: vec![1, 10], halt_percent: 10, ..Spread::default() };
+        let id = launched(&stage, 1, spread.clone()).await;
+        assert_eq!(work(&stage.store, at(1)).await, 1);
+        answer(&stage, vec![result(id, agents[0], CommandStatus::Failed, "x")], at(2)).await;
+        assert_eq!(work(&stage.store, at(5_000)).await, 0);
+        assert!(stage.store.action_get(id).await.unwrap().unwrap().halted.is_some());
+        // Ten per cent of three machines is the one that failed: to go on means the others.
+        assert!(stage.store.action_resume(id, at(6_000), &cause()).await.unwrap());
+        assert_eq!(work(&stage.store, at(7_000)).await, 2);
+        let results = agents[1..].iter().map(|agent| result(id, *agent, CommandStatus::Failed, "x")).collect();
+        answer(&stage, results, at(8_000)).await;
+        assert_eq!(status(&stage, id).await, ActionStatus::Completed);
+
+        // Of one machine, the first share is all of it.
+        let who = investigator(&stage, 2).await;
+        let put = order(&stage, 2, &[who]).await;
+        let action = Action { target: "id = 1".into(), ..put.action.clone() };
+        let id = launch(&stage, ActionPut { action, spread, ..put }).await;
+        assert_eq!(work(&stage.store, at(9_000)).await, 1);
+        answer(&stage, vec![result(id, agents[0], CommandStatus::Failed, "x")], at(9_500)).await;
+        let row = stage.store.action_get(id).await.unwrap().unwrap();
+        assert_eq!((row.status, row.halted), (ActionStatus::Completed, None));
+    }
+
     async fn an_action_that_nobody_can_run_is_invalid_and_says_why(stage) {
         let nobody = launched(&stage, 1, Spread::default()).await;
         work(&stage.store, at(1)).await;

@@ -85,6 +85,11 @@ impl Inner {
     fn effect(&self, message: &Message, now: Timestamp) -> (Effect, Option<Place>) {
         match message.destination.service.as_str() {
             system::SERVICE => (self.system_effect(message), None),
+            service @ (system::MUSTER | system::ACTIONS) if message.source.service != service => {
+                let source = &message.source.service;
+                // What a machine says of itself and of its orders is the agent's word, and no other program's there.
+                (Effect::Fail(format!("service {service} listens to its own name only, not to {source:?}")), None)
+            }
             system::MUSTER => (self.muster_effect(message), None),
             system::ACTIONS => (self.actions_effect(message), None),
             service if self.dispatch.discards(service) => (Effect::Nothing, None),

@@ -312,8 +312,9 @@ pub(crate) fn with_labels(number: u8, labels: &[&str]) -> ContactFrom {
 
 /// A message to `service` with the machine's own id `number`.
 pub(crate) fn say(number: u8, service: &str, message_type: &str, body: &[u8]) -> IncomingMessage {
+    let is_agents_own = [system::MUSTER, system::ACTIONS].contains(&service);
     IncomingMessage {
-        source_service: "agent".into(),
+        source_service: if is_agents_own { service } else { "agent" }.into(),
         source_message_id: vec![number],
         has_destination: true,
         destination_service: service.into(),

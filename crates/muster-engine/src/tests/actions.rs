@@ -527,7 +527,7 @@ async fn nonsense_from_a_machine_fails_alone() {
     let messages = vec![nonsense(1, system::ACTION_RESULT), nonsense(2, system::AGENT_TRUST), nonsense(3, "Other")];
     tell(&engine, &machine(1), messages).await;
     for number in 1..=3 {
-        let id = muster_core::MessageId::derive(machine(1).agent(), "agent", &[number]);
+        let id = muster_core::MessageId::derive(machine(1).agent(), system::ACTIONS, &[number]);
         let row = world.row(id).await;
         assert_eq!(row.state, muster_store::messages::MessageState::Failed);
     }

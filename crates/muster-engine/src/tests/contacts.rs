@@ -81,7 +81,7 @@ async fn bad_messages_become_dead_letters_and_the_rest_goes_on() {
     let letters = world.store.dead_letter_page(None, 100).await.unwrap();
     assert_eq!(letters.len(), 9);
     assert!(letters.iter().all(|(_, letter)| letter.agent == from.agent() && !letter.reason.is_empty()));
-    assert_eq!(world.row(MessageId::derive(from.agent(), "agent", &[10])).await.state, MessageState::Done);
+    assert_eq!(world.row(MessageId::derive(from.agent(), "muster", &[10])).await.state, MessageState::Done);
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn the_claimed_source_of_a_message_is_overwritten() {
     let engine = world.plain();
     let lie = IncomingMessage { claimed_agent: vec![9; 8], ..say(1, "muster", "Note", b"") };
     tell(&engine, &machine(1), vec![lie]).await;
-    let row = world.row(MessageId::derive(machine(1).agent(), "agent", &[1])).await;
+    let row = world.row(MessageId::derive(machine(1).agent(), "muster", &[1])).await;
     assert_eq!(row.message.source.agent, Some(machine(1).agent()));
 }
 
@@ -151,6 +151,23 @@ async fn a_refused_message_fails_with_the_reason_of_the_machine() {
 }
 
 #[tokio::test]
+async fn no_other_program_of_a_machine_speaks_for_its_agent() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let from = machine(1);
+    let messages = ["muster", "actions"].into_iter().zip(1..).map(|(service, number)| IncomingMessage {
+        source_service: "daemon".into(),
+        ..say(number, service, "Facts", br#"{"hostname": "db1"}"#)
+    });
+    tell(&engine, &from, messages.collect()).await;
+    assert_eq!(world.store.facts_get(from.agent()).await.unwrap(), None);
+    for number in 1..=2 {
+        let row = world.row(MessageId::derive(from.agent(), "daemon", &[number])).await;
+        assert!(row.message.result.unwrap().failure.unwrap().contains("not to \"daemon\""));
+    }
+}
+
+#[tokio::test]
 async fn labels_facts_and_usage_are_kept_and_a_wrong_body_fails_its_message_only() {
     let world = World::new().await;
     let engine = world.plain();
@@ -171,8 +188,10 @@ async fn labels_facts_and_usage_are_kept_and_a_wrong_body_fails_its_message_only
     assert_eq!(facts["hostname"], "db1");
     let usage = world.store.usage_list(from.agent(), Timestamp::EPOCH, Timestamp::MAX).await.unwrap();
     assert_eq!(usage.len(), 1);
-    for (number, state) in [(1, MessageState::Done), (4, MessageState::Done), (5, MessageState::Failed)] {
-        assert_eq!(world.row(MessageId::derive(from.agent(), "agent", &[number])).await.state, state, "{number}");
+    for (number, source, state) in
+        [(1, "agent", MessageState::Done), (4, "agent", MessageState::Done), (5, "muster", MessageState::Failed)]
+    {
+        assert_eq!(world.row(MessageId::derive(from.agent(), source, &[number])).await.state, state, "{number}");
     }
     for number in [6, 7] {
         let row = world.row(MessageId::derive(from.agent(), "agent", &[number])).await;
@@ -292,7 +311,7 @@ async fn an_answer_to_an_operator_stays_readable() {
     let world = World::new().await;
     let engine = world.plain();
     tell(&engine, &machine(1), vec![say(1, "muster", "EchoReply", b"hello")]).await;
-    let row = world.row(MessageId::derive(machine(1).agent(), "agent", &[1])).await;
+    let row = world.row(MessageId::derive(machine(1).agent(), "muster", &[1])).await;
     assert_eq!(row.state, MessageState::Done);
     assert_eq!(row.message.payload.unwrap().value, b"hello");
 }

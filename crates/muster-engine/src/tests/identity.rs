@@ -66,7 +66,7 @@ async fn a_machine_waits_until_it_is_approved() {
     poll(&engine, &machine(1)).await;
     let id = engine.message_insert(world.message_to(1, agent, "s")).await.unwrap();
     assert_eq!(tell(&engine, &machine(1), vec![say(1, "muster", "Note", b"")]).await.messages, []);
-    let note = MessageId::derive(agent, "agent", &[1]);
+    let note = MessageId::derive(agent, "muster", &[1]);
     assert_eq!(world.store.message_get(&[note], false).await.unwrap(), []);
     assert!(matches!(engine.agent_unblock(agent, &cause()).await, Err(crate::OperatorError::Conflict(_))));
     engine.agent_approve(agent, &cause()).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_blocked_machine_is_given_one_demand_for_a_new_key_and_nothing_else() 
     assert_eq!(types(&first), ["RekeyRequest"]);
     let again = tell(&engine, &machine(1), vec![say(1, "muster", "Note", b"")]).await.messages;
     assert_eq!(ids(&again), ids(&first), "they do not pile up");
-    let note = world.row(MessageId::derive(agent, "agent", &[1])).await;
+    let note = world.row(MessageId::derive(agent, "muster", &[1])).await;
     assert!(note.message.from_blocked);
     tell(&engine, &machine(1), vec![ack(2, &ids(&first))]).await;
     assert_eq!(world.row(first[0].id).await.state, MessageState::Done);

@@ -113,7 +113,7 @@ async fn records_are_stored_before_they_return() {
     let engine = world.plain();
     let OpenStream { mut incoming, .. } = open(&engine, 1).await;
     incoming.record(&machine(1), data(vec![say(1, "muster", "Note", b"x")])).await.unwrap();
-    let id = MessageId::derive(machine(1).agent(), "agent", &[1]);
+    let id = MessageId::derive(machine(1).agent(), "muster", &[1]);
     assert_eq!(world.row(id).await.state, MessageState::Done);
     let many = (0..101).map(|number| say(number, "muster", "Note", b"")).collect();
     assert_eq!(incoming.record(&machine(1), data(many)).await.unwrap_err().code, RefusalCode::Malformed);
@@ -275,7 +275,7 @@ async fn a_stop_ends_all_streams_and_takes_their_last_records() {
     assert!(start.elapsed() < limits::DRAIN);
     for number in 1..=50 {
         let agent = machine(number).agent();
-        assert_eq!(world.row(MessageId::derive(agent, "agent", &[1])).await.state, MessageState::Done);
+        assert_eq!(world.row(MessageId::derive(agent, "muster", &[1])).await.state, MessageState::Done);
         assert_eq!(world.store.agent_get(agent).await.unwrap().unwrap().streaming_to, "");
     }
 }

@@ -8,6 +8,7 @@ use crate::foreign::{Plan, open_program};
 use crate::module::Context;
 use crate::registry;
 use crate::result::ModuleResult;
+use crate::user;
 use muster_core::Clock;
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -19,12 +20,17 @@ use std::sync::Arc;
 /// The first argument of a process that is to be a module; the second is its [`Plan`].
 pub const ARGUMENT: &str = "module-process";
 
-/// Becomes a module when that is what the process was started for; otherwise returns `None`, having done nothing.
+/// Becomes a module, or what ends the processes that one left, when that is what the process was started for; otherwise
+/// returns `None`, having done nothing.
 ///
 /// `arguments` are those of the process, with its own name first.
 pub fn entry(arguments: impl IntoIterator<Item = OsString>, clock: Arc<dyn Clock>) -> Option<ExitCode> {
     let mut arguments = arguments.into_iter().skip(1);
-    if arguments.next()? != ARGUMENT {
+    let first = arguments.next()?;
+    if first == user::END_ARGUMENT {
+        return Some(user::be_ender(arguments.next()));
+    }
+    if first != ARGUMENT {
         return None;
     }
     let plan = arguments.next().and_then(|plan| serde_json::from_str(plan.to_str()?).ok());

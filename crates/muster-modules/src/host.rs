@@ -1,8 +1,9 @@
 //! The side that asks: starts a process for one question, feeds it, takes its answer, and leaves nothing behind.
 //!
 //! Stays true: a question ends within its time and with one [`Ended`]; whatever the process does, it and its group are
-//! gone then, and so is all else that runs as its user when it has one of its own. Nothing here waits for a process that does not want to end. Calls block: an asynchronous caller makes them
-//! in a thread of their own.
+//! gone then, and so is all else that runs as its user when it has one of its own, or the answer says that something is
+//! left. Nothing here waits for a process that does not want to end. Calls block: an asynchronous caller makes them in a
+//! thread of their own.
 
 use crate::child::ARGUMENT;
 use crate::foreign::Plan;
@@ -29,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const STOP_TIME: Duration = Duration::from_secs(2);
 /// How long a process may take to end after its answer.
 const END_TIME: Duration = Duration::from_secs(1);
+/// How long the system may take to do away with a process that was killed.
+const GONE_TIME: Duration = Duration::from_secs(5);
 
 /// The program that becomes a module when started with [`ARGUMENT`]: usually the asker's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub enum Ended {
     },
     /// It could not be started.
     NotStarted(String),
+    /// In this way; but something that it started is still there.
+    Left(Box<Ended>),
 }
 
 impl Ended {
@@ -87,6 +92,10 @@ impl Ended {
             Self::Died { how, noise } if noise.is_empty() => format!("ended without an answer: {how}"),
             Self::Died { how, noise } => format!("ended without an answer: {how}: {noise}"),
             Self::NotStarted(why) => format!("could not be started: {why}"),
+            Self::Left(ended) => {
+                let left = format!("processes that module '{name}' started could not be ended");
+                return ModuleResult { success: false, ..ended.into_result(name) }.with_errors(vec![left]);
+            }
         };
         ModuleResult::failed(format!("module '{name}' {why}"))
     }
@@ -111,7 +120,11 @@ impl Host {
     pub fn ask(&self, plan: &Plan, parameters: &Value, patience: Patience, stop: &Stop) -> Ended {
         match Process::start(self, plan) {
             Err(error) => Ended::NotStarted(format!("{}: {}", self.program.display(), crate::gotext::reason(&error))),
-            Ok(process) => process.converse(parameters, patience, stop),
+            Ok(mut process) => {
+                let ended = process.converse(parameters, patience, stop);
+                process.end();
+                if process.has_left { Ended::Left(Box::new(ended)) } else { ended }
+            }
         }
     }
 }
@@ -124,8 +137,12 @@ struct Process {
     exit: Option<OwnedFd>,
     /// How the process ended, once it was waited for.
     ended: Option<ExitStatus>,
-    /// It is a program of others.
-    has_own_user: bool,
+    /// Nothing more is done to end it.
+    is_over: bool,
+    /// Something that it started could not be ended.
+    has_left: bool,
+    /// It is a program of others, and this is what helps to end it.
+    helper: Option<Host>,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     stderr: Option<ChildStderr>,
@@ -144,7 +161,7 @@ enum Heard {
 
 impl Process {
     fn start(host: &Host, plan: &Plan) -> io::Result<Self> {
-        let has_own_user = plan.foreign.is_some();
+        let helper = plan.foreign.as_ref().map(|_| host.clone());
         let plan = serde_json::to_string(plan)?;
         let mut command = Command::new(&host.program);
         command.args(&host.arguments).arg(ARGUMENT).arg(plan).current_dir("/").env_clear();
@@ -158,9 +175,23 @@ impl Process {
         let group = Pid::from_child(&child);
         let (stdin, stderr) = (Some(stdin), Some(stderr));
         let (to_write, written, answer, noise) = (Vec::new(), 0, Vec::new(), Vec::new());
-        let (exit, ended) = (None, None);
-        let mut process =
-            Self { child, group, exit, ended, has_own_user, stdin, stdout, stderr, to_write, written, answer, noise };
+        let (exit, ended, is_over, has_left) = (None, None, false, false);
+        let mut process = Self {
+            child,
+            group,
+            exit,
+            ended,
+            is_over,
+            has_left,
+            helper,
+            stdin,
+            stdout,
+            stderr,
+            to_write,
+            written,
+            answer,
+            noise,
+        };
         process.exit = Some(pidfd_open(group, PidfdFlags::empty())?);
         for stream in [process.stdin.as_ref().map(AsFd::as_fd), Some(process.stdout.as_fd())].into_iter().flatten() {
             fcntl_setfl(stream, OFlags::NONBLOCK)?;
@@ -171,7 +202,7 @@ impl Process {
         Ok(process)
     }
 
-    fn converse(mut self, parameters: &Value, patience: Patience, stop: &Stop) -> Ended {
+    fn converse(&mut self, parameters: &Value, patience: Patience, stop: &Stop) -> Ended {
         self.to_write = Message::parameters(parameters.clone()).to_line().into_bytes();
         let begun = Instant::now();
         let mut stop_asked: Option<Instant> = None;
@@ -265,30 +296,35 @@ impl Process {
     }
 
     /// Ends the process with its whole group, and takes it from the system's table. Twice is once.
-    fn end(&mut self) -> Option<ExitStatus> {
-        if self.ended.is_none() {
-            // The leader has not been waited for yet, so the group's number is still its own.
-            let _ = kill_process_group(self.group, Signal::KILL);
-            let user = self.has_own_user.then(|| user::of(self.group.as_raw_pid())).flatten();
-            self.ended = self.child.wait().ok();
-            // What left the group is found by its user, which it cannot leave. There is no more to be done than this.
-            let _all_gone = user.is_none_or(user::end_all);
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
         }
-        self.ended
+        // The leader has not been waited for yet, so the group's number is still its own.
+        let _ = kill_process_group(self.group, Signal::KILL);
+        // What left the group is found by its user, which it cannot leave. It is ended before the leader is waited for,
+        // which may itself be held up by one of them.
+        let user = self.helper.as_ref().and_then(|helper| Some((helper, user::of(self.group.as_raw_pid())?)));
+        self.has_left = user.is_some_and(|(helper, user)| !user::end_all(helper, user));
+        if self.exit.is_none() || self.has_ended_within(GONE_TIME) {
+            self.ended = self.child.wait().ok();
+        } else {
+            self.has_left = true;
+        }
     }
 
     /// Lets the process end by itself for a moment, and judges its answer.
-    fn close(mut self) -> Ended {
+    fn close(&mut self) -> Ended {
         self.stdin = None;
         self.has_ended_within(END_TIME);
         self.hear_noise();
         let parsed = serde_json::from_slice(&self.answer);
-        let ended = self.end();
+        self.end();
         match parsed {
             Ok(result) => Ended::Answered(result),
             Err(error) => {
                 let noise = String::from_utf8_lossy(&self.noise).trim().to_owned();
-                let how = ended.map_or_else(|| "it vanished".to_owned(), how);
+                let how = self.ended.map_or_else(|| "it vanished".to_owned(), how);
                 let how =
                     if self.answer.is_empty() { how } else { format!("what it wrote is no result ({error}); {how}") };
                 Ended::Died { how, noise }

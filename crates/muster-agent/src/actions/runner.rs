@@ -106,6 +106,9 @@ impl Runner {
             }
             Err(ended) => ended,
         };
+        if matches!(ended, Ended::Left(_)) {
+            tracing::error!(module = name, "processes that a module started could not be ended and are still there");
+        }
         let status = match &ended {
             Ended::Answered(result) if result.success => Status::Success,
             // A module that was asked to stop answers with what it has.

@@ -234,6 +234,40 @@ fn what_a_program_started_outside_of_its_group_is_ended_with_it() {
 }
 
 #[test]
+fn a_program_that_fights_whoever_would_end_it_is_gone_in_a_moment() {
+    if !is_root() {
+        return;
+    }
+    let script = Script::new();
+    let left = script.left();
+    for signal in ["STOP", "KILL"] {
+        // Each of them outside of the group, each against all others of its user.
+        let fight = format!("exec < {} > /dev/null 2>&1; while :; do kill -s {signal} -- -1; done", left.display());
+        let hostile = format!("for each in 1 2 3; do setsid sh -c '{fight}' & done; exec sleep 1000");
+        let time = Duration::from_secs(2);
+        let begun = Instant::now();
+        let ended = ask(&script.plan(&hostile), &Value::Null, Patience { time, ..Patience::default() });
+        assert!(matches!(ended, Ended::TimedOut(_) | Ended::Died { .. }), "{signal}: {ended:?}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{signal}: {:?}", begun.elapsed());
+        assert!(!is_open_somewhere(&left), "{signal}: it is still there");
+    }
+}
+
+#[test]
+fn a_program_that_flees_from_process_to_process_is_caught() {
+    if !is_root() {
+        return;
+    }
+    let script = Script::new();
+    let left = script.left();
+    let flee = format!("exec < {}; flee() {{ (flee) & exit; }}; setsid sh -c : ; flee", left.display());
+    let time = Duration::from_secs(1);
+    let ended = ask(&script.plan(&flee), &Value::Null, Patience { time, ..Patience::default() });
+    assert!(!matches!(ended, Ended::Left(_)), "{ended:?}");
+    assert!(!is_open_somewhere(&left), "it is still there");
+}
+
+#[test]
 fn ten_gigabytes_of_answer_or_of_noise_are_neither_kept_nor_waited_for() {
     let script = Script::new();
     let begun = Instant::now();

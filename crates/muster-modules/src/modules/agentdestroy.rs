@@ -1,16 +1,24 @@
 //! agentdestroy: ends another agent of this machine, and removes its program when it is of the version meant.
 //!
 //! Stays true: the agent that asks is never ended; the process that is ended is the one that was looked at, also when
-//! its number has been given to another meanwhile.
+//! its number has been given to another meanwhile. The program that is asked for its version and removed is the very file
+//! that this process runs, and only one that nobody but root or the agent's own user could have written: whoever gets the
+//! number of an agent that has ended gets no program of theirs run.
 
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::result::ModuleResult;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat, unlinkat};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
-use std::io::Read as _;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub(crate) struct Agentdestroy;
@@ -19,6 +27,8 @@ pub(crate) struct Agentdestroy;
 const PID_MAX: i64 = 4_194_304;
 /// Bytes of a program's version that are read.
 const VERSION_BYTES_MAX: u64 = 4096;
+/// The user and group that own nothing.
+const NOBODY: u32 = 65_534;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -71,15 +81,16 @@ impl Typed for Agentdestroy {
         // Held from here on: what is looked at below is what is ended.
         let held =
             pidfd_open(process, PidfdFlags::empty()).map_err(|error| not_found(gotext::reason(&error.into())))?;
-        let link = format!("/proc/{pid}/exe");
-        let executable = std::fs::read_link(&link).map_err(|error| not_found(gotext::reason(&error)))?;
+        let program = Program::of(pid, &held).map_err(|error| not_found(gotext::reason(&error)))?;
         let mut errors = Vec::new();
         let mut removed = String::new();
-        if asker.is_some_and(|asker| asker.executable == executable) {
+        if asker.is_some_and(|asker| asker.executable == program.path) {
             errors.push("Executable not removed because current agent uses it as well".to_owned());
         } else {
-            remove(&executable, &version)?;
-            removed = format!(" and its executable removed from {}", executable.display());
+            program.ownership_check()?;
+            program.version_check(&version)?;
+            program.remove()?;
+            removed = format!(" and its executable removed from {}", program.path.display());
         }
         pidfd_send_signal(&held, Signal::KILL).map_err(|error| {
             Refused(format!("PID '{pid}' not killed. Returned error '{}'", gotext::reason(&error.into())))
@@ -100,25 +111,88 @@ impl Typed for Agentdestroy {
     }
 }
 
-fn remove(executable: &Path, want: &str) -> Result<(), Refused> {
-    let failed =
-        |error: std::io::Error| Refused(format!("Failed to check agent version: '{}'", gotext::reason(&error)));
-    let mut command = Command::new(executable);
-    command.arg("-V").stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
-    let stdout = child.stdout.take().expect("the stream was asked for as a pipe");
-    let mut have = String::new();
-    let read = stdout.take(VERSION_BYTES_MAX).read_to_string(&mut have);
-    child.wait().map_err(failed)?;
-    read.map_err(failed)?;
-    let have = have.trim_end();
-    if have != want {
-        return Err(Refused(format!("Version mismatch. Expected '{want}', found '{have}'")));
+/// The program that a process runs: the file itself, and where it was when the process began.
+struct Program {
+    file: File,
+    path: PathBuf,
+}
+
+impl Program {
+    /// Returns the program of the process that is held.
+    fn of(pid: i64, held: &OwnedFd) -> io::Result<Self> {
+        let link = format!("/proc/{pid}/exe");
+        let program = Self { file: File::open(&link)?, path: std::fs::read_link(&link)? };
+        // As long as the process lives nobody else has its number, so what was opened is its own.
+        let now = Timespec::default();
+        if poll(&mut [PollFd::new(held, PollFlags::IN)], Some(&now))? > 0 {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        Ok(program)
     }
-    std::fs::remove_file(executable).map_err(|error| {
-        let shown = executable.display();
-        Refused(format!("Failed to remove executable '{shown}': '{}'", gotext::reason(&error)))
-    })
+
+    /// Makes sure that nobody but root, or the user the agent runs as, could have written the program.
+    fn ownership_check(&self) -> Result<(), Refused> {
+        let shown = self.path.display();
+        let failed = |error: io::Error| Refused(format!("Failed to look at executable '{shown}': {error}"));
+        let metadata = self.file.metadata().map_err(failed)?;
+        let is_ours = [0, geteuid().as_raw()].contains(&metadata.uid());
+        if metadata.is_file() && is_ours && metadata.mode() & 0o022 == 0 {
+            return Ok(());
+        }
+        Err(Refused(format!(
+            "Executable '{shown}' is not run: it must be a file of root or of the agent's user that nobody else can write"
+        )))
+    }
+
+    /// Asks the program for its version.
+    fn version_check(&self, want: &str) -> Result<(), Refused> {
+        let failed = |error: io::Error| Refused(format!("Failed to check agent version: '{}'", gotext::reason(&error)));
+        let anybody_may_run_it = self.file.metadata().map_err(failed)?.mode() & 0o001 != 0;
+        // By the file that was looked at, not by a name that could mean another one by now.
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        command.arg0(&self.path).arg("-V").stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
+        if geteuid().is_root() && anybody_may_run_it {
+            // Telling a version takes no privileges. The groups are left with the user.
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let mut child = command.spawn().map_err(failed)?;
+        let stdout = child.stdout.take().expect("the stream was asked for as a pipe");
+        let mut have = String::new();
+        let read = stdout.take(VERSION_BYTES_MAX).read_to_string(&mut have);
+        child.wait().map_err(failed)?;
+        read.map_err(failed)?;
+        let have = have.trim_end();
+        if have == want { Ok(()) } else { Err(Refused(format!("Version mismatch. Expected '{want}', found '{have}'"))) }
+    }
+
+    /// Removes the program's name, if it still is the program's.
+    fn remove(&self) -> Result<(), Refused> {
+        let failed = |error: io::Error| {
+            let shown = self.path.display();
+            Refused(format!("Failed to remove executable '{shown}': '{}'", gotext::reason(&error)))
+        };
+        let removed = || {
+            let no_name = || io::Error::from(io::ErrorKind::NotFound);
+            let (parent, name) = (self.path.parent().ok_or_else(no_name)?, self.path.file_name().ok_or_else(no_name)?);
+            // The directory is held, so that no other can take its place between the look and the removal.
+            let directory = open_directory(parent)?;
+            let (there, ours) = (statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?, rustix::fs::fstat(&self.file)?);
+            if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino) {
+                return Err(io::Error::other("another file has its name by now"));
+            }
+            Ok(unlinkat(directory.as_fd(), name, AtFlags::empty())?)
+        };
+        removed().map_err(failed)
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // A kernel before 5.6.
+        Err(rustix::io::Errno::NOSYS) => Ok(openat(CWD, path, flags | OFlags::NOFOLLOW, Mode::empty())?),
+        other => Ok(other?),
+    }
 }
 
 #[cfg(test)]
@@ -176,13 +250,63 @@ mod tests {
         assert_eq!(result.elements, json!(format!("PID {} from agent 1.0 has been killed", other.id())));
         assert_eq!(other.wait().unwrap().signal(), Some(9));
         assert!(program.exists());
-        let script = program.with_file_name("versioned");
-        std::fs::write(&script, "#!/bin/sh\necho 2.0\n").unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&script, mode).unwrap();
-        assert!(remove(&script, "1.0").unwrap_err().0.contains("found '2.0'"));
-        remove(&script, "2.0").unwrap();
-        assert!(!script.exists());
+    }
+
+    /// A program that tells a version with `-V`, and runs as long as its input is open.
+    fn versioned() -> (tempfile::TempDir, PathBuf, std::process::Child, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("agent");
+        std::fs::copy("/bin/gzip", &program).unwrap();
+        let told = Command::new(&program).arg("-V").output().unwrap().stdout;
+        let child = Command::new(&program).arg("-c").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        (dir, program, child, String::from_utf8(told).unwrap().trim_end().to_owned())
+    }
+
+    #[test]
+    fn an_agent_of_the_version_meant_is_ended_and_removed() {
+        let (_dir, program, mut other, version) = versioned();
+        assert!(!version.is_empty());
+        let result = destroy(other.id(), &version, None);
+        assert!(result.success && result.errors().is_empty(), "{result:?}");
+        let removed = format!("and its executable removed from {}", program.display());
+        assert!(result.elements.as_str().unwrap().ends_with(&removed), "{result:?}");
+        assert_eq!(other.wait().unwrap().signal(), Some(9));
+        assert!(!program.exists());
+    }
+
+    #[test]
+    fn a_program_that_others_could_have_written_is_neither_run_nor_removed() {
+        let (_dir, program, mut other, version) = versioned();
+        for mode in [0o775, 0o757, 0o777] {
+            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            let result = destroy(other.id(), &version, None);
+            assert!(result.errors()[0].contains("is not run: it must be a file of root"), "{result:?}");
+        }
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&program, Some(NOBODY), None).unwrap();
+            assert!(destroy(other.id(), &version, None).errors()[0].contains("is not run"));
+        }
+        assert!(program.exists() && other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_took_the_programs_name_is_neither_asked_nor_removed() {
+        let (_dir, program, mut other, version) = versioned();
+        std::fs::rename(&program, program.with_file_name("moved")).unwrap();
+        let held = pidfd_open(Pid::from_child(&other), PidfdFlags::empty()).unwrap();
+        let mut looked = Program::of(other.id().into(), &held).unwrap();
+        looked.path = program.clone();
+        std::fs::write(&program, "#!/bin/sh\necho another\n").unwrap();
+        looked.version_check(&version).unwrap();
+        assert!(looked.remove().unwrap_err().0.ends_with("'another file has its name by now'"));
+        assert!(program.exists());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        // An ended process has no program any more, whoever has its number.
+        assert!(Program::of(std::process::id().into(), &held).is_err());
     }
 
     /// A program that runs until it is ended.

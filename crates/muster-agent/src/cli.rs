@@ -308,7 +308,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let missing = || {
                 format!("there is no key in {} yet; the agent makes one at its first start", config.state_dir.display())
             };
-            let id = keys::load(&config.state_dir)?.with_context(missing)?.id;
+            let id = keys::look(&config.state_dir)?.with_context(missing)?.id;
             if json { writeln!(out, "{}", serde_json::json!({ "id": id }))? } else { writeln!(out, "{id}")? }
         }
         Command::Version { json } => {

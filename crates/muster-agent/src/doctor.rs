@@ -138,7 +138,7 @@ fn look_at_services(directory: &Path) -> Vec<Finding> {
 
 /// Without a key a throw-away one is used, so that the servers can be looked at all the same.
 fn look_at_key(directory: &Path) -> (Option<Identity>, Finding) {
-    match keys::load(directory) {
+    match keys::look(directory) {
         Ok(Some(identity)) => {
             let says = format!("this machine is {}", identity.id);
             (Some(identity), finding("key", Verdict::Good, says))

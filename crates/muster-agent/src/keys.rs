@@ -87,24 +87,28 @@ impl Identity {
     }
 }
 
-/// Reads the key in `directory`. `None` when there is none yet.
-pub(crate) fn load(directory: &Path) -> Result<Option<Identity>, KeyError> {
-    // A crash between the new key's arrival and its taking over: the demand may be acknowledged already, so the new
-    // key is the one to go on with. A server lets the new identity acknowledge it again.
-    let next = directory.join(NEXT_KEY_FILE);
+/// Reads the key in `directory` and changes nothing: for whoever only looks, also while an agent runs. `None` when there is
+/// none yet.
+pub(crate) fn look(directory: &Path) -> Result<Option<Identity>, KeyError> {
     let path = directory.join(KEY_FILE);
-    if next.exists() && read(&next).is_ok() {
-        durable::rename(&next, &path).map_err(|source| KeyError::File { verb: "rename", path: next, source })?;
-    }
     if path.exists() { read(&path).map(Some) } else { Ok(None) }
 }
 
-/// Reads the key in `directory`, or makes one.
-pub(crate) fn load_or_make(directory: &Path) -> Result<Identity, KeyError> {
-    if let Some(identity) = load(directory)? {
-        return Ok(identity);
+/// Ends a change of keys that a crash cut short, and reads the key in `directory`. `None` when there is none yet. Only for
+/// the agent that holds the directory's lock: a running one finds its next key where it put it.
+pub(crate) fn recover(directory: &Path) -> Result<Option<Identity>, KeyError> {
+    // A crash between the new key's arrival and its taking over: the demand may be acknowledged already, so the new
+    // key is the one to go on with. A server lets the new identity acknowledge it again.
+    let next = directory.join(NEXT_KEY_FILE);
+    if next.exists() && read(&next).is_ok() {
+        adopt_next(directory)?;
     }
-    make(&directory.join(KEY_FILE))
+    look(directory)
+}
+
+/// Returns the key that was recovered, or makes one.
+pub(crate) fn or_make(recovered: Option<Identity>, directory: &Path) -> Result<Identity, KeyError> {
+    recovered.map_or_else(|| make(&directory.join(KEY_FILE)), Ok)
 }
 
 /// Makes the next key. It is on the disk when this returns; [`adopt_next`] puts it to use.
@@ -145,10 +149,14 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    fn load_or_make(directory: &Path) -> Result<Identity, KeyError> {
+        or_make(recover(directory)?, directory)
+    }
+
     #[test]
     fn a_key_is_made_once_and_private() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(load(directory.path()).unwrap().is_none());
+        assert!(look(directory.path()).unwrap().is_none());
         let made = load_or_make(directory.path()).unwrap();
         assert_eq!(load_or_make(directory.path()).unwrap().id, made.id);
         let bits = std::fs::metadata(directory.path().join(KEY_FILE)).unwrap().permissions().mode();
@@ -170,12 +178,23 @@ mod tests {
         let next = make_next(directory.path()).unwrap();
         assert_ne!(old.id, next.id);
         // Crashed here: the next start goes on with the new key.
-        assert_eq!(load(directory.path()).unwrap().unwrap().id, next.id);
+        assert_eq!(recover(directory.path()).unwrap().unwrap().id, next.id);
         assert!(!directory.path().join(NEXT_KEY_FILE).exists());
 
         let third = make_next(directory.path()).unwrap();
         adopt_next(directory.path()).unwrap();
-        assert_eq!(load(directory.path()).unwrap().unwrap().id, third.id);
+        assert_eq!(look(directory.path()).unwrap().unwrap().id, third.id);
+    }
+
+    #[test]
+    fn whoever_only_looks_leaves_the_change_of_keys_to_the_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = load_or_make(directory.path()).unwrap();
+        let next = make_next(directory.path()).unwrap();
+        assert_eq!(look(directory.path()).unwrap().unwrap().id, old.id);
+        assert!(directory.path().join(NEXT_KEY_FILE).exists());
+        adopt_next(directory.path()).unwrap();
+        assert_eq!(look(directory.path()).unwrap().unwrap().id, next.id);
     }
 
     #[test]
@@ -183,7 +202,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let old = load_or_make(directory.path()).unwrap();
         std::fs::write(directory.path().join(NEXT_KEY_FILE), "-----BEGIN PRIV").unwrap();
-        assert_eq!(load(directory.path()).unwrap().unwrap().id, old.id);
+        assert_eq!(recover(directory.path()).unwrap().unwrap().id, old.id);
     }
 
     #[test]
@@ -205,6 +224,6 @@ mod tests {
             -----END EC PRIVATE KEY-----\n";
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join(KEY_FILE), SEC1).unwrap();
-        assert!(load(directory.path()).unwrap().is_some());
+        assert!(look(directory.path()).unwrap().is_some());
     }
 }

@@ -118,12 +118,12 @@ fn prepare(
     let pins = read_pins(&config.trusted_pem()?)?;
     let verifier = PinnedVerifier::new(pins, &provider, Arc::clone(&revoked))?;
     let dialer = Dialer::new(config, verifier, Arc::clone(&clock));
-    let known_before = keys::load(directory)?.is_some();
+    let recovered = keys::recover(directory)?;
     let now = clock.now();
-    let orders = OrderLedger::open(&status::ledger_path(config), known_before, now).inspect_err(|error| {
+    let orders = OrderLedger::open(&status::ledger_path(config), recovered.is_some(), now).inspect_err(|error| {
         tracing::error!(error = %Chain(error), "every order is refused until the ledger of orders can be used");
     });
-    let identity = keys::load_or_make(directory)?;
+    let identity = keys::or_make(recovered, directory)?;
 
     let limits = SpoolLimits { bytes_max: config.spool_bytes_max, messages_max: config.spool_messages_max };
     let spool = Spool::open(&directory.join("spool"), limits, Arc::clone(&random))?;

@@ -141,7 +141,7 @@ impl Report {
         let orders =
             content.map(|content| content.orders().rev().take(most).map(|order| ran(order, &keyring)).collect());
         Ok(Self {
-            agent: keys::load(&config.state_dir)?.map(|identity| identity.id.to_string()),
+            agent: keys::look(&config.state_dir)?.map(|identity| identity.id.to_string()),
             version: env!("CARGO_PKG_VERSION"),
             keyring_version: believed.version(Kind::Keyring),
             acl_version: believed.version(Kind::Acl),

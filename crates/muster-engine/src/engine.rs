@@ -228,6 +228,12 @@ impl Engine {
         self.inner.run(stop).await;
     }
 
+    /// Counts how the fleet stands now. (The servers do so by themselves every
+    /// [`EngineConfig::statistics_every`]; when another one is at it, nothing is done.)
+    pub async fn fleet_count(&self) -> Result<(), StoreError> {
+        self.inner.stats_note().await
+    }
+
     /// Makes the times after which agents are idle and offline those of the configuration, for all servers.
     pub async fn agent_times_apply(&self) -> Result<(), StoreError> {
         self.inner.agent_times_apply().await

@@ -39,6 +39,15 @@ impl Person {
     pub(super) fn cause(&self) -> Cause {
         Cause::new(format!("investigator {} ({})", self.row.id, self.row.name), &self.request)
     }
+
+    /// The permissions among these that the person may not give to others: all but the own ones. Who may change
+    /// investigators could give them to himself, and so may give any.
+    pub(super) fn may_not_give(&self, permissions: u32) -> u32 {
+        if self.row.permissions & permission::bit("investigator_update") != 0 {
+            return 0;
+        }
+        permissions & !self.row.permissions
+    }
 }
 
 /// Where the API is for whoever asks.

@@ -70,6 +70,12 @@ pub(super) async fn create(
         public_key: form.get("publickey").map(str::to_owned),
         permissions: form.get("permissions").map(permissions).transpose()?.unwrap_or(0),
     };
+    let beyond = person.may_not_give(new.permissions);
+    if beyond != 0 {
+        let names: Vec<&str> = PERMISSIONS.iter().filter(|(_, bit)| beyond & bit != 0).map(|(name, _)| *name).collect();
+        let text = format!("Nobody can give permissions that he has not: {}", names.join(", "));
+        return Err(Refused::new(StatusCode::FORBIDDEN, text));
+    }
     let id = rest.engine.investigator_add(new, &person.cause()).await?;
     let row = find(&rest, id.get()).await?;
     let item = item(&here, &row).with(format!("Investigator ID {id}"), &show::person_alone(&row, None));

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use muster_api::Page;
 use muster_api::server::JournalRow;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_investigator_is_added_in_parts_and_shown_with_the_key() {
@@ -72,6 +72,24 @@ async fn an_api_key_is_shown_once_and_opens_what_its_owner_may() {
     let (_, withdrawn) = lab.post("/investigator/update/", &[("id", &id), ("apikey", "disabled")]).await;
     assert_eq!(value(&withdrawn, 0).get("apikey"), None);
     assert_eq!(by_key("/search", &key).await.0, 401);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_add_people_gives_them_no_more_than_he_has() {
+    let lab = Lab::start().await;
+    lab.add("helper", SECOND, 131_072 | 1).await;
+    let as_helper = async |name: &str, permissions: Value| {
+        let request = lab.request(Method::POST, "/investigator/create/").header("X-PGPAUTHORIZATION", token(SECOND));
+        answer(form_of(request, &[("name", name), ("permissions", &permissions.to_string())])).await
+    };
+    let (status, refused) = as_helper("A", json!({ "search": true, "investigator_update": true })).await;
+    assert_eq!(status, 403);
+    assert_eq!(message(&refused), "Nobody can give permissions that he has not: investigator_update");
+    assert_eq!(as_helper("B", json!({ "search": true, "action": false })).await.0, 201);
+    let all = json!({ "search": true, "investigator_update": true, "action_create": true }).to_string();
+    let (status, _) = lab.post("/investigator/create/", &[("name", "C"), ("permissions", &all)]).await;
+    assert_eq!(status, 201);
     lab.stop().await;
 }
 

@@ -95,12 +95,14 @@ impl CreateArgs {
             };
             Ok::<_, Failure>(NewRole { name: name.clone().unwrap_or_else(|| usual.to_owned()), password })
         };
-        Ok(NewRoles {
+        let roles = NewRoles {
             owner: role(&self.owner, "muster_owner", &self.owner_password_file)?,
             server: role(&self.server, "muster_server", &self.server_password_file)?,
             reader: role(&self.reader, "muster_reader", &self.reader_password_file)?,
             schema: self.schema.clone().unwrap_or_else(|| "muster".to_owned()),
-        })
+        };
+        names_check(&roles)?;
+        Ok(roles)
     }
 
     /// A file has no roles, and nobody shall believe that it has.
@@ -144,6 +146,35 @@ impl CreateArgs {
             None => {}
         }
         Ok(())
+    }
+}
+
+/// Characters that a name may have, as PostgreSQL counts them.
+const NAME_CHARS_MAX: usize = 63;
+
+/// Refuses names that no database would take from here, before one is asked.
+fn names_check(roles: &NewRoles) -> Result<(), Failure> {
+    let NewRoles { owner, server, reader, schema } = roles;
+    let names =
+        [("--owner", &owner.name), ("--server", &server.name), ("--reader", &reader.name), ("--schema", schema)];
+    for (flag, name) in names {
+        let letter = |c: char| c.is_ascii_lowercase() || c == '_';
+        let fits = name.starts_with(letter) && name.chars().all(|c| letter(c) || c.is_ascii_digit());
+        if !fits || name.len() > NAME_CHARS_MAX {
+            let why = format!("{name:?} cannot name a role or a schema");
+            let next = format!(
+                "{flag}: small letters, digits and underscores, no digit first, at most {NAME_CHARS_MAX} of them"
+            );
+            return Err(Failure::usage(WHAT, why).next(next));
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    match names.iter().take(3).find(|(_, name)| !seen.insert(*name)) {
+        None => Ok(()),
+        Some((flag, name)) => {
+            let why = format!("{name} would be two roles in one: owner, server and reader are three");
+            Err(Failure::usage(WHAT, why).next(format!("give {flag} another name")))
+        }
     }
 }
 
@@ -194,5 +225,33 @@ impl Secrets {
     /// Nothing was made that it could tell of.
     fn remove(self) {
         let _ = std::fs::remove_file(self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roles([owner, server, reader, schema]: [&str; 4]) -> NewRoles {
+        let role = |name: &str| NewRole { name: name.to_owned(), password: RolePassword::Kept };
+        NewRoles { owner: role(owner), server: role(server), reader: role(reader), schema: schema.to_owned() }
+    }
+
+    #[test]
+    fn names_that_no_database_takes_are_refused_with_the_flag_that_gave_them() {
+        assert!(names_check(&roles(["a", "_b1", "c", "a"])).is_ok());
+        let long = "x".repeat(64);
+        for (names, flag) in [
+            (["o2", "o2", "c", "m"], "--server"),
+            (["a", "b", "a", "m"], "--reader"),
+            (["a", "b", "c", "we'ird"], "--schema"),
+            (["A", "b", "c", "m"], "--owner"),
+            (["a", "1b", "c", "m"], "--server"),
+            (["a", "b", "", "m"], "--reader"),
+            (["a", "b", "c", &long], "--schema"),
+        ] {
+            let failure = names_check(&roles(names)).unwrap_err();
+            assert!(failure.exit == Exit::Usage && failure.next.contains(flag), "{names:?}: {failure}");
+        }
     }
 }

@@ -46,17 +46,31 @@ impl Args {
         if context.out.json {
             return rows.json(context);
         }
-        let mut table = if name == "versions" {
-            Table::new(&["VERSION", "PLACE", "AGENT", "COUNT", "LAST SEEN"])
+        let found = rows.read::<ReportRow>(context, &what)?;
+        if name == "versions" {
+            context.out.table(&versions(found), "No machines.")?;
         } else {
-            Table::new(&["NAME", "PLACE", "AGENT", "COUNT", "LAST SEEN"])
-        };
-        for row in rows.read::<ReportRow>(context, &what)? {
-            let agent = row.agent.unwrap_or_else(|| "-".to_owned());
-            table.row([row.name, row.queueloc, agent, row.count.to_string(), time(&row.last_seen)]);
+            context.out.table(&machines(found), "Nothing stands out.")?;
         }
-        context.out.table(&table, "Nothing stands out.")?;
         rows.note_more(context);
         Ok(())
     }
+}
+
+/// A version is of many machines in many places.
+fn versions(rows: Vec<ReportRow>) -> Table {
+    let mut table = Table::new(&["VERSION", "MACHINES", "LAST SEEN"]);
+    for row in rows {
+        table.row([row.name, row.count.to_string(), time(&row.last_seen)]);
+    }
+    table
+}
+
+fn machines(rows: Vec<ReportRow>) -> Table {
+    let mut table = Table::new(&["NAME", "PLACE", "AGENT", "COUNT", "LAST SEEN"]);
+    for row in rows {
+        let agent = row.agent.unwrap_or_else(|| "-".to_owned());
+        table.row([row.name, row.queueloc, agent, row.count.to_string(), time(&row.last_seen)]);
+    }
+    table
 }

@@ -115,7 +115,7 @@ impl DevArgs {
             (false, false) => Ends::LaterUnfound,
         };
         if self.no_agent {
-            tell(out, scratch, &context, None, ends)?;
+            self.tell(out, scratch, &context, None, ends)?;
             return if self.once { Ok(()) } else { wait(server, None, stop).await };
         }
         self.trust.introduce(&context).await?;
@@ -124,7 +124,7 @@ impl DevArgs {
             enrolled = enrolled(&context, server, &mut agent, until) => enrolled,
             () = stop.asked() => return agent.end(END_MAX).await,
         };
-        let result = match enrolled.and_then(|row| tell(out, scratch, &context, Some(&row), ends)) {
+        let result = match enrolled.and_then(|row| self.tell(out, scratch, &context, Some(&row), ends)) {
             Ok(()) if !self.once => wait(server, Some(&mut agent), stop).await,
             result => result,
         };
@@ -240,50 +240,57 @@ enum Ends {
     LaterUnfound,
 }
 
-fn tell(
-    out: Output,
-    scratch: &Scratch,
-    context: &Context,
-    agent: Option<&AgentSummary>,
-    ends: Ends,
-) -> Result<(), Failure> {
-    let data = scratch.data();
-    let addresses = Addresses::read(&data).unwrap_or_default();
-    let token = data.join(ADMIN_TOKEN);
-    if out.json {
-        let agent = agent.map_or(Value::Null, |row| json!(row));
-        let url = context.api.url().as_str().trim_end_matches('/');
-        return out.json(&json!({
-            "data": data, "url": url, "token_file": token, "addresses": addresses.doors, "agent": agent
-        }));
+impl DevArgs {
+    /// Says where everything is, and what to try.
+    fn tell(
+        &self,
+        out: Output,
+        scratch: &Scratch,
+        context: &Context,
+        agent: Option<&AgentSummary>,
+        ends: Ends,
+    ) -> Result<(), Failure> {
+        let data = scratch.data();
+        let addresses = Addresses::read(&data).unwrap_or_default();
+        let token = data.join(ADMIN_TOKEN);
+        if out.json {
+            let agent = agent.map_or(Value::Null, |row| json!(row));
+            let url = context.api.url().as_str().trim_end_matches('/');
+            return out.json(&json!({
+                "data": data, "url": url, "token_file": token, "addresses": addresses.doors, "agent": agent
+            }));
+        }
+        let door = |name| addresses.door(name).unwrap_or("off").to_owned();
+        out.line(&format!("Muster {} runs in {}\n", env!("CARGO_PKG_VERSION"), scratch.path.display()))?;
+        out.pairs(&[
+            ("  operators", context.api.url().to_string()),
+            ("  agents", door("agents")),
+            ("  admin gRPC", door("admin")),
+            ("  admin token", token.display().to_string()),
+            ("  logs", format!("{0}/server.log {0}/agent.log", scratch.path.display())),
+        ])?;
+        let id = agent.map_or("ID", |row| row.id.as_str());
+        if let Some(row) = agent {
+            let host = row.hostname.as_deref().unwrap_or("this machine");
+            out.line(&safe(&format!("\n{host} enrolled as agent {id}.")).replace("\\n", "\n"))?;
+        }
+        if ends == Ends::AtOnce {
+            return Ok(());
+        }
+        out.line("\nIn another terminal:\n")?;
+        if ends == Ends::LaterUnfound {
+            out.line(&format!("  export MUSTER_DATA={}", data.display()))?;
+        }
+        for command in ["agent list", &format!("agent show {id}")] {
+            out.line(&format!("  muster {command}"))?;
+        }
+        out.line(&format!("  muster message send {id} --service muster --type Echo --wait hello"))?;
+        if self.trust.has_investigators() {
+            out.line("  muster ask timedrift              signed by gpg; with a key file: --key FILE")?;
+        }
+        out.note("\nCtrl-C ends it.");
+        Ok(())
     }
-    let door = |name| addresses.door(name).unwrap_or("off").to_owned();
-    out.line(&format!("Muster {} runs in {}\n", env!("CARGO_PKG_VERSION"), scratch.path.display()))?;
-    out.pairs(&[
-        ("  operators", context.api.url().to_string()),
-        ("  agents", door("agents")),
-        ("  admin gRPC", door("admin")),
-        ("  admin token", token.display().to_string()),
-        ("  logs", format!("{0}/server.log {0}/agent.log", scratch.path.display())),
-    ])?;
-    let id = agent.map_or("ID", |row| row.id.as_str());
-    if let Some(row) = agent {
-        let host = row.hostname.as_deref().unwrap_or("this machine");
-        out.line(&safe(&format!("\n{host} enrolled as agent {id}.")).replace("\\n", "\n"))?;
-    }
-    if ends == Ends::AtOnce {
-        return Ok(());
-    }
-    out.line("\nIn another terminal:\n")?;
-    if ends == Ends::LaterUnfound {
-        out.line(&format!("  export MUSTER_DATA={}", data.display()))?;
-    }
-    for command in ["agent list", &format!("agent show {id}")] {
-        out.line(&format!("  muster {command}"))?;
-    }
-    out.line(&format!("  muster message send {id} --service muster --type Echo --wait hello"))?;
-    out.note("\nCtrl-C ends it.");
-    Ok(())
 }
 
 /// Signals that ask this command to end.

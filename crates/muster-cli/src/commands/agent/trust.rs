@@ -44,6 +44,11 @@ impl TrustArgs {
         self.keys.is_empty() && self.administrators.is_empty()
     }
 
+    /// Returns whether anybody may order something.
+    pub fn has_investigators(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
     /// Writes keys and weights beside the configuration in `out`. Returns the paths of what was written.
     pub fn write(&self, out: &Path) -> Result<Vec<PathBuf>, Failure> {
         let (keys, administrators) = (read(&self.keys)?, read(&self.administrators)?);

@@ -42,8 +42,8 @@ enum Command {
         /// The person's OpenPGP public key; without it the person can sign nothing
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
-        /// What the person may do in MIG's API: the sum of MIG's bits
-        #[arg(long, value_name = "BITS")]
+        /// What the person may do in MIG's API: the sum of MIG's bits, also as 0x3f
+        #[arg(long, value_name = "BITS", value_parser = bits)]
         permissions: Option<u32>,
         #[command(flatten)]
         reason: ReasonArgs,
@@ -89,7 +89,8 @@ enum Command {
     Permissions {
         /// The person's name, number or fingerprint
         who: String,
-        /// The sum of MIG's bits: 63 to search and act, 524287 for everything
+        /// The sum of MIG's bits: 63 (or 0x3f) to search and act, 524287 for everything
+        #[arg(value_parser = bits)]
         permissions: u32,
         #[command(flatten)]
         reason: ReasonArgs,
@@ -110,6 +111,17 @@ enum Command {
         #[command(flatten)]
         reason: ReasonArgs,
     },
+}
+
+/// Reads a sum of bits, as `investigator show` prints it (0x3f) or in plain digits.
+fn bits(text: &str) -> Result<u32, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        // A sign would be taken by the parser, and stand in no number.
+        Some(digits) if digits.starts_with('+') => None,
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    number.ok_or_else(|| format!("write a number such as 63 or 0x3f, not {text:?}"))
 }
 
 impl Args {
@@ -287,6 +299,14 @@ mod tests {
         assert_eq!(pick("alice", &rows).unwrap_err().exit, Exit::NotFound);
         let two = pick("Bob", &rows).unwrap_err();
         assert!(two.exit == Exit::Usage && two.why.contains("2, 3"), "{two}");
+    }
+
+    #[test]
+    fn bits_are_read_as_they_are_shown() {
+        assert_eq!([bits("63"), bits("0x3f"), bits("0X3F")], [Ok(63), Ok(63), Ok(63)]);
+        for wrong in ["", "0x", "0x+3", "3f", "-1", "0x100000000"] {
+            assert!(bits(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

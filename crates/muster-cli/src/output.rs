@@ -58,13 +58,17 @@ impl Output {
         }
     }
 
-    /// Writes a table; an empty one as `nothing`.
+    /// Writes a table; an empty one as `nothing`. Text that would push its neighbours out of sight is cut.
     pub fn table(&self, table: &Table, nothing: &str) -> Result<(), Failure> {
         if table.rows.is_empty() {
             self.note(nothing);
             return Ok(());
         }
-        self.bytes(self.render(table).as_bytes())
+        self.bytes(self.render(table).as_bytes())?;
+        if table.rows.iter().flatten().any(|text| cut_at(&safe(text)).is_some()) {
+            self.note(&format!("Text of more than {CELL_CHARS_MAX} characters is cut; --json has it whole."));
+        }
+        Ok(())
     }
 
     fn render(self, table: &Table) -> String {
@@ -81,7 +85,7 @@ impl Output {
         };
         grid.set_header(table.head.iter().map(head));
         for row in &table.rows {
-            grid.add_row(row.iter().map(|text| safe(text)));
+            grid.add_row(row.iter().map(|text| shown(text)));
         }
         for column in grid.column_iter_mut() {
             column.set_padding((0, 2));
@@ -123,6 +127,25 @@ impl Table {
         debug_assert_eq!(N, self.head.len(), "a row is as wide as the head");
         self.rows.push(cells.into());
     }
+}
+
+/// Characters of a cell that are shown.
+const CELL_CHARS_MAX: usize = 200;
+/// What stands at the end of a cell that was cut.
+const CUT: &str = " …";
+
+/// Returns what a table shows of a text: its beginning, when it is long, so that it does not widen every row.
+fn shown(text: &str) -> String {
+    let mut text = safe(text);
+    if let Some(end) = cut_at(&text) {
+        text.truncate(end);
+        text.push_str(CUT);
+    }
+    text
+}
+
+fn cut_at(text: &str) -> Option<usize> {
+    text.char_indices().nth(CELL_CHARS_MAX).map(|(end, _)| end)
 }
 
 /// Returns `text` with everything escaped that could steer a terminal or change how its neighbours read: control
@@ -290,6 +313,17 @@ mod tests {
             PLAIN.render(&table),
             "ID                HOST\n1122334455667788  alpha\n99                \\u{1b}[31mred\\nline\n"
         );
+    }
+
+    #[test]
+    fn a_long_text_does_not_widen_a_table_and_is_cut_before_its_end_only() {
+        let mut table = Table::new(&["VALUE", "HOST"]);
+        table.row(["ü".repeat(5000), "alpha".into()]);
+        table.row(["x".repeat(CELL_CHARS_MAX), "beta".into()]);
+        let rendered = PLAIN.render(&table);
+        let lines: Vec<_> = rendered.lines().collect();
+        assert_eq!(lines[1], format!("{} …  alpha", "ü".repeat(CELL_CHARS_MAX)));
+        assert_eq!(lines[2], format!("{}    beta", "x".repeat(CELL_CHARS_MAX)));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod list;
 mod resolve;
 mod results;
 mod signing;
+mod terminal;
 
 pub use api::Api;
 pub use commands::Operator;

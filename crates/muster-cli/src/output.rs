@@ -74,7 +74,8 @@ impl Output {
     fn render(self, table: &Table) -> String {
         let mut grid = Grid::new();
         grid.load_style(presets::NOTHING);
-        grid.set_content_arrangement(if self.terminal {
+        // A terminal that does not say how wide it is has no width to fit a table into.
+        grid.set_content_arrangement(if self.terminal && grid.width().is_some_and(|width| width > 0) {
             ContentArrangement::Dynamic
         } else {
             ContentArrangement::Disabled

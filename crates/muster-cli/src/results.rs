@@ -10,11 +10,15 @@ use muster_api::actions::{CommandRow, ResultQuery};
 use muster_modules::{Lines, ModuleResult, registry};
 use serde::Deserialize as _;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal as _;
 
 /// Machines that are named for one value.
 const NAMED_MAX: usize = 5;
 /// Bytes of one line of results; an action's results are bounded by the server below this.
 const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The first line of CSV.
+const CSV_HEAD: &str = "agent,hostname,status,found,value\r\n";
 
 /// Which answers were taken already.
 #[derive(Debug, Default)]
@@ -78,11 +82,18 @@ pub(crate) struct Sink {
     /// Of every value, the machines that gave it: how many, and some of them.
     groups: BTreeMap<String, (u64, Vec<String>)>,
     begun: bool,
+    /// Whether a value that nobody gave before is told at once.
+    tells_news: bool,
 }
 
 impl Sink {
     pub(crate) fn new(out: Output, format: Format, modules: Vec<String>) -> Self {
-        Self { out, format, modules, groups: BTreeMap::new(), begun: false }
+        Self { out, format, modules, groups: BTreeMap::new(), begun: false, tells_news: false }
+    }
+
+    /// Tells new values at once from now on, if somebody looks, or no longer.
+    pub(crate) fn tell_news(&mut self, tell: bool) {
+        self.tells_news = tell && std::io::stderr().is_terminal();
     }
 
     /// Takes the answer of one machine, which stands in `value` as the API gave it.
@@ -102,8 +113,10 @@ impl Sink {
 
     /// Prints what is printed at the end.
     pub(crate) fn end(self) -> Result<(), Failure> {
-        if self.format != Format::Table {
-            return Ok(());
+        match self.format {
+            Format::Table => {}
+            Format::Csv if !self.begun => return self.out.bytes(CSV_HEAD.as_bytes()),
+            Format::Csv | Format::Jsonl => return Ok(()),
         }
         let mut table = Table::new(&["MACHINES", "VALUE", "SUCH AS"]);
         for (value, (count, named)) in self.sorted() {
@@ -126,7 +139,7 @@ impl Sink {
         self.groups.iter().map(|(value, (count, _))| (value.clone(), *count)).collect()
     }
 
-    /// Counts the values of a machine; a value that nobody gave before is told at once.
+    /// Counts the values of a machine.
     fn group(&mut self, row: &CommandRow) {
         let name = name_of(row);
         for value in values(row, &self.modules) {
@@ -135,7 +148,7 @@ impl Sink {
             if named.len() < NAMED_MAX {
                 named.push(name.clone());
             }
-            if *count == 1 {
+            if *count == 1 && self.tells_news {
                 self.out.note(&format!("{}  {}", safe(&name), safe(&value)));
             }
         }
@@ -144,7 +157,7 @@ impl Sink {
     fn csv(&mut self, row: &CommandRow) -> String {
         let mut text = String::new();
         if !std::mem::replace(&mut self.begun, true) {
-            text.push_str("agent,hostname,status,found,value\r\n");
+            text.push_str(CSV_HEAD);
         }
         let found = row.found.map(|found| found.to_string()).unwrap_or_default();
         for value in values(row, &self.modules) {
@@ -164,7 +177,8 @@ fn cell(text: String) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
-fn name_of(row: &CommandRow) -> String {
+/// Returns how the machine of a row is shown.
+pub(crate) fn name_of(row: &CommandRow) -> String {
     row.hostname.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| row.agent.clone())
 }
 

@@ -43,14 +43,17 @@ pub(crate) struct Made {
 }
 
 impl SignArgs {
-    /// Signs `text`, unless one of the signatures in `before` is by the same person.
-    pub(crate) fn sign(&self, text: &str, before: &[String]) -> Result<Made, Failure> {
+    /// Signs `text`, unless one of the signatures in `before` is by the same person, who is then told what comes `after`.
+    pub(crate) async fn sign(&self, text: &str, before: &[String], after: &str) -> Result<Made, Failure> {
         let now = values::now();
         let (line, certificate) = match &self.key {
-            Some(path) => key_file::sign(path, self.passphrase_file.as_deref(), text, now)?,
-            None => gpg::sign(&self.gpg, self.local_user.as_deref(), text)?,
+            Some(path) => key_file::sign(path, self.passphrase_file.as_deref(), text, now).await?,
+            None => gpg::sign(&self.gpg, self.local_user.as_deref(), text).await?,
         };
-        self.accept(line, certificate, text, before)
+        self.accept(line, certificate, text, before).map_err(|failure| match failure.exit {
+            Exit::Conflict => failure.next(after),
+            _ => failure,
+        })
     }
 
     fn accept(&self, line: String, certificate: Certificate, text: &str, before: &[String]) -> Result<Made, Failure> {
@@ -61,9 +64,9 @@ impl SignArgs {
         // The clock is read again: a passphrase or a smartcard may have taken its time.
         let now = values::now();
         if before.iter().any(|line| good(line, now).is_ok()) {
-            return Err(Failure::new(Exit::Conflict, WHAT, "this key has signed it already: nobody counts twice")
-                .on(&signer)
-                .next("let another investigator sign it, or launch it"));
+            return Err(
+                Failure::new(Exit::Conflict, WHAT, "this key has signed it already: nobody counts twice").on(&signer)
+            );
         }
         match good(&line, now) {
             Ok(_) => Ok(Made { line, signer }),

@@ -140,16 +140,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 return out.bytes(help.as_bytes());
             }
             let context = Context::new(&globals)?;
-            asking()?.block_on(until_interrupted(command.run(&context)))
+            interruptible(command.run(&context))
         }
-        Command::Action(args) => asking()?.block_on(until_interrupted(args.run(&globals))),
-        Command::Trust(args) => asking()?.block_on(until_interrupted(args.run(&globals))),
+        Command::Action(args) => interruptible(args.run(&globals)),
+        Command::Trust(args) => interruptible(args.run(&globals)),
         Command::Module(args) => args.run(out),
         Command::Doctor(args) => {
             let offline = || args.offline(&globals);
             asking()?.block_on(commands::doctor::run(&globals, offline))
         }
-        Command::Backup(args) => asking()?.block_on(until_interrupted(args.run(&globals))),
+        Command::Backup(args) => interruptible(args.run(&globals)),
         Command::Restore(args) => asking()?.block_on(args.run(&globals)),
         Command::Db(args) => asking()?.block_on(args.run(&globals)),
         Command::Config(args) => args.run(&globals),
@@ -188,9 +188,22 @@ fn asking() -> Result<tokio::runtime::Runtime, Failure> {
     started(tokio::runtime::Builder::new_current_thread().enable_all().build())
 }
 
+/// Runs a command that Ctrl-C ends in order and at once.
+fn interruptible(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = asking()?;
+    let result = runtime.block_on(until_interrupted(command));
+    if result.as_ref().is_err_and(|failure| failure.exit == Exit::Interrupted) {
+        // What blocks in a thread of its own, such as the look-up of a name, keeps nobody waiting.
+        runtime.shutdown_background();
+    }
+    result
+}
+
 /// Lets Ctrl-C end a command in order, so that half a file is not left behind.
 async fn until_interrupted(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::select! {
+        // A command that minds being interrupted itself knows better what to say.
+        biased;
         result = command => result,
         Ok(()) = tokio::signal::ctrl_c() => {
             Err(Failure::new(Exit::Interrupted, "interrupted", "what was asked of the server may still happen"))

@@ -423,3 +423,47 @@ fn an_action_that_nobody_signed_is_previewed() {
     let (_, text) = server.fails(&["action", "launch", &file, "--yes"]);
     assert!(text.contains("pgpsignatures is empty"), "{text}");
 }
+
+/// Runs a command with something on standard input, which is no terminal.
+fn told(mut command: Command, input: &str) -> (i32, String) {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    // A command that does not read ends before it is told anything.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    failed(&child.wait_with_output().unwrap())
+}
+
+#[test]
+fn without_a_terminal_a_no_is_a_no_and_machines_are_changed_only_with_yes() {
+    let server = Server::start();
+    let (code, text) = server.fails(&["agent", "delete", "00000000000000aa"]);
+    assert!(code == 2 && text.contains("pass --yes"), "{code}: {text}");
+    let (code, text) = told(server.command(&["agent", "delete", "00000000000000aa"]), "y\n");
+    assert!(code == 2 && text.contains("pass --yes"), "{code}: {text}");
+    // With --yes it is tried, and there is no such machine.
+    assert_eq!(server.fails(&["agent", "delete", "00000000000000aa", "--yes"]).0, 3);
+
+    let delete = || server.command(&["target", "delete", "web"]);
+    server.text(&["target", "put", "web", "true"]);
+    for no in ["n\n", "no", "\n"] {
+        let (code, text) = told(delete(), no);
+        assert!(code == 1 && text.contains("not confirmed"), "{no:?}: {code}: {text}");
+    }
+    assert!(server.text(&["target", "list"]).contains("web"));
+    assert_eq!(told(delete(), "y\n").0, 0);
+    server.text(&["target", "put", "web", "true"]);
+    server.text(&["target", "delete", "web"]);
+}
+
+#[test]
+fn an_action_that_would_be_refused_is_previewed_so() {
+    let server = Server::start();
+    let file = server.directory.path().join("q.json").display().to_string();
+    server.text(&["action", "new", "--name", "q", "--target", "true", "--out", &file, "timedrift"]);
+    server.text(&["action", "sign", &file, "--key", &key("first.key")]);
+    let text = String::from_utf8(server.run(&["action", "preview", &file]).stderr).unwrap();
+    assert!(text.contains("Launching it would be refused: signature 1 does not count"), "{text}");
+    assert!(!text.contains("wait for more"), "{text}");
+    let (code, text) = server.fails(&["action", "launch", &file]);
+    assert!(code == 2 && text.contains("signature 1 does not count"), "{code}: {text}");
+}

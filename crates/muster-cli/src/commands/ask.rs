@@ -3,12 +3,13 @@
 //! Stays true: what is asked is shown before it is signed; nothing is launched that was not previewed and confirmed.
 
 use super::action::file;
-use super::action::life::{SpreadArgs, launch, preview, show_preview, tell};
-use super::action::new::{Draft, Words, draft, of_words};
+use super::action::life::{SpreadArgs, again, launch, preview, show_preview, stake, waits};
+use super::action::new::{Draft, PART, Words, draft, of_words};
 use super::action::results::HowArgs;
 use super::action::sign::sign;
 use super::target::written_out;
 use super::{ReasonArgs, confirm};
+use crate::output::safe;
 use crate::signing::SignArgs;
 use crate::values::duration;
 use crate::{Context, Failure, values};
@@ -28,6 +29,9 @@ Examples:
   muster ask timedrift --target \"@web AND status='online'\"
   muster ask netstat --lp 22 --found --yes
   muster ask --key alice.key timedrift
+
+Without a terminal a question that changes nothing is launched without being confirmed, unless standard input says no; one
+that changes machines is not launched without --yes. It ends with 4 when further investigators must sign it first.
 
 Flags of this command may stand before or after the module, unless the module has one of that name: then it is the
 module's. `muster module help NAME` explains a module's arguments.")]
@@ -49,7 +53,7 @@ pub struct Args {
     how: HowArgs,
     #[command(flatten)]
     reason: ReasonArgs,
-    /// Do not ask before it is launched
+    /// Do not ask before it is launched; without a terminal nothing that changes machines is launched unless this is given
     #[arg(long, short)]
     yes: bool,
     /// A module and its own arguments; `--` parts several
@@ -77,7 +81,7 @@ impl Args {
         let target = written_out(context, WHAT, self.target).await?;
         let question = Draft { name, target, operations, expires_in: self.expires_in };
         let mut action = draft(question, None, values::now())?;
-        sign(context.out, &self.with, &mut action)?;
+        sign(context.out, &self.with, &mut action).await?;
         let request = self.spread.request(&action, &self.reason);
         let foreseen = preview(context, &request).await?;
         show_preview(context, &foreseen);
@@ -85,12 +89,15 @@ impl Args {
             let why = "no machine matches that is reached";
             return Err(Failure::new(crate::Exit::NotFound, WHAT, why).on(&action.target).next("muster agent list"));
         }
-        confirm("Launch it?", self.yes)?;
+        confirm("Launch it?", self.yes, stake(&action, &foreseen)).await?;
         let (_, launched) = launch(context, &request).await?;
-        if launched.action.summary.status == "waiting" {
-            return tell(context, &launched);
-        }
         let id = launched.action.summary.id;
+        if launched.again {
+            context.out.note(&safe(&again(&launched.action.summary)));
+        }
+        if launched.action.summary.status == "waiting" {
+            return Err(waits(id));
+        }
         context.out.note(&format!("action {id}: {}", file::sha256(&launched.action.signed_text)));
         self.how.follow(context, id, &action).await
     }
@@ -105,46 +112,30 @@ fn title(words: &[String]) -> String {
     muster_core::text::cut(&clean.replace(';', ","), TITLE_CHARS_MAX)
 }
 
-/// Puts flags of `muster ask` that stand behind the module in front of it, so that `ask file --path /etc --target …` is
-/// read as it is meant. Flags that the module has too stay the module's. Other command lines are left as they are.
+/// The commands that end in a module and its own arguments.
+const WITH_MODULE: [&[&str]; 2] = [&["ask"], &["module", "run"]];
+
+/// Puts flags of `muster ask` and `muster module run` that stand behind the module in front of it, so that
+/// `ask file --path /etc --target …` is read as it is meant. Flags that the module has too stay the module's. Other command
+/// lines are left as they are.
 pub fn arrange(command: &clap::Command, words: Vec<OsString>) -> Vec<OsString> {
-    let text = |word: &OsString| word.to_str().map(str::to_owned).unwrap_or_default();
-    let Some(ask) = command.find_subcommand("ask") else { return words };
-    let flags = |command: &clap::Command, word: &str| -> Option<bool> {
-        let (name, joined) =
-            word.strip_prefix("--")?.split_once('=').map_or((word.get(2..)?, false), |(name, _)| (name, true));
-        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
-        Some(arg.get_action().takes_values() && !joined)
-    };
-    let known = |word: &str| flags(ask, word).or_else(|| flags(command, word));
-    let mut at = 1;
-    while let Some(word) = words.get(at).map(text).filter(|word| word.starts_with('-')) {
-        at += if flags(command, &word) == Some(true) { 2 } else { 1 };
-    }
-    if words.get(at).map(text).as_deref() != Some("ask") {
-        return words;
-    }
-    let ask_at = at + 1;
-    let mut module_at = ask_at;
-    while let Some(word) = words.get(module_at).map(text).filter(|word| word.starts_with('-') && word != "--") {
-        let short = matches!(word.as_str(), "-u");
-        module_at += if short || known(&word) == Some(true) { 2 } else { 1 };
-    }
-    let (mut front, mut back) = (words[..ask_at.min(words.len())].to_vec(), Vec::new());
-    front.extend_from_slice(words.get(ask_at..module_at).unwrap_or_default());
+    let Some((own, start)) = WITH_MODULE.iter().find_map(|path| led_to(command, path, &words)) else { return words };
+    let known = Known { own, global: command };
+    let module_at = known.skip(&words, start);
+    let (mut front, mut back) = (words[..module_at].to_vec(), Vec::new());
     let mut module = true;
-    let mut own: &[Flag] = &[];
-    let mut rest = words.get(module_at..).unwrap_or_default().iter();
+    let mut flags: &[Flag] = &[];
+    let mut rest = words[module_at..].iter();
     while let Some(word) = rest.next() {
         let name = text(word);
-        if std::mem::replace(&mut module, name == "--") {
-            own = registry::find(&name).map(muster_modules::Module::flags).unwrap_or_default();
+        if std::mem::replace(&mut module, name == PART) {
+            flags = registry::find(&name).map(muster_modules::Module::flags).unwrap_or_default();
             back.push(word.clone());
             continue;
         }
         let bare = name.trim_start_matches('-');
-        let of_module = own.iter().find(|flag| flag.name == bare.split('=').next().unwrap_or_default());
-        let (side, takes) = match (of_module, known(&name)) {
+        let of_module = flags.iter().find(|flag| flag.name == bare.split('=').next().unwrap_or_default());
+        let (side, takes) = match (of_module, known.takes(&name)) {
             // What follows is this flag's value, whatever it looks like.
             (Some(flag), _) => (&mut back, flag.takes != Takes::Nothing && !bare.contains('=')),
             (None, Some(takes)) => (&mut front, takes),
@@ -155,6 +146,52 @@ pub fn arrange(command: &clap::Command, words: Vec<OsString>) -> Vec<OsString> {
     }
     front.extend(back);
     front
+}
+
+fn text(word: &OsString) -> String {
+    word.to_str().map(str::to_owned).unwrap_or_default()
+}
+
+/// Returns the command at the end of `path` and where its own words begin, if the words call it.
+fn led_to<'a>(command: &'a clap::Command, path: &[&str], words: &[OsString]) -> Option<(&'a clap::Command, usize)> {
+    let (mut own, mut at) = (command, 1);
+    for name in path {
+        at = Known { own, global: command }.skip(words, at);
+        if words.get(at).map(text).as_deref() != Some(*name) {
+            return None;
+        }
+        own = own.find_subcommand(name)?;
+        at += 1;
+    }
+    Some((own, at))
+}
+
+/// The flags that a command takes: its own, and those that every command has.
+struct Known<'a> {
+    own: &'a clap::Command,
+    global: &'a clap::Command,
+}
+
+impl Known<'_> {
+    /// Returns whether the word behind a flag is its value; `None` for what is no flag of these.
+    fn takes(&self, word: &str) -> Option<bool> {
+        let (flag, joined) = word.split_once('=').map_or((word, false), |(flag, _)| (flag, true));
+        let is_meant = |arg: &&clap::Arg| match (flag.strip_prefix("--"), flag.strip_prefix('-')) {
+            (Some(long), _) => arg.get_long() == Some(long),
+            (None, Some(short)) => arg.get_short().is_some_and(|letter| short.chars().eq([letter])),
+            (None, None) => false,
+        };
+        let arg = [self.own, self.global].into_iter().find_map(|command| command.get_arguments().find(is_meant))?;
+        Some(arg.get_action().takes_values() && !joined)
+    }
+
+    /// Returns where the flags that begin at `at` end.
+    fn skip(&self, words: &[OsString], mut at: usize) -> usize {
+        while let Some(word) = words.get(at).map(text).filter(|word| word.starts_with('-') && word != PART) {
+            at += if self.takes(&word) == Some(true) { 2 } else { 1 };
+        }
+        at.min(words.len())
+    }
 }
 
 #[cfg(test)]
@@ -172,7 +209,9 @@ mod tests {
 
     fn arranged(words: &[&str]) -> Vec<String> {
         let words = ["muster"].iter().chain(words).map(OsString::from).collect();
-        arrange(&Cli::command(), words).into_iter().skip(1).map(|word| word.into_string().unwrap()).collect()
+        let module = <super::super::module::Args as clap::Args>::augment_args(clap::Command::new("module"));
+        let command = Cli::command().subcommand(module);
+        arrange(&command, words).into_iter().skip(1).map(|word| word.into_string().unwrap()).collect()
     }
 
     #[test]
@@ -189,6 +228,25 @@ mod tests {
     }
 
     #[test]
+    fn short_flags_and_those_of_module_run_are_found_behind_the_module_too() {
+        let (words, wanted) = (["ask", "timedrift", "-y", "-u", "bob"], ["ask", "-y", "-u", "bob", "timedrift"]);
+        assert_eq!(arranged(&words), wanted);
+        // What ping has itself, and the value of a flag of the module, stay where they are.
+        let words = ["ask", "ping", "-d", "10.0.0.1", "-p", "-y"];
+        assert_eq!(arranged(&words), words);
+        let words = ["--json", "module", "run", "file", "-path", "/etc", "--found", "-name", "--json", "--limit", "9s"];
+        let wanted =
+            ["--json", "module", "run", "--found", "file", "-path", "/etc", "-name", "--json", "--limit", "9s"];
+        let of_file = registry::find("file").unwrap().flags().iter().any(|flag| flag.name == "limit");
+        if of_file {
+            assert_eq!(arranged(&words), wanted);
+        } else {
+            let front = ["--json", "module", "run", "--found", "--limit", "9s", "file"];
+            assert_eq!(arranged(&words), [&front[..], &["-path", "/etc", "-name", "--json"]].concat());
+        }
+    }
+
+    #[test]
     fn all_else_stays_as_it_is() {
         for words in [
             &["agent", "list", "--limit", "1"][..],
@@ -196,6 +254,8 @@ mod tests {
             &["ask", "file", "-path", "/etc", "-name", "x"],
             &["ask", "file", "-path", "/etc", "--", "pkg", "--name", "--target"],
             &["action", "new", "--name", "ask", "ask", "--target", "x"],
+            &["module", "help", "file", "--json"],
+            &["module"],
         ] {
             assert_eq!(arranged(words), words);
         }

@@ -3,7 +3,7 @@
 //! Stays true: a file goes through in pieces, whatever its size; what arrived is compared with what was sent by its
 //! SHA-256; a download appears under its name only when it is whole.
 
-use super::confirm;
+use super::{Stake, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Progress, Table, size, time};
 use crate::{Context, Exit, Failure};
@@ -85,7 +85,7 @@ impl Args {
             Command::Get { service, name, out } => get(context, &service, &name, out).await,
             Command::List { service, list } => run_list(context, service, &list).await,
             Command::Delete { service, name, yes } => {
-                confirm(&format!("Delete {service}/{name}?"), yes)?;
+                confirm(&format!("Delete {service}/{name}?"), yes, Stake::Else).await?;
                 let what = format!("could not delete file {service}/{name}");
                 context.api.order(&what, Method::DELETE, &["files", &service, &name]).await?;
                 context.out.note(&format!("{service}/{name}  deleted"));

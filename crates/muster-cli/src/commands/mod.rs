@@ -20,7 +20,9 @@ pub mod target;
 pub mod token;
 pub mod trust;
 
-use crate::{Context, Failure};
+use crate::{Context, Exit, Failure};
+use std::io::IsTerminal as _;
+use std::time::Duration;
 
 /// The commands that speak with a server.
 #[derive(Debug, clap::Subcommand)]
@@ -91,19 +93,65 @@ impl ReasonArgs {
     }
 }
 
-/// Asks a person at a terminal whether to go on; scripts are not asked.
-fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
-    use std::io::{BufRead, IsTerminal, Write};
-    let stdin = std::io::stdin();
-    if yes || !stdin.is_terminal() {
+/// What a command does when nobody holds it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stake {
+    /// It changes machines, or deletes them: somebody must say yes.
+    Machines,
+    /// Nothing of a machine is at stake: scripts need not say yes, but a no is a no.
+    Else,
+}
+
+impl Stake {
+    fn of_action(changes: bool) -> Self {
+        if changes { Self::Machines } else { Self::Else }
+    }
+}
+
+/// How long an answer that does not come from a terminal is waited for: whoever writes one into a pipe does it at once.
+const PIPED_ANSWER: Duration = Duration::from_secs(5);
+
+/// Asks a person at a terminal whether to go on. Without a terminal, whatever stands on standard input is the answer;
+/// where there is nothing, only what has no machine at stake goes on.
+async fn confirm(question: &str, yes: bool, stake: Stake) -> Result<(), Failure> {
+    const WHAT: &str = "nothing was done";
+    if yes {
         return Ok(());
     }
-    let _ = write!(std::io::stderr(), "{question} [y/N] ");
-    let mut answer = String::new();
-    // A terminal that cannot be read has not said yes.
-    let _ = stdin.lock().read_line(&mut answer);
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
+    if std::io::stdin().is_terminal() {
+        // A terminal that cannot be read has not said yes.
+        return decided(&crate::terminal::ask(&format!("{question} [y/N] ")).await.unwrap_or_default());
+    }
+    let unasked = |why: &str| Err(Failure::usage(WHAT, why).on(question).next("pass --yes"));
+    if stake == Stake::Machines {
+        return unasked("machines are changed only when somebody says so, and there is no terminal to ask at");
+    }
+    match tokio::time::timeout(PIPED_ANSWER, crate::terminal::line_or_end()).await {
+        Err(_) => unasked("there is no terminal to ask at, and standard input gave no answer"),
+        Ok(Ok(Some(answer))) => decided(&answer),
+        // A standard input that is closed is one that says nothing.
+        Ok(Ok(None) | Err(_)) => Ok(()),
+    }
+}
+
+fn decided(answer: &str) -> Result<(), Failure> {
+    if ["y", "yes"].iter().any(|yes| answer.trim().eq_ignore_ascii_case(yes)) {
         return Ok(());
     }
-    Err(Failure::new(crate::Exit::Failed, "nothing was done", "it was not confirmed").next("answer y, or add --yes"))
+    Err(Failure::new(Exit::Failed, "nothing was done", "it was not confirmed").next("answer y, or pass --yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_yes_is_one() {
+        for yes in ["y", "Y", "yes", " YES "] {
+            assert!(decided(yes).is_ok(), "{yes}");
+        }
+        for no in ["", "n", "no", "yesterday", "ja", "y n"] {
+            assert_eq!(decided(no).unwrap_err().exit, Exit::Failed, "{no}");
+        }
+    }
 }

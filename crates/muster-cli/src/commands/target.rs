@@ -1,6 +1,6 @@
 //! `muster target`: expressions that pick machines.
 
-use super::confirm;
+use super::{Stake, confirm};
 use crate::output::{Table, safe, time, yes};
 use crate::{Context, Exit, Failure, resolve};
 use muster_api::targets::{NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMistake};
@@ -78,7 +78,7 @@ impl Args {
                 if context.out.json { context.out.json(&answer) } else { Ok(()) }
             }
             Command::Delete { name, yes } => {
-                confirm(&format!("Delete target {name}?"), yes)?;
+                confirm(&format!("Delete target {name}?"), yes, Stake::Else).await?;
                 let what = format!("could not delete target {name}");
                 context.api.order(&what, Method::DELETE, &["named-targets", &name]).await?;
                 context.out.note(&format!("{}  deleted", safe(&name)));

@@ -1,6 +1,6 @@
 //! `muster token`: access tokens of people and scripts.
 
-use super::confirm;
+use super::{Stake, confirm};
 use crate::output::{Table, safe, time, time_or_dash};
 use crate::values::duration_text;
 use crate::{Context, Failure};
@@ -65,7 +65,7 @@ impl Args {
 
 /// Withdraws a token of either kind, whose list is called as its kind with an s.
 pub(super) async fn withdraw(context: &Context, kind: &str, name: &str, yes: bool) -> Result<(), Failure> {
-    confirm(&format!("Withdraw {kind} {name}?"), yes)?;
+    confirm(&format!("Withdraw {kind} {name}?"), yes, Stake::Else).await?;
     let what = format!("could not withdraw {kind} {name}");
     context.api.order(&what, Method::DELETE, &[&format!("{kind}s"), name]).await?;
     context.out.note(&safe(&format!("{name}  withdrawn")));

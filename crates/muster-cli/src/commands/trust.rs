@@ -115,7 +115,7 @@ impl Args {
         let out = Output::new(globals.json);
         match self.command {
             Command::New(new) => new.run(out),
-            Command::Sign { file, with } => sign(out, &file, &with),
+            Command::Sign { file, with } => sign(out, &file, &with).await,
             Command::Verify { file, administrators, threshold } => run_verify(out, &file, &administrators, threshold),
             Command::Send { file, agent, labels, reason } => {
                 let context = Context::new(globals)?;
@@ -177,10 +177,11 @@ fn read(path: &Path) -> Result<(String, Look), Failure> {
     Ok((String::from_utf8_lossy(&bytes).into_owned(), look))
 }
 
-fn sign(out: Output, path: &Path, with: &SignArgs) -> Result<(), Failure> {
+async fn sign(out: Output, path: &Path, with: &SignArgs) -> Result<(), Failure> {
     let (_, look) = read(path)?;
     show(out, &look);
-    let made = with.sign(&document::signing_text(&look.payload), &look.signatures)?;
+    let after = "let another administrator sign it, or send it: `muster trust send`";
+    let made = with.sign(&document::signing_text(&look.payload), &look.signatures, after).await?;
     let signatures = [&look.signatures[..], &[made.line]].concat();
     let text = document::envelope(&look.payload, &signatures) + "\n";
     write_text(out, "could not write the signed document", Some(path), &text)?;

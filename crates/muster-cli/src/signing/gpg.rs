@@ -4,22 +4,24 @@ use super::WHAT;
 use crate::{Exit, Failure};
 use muster_trust::{Certificate, signature};
 use std::ffi::OsStr;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 
 /// Lines on standard error with which gpg speaks to programs.
 const STATUS: &str = "[GNUPG:] ";
 
 /// Signs `text`; returns the signature as one line, and whose it is.
-pub(super) fn sign(program: &Path, user: Option<&str>, text: &str) -> Result<(String, Certificate), Failure> {
+pub(super) async fn sign(program: &Path, user: Option<&str>, text: &str) -> Result<(String, Certificate), Failure> {
     // Settings of a person's own gpg.conf that would make a signature of another kind are overruled.
     let mut arguments = vec!["--status-fd=2", "--no-armor", "--no-textmode", "--digest-algo=SHA256", "--output=-"];
     if let Some(user) = user {
         arguments.extend(["--local-user", user]);
     }
     arguments.push("--detach-sign");
-    let answer = run(program, &arguments, text.as_bytes())?;
+    let answer = run(program, &arguments, text.as_bytes()).await?;
     let line = signature::one_line(&answer.stdout).map_err(|error| {
         Failure::new(Exit::Failed, WHAT, format!("gpg made something else than one signature: {error}"))
             .on(program.display())
@@ -27,14 +29,16 @@ pub(super) fn sign(program: &Path, user: Option<&str>, text: &str) -> Result<(St
     })?;
     let key = key_of(&answer.stderr)
         .ok_or_else(|| Failure::new(Exit::Failed, WHAT, "gpg did not say which key it used").on(program.display()))?;
-    let export = run(program, &["--no-armor", "--export-options=export-minimal", "--export", &key], b"")?;
+    let export = run(program, &["--no-armor", "--export-options=export-minimal", "--export", &key], b"").await?;
     let certificate = Certificate::parse(&export.stdout)
         .map_err(|error| Failure::new(Exit::Failed, WHAT, error.to_string()).on(format!("key {key}")))?;
     Ok((line, certificate))
 }
 
-fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output, Failure> {
+async fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output, Failure> {
     let mut command = Command::new(program);
+    // Who interrupts the command is not kept waiting by a question for a passphrase.
+    command.kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if !std::io::stdin().is_terminal() {
         command.env_remove("GPG_TTY").arg("--batch");
@@ -51,9 +55,9 @@ fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output, Failu
     let mut child = started?;
     if let Some(mut pipe) = child.stdin.take() {
         // A gpg that ends before it has read says why itself.
-        let _ = pipe.write_all(input);
+        let _ = pipe.write_all(input).await;
     }
-    let answer = child.wait_with_output().map_err(|error| Failure::local(WHAT, program.display(), &error))?;
+    let answer = child.wait_with_output().await.map_err(|error| Failure::local(WHAT, program.display(), &error))?;
     if answer.status.success() {
         return Ok(answer);
     }
@@ -74,8 +78,8 @@ fn key_of(stderr: &[u8]) -> Option<String> {
 }
 
 /// Returns every public key that gpg has, one by one.
-pub(crate) fn public_keys(program: &Path) -> Result<Vec<Vec<u8>>, Failure> {
-    let listed = run(program, &["--with-colons", "--list-keys"], b"")?;
+pub(crate) async fn public_keys(program: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let listed = run(program, &["--with-colons", "--list-keys"], b"").await?;
     let text = String::from_utf8_lossy(&listed.stdout);
     let mut keys = Vec::new();
     let mut primary = false;
@@ -87,10 +91,11 @@ pub(crate) fn public_keys(program: &Path) -> Result<Vec<Vec<u8>>, Failure> {
             _ => {}
         }
     }
-    let export = |key: &&OsStr| {
+    let mut exported = Vec::new();
+    for key in keys {
         let key = key.to_string_lossy();
-        run(program, &["--no-armor", "--export-options=export-minimal", "--export", &key], b"")
-            .map(|answer| answer.stdout)
-    };
-    keys.iter().map(export).collect()
+        let answer = run(program, &["--no-armor", "--export-options=export-minimal", "--export", &key], b"").await?;
+        exported.push(answer.stdout);
+    }
+    Ok(exported)
 }

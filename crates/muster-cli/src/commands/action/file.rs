@@ -1,10 +1,12 @@
 //! Actions as files, and what a person is shown of one before signing it.
 
+use crate::commands::target::holds_names;
 use crate::signing::read_file;
 use crate::{Context, Exit, Failure, Globals, Output};
 use muster_core::action::{Action, ActionError, Operation};
+use muster_core::target::{Target, TargetError};
 use muster_core::{Timestamp, limits};
-use muster_modules::{Refused, registry};
+use muster_modules::{Effect, Refused, registry};
 use muster_trust::signed_text;
 use sha2::{Digest as _, Sha256};
 use std::io::Write as _;
@@ -99,6 +101,7 @@ pub(crate) fn check(what: &str, action: &Action, now: Timestamp) -> Result<Strin
         Ok(()) | Err(ActionError::SignaturesEmpty) => {}
         Err(error) => return Err(failure(error.to_string())),
     }
+    target_check(&action.target)?;
     for operation in &action.operations {
         parameters_check(operation).map_err(|Refused(why)| failure(format!("module {}: {why}", operation.module)))?;
     }
@@ -138,9 +141,30 @@ pub(crate) fn show(out: Output, action: &Action, text: &str) {
     }
 }
 
+/// Refuses a target that no machine can read, such as one with names that were not written out.
+fn target_check(target: &str) -> Result<(), Failure> {
+    let refused = |error: TargetError| {
+        let next = if holds_names(target) {
+            "names are written out before anything is signed: `muster action new` and `muster ask` do that"
+        } else {
+            "docs/reference/targets.md lists what an expression may hold"
+        };
+        Failure::usage("could not read the target", error.to_string()).on(target).next(next)
+    };
+    Target::parse(target).map(drop).map_err(refused)
+}
+
+/// Whether an operation changes machines, as far as its module is known here.
+pub(crate) fn changes_machines(action: &Action) -> bool {
+    let changes = |operation: &Operation| {
+        registry::find(&operation.module).is_some_and(|module| module.info().effect == Effect::Changes)
+    };
+    action.operations.iter().any(changes)
+}
+
 fn changes(module: &str) -> &'static str {
     match registry::find(module) {
-        Some(module) if module.info().effect == muster_modules::Effect::Changes => "  [changes the machine]",
+        Some(module) if module.info().effect == Effect::Changes => "  [changes the machine]",
         Some(_) => "",
         None => "  [a module of another program]",
     }

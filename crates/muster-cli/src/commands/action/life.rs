@@ -1,10 +1,10 @@
 //! `muster action launch|preview|list|show|cancel|resume`.
 
 use super::file::{self, Place};
-use crate::commands::{ReasonArgs, confirm};
+use crate::commands::{ReasonArgs, Stake, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, safe, time, time_or_dash, yes};
-use crate::{Context, Failure, Globals};
+use crate::{Context, Exit, Failure, Globals};
 use muster_api::actions::{
     ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Preview, PreviewDemand,
 };
@@ -50,7 +50,7 @@ pub(super) struct LaunchArgs {
     spread: SpreadArgs,
     #[command(flatten)]
     reason: ReasonArgs,
-    /// Do not ask
+    /// Do not ask; without a terminal nothing that changes machines is launched unless this is given
     #[arg(long, short)]
     yes: bool,
     /// Stay, and print results as they arrive
@@ -66,13 +66,31 @@ impl LaunchArgs {
         let context = Context::new(globals)?;
         let action = here(WHAT, &self.action)?.read(globals, WHAT).await?;
         let request = self.spread.request(&action, &self.reason);
-        show_preview(&context, &preview(&context, &request).await?);
-        confirm("Launch it?", self.yes)?;
+        let foreseen = preview(&context, &request).await?;
+        show_preview(&context, &foreseen);
+        confirm("Launch it?", self.yes, stake(&action, &foreseen)).await?;
         let (answer, launched) = launch(&context, &request).await?;
-        if !self.watch {
-            return if context.out.json { context.out.json(&answer) } else { tell(&context, &launched) };
+        let summary = &launched.action.summary;
+        if launched.again {
+            context.out.note(&safe(&again(summary)));
         }
-        self.how.follow(&context, launched.action.summary.id, &action).await
+        if self.watch {
+            return self.how.follow(&context, summary.id, &action).await;
+        }
+        if context.out.json {
+            context.out.json(&answer)?;
+        } else {
+            context.out.line(&format!("{}  {}", summary.id, safe(&summary.status)))?;
+        }
+        match summary.status.as_str() {
+            "waiting" if launched.again => Err(waits(summary.id)),
+            "waiting" => {
+                let next = format!("muster action sign {}", summary.id);
+                context.out.note(&format!("It waits for signatures; another investigator adds one: {next}"));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -96,17 +114,28 @@ pub(crate) async fn launch(
     Ok((answer, launched))
 }
 
-/// Says which number an action got, and what it waits for.
-pub(crate) fn tell(context: &Context, launched: &ActionLaunched) -> Result<(), Failure> {
-    let summary = &launched.action.summary;
-    if launched.again {
-        context.out.note("The same action was launched before: nothing was done.");
-    }
-    if summary.status == "waiting" {
-        let next = format!("muster action sign {}", summary.id);
-        context.out.note(&format!("It waits for signatures; another investigator adds one: {next}"));
-    }
-    context.out.line(&format!("{}  {}", summary.id, safe(&summary.status)))
+/// What launching an action puts at stake, by what is known of its modules here and by what the machines said.
+pub(crate) fn stake(action: &Action, foreseen: &Preview) -> Stake {
+    Stake::of_action(foreseen.changes || file::changes_machines(action))
+}
+
+/// Says how an action stands that was launched before. Signatures that it had not yet may have been added to it.
+pub(crate) fn again(summary: &ActionSummary) -> String {
+    let stands = match summary.status.as_str() {
+        _ if summary.halted.is_some() => "it halted between two shares",
+        "waiting" => "it still waits for signatures",
+        "completed" => "it is completed, and not run again",
+        "cancelled" => "it was called back, and is not run again",
+        "invalid" => "it is invalid, and not run",
+        other => return format!("The same action was launched before: it is {other} now."),
+    };
+    format!("The same action was launched before: {stands}.")
+}
+
+/// The failure of an action that nobody answers, because it waits.
+pub(crate) fn waits(id: i64) -> Failure {
+    Failure::new(Exit::Refused, format!("action {id} is not done"), "it waits for more signatures")
+        .next(format!("another investigator adds one: muster action sign {id}; then muster action watch {id}"))
 }
 
 /// Asks what would come of an action.
@@ -126,9 +155,6 @@ pub(crate) fn show_preview(context: &Context, preview: &Preview) {
         (false, _) => signers.join(", "),
     };
     context.out.note(&format!("Signed by {}.", safe(&signed)));
-    for problem in &preview.problems {
-        context.out.note(&format!("  {}", safe(problem)));
-    }
     let asked = if preview.asked < *matched { format!(", {} of them looked at", preview.asked) } else { String::new() };
     let machines = if *matched == 1 { "machine matches" } else { "machines match" };
     context
@@ -149,10 +175,19 @@ pub(crate) fn show_preview(context: &Context, preview: &Preview) {
     for demand in preview.demands.iter().filter(|demand| !demand.met) {
         context.out.note(&format!("  {}", demanded(demand)));
     }
-    if preview.signers.is_empty() && preview.problems.is_empty() {
-        context.out.note("It needs signatures before it can be launched.");
-    } else if !preview.ready {
-        context.out.note("It would wait for more signatures.");
+    if let Some(outlook) = outlook(preview) {
+        context.out.note(&safe(&outlook));
+    }
+}
+
+/// Says what keeps an action from starting at once.
+fn outlook(preview: &Preview) -> Option<String> {
+    match preview.problems.as_slice() {
+        [] if preview.signers.is_empty() => Some("It needs signatures before it can be launched.".to_owned()),
+        [] if preview.ready => None,
+        [] => Some("It would wait for more signatures.".to_owned()),
+        // One signature that does not count spoils the whole: the server takes an action as it is, or not at all.
+        problems => Some(format!("Launching it would be refused: {}.", problems.join("; "))),
     }
 }
 
@@ -235,9 +270,9 @@ impl ListCommand {
                 row.id.to_string(),
                 row.name,
                 row.target,
-                row.status,
+                if row.halted.is_some() { "halted".to_owned() } else { row.status },
                 row.counters.done.to_string(),
-                row.counters.sent.to_string(),
+                row.counters.sent.max(row.matched).to_string(),
                 failed.to_string(),
                 time(&row.created),
                 time(&row.expire_after),
@@ -309,4 +344,65 @@ pub(super) async fn order(context: &Context, id: i64, verb: &str, reason: &Reaso
     }
     context.out.note(&format!("action {id}  {verb}: done"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preview(change: impl FnOnce(&mut Preview)) -> Preview {
+        let mut preview = Preview {
+            signers: vec![muster_api::actions::Signer {
+                investigator: 1,
+                name: "Ann".into(),
+                fingerprint: "AA".into(),
+            }],
+            problems: Vec::new(),
+            matched: 3,
+            asked: 3,
+            willing: 3,
+            unknown: 0,
+            noted: 0,
+            refusals: Vec::new(),
+            demands: Vec::new(),
+            ready: true,
+            changes: false,
+        };
+        change(&mut preview);
+        preview
+    }
+
+    #[test]
+    fn a_preview_promises_nothing_that_launching_refuses() {
+        let said = |change: fn(&mut Preview)| outlook(&preview(change));
+        assert_eq!(said(|_| {}), None);
+        let waits = said(|preview| preview.ready = false).unwrap();
+        assert_eq!(waits, "It would wait for more signatures.");
+        let refused = said(|preview| {
+            (preview.ready, preview.signers) = (false, Vec::new());
+            preview.problems = vec!["signature 1 does not count: nobody has the key AA".into()];
+        });
+        let refused = refused.unwrap();
+        assert_eq!(refused, "Launching it would be refused: signature 1 does not count: nobody has the key AA.");
+        let unsigned = said(|preview| (preview.ready, preview.signers) = (false, Vec::new())).unwrap();
+        assert!(unsigned.contains("needs signatures"), "{unsigned}");
+    }
+
+    #[test]
+    fn an_action_that_was_launched_before_is_told_as_it_stands() {
+        let said = |status: &str, halted: Option<&str>| {
+            let summary = serde_json::json!({
+                "id": 7, "name": "q", "target": "true", "status": status, "reason": "", "valid_from": "",
+                "expire_after": "", "created": "", "started": null, "finished": null, "updated": "", "halted": halted,
+                "matched": 1, "late": 0, "counters": muster_api::actions::ActionCounters::default(),
+            });
+            again(&serde_json::from_value(summary).unwrap())
+        };
+        for (status, wanted) in [("waiting", "still waits"), ("pending", "pending now"), ("completed", "not run again")]
+        {
+            assert!(said(status, None).contains(wanted), "{status}");
+        }
+        assert!(said("inflight", Some("2026-01-02T03:04:05Z")).contains("halted"));
+        assert_eq!(waits(7).exit, Exit::Refused);
+    }
 }

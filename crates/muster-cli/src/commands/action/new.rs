@@ -5,7 +5,6 @@ use crate::commands::target::{holds_names, written_out};
 use crate::values::duration;
 use crate::{Context, Failure, Globals, Output, values};
 use muster_core::action::{Action, Description, Json, Operation, SYNTAX_VERSION, Threat};
-use muster_core::target::Target;
 use muster_core::{Timestamp, limits};
 use muster_modules::{ArgumentError, params_from_args};
 use serde::Deserialize;
@@ -16,7 +15,7 @@ const WHAT: &str = "could not write the action";
 /// How long before now an action is valid, for machines whose clocks are behind.
 const EARLY: Duration = Duration::from_secs(60);
 /// Parts operations.
-const PART: &str = "--";
+pub(crate) const PART: &str = "--";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct NewArgs {
@@ -119,7 +118,6 @@ pub(crate) struct Draft {
 
 /// Makes an action without signatures, and checks it.
 pub(crate) fn draft(draft: Draft, from: Option<Timestamp>, now: Timestamp) -> Result<Action, Failure> {
-    target_check(&draft.target)?;
     // Signatures cover whole seconds, so that nothing else is promised.
     let whole = |moment: Timestamp| Timestamp::from_secs(moment.to_parts().0);
     let valid_from = whole(from.unwrap_or_else(|| now.minus(EARLY)));
@@ -137,15 +135,6 @@ pub(crate) fn draft(draft: Draft, from: Option<Timestamp>, now: Timestamp) -> Re
     };
     file::check(WHAT, &action, now)?;
     Ok(action)
-}
-
-pub(crate) fn target_check(target: &str) -> Result<(), Failure> {
-    let refused = |error: muster_core::target::TargetError| {
-        Failure::usage("could not read the target", error.to_string())
-            .on(target)
-            .next("docs/reference/targets.md lists what an expression may hold")
-    };
-    Target::parse(target).map(drop).map_err(refused)
 }
 
 /// Why words make no operations.

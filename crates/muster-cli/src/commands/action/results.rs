@@ -2,12 +2,13 @@
 //!
 //! Stays true: each machine's answer is printed once; what machines answered cannot steer the terminal.
 
-use super::life::detail;
-use crate::output::{Bar, Format};
-use crate::results::{Answers, Sink};
+use super::life::{detail, waits};
+use crate::output::{Bar, Format, safe};
+use crate::results::{Answers, Sink, name_of};
 use crate::values::duration;
 use crate::{Context, Exit, Failure};
-use muster_api::actions::{ActionDetail, ResultQuery};
+use muster_api::Page;
+use muster_api::actions::{ActionDetail, CommandQuery, CommandRow, ResultQuery};
 use muster_core::Action;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -16,6 +17,12 @@ use std::time::{Duration, Instant};
 const LOOK: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 /// A look that reads all results is worth so many times its own length of waiting.
 const PATIENCE: u32 = 4;
+/// Looks that may fail one after the other because the server cannot be reached: some minutes of them.
+const FAILURES_MAX: u32 = 30;
+/// The longest pause between two looks that fail.
+const PAUSE_UNREACHED_MAX: Duration = Duration::from_secs(10);
+/// Machines that are named because they have not answered.
+const SILENT_NAMED_MAX: u32 = 10;
 
 /// How results are printed, and how long they are waited for.
 #[derive(Debug, Clone, clap::Args)]
@@ -56,7 +63,9 @@ impl ResultsArgs {
         let mut sink = self.how.sink(context, &action);
         let query = ResultQuery { status: self.status, found: self.how.found.then_some(true) };
         Answers::default().read(context, &what, self.id, &query, &mut sink).await?;
-        sink.end()
+        sink.end()?;
+        silent(context, &detail).await;
+        Ok(())
     }
 }
 
@@ -69,34 +78,112 @@ impl HowArgs {
 
     /// Prints results as they arrive, until the action is over.
     pub(crate) async fn follow(&self, context: &Context, id: i64, action: &Action) -> Result<(), Failure> {
-        let what = format!("could not watch action {id}");
-        let mut sink = self.sink(context, action);
-        let until = Instant::now() + self.wait;
-        let query = ResultQuery { status: None, found: self.found.then_some(true) };
-        let (mut answers, mut bar, mut known) = (Answers::default(), Bar::new(context.out.json), None);
-        let mut pause = LOOK[0];
-        let last = loop {
-            let (_, detail) = detail(context, &what, id).await?;
-            let done = detail.summary.counters.done;
-            let over = is_over(&detail);
-            if over || known != Some(done) {
-                let began = Instant::now();
-                bar.clear();
-                answers.read(context, &what, id, &query, &mut sink).await?;
-                known = Some(done);
-                pause = (began.elapsed() * PATIENCE).clamp(LOOK[0], LOOK[1]);
-            } else {
-                pause = (pause * 2).min(LOOK[1]);
-            }
-            if over || Instant::now() >= until {
-                break detail;
-            }
-            bar.show(done, detail.summary.counters.sent.max(detail.summary.matched), &progress(&detail));
-            tokio::time::sleep(pause).await;
+        let mut watch = Watch {
+            context,
+            id,
+            what: format!("could not watch action {id}"),
+            query: ResultQuery { status: None, found: self.found.then_some(true) },
+            answers: Answers::default(),
+            known: None,
+            bar: Bar::new(context.out.json),
+            sink: self.sink(context, action),
         };
+        let outcome = tokio::select! {
+            // Whoever holds the program back knows less of what goes on than this.
+            biased;
+            outcome = watch.run(Instant::now() + self.wait) => outcome,
+            Ok(()) = tokio::signal::ctrl_c() => {
+                let what = format!("interrupted while action {id} goes on");
+                Err(Failure::new(Exit::Interrupted, what, "it is not called back by this"))
+            }
+        };
+        let Watch { sink, mut bar, known, .. } = watch;
         bar.clear();
-        sink.end()?;
-        ended(context, &last)
+        if outcome.is_ok() || known.is_some() {
+            sink.end()?;
+        }
+        match outcome {
+            Ok(detail) => ended(context, &detail).await,
+            Err(failure) if failure.exit == Exit::NotFound => Err(failure),
+            Err(failure) => Err(going_on(failure, id)),
+        }
+    }
+}
+
+/// Says how to go on with an action that is no longer watched.
+fn going_on(failure: Failure, id: i64) -> Failure {
+    let how = format!("`muster action watch {id}` waits on, `muster action cancel {id}` calls it back");
+    let next = if failure.next.is_empty() { how } else { format!("{}; {how}", failure.next) };
+    failure.next(next)
+}
+
+/// What watching an action needs from one look to the next.
+struct Watch<'a> {
+    context: &'a Context,
+    id: i64,
+    what: String,
+    query: ResultQuery,
+    answers: Answers,
+    /// How many machines were done when all answers were read last.
+    known: Option<u64>,
+    bar: Bar,
+    sink: Sink,
+}
+
+impl Watch<'_> {
+    /// Looks until the action is over or the time has run out. A server that cannot be reached is tried again.
+    async fn run(&mut self, until: Instant) -> Result<ActionDetail, Failure> {
+        let (mut pause, mut failures) = (LOOK[0], 0);
+        loop {
+            let late = |now: Instant| now >= until;
+            match self.look().await {
+                Ok((detail, _)) if is_over(&detail) || late(Instant::now()) => return Ok(detail),
+                Ok((detail, read)) => {
+                    if std::mem::take(&mut failures) > 0 {
+                        self.note("The server answers again.");
+                    }
+                    pause = match read {
+                        Some(took) => (took * PATIENCE).clamp(LOOK[0], LOOK[1]),
+                        None => (pause * 2).min(LOOK[1]),
+                    };
+                    let of = detail.summary.counters.sent.max(detail.summary.matched);
+                    self.bar.show(detail.summary.counters.done, of, &progress(&detail));
+                }
+                Err(failure)
+                    if failure.exit == Exit::Unreachable && failures < FAILURES_MAX && !late(Instant::now()) =>
+                {
+                    if failures == 0 {
+                        self.note(&format!("The server cannot be reached, and is tried again: {}", failure.why));
+                    }
+                    failures += 1;
+                    pause = (pause * 2).min(PAUSE_UNREACHED_MAX);
+                }
+                Err(failure) => return Err(failure),
+            }
+            tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
+    /// Looks once. When there may be new answers, all are read; then how long that took is told.
+    async fn look(&mut self) -> Result<(ActionDetail, Option<Duration>), Failure> {
+        let (_, detail) = detail(self.context, &self.what, self.id).await?;
+        let done = detail.summary.counters.done;
+        let over = is_over(&detail);
+        if !over && self.known == Some(done) {
+            return Ok((detail, None));
+        }
+        let began = Instant::now();
+        self.bar.clear();
+        // What the table shows in a moment need not be told before it.
+        self.sink.tell_news(!over);
+        self.answers.read(self.context, &self.what, self.id, &self.query, &mut self.sink).await?;
+        self.known = Some(done);
+        Ok((detail, Some(began.elapsed())))
+    }
+
+    fn note(&mut self, text: &str) {
+        self.bar.clear();
+        self.context.out.note(&safe(text));
     }
 }
 
@@ -107,7 +194,7 @@ fn is_over(detail: &ActionDetail) -> bool {
 
 fn progress(detail: &ActionDetail) -> String {
     let counters = detail.summary.counters;
-    let mut text = detail.summary.status.clone();
+    let mut text = if detail.summary.halted.is_some() { "halted".to_owned() } else { detail.summary.status.clone() };
     for (name, number) in [("failed", counters.failed), ("timed out", counters.timeout), ("expired", counters.expired)]
     {
         if number > 0 {
@@ -118,24 +205,60 @@ fn progress(detail: &ActionDetail) -> String {
 }
 
 /// Says how an action stands when nobody waits any longer.
-fn ended(context: &Context, detail: &ActionDetail) -> Result<(), Failure> {
+async fn ended(context: &Context, detail: &ActionDetail) -> Result<(), Failure> {
     let summary = &detail.summary;
     let (id, counters) = (summary.id, summary.counters);
-    let not =
-        |exit, why: String, next: String| Err(Failure::new(exit, format!("action {id} is not done"), why).next(next));
+    let not = |exit, why: String| Failure::new(exit, format!("action {id} is not done"), why);
     context.out.note(&format!("action {id}: {} of {} done, {}", counters.done, counters.sent, progress(detail)));
-    match summary.status.as_str() {
-        _ if summary.halted.is_some() => {
-            let why = format!("it halted between two shares: {}", summary.reason);
-            not(Exit::Failed, why, format!("muster action results {id}; then `muster action resume` or `cancel`"))
-        }
-        "completed" => Ok(()),
-        "waiting" => not(Exit::Refused, "it waits for more signatures".into(), format!("muster action sign {id}")),
-        "invalid" | "cancelled" => not(Exit::Failed, format!("{}: {}", summary.status, summary.reason), String::new()),
-        _ => {
-            let why = format!("{} of {} machines have not answered yet", counters.inflight, counters.sent);
-            not(Exit::TimedOut, why, format!("muster action results {id}, or allow more time with --wait"))
-        }
+    silent(context, detail).await;
+    Err(match summary.status.as_str() {
+        _ if summary.halted.is_some() => not(Exit::Failed, format!("it halted between two shares: {}", summary.reason))
+            .next(format!("muster action results {id}; then `muster action resume {id}` or `cancel {id}`")),
+        "completed" => return Ok(()),
+        "waiting" => waits(id),
+        "invalid" | "cancelled" => not(Exit::Failed, format!("{}: {}", summary.status, summary.reason)),
+        _ => going_on(not(Exit::TimedOut, awaited(detail)).next("allow more time with --wait"), id),
+    })
+}
+
+/// Says what an action waits for that is still under way.
+fn awaited(detail: &ActionDetail) -> String {
+    let summary = &detail.summary;
+    let (sent, inflight) = (summary.counters.sent, summary.counters.inflight);
+    let mut why = match (inflight, sent) {
+        (0, 0) if detail.standing => "no machine was given it yet".to_owned(),
+        (0, 0) => format!("it is {}: no machine was given it yet", summary.status),
+        (0, _) if detail.standing => "every machine that was given it has answered".to_owned(),
+        (0, _) => "every machine that was given it has answered, and others come next".to_owned(),
+        (1, 1) => "the machine has not answered yet".to_owned(),
+        _ => format!("{inflight} of {sent} machines have not answered yet"),
+    };
+    if detail.standing {
+        let expires = crate::output::time(&summary.expire_after);
+        let _ = write!(why, "; it is standing, for machines that come until {expires}");
+    }
+    why
+}
+
+/// Names machines that have not answered.
+async fn silent(context: &Context, detail: &ActionDetail) {
+    let summary = &detail.summary;
+    let is_asked = matches!(summary.status.as_str(), "preparing" | "inflight");
+    if !is_asked || summary.counters.inflight == 0 || context.out.json {
+        return;
+    }
+    let query =
+        CommandQuery { status: Some("sent".to_owned()), limit: Some(SILENT_NAMED_MAX), ..CommandQuery::default() };
+    let what = "could not look who has not answered";
+    let path = ["actions", &summary.id.to_string(), "commands"];
+    // Whoever is told this was told how many already: that it cannot be had is no failure.
+    let Ok(answer) = context.api.get(what, &path, &query).await else { return };
+    let Ok(page) = context.api.read::<Page<CommandRow>>(what, &answer) else { return };
+    if !page.items.is_empty() {
+        let named: Vec<_> = page.items.iter().map(name_of).collect();
+        let more = summary.counters.inflight.saturating_sub(named.len() as u64);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        context.out.note(&safe(&format!("not answered: {}{more}", named.join(" "))));
     }
 }
 

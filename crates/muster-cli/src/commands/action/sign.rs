@@ -1,7 +1,7 @@
 //! `muster action sign`: one more signature, of a file or of an action that waits on the server.
 
 use super::file::{self, Place};
-use crate::commands::{ReasonArgs, confirm};
+use crate::commands::{ReasonArgs, Stake, confirm};
 use crate::output::safe;
 use crate::signing::{SignArgs, WHAT};
 use crate::{Context, Exit, Failure, Globals, Output, values};
@@ -37,7 +37,7 @@ impl SignCommand {
     async fn sign_here(&self, globals: &Globals, place: &Place) -> Result<(), Failure> {
         let out = Output::new(globals.json);
         let mut action = place.read(globals, WHAT).await?;
-        let signer = sign(out, &self.with, &mut action)?;
+        let signer = sign(out, &self.with, &mut action).await?;
         let path = self.out.as_deref().or(match place {
             Place::File(path) => Some(path.as_path()),
             _ => None,
@@ -57,8 +57,8 @@ impl SignCommand {
         // What is signed is worked out here: the server must not choose it.
         let text = file::check(WHAT, &action, values::now())?;
         file::show(context.out, &action, &text);
-        confirm("Sign this?", self.yes)?;
-        let made = self.with.sign(&text, &action.pgp_signatures)?;
+        confirm("Sign this?", self.yes, Stake::of_action(file::changes_machines(&action))).await?;
+        let made = self.with.sign(&text, &action.pgp_signatures, "let another investigator sign it").await?;
         let request = SignatureRequest { signature: made.line, reason: self.reason.reason.clone() };
         let answer = context.api.send(WHAT, Method::POST, &["actions", &path, "sign"], &request).await?;
         if context.out.json {
@@ -71,10 +71,11 @@ impl SignCommand {
 }
 
 /// Adds a signature to an action; returns whose it is.
-pub(crate) fn sign(out: Output, with: &SignArgs, action: &mut Action) -> Result<String, Failure> {
+pub(crate) async fn sign(out: Output, with: &SignArgs, action: &mut Action) -> Result<String, Failure> {
     let text = file::check(WHAT, action, values::now())?;
     file::show(out, action, &text);
-    let made = with.sign(&text, &action.pgp_signatures)?;
+    let after = "let another investigator sign it, or launch it";
+    let made = with.sign(&text, &action.pgp_signatures, after).await?;
     action.pgp_signatures.push(made.line);
     // The file is read elsewhere: what it says there must be what was signed.
     let again = file::parse(WHAT, "the signed action", file::to_json(action).as_bytes())?;

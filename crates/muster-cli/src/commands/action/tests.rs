@@ -32,6 +32,10 @@ impl Gpg {
     }
 
     fn locked(who: &str, passphrase: &str) -> Self {
+        Self::made(who, passphrase, &[], "never")
+    }
+
+    fn made(who: &str, passphrase: &str, more: &[&str], ends: &str) -> Self {
         let gpg = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::set_permissions(gpg.dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
         let script = format!("#!/bin/sh\nexec gpg --homedir '{}' \"$@\"\n", gpg.dir.path().display());
@@ -39,10 +43,8 @@ impl Gpg {
         std::fs::set_permissions(gpg.program(), PermissionsExt::from_mode(0o700)).unwrap();
         gpg.keep("passphrase", passphrase.as_bytes());
         let with = gpg.given();
-        gpg.call(
-            &[&with.each_ref().map(String::as_str)[..], &["--quick-generate-key", who, "ed25519", "sign", "never"]]
-                .concat(),
-        );
+        let with = with.each_ref().map(String::as_str);
+        gpg.call(&[&with[..], more, &["--quick-generate-key", who, "ed25519", "sign", ends]].concat());
         gpg
     }
 
@@ -264,6 +266,29 @@ async fn what_is_no_action_is_not_signed() {
     std::fs::write(&path, "{").unwrap();
     assert_eq!(run(&["sign", &path]).await.unwrap_err().exit, Exit::Usage);
     assert_eq!(run(&["verify", "/nonexistent"]).await.unwrap_err().exit, Exit::Failed);
+}
+
+#[tokio::test]
+async fn a_target_that_no_machine_can_read_is_neither_signed_nor_called_good() {
+    let alice = Gpg::new("Alice <alice@example.com>");
+    let (path, program) = (question(alice.dir.path()).await, text(&alice.program()));
+    for target in ["status='online'; DROP TABLE agents", "@web", "@web AND status='online'"] {
+        edit(&path, |action| action["target"] = target.into());
+        let refused = run(&["sign", &path, "--gpg", &program]).await.unwrap_err();
+        assert!(refused.exit == Exit::Usage && refused.what.contains("target"), "{refused}");
+        assert!(json(&path)["pgpsignatures"].as_array().unwrap().is_empty());
+        let bad = run(&["verify", &path, "--gpg", &program]).await.unwrap_err();
+        assert!(bad.exit == Exit::Failed && bad.why.contains("no machine can read its target"), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_is_not_called_a_public_one_alone() {
+    let long_ago = ["--faked-system-time", "20200101T000000"];
+    let alice = Gpg::made("Alice <alice@example.com>", "", &long_ago, "2020-02-01");
+    let path = question(alice.dir.path()).await;
+    let refused = run(&["sign", &path, "--key", &alice.secret()]).await.unwrap_err();
+    assert!(refused.why.contains("expired") && refused.next.contains("--show-keys"), "{refused}");
 }
 
 #[test]

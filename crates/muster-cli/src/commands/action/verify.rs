@@ -5,6 +5,7 @@ use crate::output::{Table, time, yes};
 use crate::signing::{self, read_file};
 use crate::{Exit, Failure, Globals, Output, values};
 use muster_core::action::{Action, ActionError, Fingerprint};
+use muster_core::target::Target;
 use muster_core::{Timestamp, limits};
 use muster_modules::registry;
 use muster_trust::weights::Assessment;
@@ -70,11 +71,8 @@ impl VerifyArgs {
         let out = Output::new(globals.json);
         let action = Place::of(&self.action).read(globals, WHAT).await?;
         let keyring = if self.keyring.is_empty() {
-            {
-                let keys: Vec<_> =
-                    signing::public_keys(&self.gpg)?.into_iter().map(|key| ("gpg".to_owned(), key)).collect();
-                keyring_of(out, &keys)
-            }
+            let keys = signing::public_keys(&self.gpg).await?;
+            keyring_of(out, &keys.into_iter().map(|key| ("gpg".to_owned(), key)).collect::<Vec<_>>())
         } else {
             keyring(out, &self.keyring)?
         };
@@ -167,7 +165,11 @@ fn report(action: &Action, keyring: &Keyring, acl: Option<&Acl>, now: Timestamp)
 /// That nobody signed is told by the absence of signatures.
 fn problem(action: &Action, now: Timestamp) -> Option<String> {
     let checked = action.check(now).and_then(|()| action.window_check(now)).err();
-    checked.filter(|error| *error != ActionError::SignaturesEmpty).map(|error| error.to_string())
+    let checked = checked.filter(|error| *error != ActionError::SignaturesEmpty).map(|error| error.to_string());
+    checked.or_else(|| {
+        let error = Target::parse(&action.target).err()?;
+        Some(format!("no machine can read its target: {error}"))
+    })
 }
 
 fn signature(

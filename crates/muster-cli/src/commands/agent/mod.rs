@@ -8,7 +8,7 @@ mod weights;
 pub use config::config_write;
 pub use trust::TrustArgs;
 
-use super::{ReasonArgs, confirm};
+use super::{ReasonArgs, Stake, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, time, yes};
 use crate::{Context, Exit, Failure, resolve, values};
@@ -72,7 +72,7 @@ enum Command {
         /// Which, and why
         #[command(flatten)]
         change: Change,
-        /// Do not ask
+        /// Do not ask; without a terminal nothing is deleted unless this is given
         #[arg(long, short)]
         yes: bool,
     },
@@ -246,7 +246,7 @@ impl Change {
         for text in &self.ids {
             ids.push(resolve::agent(context, text).await?);
         }
-        confirm(&format!("Delete {} for good?", ids.join(", ")), yes)?;
+        confirm(&format!("Delete {} for good?", ids.join(", ")), yes, Stake::Machines).await?;
         for id in &ids {
             let what = format!("could not delete agent {id}");
             context.api.send(&what, Method::DELETE, &["agents", id], &self.reason.body()).await?;

@@ -4,6 +4,7 @@ use super::*;
 use crate::connect::{Door, Trust};
 use crate::{Api, Output};
 use axum::Router;
+use axum::http::StatusCode;
 use axum::response::Json;
 use axum::routing::get;
 use serde_json::{Value, json};
@@ -40,7 +41,8 @@ async fn double(states: Vec<Value>) -> (Context, Arc<AtomicUsize>) {
     let state = move || {
         let at = at.fetch_add(1, Ordering::SeqCst).min(states.len() - 1);
         let state = states[at].clone();
-        async move { Json(state) }
+        // A state that is none stands for a server that starts again.
+        async move { if state.is_null() { Err(StatusCode::SERVICE_UNAVAILABLE) } else { Ok(Json(state)) } }
     };
     let results = move || {
         let seen = count.fetch_add(1, Ordering::SeqCst) + 1;
@@ -92,4 +94,45 @@ async fn an_answer_is_taken_once_however_often_it_is_read() {
         answers.read(&context, "could not read", 7, &ResultQuery::default(), &mut sink).await.unwrap();
     }
     assert_eq!(sink.counts(), [("1", 1), ("2", 1), ("3", 1)].map(|(value, count)| (value.to_owned(), count)));
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_for_a_moment_does_not_end_the_watch() {
+    let states = vec![row("inflight", 2, 1), Value::Null, row("completed", 2, 2)];
+    let (outcome, reads) = follow(states, Duration::from_secs(60)).await;
+    outcome.unwrap();
+    assert_eq!(reads, 2);
+}
+
+#[tokio::test]
+async fn whoever_stops_watching_is_told_how_to_go_on() {
+    let failure = follow(vec![Value::Null], Duration::ZERO).await.0.unwrap_err();
+    assert_eq!(failure.exit, Exit::Unreachable);
+    assert!(failure.next.contains("muster action watch 7") && failure.next.contains("cancel 7"), "{failure}");
+    let failure = follow(vec![row("inflight", 2, 1)], Duration::ZERO).await.0.unwrap_err();
+    assert!(failure.next.contains("muster action watch 7") && failure.next.contains("cancel 7"), "{failure}");
+}
+
+#[test]
+fn what_is_waited_for_is_said_as_it_is() {
+    let said = |change: fn(&mut Value)| {
+        let mut state = row("inflight", 2, 1);
+        change(&mut state);
+        awaited(&serde_json::from_value(state).unwrap())
+    };
+    assert_eq!(said(|_| {}), "1 of 2 machines have not answered yet");
+    let pending = said(|state| {
+        state["counters"]["sent"] = 0.into();
+        state["counters"]["inflight"] = 0.into();
+        state["status"] = "pending".into();
+    });
+    assert_eq!(pending, "it is pending: no machine was given it yet");
+    let standing = said(|state| {
+        state["counters"]["inflight"] = 0.into();
+        state["standing"] = true.into();
+    });
+    assert_eq!(
+        standing,
+        "every machine that was given it has answered; it is standing, for machines that come until 2026-01-02 03:04:05Z"
+    );
 }

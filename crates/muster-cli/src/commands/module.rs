@@ -19,7 +19,9 @@ Examples:
   muster module help file
   muster module run file -path /etc -name '^passwd$'
   muster module run netstat --lp 22
-  muster module params pkg --name '^openssl'       parameters as an action holds them")]
+  muster module params pkg --name '^openssl'       parameters as an action holds them
+
+Flags of `run` may stand before or after the module, unless the module has one of that name: then it is the module's.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -131,10 +133,9 @@ impl RunArgs {
             out.json(&result)?;
         } else {
             let lines = if self.found { Lines::Found } else { Lines::All };
-            for line in module.lines(&result, lines) {
-                // Results of some modules have several lines in one.
-                for line in line.lines() {
-                    out.line(&line.split('\t').map(safe).collect::<Vec<_>>().join("\t"))?;
+            for text in module.lines(&result, lines) {
+                for line in shown(&self.name, &text) {
+                    out.line(&line)?;
                 }
             }
         }
@@ -159,6 +160,16 @@ impl RunArgs {
         };
         Ok(text.and_then(|text| serde_json::from_str(&text).map_err(|error| Failure::usage(WHAT, error.to_string()))))
     }
+}
+
+/// The module whose long form of a result has several lines.
+const WITH_LONG_FORM: &str = "scribe";
+
+/// Returns the lines that a text of a module is shown as. A line break in it is a name's or a value's, which must not look
+/// like a line of its own.
+fn shown(module: &str, text: &str) -> Vec<String> {
+    let safe_between_tabs = |line: &str| line.split('\t').map(safe).collect::<Vec<_>>().join("\t");
+    if module == WITH_LONG_FORM { text.lines().map(safe_between_tabs).collect() } else { vec![safe_between_tabs(text)] }
 }
 
 #[cfg(test)]
@@ -189,6 +200,12 @@ mod tests {
         let Command::Run(args) = cli.unwrap().args.command else { panic!() };
         assert!(args.found && args.name == "file");
         assert_eq!(args.arguments, ["-path", "/etc", "-name", "x", "--mode", "y"]);
+    }
+
+    #[test]
+    fn a_name_with_a_line_break_makes_no_line_of_its_own() {
+        assert_eq!(shown("file", "/tmp/a\n/etc/shadow [size:1]"), ["/tmp/a\\n/etc/shadow [size:1]"]);
+        assert_eq!(shown("scribe", "master result: true\n\ttag: a\u{1b}"), ["master result: true", "\ttag: a\\u{1b}"]);
     }
 
     #[test]

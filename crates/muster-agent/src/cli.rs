@@ -1,5 +1,6 @@
 //! The command line of `muster-agent`.
 
+use crate::actions::Believed;
 use crate::actions::status::{Report, Show};
 use crate::config::{Compression, Config, DEFAULT_PATH, LogFormat, Mode, SAMPLE, Secret, Span};
 use crate::doctor::{self, Verdict};
@@ -295,6 +296,16 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Check(settings)) => {
             let config = settings.checked()?;
             crate::pinned::read_pins(&config.trusted_pem()?)?;
+            // The configuration alone: documents that were accepted are the state of this machine.
+            let problems = Believed::load(&config, Path::new("")).problems;
+            let (grave, small): (Vec<_>, Vec<_>) = problems.into_iter().partition(|problem| problem.is_grave);
+            for problem in small {
+                writeln!(out, "warning: {}", problem.text)?;
+            }
+            if !grave.is_empty() {
+                let texts: Vec<_> = grave.into_iter().map(|problem| problem.text).collect();
+                anyhow::bail!("{}", texts.join("\nmuster-agent: "));
+            }
             writeln!(out, "{} is valid", settings.config.display())?;
         }
         Command::Config(ConfigCommand::Show { defaults: true, .. }) => write!(out, "{SAMPLE}")?,

@@ -1,5 +1,7 @@
 //! `muster-agent doctor`: looks at everything that must be right for this agent to work.
 
+use crate::actions::status::documents_path;
+use crate::actions::{Believed, Problem};
 use crate::chain::Chain;
 use crate::comms::Dialer;
 use crate::config::Config;
@@ -77,6 +79,7 @@ pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock
     });
     findings.extend(look_at_state(&config.state_dir));
     findings.extend(look_at_services(&config.services_dir));
+    findings.extend(look_at_investigators(&config));
     let (identity, found) = look_at_key(&config.state_dir);
     findings.push(found);
     let (pins, found) = look_at_pins(&config, clock.now());
@@ -134,6 +137,25 @@ fn look_at_services(directory: &Path) -> Vec<Finding> {
         Err(error) => finding("service", Verdict::Bad, Chain(&error).to_string()),
     };
     read_definitions(directory).into_iter().map(look).collect()
+}
+
+/// Whose orders count, and what is wrong with what says so.
+fn look_at_investigators(config: &Config) -> Vec<Finding> {
+    const WHAT: &str = "investigators";
+    let believed = Believed::load(config, &documents_path(config));
+    if believed.problems.is_empty() {
+        let says = match believed.keyring.certificates().len() {
+            0 => "no key of an investigator is here, so nothing is run for anybody".to_owned(),
+            1 => "acts for 1 key".to_owned(),
+            keys => format!("acts for {keys} keys"),
+        };
+        return vec![finding(WHAT, Verdict::Good, says)];
+    }
+    let look = |problem: Problem| {
+        let verdict = if problem.is_grave { Verdict::Bad } else { Verdict::Warn };
+        finding(WHAT, verdict, problem.text)
+    };
+    believed.problems.into_iter().map(look).collect()
 }
 
 /// Without a key a throw-away one is used, so that the servers can be looked at all the same.
@@ -246,9 +268,11 @@ mod tests {
         assert_eq!(verdict_of(&findings, "server"), Verdict::Bad);
 
         std::fs::write(directory.path().join("agent.key"), "x").unwrap();
-        let broken = Config { trusted_certs: "-----BEGIN nothing".into(), servers: vec![], ..config };
+        let acl_file = directory.path().join("acl.cfg");
+        std::fs::write(&acl_file, "xx").unwrap();
+        let broken = Config { trusted_certs: "-----BEGIN nothing".into(), servers: vec![], acl_file, ..config };
         let findings = examine(Ok(broken), Arc::new(SystemClock)).await;
-        for what in ["config", "key", "trusted"] {
+        for what in ["config", "key", "trusted", "investigators"] {
             assert_eq!(verdict_of(&findings, what), Verdict::Bad, "{what}");
         }
     }

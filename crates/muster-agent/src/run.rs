@@ -146,6 +146,7 @@ fn prepare(
     let observer = facts::Observer::new(Arc::clone(&clock)).knowing(of_ourselves(config, &catalogue));
     let runner = Runner::new(catalogue, config.module_timeout.0);
     let believed = Believed::load(config, &status::documents_path(config));
+    believed.log_problems();
     let asked = Asked { identity: identity_seen.clone(), labels: claimed_labels(&config.labels) };
     let world = (Arc::clone(&clock), observer.clone());
     let actions = Actions::new(Arc::clone(&hub), world, runner, asked, (believed, orders.ok()));

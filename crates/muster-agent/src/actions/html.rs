@@ -138,6 +138,9 @@ fn head(html: &mut String, at: &str, name: &str) -> std::fmt::Result {
 fn who(html: &mut String, report: &Report) -> std::fmt::Result {
     let (keys, weights) = report.sources();
     html.push_str("<h2>Who may ask</h2>\n");
+    for problem in &report.problems {
+        writeln!(html, "<p class=\"bad\">{}</p>", escape(problem))?;
+    }
     if report.keyring.is_empty() {
         return html.write_str("<p class=\"none\">Nobody: this machine knows no investigator's key.</p>\n");
     }

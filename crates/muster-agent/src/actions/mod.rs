@@ -15,7 +15,7 @@ pub(crate) mod page;
 mod runner;
 pub(crate) mod status;
 
-pub(crate) use believed::Believed;
+pub(crate) use believed::{Believed, Problem};
 pub(crate) use runner::{Runner, read_catalogue};
 
 use crate::chain::Chain;
@@ -162,8 +162,17 @@ impl Actions {
     }
 
     /// Reads keys and weights again.
-    pub(crate) async fn reload(&self, config: &crate::config::Config) {
-        *self.believed_mut() = Believed::load(config, &documents_path(config));
+    pub(crate) async fn reload(self: &Arc<Self>, config: &crate::config::Config) {
+        let (service, config) = (Arc::clone(self), config.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            // Held while the files are read: a document that is taken meanwhile waits, and is not forgotten again.
+            let mut believed = service.believed_mut();
+            *believed = Believed::load_after(Some(&*believed), &config, &documents_path(&config));
+            believed.log_problems();
+        });
+        if read.await.is_err() {
+            tracing::error!("reading keys and weights hit a defect of this program; what was read before stays in force");
+        }
         self.tell_trust().await;
     }
 

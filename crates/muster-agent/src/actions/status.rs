@@ -41,6 +41,8 @@ pub(crate) struct Report {
     pub(super) acl_version: u64,
     /// When the first of these documents expires.
     pub(super) documents_expire: Option<String>,
+    /// What is wrong with keys, weights and documents.
+    pub(super) problems: Vec<String>,
     /// Since when orders are remembered.
     pub(super) remembered_since: Option<String>,
     /// Orders that were run, newest first.
@@ -145,7 +147,8 @@ impl Report {
             version: env!("CARGO_PKG_VERSION"),
             keyring_version: believed.version(Kind::Keyring),
             acl_version: believed.version(Kind::Acl),
-            documents_expire: believed.expires.map(second),
+            documents_expire: believed.expires.filter(|end| *end > Timestamp::EPOCH).map(second),
+            problems: believed.problems.into_iter().map(|problem| problem.text).collect(),
             remembered_since: content.map(|content| second(content.since().0)),
             orders: orders.unwrap_or_default(),
             refused: content.map_or_else(Vec::new, |content| content.refused().rev().take(most).map(refused).collect()),
@@ -179,6 +182,9 @@ impl Report {
         line(format!("weights     {weights}"));
         if let Some(expire) = &self.documents_expire {
             line(format!("until       {expire}, when these documents expire"));
+        }
+        for problem in &self.problems {
+            line(format!("PROBLEM     {problem}"));
         }
         let since = self.remembered_since.as_deref().unwrap_or("nothing is remembered yet");
         line(format!("remembers   {}{since}", if self.remembered_since.is_some() { "since " } else { "" }));

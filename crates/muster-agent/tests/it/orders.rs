@@ -324,6 +324,38 @@ async fn weights_come_as_documents_that_administrators_signed_and_never_go_back(
 }
 
 #[tokio::test]
+async fn weights_that_cannot_be_used_are_said_and_an_agent_that_runs_keeps_those_it_had() {
+    let mut machine = Machine::new("").await;
+    let file = machine.agent.directory().join("acl.cfg");
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "xx").unwrap();
+    machine.fleet.forget();
+    machine.agent.signal(rustix::process::Signal::HUP);
+    let told = machine.fleet.wait_for(system::AGENT_TRUST).await;
+    assert_eq!(&wire::AgentTrust::decode(&told.body()[..]).unwrap().acl[..], &good[..]);
+    assert_eq!(status(&machine.asked(Draft::new("kept").signed(&[ONE])).await), ResultStatus::Success);
+
+    let (code, found) = machine.agent.output(&["doctor", "--json"]).await;
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    let about = found.as_array().unwrap().iter().find(|one| one["what"] == "investigators").unwrap();
+    assert_eq!((code, &about["verdict"]), (Some(1), &json!("bad")));
+    assert!(about["says"].as_str().unwrap().contains("acl.cfg, cannot be used"), "{about}");
+    assert_eq!(machine.agent.output(&["config", "check"]).await.0, Some(1));
+    let (_, shown) = machine.agent.output(&["status"]).await;
+    assert!(
+        shown.contains("PROBLEM     the weights of acl_file, ") && shown.contains("acl.cfg, cannot be used"),
+        "{shown}"
+    );
+
+    // At a start there are none to keep.
+    assert_eq!(machine.agent.stop().await, Some(0));
+    machine.restart().await;
+    assert_eq!(machine.refused(Draft::new("none").signed(&[ONE])).await, "weight");
+    std::fs::write(&file, good).unwrap();
+    assert_eq!(machine.agent.output(&["config", "check"]).await.0, Some(0));
+}
+
+#[tokio::test]
 async fn a_clock_that_was_set_back_brings_neither_orders_nor_documents_to_life() {
     let mut machine = Machine::prepared("administrators_min = 1").await;
     let directory = machine.agent.directory().join("administrators");

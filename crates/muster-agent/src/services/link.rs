@@ -95,7 +95,8 @@ pub(super) async fn listen<R: AsyncRead + Unpin>(
         match (to, message.message_type.as_str()) {
             (system::SERVICE, "StartupData") => take_startup(&message, peer),
             (system::SERVICE, "Heartbeat") => {}
-            (system::SERVICE | "", other) => {
+            // What the server's own services are told is the agent's to say: what an order found, what is believed here.
+            (system::SERVICE | system::ACTIONS | system::MUSTER | "", other) => {
                 tracing::warn!(service = context.name, "a local process sent {other:?}, which goes nowhere; dropped");
             }
             _ => {

@@ -379,3 +379,22 @@ async fn a_lazy_daemon_is_started_by_its_first_message_and_not_before() {
     let body = told.encode_to_vec();
     assert_eq!(&std::fs::read(&heard).unwrap()[8..8 + body.len()], body);
 }
+
+#[tokio::test]
+async fn a_local_process_says_nothing_to_the_services_that_hear_the_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let (hub, _) = a_hub(directory.path());
+    let context = Context { name: "d".into(), ..context(&hub) };
+    let mut bytes = vec![0x01, 0x10, 0xee, 0xf1];
+    for service in ["actions", "muster", "system", "grr"] {
+        let body = wire::Message { message_type: service.into(), ..to_service(1, service) }.encode_to_vec();
+        bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+        bytes.extend(body);
+        bytes.extend([0x01, 0x10, 0xee, 0xf1]);
+    }
+    let (accepted, _acks) = mpsc::channel(10);
+    let ended = link::listen(&bytes[..], &context, &watch::Sender::default(), accepted).await;
+    assert!(matches!(ended, channel::ChannelError::Closed), "{ended}");
+    let told = sent(&hub).await;
+    assert_eq!(told.iter().map(|message| message.message_type.as_str()).collect::<Vec<_>>(), ["grr"]);
+}

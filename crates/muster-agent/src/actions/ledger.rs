@@ -19,6 +19,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Orders remembered longer than that, for the machine's owner.
 const ORDERS_KEPT: usize = 1000;
@@ -28,6 +29,7 @@ const REFUSALS_KEPT: usize = 200;
 const CANCELLED_MAX: usize = 10_000;
 /// The file is written anew without what is forgotten when it is larger than this.
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
+const SECOND: Duration = Duration::from_secs(1);
 /// Refusals written in one life: whoever can send an order can be refused, and must not fill the disk.
 const REFUSALS_WRITTEN_MAX: usize = 10_000;
 
@@ -146,8 +148,8 @@ impl Content {
         }
     }
 
-    /// Forgets orders whose end is long over and that nobody needs to see. Forgetting raises the floor to their end, so
-    /// that they stay refused.
+    /// Forgets orders whose end is long over and that nobody needs to see. Forgetting raises the floor past their end,
+    /// at which they still count as valid, so that they stay refused.
     fn forget(&mut self, now: Timestamp) {
         while self.orders.len() > ORDERS_KEPT
             && let Some(oldest) = self.orders.first_entry()
@@ -156,7 +158,7 @@ impl Content {
         {
             let order = oldest.remove();
             self.by_key.remove(&order.key);
-            self.floor = self.floor.max(order.expire_after);
+            self.floor = self.floor.max(order.expire_after.plus(SECOND));
             self.header.head = chained(self.header.head, &order.key);
             self.header.forgotten += 1;
         }
@@ -266,8 +268,7 @@ impl OrderLedger {
                     durable::rename(path, &aside).map_err(disk)?;
                 }
                 let origin = if known_before || damaged_or_missing.is_some() { Origin::Lost } else { Origin::New };
-                // An order says from when it is valid in whole seconds.
-                let (floor, since) = (Timestamp::EPOCH, Timestamp::from_secs(now.to_parts().0));
+                let (floor, since) = (Timestamp::EPOCH, since(now, origin));
                 let header = Header { version: 1, since, origin, floor, forgotten: 0, head: [0; 32], promised: 0 };
                 let mut content = Content::new(header);
                 durable::replace(path, &content.write(), Sync::Power).map_err(disk)?;
@@ -378,6 +379,18 @@ impl OrderLedger {
         // Should all of it be needed, the next time is when it has doubled.
         self.shrink_at = FILE_BYTES.max(2 * self.bytes);
         Ok(())
+    }
+}
+
+/// Returns since when a ledger that is made now tells everything. An order says from when it is valid in whole seconds.
+fn since(now: Timestamp, origin: Origin) -> Timestamp {
+    let (seconds, nanoseconds) = now.to_parts();
+    let second = Timestamp::from_secs(seconds);
+    match origin {
+        // What was valid from the present second on may have run in its first half, before the ledger was lost.
+        Origin::Lost if nanoseconds > 0 => second.plus(SECOND),
+        // A machine that had no identity has not run anything in this second either: setting it up takes longer.
+        Origin::Lost | Origin::New => second,
     }
 }
 

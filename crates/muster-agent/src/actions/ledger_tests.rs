@@ -123,6 +123,18 @@ fn damage_and_loss_are_never_an_empty_ledger() {
 }
 
 #[test]
+fn a_ledger_that_was_lost_in_the_middle_of_a_second_does_not_answer_for_that_second() {
+    let half = Duration::from_millis(500);
+    for (known_before, since) in [(true, at(1)), (false, at(0))] {
+        let (_directory, path) = a_path();
+        let ledger = OrderLedger::open(&path, known_before, at(0).plus(half)).unwrap();
+        assert_eq!(ledger.content().since().0, since);
+    }
+    let (_directory, path) = a_path();
+    assert_eq!(OrderLedger::open(&path, true, at(0)).unwrap().content().since(), (at(0), Origin::Lost));
+}
+
+#[test]
 fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
@@ -144,9 +156,10 @@ fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
     assert_eq!(content.orders().count(), ORDERS_KEPT + 50);
     content.forget(at(100_000_000));
     assert_eq!(content.orders().count(), ORDERS_KEPT + 10);
-    assert_eq!(content.floor(), at(100 + 39));
+    // At its end an order is still valid; the floor lies behind it.
+    assert_eq!(content.floor(), at(100 + 40));
     let (again, _) = Content::read(&content.write()).unwrap();
-    assert_eq!((again.floor(), again.head(), content.head()), (at(139), before, before));
+    assert_eq!((again.floor(), again.head(), content.head()), (at(140), before, before));
 }
 
 #[test]

@@ -37,7 +37,11 @@ impl Exit {
         ),
         (Self::Usage, "the command line, or a value in it, is wrong"),
         (Self::NotFound, "what the command is about is not there"),
-        (Self::Refused, "the token is missing, unknown or does not allow it, or the server refuses"),
+        (
+            Self::Refused,
+            "the token is missing, unknown or does not allow it, or the server refuses; also: the action waits for \
+             further signatures",
+        ),
         (Self::Unreachable, "the server cannot be reached, or is not ready"),
         (Self::Conflict, "it contradicts what is there, such as a name that is taken"),
         (Self::TimedOut, "the time to wait ran out; what was asked may still happen"),

@@ -467,3 +467,52 @@ fn an_action_that_would_be_refused_is_previewed_so() {
     let (code, text) = server.fails(&["action", "launch", &file]);
     assert!(code == 2 && text.contains("signature 1 does not count"), "{code}: {text}");
 }
+
+/// A server with an investigator, and how she asks.
+fn asked_by_ann(server: &Server) -> Vec<String> {
+    server.text(&["investigator", "add", "Ann", "--key", &key("first.asc")]);
+    let words = ["ask", "--standing", "--target", "true", "--key", &key("first.key"), "timedrift"];
+    words.map(str::to_owned).to_vec()
+}
+
+/// Interrupts a command as soon as it has said something, and returns how it ended.
+fn interrupted(mut command: Command, wanted: &str, file: &Path) -> (i32, String) {
+    let said = std::fs::File::create(file).unwrap();
+    // Standard input stays open and says nothing.
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(said).spawn().unwrap();
+    wait_for(wanted, || std::fs::read_to_string(file).unwrap().contains(wanted).then_some(()));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let stdin = child.stdin.take();
+    let status = child.wait().unwrap();
+    drop(stdin);
+    (status.code().unwrap(), std::fs::read_to_string(file).unwrap())
+}
+
+#[test]
+fn an_interrupt_ends_a_question_and_a_wait_at_once_and_says_how_to_go_on() {
+    let server = Server::start();
+    let words = asked_by_ann(&server);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let file = server.directory.path().join("said");
+    // It waits for the answer on standard input.
+    let (code, text) = interrupted(server.command(&words), "match", &file);
+    assert!(code == 130 && text.contains("interrupted"), "{code}: {text}");
+    assert!(server.json(&["action", "list"])["items"].as_array().unwrap().is_empty());
+    // It waits for machines.
+    let (code, text) = interrupted(server.command(&[&words[..1], &["--yes"], &words[1..]].concat()), "action 1", &file);
+    assert!(code == 130 && text.contains("muster action watch 1"), "{code}: {text}");
+    assert!(text.contains("muster action cancel 1"), "{text}");
+}
+
+#[test]
+fn a_standing_action_without_machines_is_told_as_one_and_its_csv_has_a_head() {
+    let server = Server::start();
+    let words = asked_by_ann(&server);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let output = server.run(&[&words[..], &["--wait", "0s", "--format", "csv", "-y"]].concat());
+    let (code, text) = failed(&output);
+    assert!(code == 7 && text.contains("it is standing") && !text.contains("0 of 0 machines"), "{code}: {text}");
+    assert_eq!(output.stdout, b"agent,hostname,status,found,value\r\n");
+    assert_eq!(server.text(&["action", "results", "1", "--format", "csv"]), "agent,hostname,status,found,value\r\n");
+    server.text(&["action", "cancel", "1"]);
+}

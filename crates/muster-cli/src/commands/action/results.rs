@@ -209,7 +209,8 @@ async fn ended(context: &Context, detail: &ActionDetail) -> Result<(), Failure> 
     let summary = &detail.summary;
     let (id, counters) = (summary.id, summary.counters);
     let not = |exit, why: String| Failure::new(exit, format!("action {id} is not done"), why);
-    context.out.note(&format!("action {id}: {} of {} done, {}", counters.done, counters.sent, progress(detail)));
+    let of = counters.sent.max(summary.matched);
+    context.out.note(&format!("action {id}: {} of {of} done, {}", counters.done, progress(detail)));
     silent(context, detail).await;
     Err(match summary.status.as_str() {
         _ if summary.halted.is_some() => not(Exit::Failed, format!("it halted between two shares: {}", summary.reason))

@@ -19,7 +19,8 @@ pub(super) struct SignCommand {
     /// Write the signed action here instead of into the same file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Do not ask before signing what came from the server
+    /// Do not ask before signing what came from the server; without a terminal nothing that changes machines is signed so
+    /// unless this is given
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]

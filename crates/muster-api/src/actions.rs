@@ -259,6 +259,18 @@ pub struct CommandRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     pub results: Option<Box<RawValue>>,
+    /// The machine's signature over the results, if it made one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ResultProof>,
+}
+
+/// What proves that results are a machine's, whatever became of them on their way.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ResultProof {
+    /// The machine's signature: ECDSA over P-256 with SHA-256, ASN.1 in base64.
+    pub signature: String,
+    /// The machine's public key, DER in base64. The machine's id is the beginning of its SHA-256.
+    pub key: String,
 }
 
 /// Which commands a list holds.

@@ -88,6 +88,8 @@ pub const LINE_BYTES_MAX: usize = 1024 * 1024;
 pub const WHOLE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of what one machine found for one action, unpacked.
 pub const RESULT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of the signature that a machine puts under a result.
+pub const RESULT_SIGNATURE_BYTES_MAX: usize = 1024;
 /// Memory for results that were unpacked and are being stored, all contacts together.
 pub const UNPACKED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of results on one page of a list, unless a single one is larger.

@@ -109,7 +109,7 @@ impl SystemCodec for PlainCodec {
         let body = message.payload.as_ref().ok_or("no payload")?;
         let (action, status, results): (ActionId, CommandStatus, serde_json::Value) =
             serde_json::from_slice(&body.value).map_err(|error| error.to_string())?;
-        Ok(ActionOutcome { action, status, refusal: None, results: results.to_string() })
+        Ok(ActionOutcome { action, status, refusal: None, results: results.to_string(), signature: Vec::new() })
     }
 
     fn decode_trust(&self, message: &Message) -> Result<TrustTold, String> {

@@ -74,9 +74,13 @@ impl SystemCodec for WireCodec {
             ResultStatus::Expired => CommandStatus::Expired,
         };
         let results = results(&said)?;
+        if said.signature.len() > limits::RESULT_SIGNATURE_BYTES_MAX {
+            return Err("the signature of the results is too long".into());
+        }
         Ok(ActionOutcome {
             action,
             status,
+            signature: said.signature.to_vec(),
             refusal: said.refusal.map(|refusal| (refusal.code, refusal.reason)),
             results,
         })

@@ -138,6 +138,7 @@ async fn results(store: &SqlStore, id: ActionId, agents: u64) -> Duration {
                         status: CommandStatus::Success,
                         found: n % 10 == 0,
                         results: format!("[{{\"foundanything\":true,\"elements\":{{\"s1\":[{{\"file\":\"{n}\"}}]}}}}]"),
+                        signature: vec![7; 71],
                     };
                     let batch = (first..(first + BATCH).min(agents)).map(put).collect();
                     let taken = store.command_result_put(batch, now()).await.unwrap();

@@ -214,6 +214,17 @@ pub struct CommandRow {
     pub found: Option<bool>,
     /// The results of its operations, as JSON; `None` without a result, or when not asked for.
     pub results: Option<String>,
+    /// What proves that they are the machine's; `None` without results, or when the machine did not sign them.
+    pub proof: Option<ResultProof>,
+}
+
+/// What proves that results are a machine's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultProof {
+    /// The machine's signature, see [`muster_core::action::result_text`].
+    pub signature: Vec<u8>,
+    /// The machine's public key (DER SubjectPublicKeyInfo), from which its id follows.
+    pub key: Vec<u8>,
 }
 
 /// A page of commands.
@@ -251,6 +262,8 @@ pub struct ResultPut {
     pub found: bool,
     /// The results of its operations, a JSON array.
     pub results: String,
+    /// The machine's signature, see [`muster_core::action::result_text`]; empty without one.
+    pub signature: Vec<u8>,
 }
 
 /// How a result was taken.

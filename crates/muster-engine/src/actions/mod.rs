@@ -45,6 +45,8 @@ pub struct ActionOutcome {
     pub refusal: Option<(String, String)>,
     /// The results of its operations, a JSON array; empty when nothing ran.
     pub results: String,
+    /// The machine's signature over them; empty without one.
+    pub signature: Vec<u8>,
 }
 
 /// What this server keeps of actions.
@@ -355,7 +357,8 @@ fn result_put(agent: muster_core::AgentId, outcome: ActionOutcome) -> Result<Res
     let findings: Vec<Finding> =
         serde_json::from_str(&results).map_err(|error| format!("the results are no list of results: {error}"))?;
     let found = findings.iter().any(|finding| finding.foundanything);
-    Ok(ResultPut { action: outcome.action, agent, status: outcome.status, found, results })
+    let ActionOutcome { action, status, signature, .. } = outcome;
+    Ok(ResultPut { action, agent, status, found, results, signature })
 }
 
 #[cfg(test)]
@@ -388,6 +391,7 @@ mod tests {
             status: CommandStatus::Failed,
             refusal: refusal.map(|(code, reason)| (code.to_owned(), reason.to_owned())),
             results: results.to_owned(),
+            signature: Vec::new(),
         };
         let put = |outcome| result_put(AgentId::from_bytes([1; 8]), outcome);
         let refused = put(outcome("", Some(("weight", "too little")))).unwrap();

@@ -9,11 +9,13 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header;
 use muster_api::Page;
-use muster_api::actions::{CommandQuery, CommandRow, LateResultRow, ResultQuery};
+use muster_api::actions::{CommandQuery, CommandRow, LateResultRow, ResultProof, ResultQuery};
 use muster_api::server::PageQuery;
 use muster_core::action::{ActionId, CommandId};
 use muster_core::limits;
@@ -135,5 +137,8 @@ fn show(row: actions::CommandRow) -> CommandRow {
         finished: row.finished.map(|at| at.to_string()),
         found: row.found,
         results: row.results.map(json),
+        proof: row
+            .proof
+            .map(|proof| ResultProof { signature: STANDARD.encode(proof.signature), key: STANDARD.encode(proof.key) }),
     }
 }

@@ -170,6 +170,7 @@ impl World {
             status: muster_core::action::CommandStatus::Success,
             found: true,
             results: r#"[{"foundanything":true}]"#.into(),
+            signature: Vec::new(),
         };
         self.store.command_result_put(vec![put], self.engine.now()).await.unwrap();
     }

@@ -38,7 +38,7 @@ const STEPS: [Step; 10] = [
     },
     Step { both: include_str!("../migrations/0009.sql"), sqlite: "", postgres: "" },
     Step {
-        both: "",
+        both: include_str!("../migrations/0010.sql"),
         sqlite: include_str!("../migrations/0010.sqlite.sql"),
         postgres: include_str!("../migrations/0010.postgres.sql"),
     },

@@ -7,7 +7,7 @@ use super::action_rows::{HANDED_OUT, READY, end_number};
 use super::mailbox::store;
 use super::message_rows::NewRow;
 use crate::StoreError;
-use crate::actions::{CommandFilter, CommandPage, CommandRow};
+use crate::actions::{CommandFilter, CommandPage, CommandRow, ResultProof};
 use crate::agents::{Claim, Taken};
 use crate::db::Tx;
 use crate::db::value::{Fields, Row, Value, params};
@@ -29,6 +29,8 @@ const HAND_OUT: &str = "UPDATE command_rows SET state = 1, at = $3 WHERE agent =
      AND state = 0 RETURNING action";
 pub(super) const COLUMNS: &str = "command_rows.action, command_rows.agent, machines.agent_id, machines.host_name, command_rows.state, \
      command_rows.created, command_rows.at, result_rows.found";
+/// What proves whose a result is.
+const PROOF: &str = "result_rows.signature, machines.public_key";
 const FROM: &str = "FROM command_rows JOIN machines ON machines.number = command_rows.agent LEFT JOIN result_rows \
      ON result_rows.action = command_rows.action AND result_rows.agent = command_rows.agent AND result_rows.late = 0";
 
@@ -165,18 +167,25 @@ pub(super) fn read_bare(fields: &mut Fields) -> Result<CommandRow, StoreError> {
         finished: at.filter(|_| status.is_final()),
         found: fields.take()?,
         results: None,
+        proof: None,
     })
+}
+
+/// Reads [`PROOF`].
+fn proof(fields: &mut Fields) -> Result<Option<ResultProof>, StoreError> {
+    let (signature, key): (Option<Vec<u8>>, Vec<u8>) = (fields.take()?, fields.take()?);
+    Ok(signature.filter(|signature| !signature.is_empty()).map(|signature| ResultProof { signature, key }))
 }
 
 pub(super) async fn get(tx: &mut Tx, id: &CommandId) -> Result<Option<CommandRow>, StoreError> {
     let (Some(action), agent) = parts(*id) else { return Ok(None) };
     let sql = format!(
-        "SELECT {COLUMNS}, result_rows.results {FROM} WHERE command_rows.action = $1 AND command_rows.agent = $2"
+        "SELECT {COLUMNS}, {PROOF}, result_rows.results {FROM} WHERE command_rows.action = $1 AND command_rows.agent = $2"
     );
     let read = |row: Row| {
         let mut fields = row.fields("command_rows");
         let command = read_bare(&mut fields)?;
-        Ok(CommandRow { results: fields.take()?, ..command })
+        Ok(CommandRow { proof: proof(&mut fields)?, results: fields.take()?, ..command })
     };
     tx.query_opt(sql, params![action, agent]).await?.map(read).transpose()
 }
@@ -235,7 +244,11 @@ pub(super) async fn page(tx: &mut Tx, page: &Page) -> Result<CommandPage, StoreE
         wheres.push(format!("result_rows.found = ${n}"));
     }
     let limit = place(page.limit.into());
-    let results = if page.want_results { ", result_rows.number, octet_length(result_rows.results)" } else { "" };
+    let results = if page.want_results {
+        format!(", {PROOF}, result_rows.number, octet_length(result_rows.results)")
+    } else {
+        String::new()
+    };
     let wheres = wheres.join(" AND ");
     let sql = format!("SELECT {COLUMNS}{results} {FROM} WHERE {wheres} ORDER BY {order} LIMIT ${limit}");
     let rows = tx.query(sql, &values).await?;
@@ -254,6 +267,7 @@ async fn with_results(tx: &mut Tx, rows: Vec<Row>) -> Result<CommandPage, StoreE
     for row in rows {
         let mut fields = row.fields("command_rows");
         let command = read_bare(&mut fields)?;
+        let command = CommandRow { proof: proof(&mut fields)?, ..command };
         let (number, bytes): (Option<i64>, Option<u64>) = (fields.take()?, fields.take()?);
         is_full = number.zip(bytes).is_some_and(|(number, bytes)| !room.takes(number, bytes));
         if is_full {

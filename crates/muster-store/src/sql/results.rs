@@ -37,6 +37,7 @@ static INSERT: Insert = Insert {
         ("received", Kind::Int),
         ("digest", Kind::Int),
         ("results", Kind::Text),
+        ("signature", Kind::Bytes),
     ],
     skip_known: false,
 };
@@ -169,6 +170,7 @@ fn push<'a>(rows: &mut Vec<Value<'a>>, incoming: Incoming<'a>, late: bool, now: 
         Value::from(now),
         Value::from(incoming.digest),
         Value::from(&incoming.put.results),
+        Value::from(&incoming.put.signature),
     ]);
 }
 

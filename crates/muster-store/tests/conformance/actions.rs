@@ -8,13 +8,13 @@ use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus, Investi
 use muster_core::target::Target;
 use muster_core::{AgentId, AgentState, Message, Payload, ServerId, Timestamp, limits, system};
 use muster_store::actions::{
-    ActionFilter, ActionJob, ActionPut, ActionRetention, ActionTaken, CommandFilter, LATE_RESULTS_MAX, Next, ResultPut,
-    ResultTaken, SignaturePut, Spread, WorkLimits,
+    ActionFilter, ActionJob, ActionPut, ActionRetention, ActionTaken, CommandFilter, LATE_RESULTS_MAX, Next,
+    ResultProof, ResultPut, ResultTaken, SignaturePut, Spread, WorkLimits,
 };
 use muster_store::agents::{ContactPut, Effect};
 use muster_store::investigators::{InvestigatorPut, TrustTold};
 use muster_store::targets::{Reach, TargetQuery};
-use muster_store::{ActionStore, ErrorKind, InvestigatorStore, JournalStore, MessageStore, SqlStore};
+use muster_store::{ActionStore, AgentStore, ErrorKind, InvestigatorStore, JournalStore, MessageStore, SqlStore};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -114,7 +114,8 @@ async fn commands(stage: &Stage, id: ActionId) -> Vec<(u8, CommandStatus)> {
 }
 
 fn result(action: ActionId, agent: AgentId, status: CommandStatus, text: &str) -> ResultPut {
-    ResultPut { action, agent, status, found: true, results: format!("[{{\"elements\":\"{text}\"}}]") }
+    let results = format!("[{{\"elements\":\"{text}\"}}]");
+    ResultPut { action, agent, status, found: true, results, signature: format!("by {text}").into_bytes() }
 }
 
 async fn answer(stage: &Stage, results: Vec<ResultPut>, now: Timestamp) -> Vec<ResultTaken> {
@@ -343,6 +344,8 @@ for_each_backend! {
         let page = stage.store.command_page(filter.clone(), None, 1, true).await.unwrap().commands;
         assert_eq!(page[0].results.as_deref(), Some("[{\"elements\":\"first\"}]"));
         assert_eq!((page[0].finished, page[0].found), (Some(at(5)), Some(true)));
+        let key = stage.store.agent_get(agents[0]).await.unwrap().unwrap().key;
+        assert_eq!(page[0].proof, Some(ResultProof { signature: b"by first".to_vec(), key }));
         let next = stage.store.command_page(filter, Some(page[0].id), 9, true).await.unwrap().commands;
         assert_eq!(next.iter().map(|command| command.agent).collect::<Vec<_>>(), [agents[1]]);
         assert_eq!(stage.store.command_get(page[0].id).await.unwrap().as_ref(), Some(&page[0]));

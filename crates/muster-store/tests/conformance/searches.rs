@@ -60,6 +60,7 @@ async fn fleet(stage: &Stage) -> Fleet {
         status: CommandStatus::Success,
         found: true,
         results: r#"[{"foundanything":true}]"#.into(),
+        signature: Vec::new(),
     };
     stage.store.command_result_put(vec![result], at(40)).await.unwrap();
     Fleet { machines, people, actions: [first, second] }
@@ -226,6 +227,7 @@ for_each_backend! {
         for n in [1, 2] {
             let result = ResultPut {
                 action: ids[1], agent: agent(n), status: CommandStatus::Success, found: false, results: long.clone(),
+                signature: Vec::new(),
             };
             stage.store.command_result_put(vec![result], at(60)).await.unwrap();
         }

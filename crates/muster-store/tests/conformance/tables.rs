@@ -204,8 +204,14 @@ async fn the_eight_tables_have_their_columns() {
         let who = investigator(&stage, 1).await;
         let id = launch(&stage, order(&stage, 1, &[who]).await).await;
         work(&stage.store, at(1)).await;
-        let put =
-            ResultPut { action: id, agent: one, status: CommandStatus::Success, found: true, results: "[{}]".into() };
+        let put = ResultPut {
+            action: id,
+            agent: one,
+            status: CommandStatus::Success,
+            found: true,
+            results: "[{}]".into(),
+            signature: Vec::new(),
+        };
         stage.store.command_result_put(vec![put], at(2)).await.unwrap();
         stage.store.module_minimum_set(one, "file", Some(1), at(1), &cause()).await.unwrap();
         let weight = muster_store::investigators::ModuleWeight {

@@ -62,6 +62,7 @@ async fn findings(stage: &Stage) -> ActionId {
         status: CommandStatus::Success,
         found,
         results: "[]".into(),
+        signature: Vec::new(),
     };
     stage.store.command_result_put(vec![result(1, true), result(2, false)], at(MINUTE)).await.unwrap();
     id

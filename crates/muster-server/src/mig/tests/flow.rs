@@ -78,6 +78,7 @@ async fn the_mig_command_finds_agents_launches_polls_and_pages() {
                     status: CommandStatus::Success,
                     found: true,
                     results: results.into(),
+                    signature: Vec::new(),
                 };
                 lab.live.store().command_result_put(vec![put], super::now()).await.unwrap();
                 is_answered = true;

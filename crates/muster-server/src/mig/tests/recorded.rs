@@ -80,6 +80,7 @@ async fn answered(lab: &Lab, id: i64, agent: AgentId) {
         status: CommandStatus::Success,
         found: true,
         results: RESULTS.into(),
+        signature: Vec::new(),
     };
     lab.live.store().command_result_put(vec![result], super::now()).await.unwrap();
 }

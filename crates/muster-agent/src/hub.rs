@@ -190,7 +190,8 @@ impl Hub {
         }
     }
 
-    /// Accepts a message that a local process wrote, waiting for room. Its source is what it may speak for.
+    /// Accepts a message that a local process wrote, waiting for room. Its source is what it may speak for. However much
+    /// it hurries, it takes no room from what the agent itself has to say.
     pub(crate) async fn forward(&self, service: &str, mut message: wire::Message) -> Result<(), SpoolError> {
         let id = if message.source_message_id.is_empty() {
             let id = self.outbox.new_id();
@@ -209,7 +210,10 @@ impl Hub {
         }
         let outgoing = Outgoing {
             id,
-            priority: Priority::from_number(message.priority),
+            priority: match Priority::from_number(message.priority) {
+                Priority::High => Priority::Medium,
+                other => other,
+            },
             background: message.background,
             body: message.encode_to_vec(),
         };

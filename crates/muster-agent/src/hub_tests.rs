@@ -5,9 +5,14 @@ use std::path::Path;
 
 /// A hub on a directory, with what an earlier life left unfinished.
 pub(crate) fn a_hub(directory: &Path) -> (Arc<Hub>, Vec<LedgerId>) {
+    a_small_hub(directory, 1000)
+}
+
+/// A hub whose spool has room for so many messages.
+pub(crate) fn a_small_hub(directory: &Path, messages_max: usize) -> (Arc<Hub>, Vec<LedgerId>) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random = Arc::new(Random::from_number(7));
-    let limits = SpoolLimits { bytes_max: 1 << 24, messages_max: 1000 };
+    let limits = SpoolLimits { bytes_max: 1 << 24, messages_max };
     let spool = Spool::open(&directory.join("spool"), limits, Arc::clone(&random)).unwrap();
     let outbox = Outbox::start(spool, Arc::clone(&clock), random).unwrap();
     let (ledger, unknown) = Ledger::open(&directory.join("ledger")).unwrap();
@@ -169,4 +174,19 @@ async fn a_local_process_speaks_only_for_its_own_service() {
     assert_eq!((source.service_name.as_str(), source.client_id.len()), ("daemon", 0));
     assert!(told[0].message_id.is_empty() && told[0].source_message_id.len() == 16);
     assert!(told[0].creation_time.is_some());
+}
+
+#[tokio::test]
+async fn a_local_process_takes_no_room_from_what_the_agent_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let (hub, _) = a_small_hub(directory.path(), 3);
+    for number in 0..3 {
+        let hurried = wire::Message { priority: Priority::High as i32, ..to_service(number, "server") };
+        hub.forward("daemon", hurried).await.unwrap();
+    }
+    let own = Mail { priority: Priority::High, message_type: "own".into(), ..Mail::default() };
+    hub.send(own, Durability::Disk).await.unwrap();
+    let told = sent(&hub).await;
+    assert_eq!((told.len(), told[0].message_type.as_str()), (3, "own"));
+    assert_eq!(told[1].priority, Priority::High as i32, "its server sees what it wrote");
 }

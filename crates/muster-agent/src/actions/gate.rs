@@ -9,7 +9,7 @@ use muster_core::target::{Endpoint, OwnRow, Target, Verdict, tags};
 use muster_core::{Facts, Timestamp, limits};
 use muster_modules::Effect;
 use muster_trust::{Accepted, Authority, LedgerKey, Module, Refusal, RefusalCode, Seen, TargetMatch, World, judge};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ const FACTS_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// What was last seen of this machine.
 #[derive(Debug, Default)]
-pub(super) struct KnownFacts(Mutex<Option<(Instant, Arc<Facts>)>>);
+pub(super) struct KnownFacts(tokio::sync::Mutex<Option<(Instant, Arc<Facts>)>>);
 
 impl Actions {
     /// Asks everything that must be asked before an order may run.
@@ -111,17 +111,16 @@ impl Actions {
         }
     }
 
-    /// The facts of the machine, looked at anew when they are too old.
+    /// The facts of the machine, looked at anew when they are too old: by one, while the others wait for what it sees.
     async fn facts(&self) -> Arc<Facts> {
-        let known = self.facts.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, facts)) = known.filter(|(at, _)| at.elapsed() < FACTS_AGE_MAX) {
-            return facts;
+        let mut known = self.facts.0.lock().await;
+        if let Some((_, facts)) = known.as_ref().filter(|(at, _)| at.elapsed() < FACTS_AGE_MAX) {
+            return Arc::clone(facts);
         }
         let observer = self.observer.clone();
         let facts = tokio::task::spawn_blocking(move || observer.observe()).await.unwrap_or_default();
         let facts = Arc::new(facts);
-        let seen = Some((Instant::now(), Arc::clone(&facts)));
-        *self.facts.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        *known = Some((Instant::now(), Arc::clone(&facts)));
         facts
     }
 }

@@ -3,6 +3,7 @@
 //! Stays true: the server is believed in nothing; what runs was signed by people whom this machine trusts, with enough
 //! weight, for this machine and this time, and it is in the ledger before it begins; its result is in the spool before
 //! the order is acknowledged. Cancelling needs no signature: a server that wants an order not to run need not deliver it.
+//! However many orders come, few are in memory: the rest is left to the server, and no cancellation waits behind them.
 //! Not here: the judgement itself (muster-trust), what modules do (muster-modules).
 
 mod believed;
@@ -23,6 +24,7 @@ use crate::facts::Observer;
 use crate::hub::{Delivery, Hub, Mail, any};
 use crate::keys::Identity;
 use crate::outbox::Durability;
+use crate::spool::SpoolError;
 use ledger::{Begun, Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
 use muster_core::{Clock, Priority, Timestamp, limits, system};
 use muster_modules::{Effect, ModuleResult, Stop};
@@ -30,17 +32,26 @@ use muster_proto::convert::time_to_wire;
 use muster_proto::wire::actions::{self as wire, ResultStatus};
 use muster_trust::document::Kind;
 use muster_trust::{Accepted, Refusal, RefusalCode};
+use pack::Part;
 use prost::Message as _;
 use runner::{Call, Status, parameters, together};
 use sha2::{Digest, Sha256};
 use status::documents_path;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 /// How long orders may take to end when the agent does.
 const STOP_MAX: Duration = Duration::from_secs(3);
+/// Orders judged at once.
+const JUDGED_MAX: usize = 8;
+/// Orders that wait to be judged.
+const WAITING_MAX: usize = 100;
+/// Bytes of them, together.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a result waits that the spool did not take.
+const REPORT_PAUSE: Duration = Duration::from_secs(2);
 
 /// Who this machine is, for targets.
 #[derive(Debug)]
@@ -66,6 +77,7 @@ pub(crate) struct Actions {
     /// Told when an order has ended and is reported.
     ended: Notify,
     facts: gate::KnownFacts,
+    judging: Arc<Semaphore>,
     /// Why the last document was not taken.
     document_refusal: Mutex<Option<wire::Refusal>>,
 }
@@ -119,18 +131,31 @@ impl Actions {
             running: Mutex::default(),
             ended: Notify::new(),
             facts: gate::KnownFacts::default(),
+            judging: Arc::new(Semaphore::new(JUDGED_MAX)),
             document_refusal: Mutex::default(),
         })
     }
 
     /// Takes messages until the agent ends.
     pub(crate) async fn run(self: Arc<Self>, mut inbox: mpsc::Receiver<Delivery>) {
-        self.report_interrupted().await;
+        let (service, interrupted) = (Arc::clone(&self), self.interrupted());
+        // Beside the others: as long as the spool takes nothing, orders can still be called back.
+        tokio::spawn(async move { service.report_interrupted(interrupted).await });
         self.tell_trust().await;
-        while let Some(delivery) = inbox.recv().await {
-            let service = Arc::clone(&self);
+        let mut waiting = Waiting::default();
+        loop {
+            let delivery = tokio::select! {
+                place = Arc::clone(&self.judging).acquire_owned(), if !waiting.is_empty() => {
+                    if let (Ok(place), Some(order)) = (place, waiting.take()) {
+                        drop(tokio::spawn(Arc::clone(&self).take_order(order, place)));
+                    }
+                    continue;
+                }
+                delivery = inbox.recv() => delivery,
+            };
+            let Some(delivery) = delivery else { return };
             match delivery.message.message_type.as_str() {
-                system::ACTION => drop(tokio::spawn(async move { service.take_order(delivery).await })),
+                system::ACTION => waiting.put(delivery),
                 // One after the other, in the order in which they came.
                 system::ACTION_CANCEL => self.take_cancel(delivery).await,
                 system::TRUST_DOCUMENT => self.take_document(delivery).await,
@@ -171,29 +196,42 @@ impl Actions {
             believed.log_problems();
         });
         if read.await.is_err() {
-            tracing::error!("reading keys and weights hit a defect of this program; what was read before stays in force");
+            tracing::error!(
+                "reading keys and weights hit a defect of this program; what was read before stays in force"
+            );
         }
         self.tell_trust().await;
     }
 
-    async fn take_order(self: Arc<Self>, delivery: Delivery) {
+    /// Judges an order in its place among those that are judged at once, and carries it out.
+    async fn take_order(self: Arc<Self>, mut delivery: Delivery, place: OwnedSemaphorePermit) {
         let at = self.clock.now();
-        let Ok(order) = wire::ActionOrder::decode(&body(&delivery)[..]) else {
+        // Taken out of the message, which is kept until the order has ended.
+        let body = delivery.message.data.take().map_or_else(bytes::Bytes::new, |data| data.value.into());
+        let Ok(order) = wire::ActionOrder::decode(body) else {
             return delivery.fail("the body is no ActionOrder").await;
         };
-        let came = Came { order, message: delivery.message.message_id.clone(), at };
+        let mut came = Came { order, message: delivery.message.message_id.clone(), at };
         let judged = self.judge(&came).await;
         let begun = match judged {
             Ok(accepted) => self.begin(&came, &accepted).await.map(|()| accepted),
             Err(refusal) => Err(refusal),
         };
-        match begun {
-            Ok(accepted) => self.carry_out(&came, accepted).await,
+        let reported = match begun {
+            Ok(accepted) => {
+                // What was signed is known by now, as it was read.
+                came.order.action = bytes::Bytes::new();
+                drop(place);
+                self.carry_out(&came, accepted).await
+            }
             // It was taken from this very message before a crash; what came of it was reported then.
-            Err(refusal) if refusal.code == RefusalCode::AlreadyRun && self.is_repeated(&came) => {}
+            Err(refusal) if refusal.code == RefusalCode::AlreadyRun && self.is_repeated(&came) => Ok(()),
             Err(refusal) => self.report(&self.refuse(&came, &refusal)).await,
+        };
+        // Without a result the order is not acknowledged: the server sends it again.
+        if reported.is_ok() {
+            delivery.done();
         }
-        delivery.done();
     }
 
     /// Whether an order was taken from this very message before.
@@ -248,7 +286,7 @@ impl Actions {
         Err(refused)
     }
 
-    async fn carry_out(&self, came: &Came, accepted: Accepted) {
+    async fn carry_out(&self, came: &Came, accepted: Accepted) -> Result<(), AgentEnds> {
         let key = *accepted.key.as_bytes();
         let action = &accepted.action;
         let stop = self.running().get(&key).map(|running| running.stop.clone()).unwrap_or_default();
@@ -268,14 +306,15 @@ impl Actions {
             Ok(calls) => self.runner.run(calls, left, &stop).await,
             Err(why) => {
                 let why: String = why;
-                action.operations.iter().map(|_| (Status::Failed, ModuleResult::failed(why.clone()))).collect()
+                let failed = Part::of(&ModuleResult::failed(why));
+                action.operations.iter().map(|_| (Status::Failed, failed.clone())).collect()
             }
         };
         let status = together(&ended.iter().map(|(status, _)| *status).collect::<Vec<_>>());
-        let results: Vec<ModuleResult> = ended.into_iter().map(|(_, result)| result).collect();
-        let found = results.iter().filter(|result| result.foundanything).count();
+        let parts: Vec<Part> = ended.into_iter().map(|(_, part)| part).collect();
+        let found = parts.iter().filter(|part| part.found).count();
         let finished = self.clock.now();
-        let packed = pack::pack(results);
+        let packed = pack::pack(parts);
         let answer = wire::ActionResult {
             signed_sha256: key.to_vec().into(),
             results: packed.bytes,
@@ -286,10 +325,11 @@ impl Actions {
             ..came.answer(wire_status(status), finished)
         };
         // The result first: a crash in between reports it again under the same name, and never as lost.
-        self.report(&answer).await;
+        self.report(&answer).await?;
         self.finish(key, Outcome { at: finished, status: status.word().into(), found });
         self.running().remove(&key);
         self.ended.notify_one();
+        Ok(())
     }
 
     fn finish(&self, key: OrderKey, outcome: Outcome) {
@@ -324,8 +364,9 @@ impl Actions {
         }
     }
 
-    /// Puts a result into the spool. Its name follows from the order's message, so that it counts once.
-    async fn report(&self, result: &wire::ActionResult) {
+    /// Puts a result into the spool, however long it takes: what ran must not be without its result. Its name follows
+    /// from the order's message, so that it counts once.
+    async fn report(&self, result: &wire::ActionResult) -> Result<(), AgentEnds> {
         let digest = Sha256::new().chain_update(b"result\0").chain_update(&result.order_message_id).finalize();
         let mail = Mail {
             id: digest[..16].try_into().ok(),
@@ -333,35 +374,40 @@ impl Actions {
             priority: Priority::High,
             ..mail(system::ACTION_RESULT)
         };
-        if let Err(error) = self.hub.send(mail, Durability::Disk).await {
-            self.hub.outbox().count_dropped();
-            tracing::error!(error = %Chain(&error), "the result of an order is lost");
+        let mut is_told = false;
+        loop {
+            match self.hub.send(mail.clone(), Durability::Disk).await {
+                Ok(_) => return Ok(()),
+                Err(SpoolError::Closed) => return Err(AgentEnds),
+                Err(error @ SpoolError::TooLarge { .. }) => {
+                    self.hub.outbox().count_dropped();
+                    tracing::error!(error = %Chain(&error), "the result of an order is lost");
+                    return Ok(());
+                }
+                Err(error) if !is_told => {
+                    is_told = true;
+                    tracing::error!(error = %Chain(&error), "the result of an order waits until the spool takes it");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(REPORT_PAUSE).await;
         }
     }
 
+    /// Returns what ran when the agent ended in the middle.
+    fn interrupted(&self) -> Vec<Order> {
+        let ledger = self.ledger();
+        let orders = ledger.as_ref().map(|ledger| ledger.content().orders().cloned().collect::<Vec<_>>());
+        orders.unwrap_or_default().into_iter().filter(|order| order.outcome.is_none()).collect()
+    }
+
     /// Reports what ran when the agent ended in the middle, and closes it.
-    async fn report_interrupted(&self) {
-        let unfinished: Vec<Order> = {
-            let ledger = self.ledger();
-            let orders = ledger.as_ref().map(|ledger| ledger.content().orders().cloned().collect::<Vec<_>>());
-            orders.unwrap_or_default().into_iter().filter(|order| order.outcome.is_none()).collect()
-        };
-        for order in unfinished {
+    async fn report_interrupted(&self, orders: Vec<Order>) {
+        for order in orders {
             let now = self.clock.now();
-            let order_message_id = hex::decode(&order.message).unwrap_or_default().into();
-            let result = wire::ActionResult {
-                action_id: order.action_id,
-                command_id: order.command_id,
-                order_message_id,
-                signed_sha256: order.key.to_vec().into(),
-                status: ResultStatus::Failed.into(),
-                problem: "the agent ended while this ran; what came of it is unknown".into(),
-                received: Some(time_to_wire(order.at)),
-                finished: Some(time_to_wire(now)),
-                signers: order.signers,
-                ..wire::ActionResult::default()
-            };
-            self.report(&result).await;
+            if self.report(&interrupted(&order, now)).await.is_err() {
+                return;
+            }
             self.finish(order.key, Outcome { at: now, status: "interrupted".into(), found: 0 });
         }
     }
@@ -467,6 +513,67 @@ impl Actions {
     }
 }
 
+/// Returns what is reported of an order that the agent's end cut short.
+fn interrupted(order: &Order, now: Timestamp) -> wire::ActionResult {
+    let unknown = "the agent ended while this ran; what came of it is unknown";
+    // One for each operation, as if each had answered.
+    let failed = |module: &String| Part::of(&ModuleResult::failed(format!("module '{module}': {unknown}")));
+    let packed = pack::pack(order.modules.iter().map(failed).collect());
+    wire::ActionResult {
+        action_id: order.action_id,
+        command_id: order.command_id,
+        order_message_id: hex::decode(&order.message).unwrap_or_default().into(),
+        signed_sha256: order.key.to_vec().into(),
+        status: ResultStatus::Failed.into(),
+        results: packed.bytes,
+        results_packing: packed.packing.into(),
+        results_bytes: packed.plain_bytes,
+        problem: unknown.into(),
+        received: Some(time_to_wire(order.at)),
+        finished: Some(time_to_wire(now)),
+        signers: order.signers.clone(),
+        ..wire::ActionResult::default()
+    }
+}
+
+/// The agent is ending: nothing more can be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct AgentEnds;
+
+/// Orders that wait to be judged.
+#[derive(Debug, Default)]
+struct Waiting {
+    orders: VecDeque<Delivery>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+
+    /// Takes an order in. One too many is left to the server, which sends it again.
+    fn put(&mut self, order: Delivery) {
+        let bytes = order_bytes(&order);
+        if self.orders.len() >= WAITING_MAX || (!self.is_empty() && self.bytes + bytes > WAITING_BYTES_MAX) {
+            tracing::warn!("too many orders wait to be judged; the server will send this one again");
+            return;
+        }
+        self.bytes += bytes;
+        self.orders.push_back(order);
+    }
+
+    fn take(&mut self) -> Option<Delivery> {
+        let order = self.orders.pop_front()?;
+        self.bytes -= order_bytes(&order);
+        Some(order)
+    }
+}
+
+fn order_bytes(order: &Delivery) -> usize {
+    order.message.data.as_ref().map_or(0, |data| data.value.len())
+}
+
 fn begun_before() -> Refusal {
     Refusal { code: RefusalCode::AlreadyRun, text: "the action was begun before".to_owned() }
 }
@@ -492,3 +599,7 @@ fn mail(message_type: &str) -> Mail {
         ..Mail::default()
     }
 }
+
+#[cfg(test)]
+#[path = "actions_tests.rs"]
+mod tests;

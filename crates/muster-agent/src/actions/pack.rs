@@ -22,10 +22,37 @@ pub(crate) struct Packed {
     pub(crate) plain_bytes: u64,
 }
 
+/// The result of one operation, as it travels: its text takes a small part of the memory that its values do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Part {
+    /// Whether something was found.
+    pub(crate) found: bool,
+    json: Vec<u8>,
+}
+
+impl Part {
+    /// Writes a result.
+    pub(crate) fn of(result: &ModuleResult) -> Self {
+        let json = serde_json::to_vec(result).expect("results are text, truth values and JSON");
+        Self { found: result.foundanything, json }
+    }
+
+    /// Returns how many bytes it has.
+    pub(crate) fn bytes(&self) -> usize {
+        self.json.len()
+    }
+
+    /// Returns a failed result in the place of this one.
+    pub(crate) fn replaced(&self, why: &str) -> Self {
+        let why = format!("the result has {} bytes and {why}", self.bytes());
+        Self::of(&ModuleResult { foundanything: self.found, ..ModuleResult::failed(why) })
+    }
+}
+
 /// Packs results. As long as they are too large, the largest one is replaced by a failed one that says so.
-pub(crate) fn pack(mut results: Vec<ModuleResult>) -> Packed {
+pub(crate) fn pack(mut parts: Vec<Part>) -> Packed {
     loop {
-        let json = serde_json::to_vec(&results).expect("results are text, truth values and JSON");
+        let json = array(&parts);
         let plain_bytes = json.len() as u64;
         let packed = if json.len() < PACK_FROM_BYTES {
             Packed { bytes: json.into(), packing: Packing::None, plain_bytes }
@@ -38,19 +65,33 @@ pub(crate) fn pack(mut results: Vec<ModuleResult>) -> Packed {
         if packed.bytes.len() <= PACKED_BYTES_MAX && plain_bytes <= muster_core::limits::RESULT_BYTES_MAX {
             return packed;
         }
-        let size = |result: &ModuleResult| serde_json::to_vec(result).map_or(0, |json| json.len());
-        let largest = results.iter_mut().max_by_key(|result| size(result)).expect("no results are small");
-        let was = size(largest);
-        let found = largest.foundanything;
-        *largest = ModuleResult::failed(format!("the result has {was} bytes and does not fit into a message"));
-        largest.foundanything = found;
+        let largest = parts.iter_mut().max_by_key(|part| part.bytes()).expect("no results are small");
+        *largest = largest.replaced("does not fit into a message");
     }
+}
+
+/// Puts results together as one JSON array.
+fn array(parts: &[Part]) -> Vec<u8> {
+    let mut json = Vec::with_capacity(parts.iter().map(|part| part.bytes() + 1).sum::<usize>() + 2);
+    json.push(b'[');
+    for (number, part) in parts.iter().enumerate() {
+        if number > 0 {
+            json.push(b',');
+        }
+        json.extend_from_slice(&part.json);
+    }
+    json.push(b']');
+    json
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Read as _;
+
+    fn pack(results: &[ModuleResult]) -> Packed {
+        super::pack(results.iter().map(Part::of).collect())
+    }
 
     fn plain(packed: &Packed) -> Vec<ModuleResult> {
         let mut json = Vec::new();
@@ -64,11 +105,12 @@ mod tests {
 
     #[test]
     fn small_results_travel_plain_and_large_ones_packed() {
-        let small = vec![ModuleResult::ran(true, "x", 1)];
-        let packed = pack(small.clone());
+        assert_eq!(&pack(&[]).bytes[..], b"[]");
+        let small = vec![ModuleResult::ran(true, "x", 1), ModuleResult::failed("y")];
+        let packed = pack(&small);
         assert_eq!((packed.packing, plain(&packed)), (Packing::None, small));
         let large = vec![ModuleResult::ran(true, "x".repeat(5_000_000), 1)];
-        let packed = pack(large.clone());
+        let packed = pack(&large);
         assert!(packed.bytes.len() < 100_000);
         assert_eq!((packed.packing, plain(&packed)), (Packing::Deflate, large));
     }
@@ -76,7 +118,7 @@ mod tests {
     #[test]
     fn results_that_no_server_unpacks_are_too_large_however_well_they_pack() {
         let results = vec![ModuleResult::ran(true, "x".repeat(7_000_000), 1); 3];
-        let plain = plain(&pack(results.clone()));
+        let plain = plain(&pack(&results));
         assert_eq!(plain.iter().filter(|result| **result == results[0]).count(), 2);
         assert_eq!(plain.iter().filter(|result| !result.success && result.foundanything).count(), 1);
     }
@@ -92,7 +134,7 @@ mod tests {
             })
             .collect();
         let results = vec![ModuleResult::ran(false, "kept", 1), ModuleResult::ran(true, noise, 1)];
-        let packed = pack(results.clone());
+        let packed = pack(&results);
         let plain = plain(&packed);
         assert_eq!(plain[0], results[0]);
         assert!(plain[1].errors()[0].contains("does not fit") && plain[1].foundanything && !plain[1].success);

@@ -1,18 +1,21 @@
 //! Runs operations: each in a process of its own, several at once, none longer than its order allows.
 //!
 //! Stays true: a module's process has its limits before it reads a word; whatever it does, an operation ends with a
-//! result, and its process is gone then; a thread waits for each process, never the agent's own. Not here: who may ask.
+//! result, and its process is gone then; a thread waits for each process, never the agent's own. What an order's
+//! operations answer is kept as text, and is no more together than a server takes. Not here: who may ask.
 
+use super::pack::Part;
 use muster_core::limits;
+use muster_modules::Stop;
 use muster_modules::confine::Limits;
 use muster_modules::foreign::{Catalogue, ForeignModule};
 use muster_modules::host::{Ended, Host, Patience};
 use muster_modules::module::Asker;
-use muster_modules::{ModuleResult, Stop};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -24,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(200);
 const STACK_BYTES: usize = 512 * 1024;
 /// Bytes of one answer: what is larger would not fit into a message anyway, however well it is packed.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of all answers to one order.
+const ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
+const _: () = assert!(ANSWERS_BYTES_MAX as u64 == limits::RESULT_BYTES_MAX, "what the server takes is what is kept");
 
 /// One call of a module.
 #[derive(Debug, Clone)]
@@ -84,64 +90,96 @@ impl Runner {
     }
 
     /// Runs calls side by side and returns their results in the same order. None takes longer than `left`.
-    pub(crate) async fn run(&self, calls: Vec<Call>, left: Duration, stop: &Stop) -> Vec<(Status, ModuleResult)> {
+    pub(crate) async fn run(&self, calls: Vec<Call>, left: Duration, stop: &Stop) -> Vec<(Status, Part)> {
         let time = left.min(self.time_max);
-        futures_util::future::join_all(calls.into_iter().map(|call| self.run_one(call, time, stop))).await
+        let room = Room::new(ANSWERS_BYTES_MAX);
+        let run = |call| async {
+            let (status, part) = self.run_one(call, time, stop).await;
+            if room.take(part.bytes()) { (status, part) } else { (Status::Failed, part.replaced(&no_room())) }
+        };
+        futures_util::future::join_all(calls.into_iter().map(run)).await
     }
 
-    async fn run_one(&self, call: Call, time: Duration, stop: &Stop) -> (Status, ModuleResult) {
+    async fn run_one(&self, call: Call, time: Duration, stop: &Stop) -> (Status, Part) {
         let due = tokio::time::Instant::now() + time;
-        let name = call.module.clone();
         let place = tokio::select! {
             place = Arc::clone(&self.places).acquire_owned() => Ok(place.expect("the semaphore is never closed")),
             () = tokio::time::sleep_until(due) => Err(Ended::TimedOut(time)),
             () = asked_to_stop(stop) => Err(Ended::Stopped),
         };
-        let ended = match place {
+        match place {
             Ok(place) => {
                 let left = due.saturating_duration_since(tokio::time::Instant::now());
                 let ended = self.ask(call, left, stop.clone()).await;
                 drop(place);
                 ended
             }
-            Err(ended) => ended,
-        };
-        if matches!(ended, Ended::Left(_)) {
-            tracing::error!(module = name, "processes that a module started could not be ended and are still there");
+            Err(ended) => told(ended, &call.module, stop),
         }
-        let status = match &ended {
-            Ended::Answered(result) if result.success => Status::Success,
-            // A module that was asked to stop answers with what it has.
-            Ended::Answered(_) | Ended::Stopped if stop.is_asked() => Status::Cancelled,
-            Ended::Stopped => Status::Cancelled,
-            Ended::TimedOut(_) => Status::Timeout,
-            _ => Status::Failed,
-        };
-        (status, ended.into_result(&name))
     }
 
-    async fn ask(&self, call: Call, time: Duration, stop: Stop) -> Ended {
+    async fn ask(&self, call: Call, time: Duration, stop: Stop) -> (Status, Part) {
+        let name = call.module.clone();
+        let not_started = |why: String| told(Ended::NotStarted(why), &name, &stop);
         if stop.is_asked() {
-            return Ended::Stopped;
+            return told(Ended::Stopped, &name, &stop);
         }
         let executable = std::env::current_exe().unwrap_or_default();
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let asker = Some(Asker { pid, executable });
         let Some(plan) = self.catalogue.plan(&call.module, self.limits, asker) else {
-            return Ended::NotStarted(muster_modules::registry::missing(&call.module));
+            return not_started(muster_modules::registry::missing(&call.module));
         };
         let (host, patience) = (self.host.clone(), Patience { time, output_bytes: ANSWER_BYTES_MAX });
         let (answer, answered) = oneshot::channel();
         let thread = std::thread::Builder::new().name("module".into()).stack_size(STACK_BYTES);
+        let wish = stop.clone();
         let started = thread.spawn(move || {
+            let ended = host.ask(&plan, &call.parameters, patience, &wish);
             // Nobody waits for the answer any more when the agent is ending.
-            let _ = answer.send(host.ask(&plan, &call.parameters, patience, &stop));
+            let _ = answer.send(told(ended, &call.module, &wish));
         });
         match started {
-            Ok(_) => answered.await.unwrap_or_else(|_| Ended::NotStarted("the thread that waited for it died".into())),
-            Err(error) => Ended::NotStarted(format!("there is no thread for it: {error}")),
+            Ok(_) => answered.await.unwrap_or_else(|_| not_started("the thread that waited for it died".into())),
+            Err(error) => not_started(format!("there is no thread for it: {error}")),
         }
     }
+}
+
+/// Returns the state of a call of the module called `name`, and its result as it travels.
+fn told(ended: Ended, name: &str, stop: &Stop) -> (Status, Part) {
+    if matches!(ended, Ended::Left(_)) {
+        tracing::error!(module = name, "processes that a module started could not be ended and are still there");
+    }
+    let status = match &ended {
+        Ended::Answered(result) if result.success => Status::Success,
+        // A module that was asked to stop answers with what it has.
+        Ended::Answered(_) | Ended::Stopped if stop.is_asked() => Status::Cancelled,
+        Ended::Stopped => Status::Cancelled,
+        Ended::TimedOut(_) => Status::Timeout,
+        _ => Status::Failed,
+    };
+    (status, Part::of(&ended.into_result(name)))
+}
+
+/// Room for the answers of one order.
+#[derive(Debug)]
+struct Room(AtomicUsize);
+
+impl Room {
+    fn new(bytes: usize) -> Self {
+        Self(AtomicUsize::new(bytes))
+    }
+
+    /// Takes room for an answer, with what stands between it and the next. Returns whether there is so much.
+    fn take(&self, bytes: usize) -> bool {
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes + 1));
+        taken.is_ok()
+    }
+}
+
+fn no_room() -> String {
+    format!("does not fit any more: all answers to one order have at most {ANSWERS_BYTES_MAX} bytes together")
 }
 
 /// Returns soon after somebody asked to stop.
@@ -192,6 +230,7 @@ pub(crate) fn together(statuses: &[Status]) -> Status {
 mod tests {
     use super::*;
     use base64::Engine as _;
+    use muster_modules::ModuleResult;
     use std::io::Write as _;
 
     fn packed(json: &[u8]) -> String {
@@ -217,6 +256,14 @@ mod tests {
             let error = parameters(bad, true).unwrap_err();
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn the_answers_to_one_order_have_so_much_room_and_no_more() {
+        let room = Room::new(20);
+        assert!(room.take(9) && !room.take(10) && room.take(9) && !room.take(0));
+        let part = Part::of(&ModuleResult::ran(true, "x".repeat(1000), 1)).replaced(&no_room());
+        assert!(part.found && part.bytes() < 300);
     }
 
     #[test]

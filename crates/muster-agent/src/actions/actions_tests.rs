@@ -1,0 +1,113 @@
+//! The service by itself: what waits for what.
+
+use super::*;
+use crate::config::Config;
+use crate::hub::tests::{a_small_hub, sent, to_service};
+use crate::world::SystemClock;
+use muster_modules::foreign::Catalogue;
+use muster_proto::wire as fleetspeak;
+use std::path::Path;
+
+fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {
+    let (hub, _) = a_small_hub(directory, messages_max);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let config =
+        Config { keyring_dir: "".into(), acl_file: "".into(), administrators_dir: "".into(), ..Config::default() };
+    let identity = watch::Sender::new(Arc::new(Identity::temporary().unwrap()));
+    let asked = Asked { identity: identity.subscribe(), labels: Vec::new() };
+    let ledger = OrderLedger::open(&directory.join("orders"), false, clock.now()).unwrap();
+    let runner = Runner::new(Catalogue::default(), Duration::from_mins(1));
+    let world = (Arc::clone(&clock), Observer::new(clock));
+    Actions::new(hub, world, runner, asked, (Believed::load(&config, Path::new("")), Some(ledger)))
+}
+
+fn message(number: u8, message_type: &str, body: &impl prost::Message) -> fleetspeak::Message {
+    let data = Some(any("x", body));
+    fleetspeak::Message { message_type: message_type.into(), data, ..to_service(number, system::ACTIONS) }
+}
+
+#[tokio::test]
+async fn a_result_waits_for_room_in_the_spool_before_its_order_counts_as_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let actions = service(directory.path(), 1);
+    let hurried = |message_type: &str| Mail { priority: Priority::High, ..mail(message_type) };
+    actions.hub.send(hurried("before"), Durability::Disk).await.unwrap();
+    let result = wire::ActionResult { order_message_id: vec![7; 32].into(), ..wire::ActionResult::default() };
+    let reported = actions.report(&result);
+    tokio::pin!(reported);
+    // The spool has a thread of its own; that it refused is seen by its being asked for another message in between.
+    let refused = async { actions.hub.send(hurried("beside"), Durability::Disk).await };
+    tokio::select! {
+        biased;
+        reported = &mut reported => panic!("{reported:?} without room"),
+        refused = refused => assert!(matches!(refused, Err(SpoolError::Full { .. }))),
+    }
+    assert_eq!(sent(&actions.hub).await[0].message_type, "before");
+    assert_eq!(reported.await, Ok(()));
+    assert_eq!(sent(&actions.hub).await[0].message_type, system::ACTION_RESULT);
+}
+
+#[tokio::test]
+async fn cancellations_do_not_wait_behind_orders_and_orders_wait_within_bounds() {
+    let directory = tempfile::tempdir().unwrap();
+    let actions = service(directory.path(), 1000);
+    let places = Arc::clone(&actions.judging).acquire_many_owned(u32::try_from(JUDGED_MAX).unwrap()).await.unwrap();
+    let inbox = actions.hub.install(system::ACTIONS);
+    for number in 0..20 {
+        let order = wire::ActionOrder { action: vec![b'x'; 1024 * 1024].into(), action_id: 7, command_id: 0 };
+        actions.hub.receive(message(number, system::ACTION, &order));
+    }
+    let cancel = wire::ActionCancel { action_id: 7, ..wire::ActionCancel::default() };
+    actions.hub.receive(message(99, system::ACTION_CANCEL, &cancel));
+    let running = tokio::spawn(Arc::clone(&actions).run(inbox));
+    let is_called_back = || actions.ledger().as_ref().unwrap().content().is_cancelled(7, &[1; 32]);
+    let waiting = async {
+        while !is_called_back() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("it waits behind orders");
+    // What is too much was let go: it may come again, and the hub hands it over again.
+    let orders = || {
+        let ledger = actions.ledger();
+        ledger.as_ref().unwrap().content().refused().count()
+    };
+    assert_eq!(orders(), 0);
+    drop(places);
+    let waiting = async {
+        while orders() < 15 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("nobody judges them");
+    running.abort();
+    assert_eq!(orders(), 15, "16 MiB of them, with what stands around each, and no more");
+}
+
+#[test]
+fn an_order_that_was_cut_short_has_a_result_for_each_of_its_operations() {
+    let at = Timestamp::from_secs(1_800_000_000);
+    let order = Order {
+        key: [7; 32],
+        at,
+        action_id: 5,
+        command_id: 6,
+        message: "00ff".into(),
+        name: "x".into(),
+        target: "true".into(),
+        modules: vec!["file".into(), "pkg".into()],
+        signers: vec!["AB".into()],
+        valid_from: at,
+        expire_after: at,
+        floor: at,
+        outcome: None,
+    };
+    let told = interrupted(&order, at);
+    assert_eq!((told.results_bytes, told.results_packing()), (told.results.len() as u64, wire::Packing::None));
+    let results: Vec<ModuleResult> = serde_json::from_slice(&told.results).unwrap();
+    for (result, module) in results.iter().zip(["file", "pkg"]) {
+        let why = format!("module '{module}': the agent ended while this ran; what came of it is unknown");
+        assert_eq!(*result, ModuleResult::failed(why));
+    }
+    assert_eq!((results.len(), told.status(), &told.order_message_id[..]), (2, ResultStatus::Failed, &[0, 0xff][..]));
+}

@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const STOP_TIME: Duration = Duration::from_secs(2);
 /// How long a process may take to end after its answer.
 const END_TIME: Duration = Duration::from_secs(1);
+/// Bytes of memory that an answer may take once it is read: many small values take far more than their text.
+const ANSWER_MEMORY_BYTES_MAX: usize = 192 * 1024 * 1024;
 /// How long the system may take to do away with a process that was killed.
 const GONE_TIME: Duration = Duration::from_secs(5);
 
@@ -68,6 +70,8 @@ pub enum Ended {
     Stopped,
     /// It wrote more than was granted.
     TooMuch(usize),
+    /// It wrote more values than memory is given for, in bytes.
+    TooMany(usize),
     /// It wrote what is no result, or nothing.
     Died {
         /// How the process ended.
@@ -89,6 +93,7 @@ impl Ended {
             Self::TimedOut(time) => format!("did not answer within {}", crate::gotext::duration(rounded(time))),
             Self::Stopped => "was stopped".to_owned(),
             Self::TooMuch(bytes) => format!("answered with more than {bytes} bytes"),
+            Self::TooMany(bytes) => format!("answered with more values than fit into {bytes} bytes of memory"),
             Self::Died { how, noise } if noise.is_empty() => format!("ended without an answer: {how}"),
             Self::Died { how, noise } => format!("ended without an answer: {how}: {noise}"),
             Self::NotStarted(why) => format!("could not be started: {why}"),
@@ -318,8 +323,11 @@ impl Process {
         self.stdin = None;
         self.has_ended_within(END_TIME);
         self.hear_noise();
-        let parsed = serde_json::from_slice(&self.answer);
         self.end();
+        if memory_bytes(&self.answer) > ANSWER_MEMORY_BYTES_MAX {
+            return Ended::TooMany(ANSWER_MEMORY_BYTES_MAX);
+        }
+        let parsed = serde_json::from_slice(&self.answer);
         match parsed {
             Ok(result) => Ended::Answered(result),
             Err(error) => {
@@ -339,9 +347,52 @@ impl Drop for Process {
     }
 }
 
+/// Returns about how much memory the values of a JSON text take at most.
+fn memory_bytes(json: &[u8]) -> usize {
+    let mut bytes = json.len();
+    let (mut is_text, mut is_escaped) = (false, false);
+    for byte in json {
+        match (is_text, byte) {
+            (true, _) if is_escaped => is_escaped = false,
+            (true, b'\\') => is_escaped = true,
+            (true, b'"') => is_text = false,
+            (false, b'"') => {
+                is_text = true;
+                bytes += 32;
+            }
+            // An object has room for eleven fields from the first on, a list for four values.
+            (false, b'{') => bytes += 640,
+            (false, b'[') => bytes += 160,
+            (false, b',') => bytes += 96,
+            _ => {}
+        }
+    }
+    bytes
+}
+
 fn how(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("it was killed by signal {signal}"),
         (None, code) => format!("its exit code was {}", code.unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_small_values_weigh_more_than_their_text_and_text_weighs_itself() {
+        for (unit, at_least) in [("{\"\":0},", 640), ("[0],", 160), ("0,", 32)] {
+            let json = format!("[{}0]", unit.repeat(1000));
+            assert!(memory_bytes(json.as_bytes()) >= 1000 * at_least, "{unit}");
+        }
+        let text = serde_json::to_string(&format!("{{[,\"\\{}", "{".repeat(10_000))).unwrap();
+        assert!(memory_bytes(text.as_bytes()) < 10_100);
+        // The greatest answer an agent takes of a search: each file with its fields.
+        let file = serde_json::json!({"file": "/usr/share/doc/x/changelog.Debian.gz", "search": {"name": ["x"]},
+            "fileinfo": {"size": 1234.0, "mode": "-rw-r--r--", "lastmodified": "2026-11-20 13:39:47 +0000 UTC"}});
+        let json = format!("[{}0]", format!("{file},").repeat(MODULE_OUTPUT_BYTES_MAX / 2 / file.to_string().len()));
+        assert!(memory_bytes(json.as_bytes()) < ANSWER_MEMORY_BYTES_MAX, "{}", memory_bytes(json.as_bytes()));
     }
 }

@@ -146,3 +146,14 @@ fn a_module_built_in_keeps_only_what_it_needs() {
     let user = if user.is_root() { 65_534 } else { user.as_raw() };
     assert_eq!(own.unwrap_or_else(|| panic!("{result:#?}"))["uid"], json!(user));
 }
+
+#[test]
+fn an_answer_of_very_many_values_is_not_taken_into_memory() {
+    let script = Script::new();
+    let objects =
+        "printf '{\"success\":true,\"elements\":['; yes '{\"\":0},' | head -n 300000 | tr -d '\\n'; echo '0]}'";
+    let ended = ask(&script.plan(objects), &Value::Null, seconds(30));
+    assert!(matches!(ended, Ended::TooMany(_)), "{ended:?}");
+    let why = &ended.into_result("x").errors.unwrap()[0];
+    assert_eq!(why, "module 'x' answered with more values than fit into 201326592 bytes of memory");
+}

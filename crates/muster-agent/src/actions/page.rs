@@ -1,7 +1,8 @@
 //! The page of this machine: what it was asked, over HTTP on the loopback interface, for whoever sits at it.
 //!
 //! Stays true: it shows and changes nothing; it answers only to a name of this machine, so that no page of the web can
-//! read it through a browser. Off unless configured, because every user of the machine can read it.
+//! read it through a browser. However many look, the disk is read by one at a time and once in [`SEEN_AGE_MAX`]. Off
+//! unless configured, because every user of the machine can read it.
 
 use super::html;
 use super::status::{Report, Show};
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 
 /// Visitors at once.
 const VISITORS_MAX: usize = 4;
@@ -20,6 +22,47 @@ const VISITORS_MAX: usize = 4;
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// How long a visit may take.
 const VISIT_MAX: Duration = Duration::from_secs(10);
+
+/// How old what is shown may be.
+const SEEN_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// What visitors are shown.
+#[derive(Debug)]
+struct Shown {
+    page: String,
+    json: String,
+}
+
+/// What was last seen, and when.
+#[derive(Debug)]
+struct Seen {
+    config: Arc<Config>,
+    last: Mutex<Option<(Instant, Arc<Shown>)>>,
+}
+
+impl Seen {
+    fn new(config: Arc<Config>) -> Self {
+        Self { config, last: Mutex::default() }
+    }
+
+    /// Returns what is to be shown, looked at anew when it is too old. `None` when it cannot be read.
+    async fn shown(&self) -> Option<Arc<Shown>> {
+        // Held while it is read: the others wait, and see the same.
+        let mut last = self.last.lock().await;
+        if let Some((_, shown)) = last.as_ref().filter(|(at, _)| at.elapsed() < SEEN_AGE_MAX) {
+            return Some(Arc::clone(shown));
+        }
+        let config = Arc::clone(&self.config);
+        let read = tokio::task::spawn_blocking(move || {
+            let report = Report::read(&config, Show::All).ok()?;
+            let json = serde_json::to_string_pretty(&report).expect("text and numbers are JSON");
+            Some(Arc::new(Shown { page: html::page(&report), json }))
+        });
+        let shown = read.await.ok().flatten()?;
+        *last = Some((Instant::now(), Arc::clone(&shown)));
+        Some(shown)
+    }
+}
 
 /// Serves the page until it is dropped.
 pub(crate) async fn serve(address: SocketAddr, config: Arc<Config>) {
@@ -33,22 +76,23 @@ pub(crate) async fn serve(address: SocketAddr, config: Arc<Config>) {
     let bound = listener.local_addr().unwrap_or(address);
     tracing::info!(address = %bound, "the page of this machine is at http://{bound}/");
     let places = Arc::new(Semaphore::new(VISITORS_MAX));
+    let seen = Arc::new(Seen::new(config));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let Ok((visitor, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let config = Arc::clone(&config);
+        let seen = Arc::clone(&seen);
         tokio::spawn(async move {
             // A visitor who went away, or takes too long, is no concern of ours.
-            let _ = tokio::time::timeout(VISIT_MAX, answer(visitor, config)).await;
+            let _ = tokio::time::timeout(VISIT_MAX, answer(visitor, &seen)).await;
             drop(place);
         });
     }
 }
 
-async fn answer(mut visitor: TcpStream, config: Arc<Config>) -> io::Result<()> {
+async fn answer(mut visitor: TcpStream, seen: &Seen) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() >= HEAD_BYTES_MAX {
@@ -57,17 +101,11 @@ async fn answer(mut visitor: TcpStream, config: Arc<Config>) -> io::Result<()> {
         head.push(visitor.read_u8().await?);
     }
     let (status, kind, body) = match asked(&String::from_utf8_lossy(&head)) {
-        Ok(form) => {
-            let report = tokio::task::spawn_blocking(move || Report::read(&config, Show::All)).await;
-            match (report, form) {
-                (Ok(Ok(report)), Form::Page) => ("200 OK", "text/html; charset=utf-8", html::page(&report)),
-                (Ok(Ok(report)), Form::Json) => {
-                    let json = serde_json::to_string_pretty(&report).expect("text and numbers are JSON");
-                    ("200 OK", "application/json", json)
-                }
-                _ => ("503 Service Unavailable", "text/plain", "the ledger cannot be read\n".to_owned()),
-            }
-        }
+        Ok(form) => match (seen.shown().await, form) {
+            (Some(shown), Form::Page) => ("200 OK", "text/html; charset=utf-8", shown.page.clone()),
+            (Some(shown), Form::Json) => ("200 OK", "application/json", shown.json.clone()),
+            (None, _) => ("503 Service Unavailable", "text/plain", "the ledger cannot be read\n".to_owned()),
+        },
         Err(status) => (status, "text/plain", format!("{status}\n")),
     };
     let length = body.len();
@@ -114,6 +152,23 @@ fn asked(head: &str) -> Result<Form, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_disk_is_read_once_in_a_while_however_many_look() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config { state_dir: directory.path().into(), ..Config::default() };
+        let config = Config { keyring_dir: "".into(), acl_file: "".into(), administrators_dir: "".into(), ..config };
+        let acl_file = directory.path().join("acl.cfg");
+        let seen = Seen::new(Arc::new(Config { acl_file: acl_file.clone(), ..config }));
+        let first = seen.shown().await.unwrap();
+        std::fs::write(&acl_file, "xx").unwrap();
+        let (one, other) = tokio::join!(seen.shown(), seen.shown());
+        assert!(Arc::ptr_eq(&one.unwrap(), &first) && Arc::ptr_eq(&other.unwrap(), &first));
+        tokio::time::advance(SEEN_AGE_MAX).await;
+        let (one, other) = tokio::join!(seen.shown(), seen.shown());
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert!(Arc::ptr_eq(&one, &other) && one.page.contains("cannot be used"), "{}", one.page);
+    }
 
     #[test]
     fn only_this_machines_own_names_are_answered() {

@@ -151,26 +151,34 @@ impl Typed for Ping {
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
-        let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap_or_default();
-        let Elements { protocol, resolvedhost, .. } = &elements;
-        let mut out = Vec::new();
-        if result.foundanything {
-            out.push(format!("{protocol} ping of {resolvedhost} succeeded. Target is reachable."));
+        // A result that failed has none: nothing was reached for, and so nothing was not reached.
+        let elements: Option<Elements> = serde_json::from_value(result.elements.clone()).unwrap_or_default();
+        let mut out = elements.map_or_else(Vec::new, |elements| elements.into_lines(result.foundanything, lines));
+        if lines == Lines::All {
+            out.extend(result.errors().iter().cloned());
         }
-        if lines == Lines::Found {
-            return out;
-        }
-        if !result.foundanything {
-            out.push(format!("{protocol} ping of {resolvedhost} failed. Target is no reachable."));
-        }
-        out.extend(elements.latencies.iter().zip(1..).map(|(latency, number)| elements.line(number, *latency)));
-        out.extend(elements.failures.into_iter().flatten());
-        out.extend(result.errors().iter().cloned());
         out
     }
 }
 
 impl Elements {
+    fn into_lines(self, found: bool, lines: Lines) -> Vec<String> {
+        let Self { protocol, resolvedhost, .. } = &self;
+        let mut out = Vec::new();
+        if found {
+            out.push(format!("{protocol} ping of {resolvedhost} succeeded. Target is reachable."));
+        }
+        if lines == Lines::Found {
+            return out;
+        }
+        if !found {
+            out.push(format!("{protocol} ping of {resolvedhost} failed. Target is no reachable."));
+        }
+        out.extend(self.latencies.iter().zip(1..).map(|(latency, number)| self.line(number, *latency)));
+        out.extend(self.failures.into_iter().flatten());
+        out
+    }
+
     fn line(&self, number: usize, latency: f64) -> String {
         if latency == REFUSED {
             format!("ping #{number} failed, target was unreachable")
@@ -354,5 +362,10 @@ mod tests {
         let parameters = crate::params_from_args("ping", &["-d", "host", "-p", "tcp"].map(String::from)).unwrap();
         let want = json!({"destination": "host", "destinationport": 80, "protocol": "tcp", "count": 3, "timeout": 5});
         assert_eq!(parameters, want);
+    }
+
+    #[test]
+    fn a_result_without_elements_prints_nothing_that_was_not_measured() {
+        crate::modules::testing::prints_no_more_than_errors::<Ping>(&[]);
     }
 }

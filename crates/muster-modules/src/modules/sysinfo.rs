@@ -95,17 +95,23 @@ impl Typed for Sysinfo {
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
-        let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap_or_default();
-        let Elements { hostname, os, kernel, arch, cpus, memory_bytes, boottime, load: [one, five, fifteen], .. } =
-            elements;
-        let mut out = vec![format!(
-            "{hostname} [os:{}, kernel:{kernel}, arch:{arch}, cpus:{cpus}, memory:{memory_bytes}] booted {boottime} load {one} {five} {fifteen}",
-            os.name
-        )];
+        // Without elements nothing is known of the machine.
+        let elements: Option<Elements> = serde_json::from_value(result.elements.clone()).unwrap_or_default();
+        let mut out: Vec<_> = elements.iter().map(Elements::line).collect();
         if lines == Lines::All {
             out.extend(result.errors().iter().cloned());
         }
         out
+    }
+}
+
+impl Elements {
+    fn line(&self) -> String {
+        let Self { hostname, os, kernel, arch, cpus, memory_bytes, boottime, load: [one, five, fifteen], .. } = self;
+        format!(
+            "{hostname} [os:{}, kernel:{kernel}, arch:{arch}, cpus:{cpus}, memory:{memory_bytes}] booted {boottime} load {one} {five} {fifteen}",
+            os.name
+        )
     }
 }
 
@@ -160,5 +166,10 @@ mod tests {
     fn it_takes_no_parameters() {
         assert!(Sysinfo.validate(&json!({"a": 1})).is_err());
         assert_eq!(crate::params_from_args("sysinfo", &[]), Ok(json!({})));
+    }
+
+    #[test]
+    fn a_result_without_elements_prints_nothing_that_was_not_measured() {
+        crate::modules::testing::prints_no_more_than_errors::<Sysinfo>(&[]);
     }
 }

@@ -54,3 +54,13 @@ fn same_fields(at: &str, have: &Value, want: &Value) {
         _ => assert_eq!(std::mem::discriminant(have), std::mem::discriminant(want), "{at}: {have} and {want}"),
     }
 }
+
+/// Demands that a result without elements is printed as its errors and nothing that nobody measured.
+pub(crate) fn prints_no_more_than_errors<T: crate::module::Typed>(besides: &[&str]) {
+    use crate::module::Lines;
+    let failed = ModuleResult::failed("why");
+    assert_eq!(T::lines(&failed, Lines::Found), [""; 0]);
+    let lines = T::lines(&failed, Lines::All);
+    let [error, rest @ ..] = &lines[..] else { panic!("it says nothing") };
+    assert!(error.ends_with("why") && rest == besides, "{lines:?}");
+}

@@ -107,23 +107,33 @@ impl Typed for Timedrift {
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
-        let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap_or_default();
-        let mut out = vec![format!("local time is {}", elements.localtime)];
-        if elements.hascheckeddrift && elements.iswithindrift {
-            out.push("local time is within acceptable drift from NTP servers".to_owned());
-        } else if elements.hascheckeddrift {
-            out.push("local time is out of sync from NTP servers".to_owned());
-            out.extend(elements.drifts);
-        }
+        // A result that failed has none, and nothing is known then.
+        let elements: Option<Elements> = serde_json::from_value(result.elements.clone()).unwrap_or_default();
+        let mut out = elements.map_or_else(Vec::new, Elements::into_lines);
         if lines == Lines::Found {
             return out;
         }
         out.extend(result.errors().iter().map(|error| format!("error: {error}")));
-        let statistics: Statistics = serde_json::from_value(result.statistics.clone()).unwrap_or_default();
-        out.push(format!("stat: execution time was {}", statistics.exectime));
-        out.extend(statistics.ntpstats.iter().map(Server::line));
+        let statistics: Option<Statistics> = serde_json::from_value(result.statistics.clone()).unwrap_or_default();
+        if let Some(statistics) = statistics {
+            out.push(format!("stat: execution time was {}", statistics.exectime));
+            out.extend(statistics.ntpstats.iter().map(Server::line));
+        }
         let ended = if result.success { "succeeded" } else { "failed" };
         out.push(format!("timedrift module has {ended}"));
+        out
+    }
+}
+
+impl Elements {
+    fn into_lines(self) -> Vec<String> {
+        let mut out = vec![format!("local time is {}", self.localtime)];
+        if self.hascheckeddrift && self.iswithindrift {
+            out.push("local time is within acceptable drift from NTP servers".to_owned());
+        } else if self.hascheckeddrift {
+            out.push("local time is out of sync from NTP servers".to_owned());
+            out.extend(self.drifts);
+        }
         out
     }
 }
@@ -288,5 +298,10 @@ mod tests {
         late[43] = 1;
         late[47] = 1;
         assert!(transmitted(&late).unwrap().to_string().starts_with("2036-02-07T"), "a new era began");
+    }
+
+    #[test]
+    fn a_result_without_elements_prints_nothing_that_was_not_measured() {
+        crate::modules::testing::prints_no_more_than_errors::<Timedrift>(&["timedrift module has failed"]);
     }
 }

@@ -23,6 +23,9 @@ pub(crate) struct Parameters {
     enablements: Vec<String>,
 }
 
+/// The state of a unit that nothing tells of.
+const UNKNOWN: &str = "unknown";
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Elements {
@@ -52,7 +55,7 @@ impl Typed for Services {
     const EXAMPLE: &'static str = "-name '^ssh' -state '^active$'";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("name", "REGEX", "the unit's name matches, such as ^ssh; !REGEX: it does not"),
-        Flag::texts("state", "REGEX", "its state matches: active, inactive, failed, ..."),
+        Flag::texts("state", "REGEX", "its state matches: active, inactive, failed, ...; unknown without systemd"),
         Flag::texts("enabled", "REGEX", "how it is started matches: enabled, disabled, masked, static, ..."),
     ];
 
@@ -70,16 +73,20 @@ impl Typed for Services {
         let (names, states) = (Wanted::new(&parameters.names)?, Wanted::new(&parameters.states)?);
         let enablements = Wanted::new(&parameters.enablements)?;
         let mut errors = Vec::new();
-        let mut ask = |what: &[&str]| {
-            systemctl(context, what).unwrap_or_else(|error| {
+        let mut ask = |what: &[&str]| match systemctl(context, what) {
+            Ok(text) => Some(text),
+            Err(error) => {
                 errors.push(format!("systemctl {}: {}", what[0], gotext::reason(&error)));
-                String::new()
-            })
+                None
+            }
         };
         let files = ask(&["list-unit-files"]);
         let units = ask(&["list-units", "--all"]);
-        let success = errors.len() < 2;
-        let mut units: Vec<_> = merge(&files, &units)
+        // What was asked for must be known; the rest may be missing.
+        let is_known =
+            (units.is_some() || parameters.states.is_empty()) && (files.is_some() || parameters.enablements.is_empty());
+        let success = is_known && (files.is_some() || units.is_some());
+        let mut units: Vec<_> = merge(files.as_deref(), units.as_deref())
             .into_values()
             .filter(|unit| names.wants(&unit.name) && states.wants(&unit.active) && enablements.wants(&unit.enabled))
             .collect();
@@ -93,7 +100,8 @@ impl Typed for Services {
         let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap_or_default();
         let line = |unit: &Unit| {
             let Unit { name, load, active, sub, enabled, description } = unit;
-            format!("{name} [load:{load}, active:{active}, sub:{sub}, enabled:{enabled}] {description}")
+            let line = format!("{name} [load:{load}, active:{active}, sub:{sub}, enabled:{enabled}] {description}");
+            line.trim_end().to_owned()
         };
         let mut out: Vec<_> = elements.units.iter().map(line).collect();
         if lines == Lines::All {
@@ -122,15 +130,18 @@ fn systemctl(context: &Context, what: &[&str]) -> io::Result<String> {
     Err(io::Error::other(noise.lines().next().map_or_else(|| ended.to_string(), str::to_owned)))
 }
 
-fn merge(files: &str, units: &str) -> BTreeMap<String, Unit> {
+/// Puts together what systemd says of unit files and of units; `None` when it says nothing of them.
+fn merge(files: Option<&str>, units: Option<&str>) -> BTreeMap<String, Unit> {
     let mut merged = BTreeMap::new();
-    for line in files.lines() {
+    // A unit that systemd has not loaded does not run. Whether it has, only systemd knows.
+    let active = if units.is_some() { "inactive" } else { UNKNOWN };
+    for line in files.unwrap_or_default().lines() {
         let mut words = line.split_whitespace();
         let (Some(name), Some(enabled)) = (words.next(), words.next()) else { continue };
-        let unit = Unit { name: name.into(), active: "inactive".into(), enabled: enabled.into(), ..Unit::default() };
+        let unit = Unit { name: name.into(), active: active.into(), enabled: enabled.into(), ..Unit::default() };
         merged.insert(name.to_owned(), unit);
     }
-    for line in units.lines() {
+    for line in units.unwrap_or_default().lines() {
         // A unit that is not well has a dot in front.
         let mut words = line.trim_start_matches(['●', '*', '×', ' ']).split_whitespace();
         let (Some(name), Some(load), Some(active), Some(sub)) =
@@ -186,6 +197,23 @@ esac
         let result = run(SCRIPT, &json!({"names": ["ssh"]}));
         let want = "ssh.service [load:loaded, active:active, sub:running, enabled:enabled] OpenBSD Secure Shell server";
         assert_eq!(<Services as Typed>::lines(&result, Lines::All), [want]);
+    }
+
+    #[test]
+    fn without_systemd_it_is_unknown_what_runs() {
+        let script = "#!/bin/sh
+case $1 in
+list-unit-files) echo 'ssh.service enabled enabled';;
+*) echo \"Can't operate\" >&2; exit 1;;
+esac
+";
+        let result = run(script, &json!({}));
+        assert!(result.success && result.foundanything && result.errors().len() == 1, "{result:?}");
+        let want = "ssh.service [load:, active:unknown, sub:, enabled:enabled]";
+        assert_eq!(<Services as Typed>::lines(&result, Lines::Found), [want]);
+        // Who asks for a state is not told that no unit has it.
+        let result = run(script, &json!({"states": ["^inactive$"]}));
+        assert!(!result.success && !result.foundanything, "{result:?}");
     }
 
     #[test]

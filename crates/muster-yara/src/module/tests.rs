@@ -98,6 +98,7 @@ fn what_cannot_be_asked_is_refused_before_anything_is_read() {
     );
     assert_eq!(search("-path '/etc"), "filesearch: the word that begins with ' has no second ' at its end");
     assert_eq!(search("help"), "filesearch asks for help, and for no files");
+    assert!(search("-path /").contains("without a check no file is found"));
     assert!(search("-pth /").starts_with("filesearch: module file has no flag \"-pth\"; it has -path, "));
     assert!(refused(json!({"yara": [RULES]})).contains("invalid type"));
 }

@@ -37,7 +37,11 @@ impl Typed for File {
         Flag::texts("path", "PATH", "where to search: a directory or a file"),
         Flag::texts("name", "REGEX", "the file's name matches; !REGEX: it does not"),
         Flag::texts("size", "SIZE", "the file's size, such as <10m, >1g or 4096; k, m, g and t are powers of 1024"),
-        Flag::texts("mode", "REGEX", "the file's mode matches, as ls writes it, such as -r(w|-)xr-x---"),
+        Flag::texts(
+            "mode",
+            "REGEX",
+            "the file's mode matches, such as -r(w|-)xr-x---; instead of the first - a setuid file has u, a setgid one g, a sticky one t: ^u, ^u?g",
+        ),
         Flag::texts("mtime", "TIME", "the file changed within (<90d) or before (>5h) a time; d, h and m (minutes)"),
         Flag::texts("content", "REGEX", "a line of the file matches; !REGEX: no line does"),
         Flag::texts("md5", "HASH", "the file's MD5"),
@@ -61,8 +65,13 @@ impl Typed for File {
     ];
 
     fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
-        let searches = BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), Search::from_flags(given))]);
-        Ok(Parameters { searches })
+        let search = Search::from_flags(given);
+        // An order may hold such a search, as MIG's may; whoever writes one expects every file, and would get none.
+        if !search.paths.is_empty() && !search.has_checks() {
+            let why = "without a check no file is found; say which, such as -name . for every file".to_owned();
+            return Err(ArgumentError::Refused { module: Self::INFO.name, why });
+        }
+        Ok(Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) })
     }
 
     fn validate(parameters: &Parameters) -> Result<(), Refused> {

@@ -86,7 +86,7 @@ fn times_are_days_hours_and_minutes() {
 }
 
 #[test]
-fn modes_are_expressions_over_the_letters_that_ls_writes() {
+fn modes_are_expressions_over_letters() {
     let dir = tree();
     for (mode, want) in [
         ("^-rw-------$", vec!["old"]),
@@ -95,6 +95,11 @@ fn modes_are_expressions_over_the_letters_that_ls_writes() {
         ("^-r(w|-)", vec!["new", "old"]),
         ("^d", vec![]),
     ] {
+        assert_eq!(found(dir.path(), json!({"modes": [mode]})), want, "{mode}");
+    }
+    let setuid = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
+    std::fs::set_permissions(dir.path().join("new"), setuid).unwrap();
+    for (mode, want) in [("^u", vec!["new"]), ("^urwxr-xr-x$", vec!["new"]), ("s", vec![]), ("^-", vec!["old"])] {
         assert_eq!(found(dir.path(), json!({"modes": [mode]})), want, "{mode}");
     }
 }

@@ -113,6 +113,12 @@ impl Search {
         }
     }
 
+    /// Tells whether anything is asked of a file: without that, none is found.
+    pub(super) fn has_checks(&self) -> bool {
+        let Self { contents, names, sizes, modes, mtimes, md5, sha1, sha2, sha3, .. } = self;
+        [contents, names, sizes, modes, mtimes, md5, sha1, sha2, sha3].into_iter().any(|values| !values.is_empty())
+    }
+
     fn validate(&self) -> Result<(), Refused> {
         if self.paths.is_empty() {
             return Err(Refused("invalid empty search path, must have at least one search path".to_owned()));

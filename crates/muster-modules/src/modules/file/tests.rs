@@ -335,6 +335,8 @@ fn a_command_line_asks_as_migs_does() {
             "matchlimit": 1000, "returnsha256": true},
     }}});
     assert_eq!(parameters, want);
+    let nothing = params_from_args("file", &["-path", "/", "-returnsha256"].map(String::from)).unwrap_err();
+    assert!(nothing.to_string().contains("without a check no file is found"), "{nothing}");
     let any = params_from_args("file", &["-path", "/", "-name", "x", "-matchany"].map(String::from)).unwrap();
     assert_eq!(any["searches"]["s1"]["options"]["matchall"], json!(false));
     let error = params_from_args("file", &["-name", "x"].map(String::from)).unwrap_err().to_string();

@@ -17,6 +17,7 @@ pub mod values;
 
 mod api;
 mod list;
+mod proof;
 mod resolve;
 mod results;
 mod signing;

@@ -4,6 +4,7 @@
 //! numbers of answers that were taken.
 
 use crate::output::{Format, Table, safe};
+use crate::proof::{self, Proof};
 use crate::{Context, Exit, Failure, Output};
 use futures_util::StreamExt as _;
 use muster_api::actions::{CommandRow, ResultQuery};
@@ -67,7 +68,10 @@ impl Answers {
         let value: serde_json::Value = serde_json::from_slice(line).map_err(|error| {
             Failure::new(Exit::Failed, what, format!("a line of results cannot be read: {error}")).on(context.api.url())
         })?;
-        let row: CommandRow = context.api.read(what, &value)?;
+        // From the line itself: what a machine signed is the text of its results.
+        let row: CommandRow = serde_json::from_slice(line).map_err(|error| {
+            Failure::new(Exit::Failed, what, format!("a line of results is none: {error}")).on(context.api.url())
+        })?;
         if self.taken.insert(row.id) { sink.take(&row, &value) } else { Ok(()) }
     }
 }
@@ -84,11 +88,34 @@ pub(crate) struct Sink {
     begun: bool,
     /// Whether a value that nobody gave before is told at once.
     tells_news: bool,
+    /// The SHA-256 of what people signed, under which machines sign their results; without it nothing is checked.
+    order: Option<[u8; 32]>,
+    /// Whether every result must be signed.
+    is_strict: bool,
+    /// Results that are not their machine's, and results that no machine signed.
+    broken: u64,
+    unsigned: u64,
 }
 
 impl Sink {
     pub(crate) fn new(out: Output, format: Format, modules: Vec<String>) -> Self {
-        Self { out, format, modules, groups: BTreeMap::new(), begun: false, tells_news: false }
+        Self {
+            out,
+            format,
+            modules,
+            groups: BTreeMap::new(),
+            begun: false,
+            tells_news: false,
+            order: None,
+            is_strict: false,
+            broken: 0,
+            unsigned: 0,
+        }
+    }
+
+    /// Checks that results of the order with this digest are signed by their machines; `is_strict`: all of them.
+    pub(crate) fn checked(self, order: [u8; 32], is_strict: bool) -> Self {
+        Self { order: Some(order), is_strict, ..self }
     }
 
     /// Tells new values at once from now on, if somebody looks, or no longer.
@@ -98,6 +125,15 @@ impl Sink {
 
     /// Takes the answer of one machine, which stands in `value` as the API gave it.
     pub(crate) fn take(&mut self, row: &CommandRow, value: &serde_json::Value) -> Result<(), Failure> {
+        match self.order.map(|order| proof::check(row, &order)) {
+            Some(Proof::Broken(why)) => {
+                self.broken += 1;
+                self.out.note(&safe(&format!("{}: the result is left out, {why}", name_of(row))));
+                return Ok(());
+            }
+            Some(Proof::None) if row.results.is_some() => self.unsigned += 1,
+            _ => {}
+        }
         match self.format {
             Format::Jsonl => self.out.line(&value.to_string()),
             Format::Csv => {
@@ -111,8 +147,25 @@ impl Sink {
         }
     }
 
-    /// Prints what is printed at the end.
+    /// Prints what is printed at the end. An error: there were results that are not their machine's.
     pub(crate) fn end(self) -> Result<(), Failure> {
+        self.print_end()?;
+        let unsigned = if self.is_strict { self.unsigned } else { 0 };
+        let why = match (self.broken, unsigned) {
+            (0, 0) => return Ok(()),
+            (0, unsigned) => format!("{unsigned} results are signed by no machine"),
+            (broken, 0) => format!("{broken} results are not signed by their machines as they are, and were left out"),
+            (broken, unsigned) => format!(
+                "{broken} results are not signed by their machines as they are, and were left out; {unsigned} are signed \
+                 by no machine"
+            ),
+        };
+        let next = "trust neither server nor database until you know why; `muster-agent status` on a machine tells what \
+                    ran there";
+        Err(Failure::new(Exit::Failed, "results were changed on their way", why).next(next))
+    }
+
+    fn print_end(&self) -> Result<(), Failure> {
         match self.format {
             Format::Table => {}
             Format::Csv if !self.begun => return self.out.bytes(CSV_HEAD.as_bytes()),

@@ -70,3 +70,29 @@ fn csv_has_a_head_once_and_quotes_what_needs_it() {
     assert!(!sink.csv(&row(2, "b", &json!([]))).contains("hostname"));
     assert_eq!(cell("=1+1".to_owned()), "'=1+1");
 }
+
+#[test]
+fn a_result_that_is_not_its_machines_is_left_out_and_fails_the_command() {
+    let results = found(&json!("x"));
+    let signed = CommandRow {
+        proof: Some(muster_api::actions::ResultProof { signature: "AAAA".into(), key: "AAAA".into() }),
+        ..row(1, "a", &results)
+    };
+    for (format, strict) in [(Format::Table, false), (Format::Csv, false), (Format::Jsonl, true)] {
+        let mut sink = sink(format).checked([1; 32], strict);
+        sink.take(&row(2, "b", &results), &json!(null)).unwrap();
+        sink.take(&signed, &json!(null)).unwrap();
+        if format == Format::Table {
+            assert_eq!(sink.counts(), [("\"x\"".to_owned(), 1)]);
+        }
+        let failure = sink.end().unwrap_err();
+        assert!(failure.why.contains("1 results are not signed"), "{}", failure.why);
+        assert_eq!(failure.why.contains("by no machine"), strict);
+    }
+    let mut plain = sink(Format::Table).checked([1; 32], false);
+    plain.take(&row(2, "b", &results), &json!(null)).unwrap();
+    plain.end().unwrap();
+    let mut strict = sink(Format::Table).checked([1; 32], true);
+    strict.take(&row(2, "b", &results), &json!(null)).unwrap();
+    assert!(strict.end().is_err());
+}

@@ -10,6 +10,7 @@ use crate::{Context, Exit, Failure};
 use muster_api::Page;
 use muster_api::actions::{ActionDetail, CommandQuery, CommandRow, ResultQuery};
 use muster_core::Action;
+use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,9 @@ pub(crate) struct HowArgs {
     /// How long to wait for results
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
     pub(crate) wait: Duration,
+    /// Fail unless each result carries its machine's own signature (one that does not hold always fails)
+    #[arg(long)]
+    pub(crate) proven: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +77,11 @@ impl HowArgs {
     fn sink(&self, context: &Context, action: &Action) -> Sink {
         let format = if context.out.json { Format::Jsonl } else { self.format };
         let modules = action.operations.iter().map(|operation| operation.module.clone()).collect();
-        Sink::new(context.out, format, modules)
+        let sink = Sink::new(context.out, format, modules);
+        match muster_trust::signed_text(action) {
+            Ok(text) => sink.checked(Sha256::digest(text.as_bytes()).into(), self.proven),
+            Err(_) => sink,
+        }
     }
 
     /// Prints results as they arrive, until the action is over.

@@ -58,7 +58,7 @@ async fn double(states: Vec<Value>) -> (Context, Arc<AtomicUsize>) {
 
 async fn follow(states: Vec<Value>, wait: Duration) -> (Result<(), Failure>, usize) {
     let (context, reads) = double(states).await;
-    let how = HowArgs { format: Format::Csv, found: false, wait };
+    let how = HowArgs { format: Format::Csv, found: false, wait, proven: false };
     let action = Action::parse(ACTION.as_bytes()).unwrap();
     let outcome = how.follow(&context, 7, &action).await;
     (outcome, reads.load(Ordering::SeqCst))
@@ -87,7 +87,7 @@ async fn how_watching_ended_is_the_exit_code() {
 #[tokio::test]
 async fn an_answer_is_taken_once_however_often_it_is_read() {
     let (context, _) = double(vec![row("completed", 2, 2)]).await;
-    let how = HowArgs { format: Format::Table, found: false, wait: Duration::ZERO };
+    let how = HowArgs { format: Format::Table, found: false, wait: Duration::ZERO, proven: false };
     let mut sink = how.sink(&context, &Action::parse(ACTION.as_bytes()).unwrap());
     let mut answers = Answers::default();
     for _ in 0..3 {

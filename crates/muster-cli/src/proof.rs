@@ -1,0 +1,102 @@
+//! Whether results are those of their machines: each machine signs what it sends with its own key.
+//!
+//! Stays true: nothing that the server says is believed for it but the text of the results; the machine's id follows
+//! from its key, and the order's digest from what people signed.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use muster_api::actions::CommandRow;
+use muster_core::AgentId;
+use muster_core::action::{CommandStatus, result_text};
+use rustls::SignatureScheme;
+use rustls::crypto::aws_lc_rs::default_provider;
+
+/// What comes before the point in the key of a machine (DER SubjectPublicKeyInfo): the words for P-256.
+const P256: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+/// What a result's signature says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// The machine signed this result of this order.
+    Holds,
+    /// There is no result, or none that its machine signed.
+    None,
+    /// There is a signature, and it is not this machine's under this result of this order.
+    Broken(&'static str),
+}
+
+/// Checks the result of one machine; `order` is the SHA-256 of the text that people signed.
+pub(crate) fn check(row: &CommandRow, order: &[u8; 32]) -> Proof {
+    let Some((results, proof)) = row.results.as_ref().zip(row.proof.as_ref()) else { return Proof::None };
+    let (Ok(signature), Ok(key)) = (STANDARD.decode(&proof.signature), STANDARD.decode(&proof.key)) else {
+        return Proof::Broken("its signature cannot be read");
+    };
+    let agent = AgentId::of_key(&key);
+    if agent.to_string() != row.agent {
+        return Proof::Broken("it is signed by the key of another machine");
+    }
+    let Some(point) = key.strip_prefix(&P256) else {
+        return Proof::Broken("its key is of a kind that machines do not sign with");
+    };
+    let Ok(status) = row.status.parse::<CommandStatus>() else {
+        return Proof::Broken("its status is none that a machine signs");
+    };
+    let text = result_text(agent, order, status, results.get());
+    let known = default_provider().signature_verification_algorithms;
+    let kinds = known.mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256);
+    let holds = kinds.is_some_and(|(_, kinds)| {
+        kinds.iter().any(|kind| kind.verify_signature(point, text.as_bytes(), &signature).is_ok())
+    });
+    if holds { Proof::Holds } else { Proof::Broken("its machine did not sign this result of this action") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Made by OpenSSL: a key, and its signature under a result of the order 02…02.
+    const KEY: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEUYLgxXr7x2phdi/NPUY5+GZGShVDJEbLO2t4+V0uIqmM7/itP6YIg2Flqap8T/Q9LiU8NlHcSvGWhXaVefsCtg==";
+    const SIGNATURE: &str =
+        "MEUCIQC5BqklEWx15fnANjVUc37WT7+sa0ykqJn4rvEWDNSAPwIgMBiwPkwTEpelpEpZ3qi4aWhK5/FGHPXVhMo6FlUyGMI=";
+    const ORDER: [u8; 32] = [2; 32];
+
+    fn row(changes: &[(&str, serde_json::Value)]) -> CommandRow {
+        let mut row = json!({
+            "id": 1, "action": 1, "agent": "2403f56c0a72054a", "hostname": null, "status": "success",
+            "handed_out": true, "started": "2026-01-02T03:04:05Z", "finished": null, "found": true,
+            "results": [{"foundanything": true}], "proof": {"signature": SIGNATURE, "key": KEY},
+        });
+        for (name, value) in changes {
+            row[*name] = value.clone();
+        }
+        serde_json::from_value(row).unwrap()
+    }
+
+    #[test]
+    fn what_a_machine_signed_holds_and_nothing_else_does() {
+        assert_eq!(check(&row(&[]), &ORDER), Proof::Holds);
+        assert_eq!(check(&row(&[("proof", json!(null))]), &ORDER), Proof::None);
+        assert_eq!(check(&row(&[("results", json!(null))]), &ORDER), Proof::None);
+        assert!(matches!(check(&row(&[]), &[3; 32]), Proof::Broken(_)), "another order");
+        let proof = |signature: &str, key: &str| json!({"signature": signature, "key": key});
+        for (name, value) in [
+            ("results", json!([{"foundanything": false}])),
+            ("results", json!([])),
+            ("status", json!("failed")),
+            ("status", json!("no status")),
+            ("agent", json!("2403f56c0a72054b")),
+            ("proof", proof("AAAA", KEY)),
+            ("proof", proof("", KEY)),
+            ("proof", proof("%", KEY)),
+            ("proof", proof(SIGNATURE, "AAAA")),
+            ("proof", proof(SIGNATURE, "")),
+        ] {
+            let changed = row(&[(name, value.clone())]);
+            assert!(matches!(check(&changed, &ORDER), Proof::Broken(_)), "{name}: {value}");
+        }
+    }
+}

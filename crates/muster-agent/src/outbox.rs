@@ -91,12 +91,17 @@ impl Outbox {
     /// Accepts a message, waiting for room as long as it takes: for senders that can be held up.
     pub(crate) async fn put_when_there_is_room(&self, message: Outgoing) -> Result<(), SpoolError> {
         loop {
-            let room = self.shared.room.notified();
+            let room = self.room();
             match self.put(message.clone(), Durability::Disk).await {
                 Err(SpoolError::Full { .. }) => room.await,
                 other => return other,
             }
         }
+    }
+
+    /// Waits until the server has something that took room. Also sees what happens after this call and before the wait.
+    pub(crate) fn room(&self) -> impl Future<Output = ()> {
+        self.shared.room.notified()
     }
 
     /// Returns a receiver that is told when the server has the message `id`. To be asked before the message is put.

@@ -6,6 +6,7 @@ use crate::hub::tests::{a_small_hub, sent, to_service};
 use crate::world::SystemClock;
 use muster_modules::foreign::Catalogue;
 use muster_proto::wire as fleetspeak;
+use muster_trust::document;
 use std::path::Path;
 
 fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {
@@ -110,4 +111,47 @@ fn an_order_that_was_cut_short_has_a_result_for_each_of_its_operations() {
         assert_eq!(*result, ModuleResult::failed(why));
     }
     assert_eq!((results.len(), told.status(), &told.order_message_id[..]), (2, ResultStatus::Failed, &[0, 0xff][..]));
+}
+
+/// A document of weights, signed by the one administrator.
+fn weights(now: Timestamp) -> Vec<u8> {
+    const SECRET: &str = include_str!("../../tests/it/keys/one.secret.asc");
+    let hour = Duration::from_hours(1);
+    let payload = serde_json::json!({
+        "kind": "acl", "version": 5, "content": {"default": {"minimumweight": 1, "investigators": {}}},
+        "issued": now.to_string(), "expires": now.plus(hour).to_string(),
+    })
+    .to_string();
+    let mut key = muster_trust::SecretKey::open(SECRET.as_bytes(), None, now).unwrap();
+    let signature = key.sign(document::signing_text(&payload).as_bytes(), now).unwrap();
+    document::envelope(&payload, &[signature]).into_bytes()
+}
+
+#[test]
+fn reading_anew_does_not_forget_a_document_that_is_taken_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("administrators");
+    std::fs::create_dir(&keys).unwrap();
+    std::fs::write(keys.join("one"), include_str!("../../tests/it/keys/one.asc")).unwrap();
+    let config = Config { keyring_dir: "".into(), acl_file: "".into(), administrators_dir: keys, ..Config::default() };
+    let config = Config { state_dir: directory.path().into(), administrators_min: 1, ..config };
+    let actions = service(directory.path(), 1000);
+    // The document is being taken when the signal comes.
+    let mut taking = actions.believed_mut();
+    *taking = Believed::load(&config, &documents_path(&config));
+    let (service, reread) = (Arc::clone(&actions), config.clone());
+    let reading = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(service.reload(&reread));
+    });
+    // Time enough to read what must not be read yet; nothing shows that somebody waits.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(50) {
+        std::thread::yield_now();
+    }
+    let now = Timestamp::from_secs(actions.clock.now().to_parts().0);
+    taking.take(&weights(now), now).unwrap();
+    drop(taking);
+    reading.join().unwrap();
+    assert_eq!(actions.believed_mut().version(Kind::Acl), 5);
 }

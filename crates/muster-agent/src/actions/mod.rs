@@ -50,7 +50,7 @@ const JUDGED_MAX: usize = 8;
 const WAITING_MAX: usize = 100;
 /// Bytes of them, together.
 const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a result waits that the spool did not take.
+/// How long a result waits that the spool did not take, unless there is room before.
 const REPORT_PAUSE: Duration = Duration::from_secs(2);
 
 /// Who this machine is, for targets.
@@ -376,6 +376,7 @@ impl Actions {
         };
         let mut is_told = false;
         loop {
+            let room = self.hub.outbox().room();
             match self.hub.send(mail.clone(), Durability::Disk).await {
                 Ok(_) => return Ok(()),
                 Err(SpoolError::Closed) => return Err(AgentEnds),
@@ -390,7 +391,10 @@ impl Actions {
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(REPORT_PAUSE).await;
+            tokio::select! {
+                () = room => {}
+                () = tokio::time::sleep(REPORT_PAUSE) => {}
+            }
         }
     }
 

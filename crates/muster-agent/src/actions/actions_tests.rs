@@ -1,12 +1,18 @@
 //! The service by itself: what waits for what.
 
+use super::report::interrupted;
+use super::status::documents_path;
 use super::*;
 use crate::config::Config;
+use crate::hub::any;
 use crate::hub::tests::{a_small_hub, sent, to_service};
+use crate::outbox::Durability;
+use crate::spool::SpoolError;
 use crate::world::SystemClock;
+use muster_core::Priority;
 use muster_modules::foreign::Catalogue;
 use muster_proto::wire as fleetspeak;
-use muster_trust::document;
+use muster_trust::document::{self, Kind};
 use std::path::Path;
 
 fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {

@@ -13,46 +13,38 @@ pub(crate) mod ledger;
 mod ledger_line;
 mod pack;
 pub(crate) mod page;
+mod report;
 mod runner;
 pub(crate) mod status;
+mod trust;
+mod waiting;
 
 pub(crate) use believed::{Believed, Problem};
 pub(crate) use runner::{Runner, read_catalogue};
 
-use crate::chain::Chain;
 use crate::facts::Observer;
-use crate::hub::{Delivery, Hub, Mail, any};
+use crate::hub::{Delivery, Hub, Mail};
 use crate::keys::Identity;
-use crate::outbox::Durability;
-use crate::spool::SpoolError;
 use ledger::{Begun, Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
-use muster_core::{Clock, Priority, Timestamp, limits, system};
-use muster_modules::{Effect, ModuleResult, Stop};
+use muster_core::{Clock, Timestamp, limits, system};
+use muster_modules::{ModuleResult, Stop};
 use muster_proto::convert::time_to_wire;
 use muster_proto::wire::actions::{self as wire, ResultStatus};
-use muster_trust::document::Kind;
 use muster_trust::{Accepted, Refusal, RefusalCode};
 use pack::Part;
 use prost::Message as _;
+use report::AgentEnds;
 use runner::{Call, Status, parameters, together};
-use sha2::{Digest, Sha256};
-use status::documents_path;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use waiting::Waiting;
 
 /// How long orders may take to end when the agent does.
 const STOP_MAX: Duration = Duration::from_secs(3);
 /// Orders judged at once.
 const JUDGED_MAX: usize = 8;
-/// Orders that wait to be judged.
-const WAITING_MAX: usize = 100;
-/// Bytes of them, together.
-const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a result waits that the spool did not take, unless there is room before.
-const REPORT_PAUSE: Duration = Duration::from_secs(2);
-
 /// Who this machine is, for targets.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -184,23 +176,6 @@ impl Actions {
         if tokio::time::timeout(STOP_MAX, all_ended).await.is_err() {
             tracing::warn!("an order did not end in time; it is reported as interrupted at the next start");
         }
-    }
-
-    /// Reads keys and weights again.
-    pub(crate) async fn reload(self: &Arc<Self>, config: &crate::config::Config) {
-        let (service, config) = (Arc::clone(self), config.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            // Held while the files are read: a document that is taken meanwhile waits, and is not forgotten again.
-            let mut believed = service.believed_mut();
-            *believed = Believed::load_after(Some(&*believed), &config, &documents_path(&config));
-            believed.log_problems();
-        });
-        if read.await.is_err() {
-            tracing::error!(
-                "reading keys and weights hit a defect of this program; what was read before stays in force"
-            );
-        }
-        self.tell_trust().await;
     }
 
     /// Judges an order in its place among those that are judged at once, and carries it out.
@@ -364,58 +339,6 @@ impl Actions {
         }
     }
 
-    /// Puts a result into the spool, however long it takes: what ran must not be without its result. Its name follows
-    /// from the order's message, so that it counts once.
-    async fn report(&self, result: &wire::ActionResult) -> Result<(), AgentEnds> {
-        let digest = Sha256::new().chain_update(b"result\0").chain_update(&result.order_message_id).finalize();
-        let mail = Mail {
-            id: digest[..16].try_into().ok(),
-            data: Some(any("muster.actions.ActionResult", result)),
-            priority: Priority::High,
-            ..mail(system::ACTION_RESULT)
-        };
-        let mut is_told = false;
-        loop {
-            let room = self.hub.outbox().room();
-            match self.hub.send(mail.clone(), Durability::Disk).await {
-                Ok(_) => return Ok(()),
-                Err(SpoolError::Closed) => return Err(AgentEnds),
-                Err(error @ SpoolError::TooLarge { .. }) => {
-                    self.hub.outbox().count_dropped();
-                    tracing::error!(error = %Chain(&error), "the result of an order is lost");
-                    return Ok(());
-                }
-                Err(error) if !is_told => {
-                    is_told = true;
-                    tracing::error!(error = %Chain(&error), "the result of an order waits until the spool takes it");
-                }
-                Err(_) => {}
-            }
-            tokio::select! {
-                () = room => {}
-                () = tokio::time::sleep(REPORT_PAUSE) => {}
-            }
-        }
-    }
-
-    /// Returns what ran when the agent ended in the middle.
-    fn interrupted(&self) -> Vec<Order> {
-        let ledger = self.ledger();
-        let orders = ledger.as_ref().map(|ledger| ledger.content().orders().cloned().collect::<Vec<_>>());
-        orders.unwrap_or_default().into_iter().filter(|order| order.outcome.is_none()).collect()
-    }
-
-    /// Reports what ran when the agent ended in the middle, and closes it.
-    async fn report_interrupted(&self, orders: Vec<Order>) {
-        for order in orders {
-            let now = self.clock.now();
-            if self.report(&interrupted(&order, now)).await.is_err() {
-                return;
-            }
-            self.finish(order.key, Outcome { at: now, status: "interrupted".into(), found: 0 });
-        }
-    }
-
     async fn take_cancel(&self, delivery: Delivery) {
         let Ok(cancel) = wire::ActionCancel::decode(&body(&delivery)[..]) else {
             return delivery.fail("the body is no ActionCancel").await;
@@ -441,69 +364,6 @@ impl Actions {
         delivery.done();
     }
 
-    async fn take_document(self: &Arc<Self>, delivery: Delivery) {
-        let Ok(document) = wire::TrustDocument::decode(&body(&delivery)[..]) else {
-            return delivery.fail("the body is no TrustDocument").await;
-        };
-        // A clock may stand behind: then the floor is nearer to the truth, and what expired before it stays expired.
-        let floor = self.ledger().as_ref().map_or(Timestamp::EPOCH, |ledger| ledger.content().floor());
-        let (service, now) = (Arc::clone(self), self.clock.now().max(floor));
-        // Away from the agent's own thread, as orders are: anybody could have written it.
-        let taken = tokio::task::spawn_blocking(move || service.believed_mut().take(&document.document, now)).await;
-        let taken = taken.unwrap_or(Err(believed::NotTaken::Defect));
-        let refusal = match taken {
-            Ok(kind) => {
-                tracing::info!(?kind, "a document of administrators is in force");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(error = %Chain(&error), "a document of trust is refused");
-                let reason = muster_core::text::cut(&error.to_string(), limits::FAILED_REASON_CHARS_MAX);
-                Some(wire::Refusal { code: RefusalCode::Document.as_str().into(), reason })
-            }
-        };
-        self.document_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&refusal);
-        self.tell_trust().await;
-        match refusal {
-            None => delivery.done(),
-            Some(refusal) => delivery.fail(&refusal.reason).await,
-        }
-    }
-
-    /// Tells the server what this machine believes and can do.
-    async fn tell_trust(&self) {
-        let said = {
-            let believed = self.believed.read().unwrap_or_else(PoisonError::into_inner);
-            let mut keyring: Vec<String> =
-                believed.keyring.certificates().iter().map(|key| key.fingerprint().to_string()).collect();
-            keyring.sort();
-            let catalogue = self.runner.catalogue();
-            let modules = catalogue.names().into_iter().filter_map(|name| catalogue.facts(name));
-            let modules = modules.map(|facts| wire::Module {
-                name: facts.name.to_owned(),
-                weight_min: facts.weight_min,
-                changes: facts.effect == Effect::Changes,
-            });
-            let ledger = self.ledger();
-            let content = ledger.as_ref().map(OrderLedger::content);
-            let (entries, head) = content.map_or((0, [0; 32]), ledger::Content::head);
-            let floor = content.map(ledger::Content::floor).filter(|floor| *floor > Timestamp::EPOCH);
-            wire::AgentTrust {
-                keyring_version: believed.version(Kind::Keyring),
-                keyring,
-                acl_version: believed.version(Kind::Acl),
-                acl: believed.acl_text.clone().into(),
-                modules: modules.collect(),
-                time_floor: floor.map(time_to_wire),
-                ledger_entries: entries,
-                ledger_sha256: head.to_vec().into(),
-                document_refusal: self.document_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            }
-        };
-        let data = Some(any("muster.actions.AgentTrust", &said));
-        self.hub.send_or_count(Mail { data, ..mail(system::AGENT_TRUST) }).await;
-    }
-
     fn ledger(&self) -> MutexGuard<'_, Option<OrderLedger>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -515,67 +375,6 @@ impl Actions {
     fn believed_mut(&self) -> std::sync::RwLockWriteGuard<'_, Believed> {
         self.believed.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns what is reported of an order that the agent's end cut short.
-fn interrupted(order: &Order, now: Timestamp) -> wire::ActionResult {
-    let unknown = "the agent ended while this ran; what came of it is unknown";
-    // One for each operation, as if each had answered.
-    let failed = |module: &String| Part::of(&ModuleResult::failed(format!("module '{module}': {unknown}")));
-    let packed = pack::pack(order.modules.iter().map(failed).collect());
-    wire::ActionResult {
-        action_id: order.action_id,
-        command_id: order.command_id,
-        order_message_id: hex::decode(&order.message).unwrap_or_default().into(),
-        signed_sha256: order.key.to_vec().into(),
-        status: ResultStatus::Failed.into(),
-        results: packed.bytes,
-        results_packing: packed.packing.into(),
-        results_bytes: packed.plain_bytes,
-        problem: unknown.into(),
-        received: Some(time_to_wire(order.at)),
-        finished: Some(time_to_wire(now)),
-        signers: order.signers.clone(),
-        ..wire::ActionResult::default()
-    }
-}
-
-/// The agent is ending: nothing more can be kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct AgentEnds;
-
-/// Orders that wait to be judged.
-#[derive(Debug, Default)]
-struct Waiting {
-    orders: VecDeque<Delivery>,
-    bytes: usize,
-}
-
-impl Waiting {
-    fn is_empty(&self) -> bool {
-        self.orders.is_empty()
-    }
-
-    /// Takes an order in. One too many is left to the server, which sends it again.
-    fn put(&mut self, order: Delivery) {
-        let bytes = order_bytes(&order);
-        if self.orders.len() >= WAITING_MAX || (!self.is_empty() && self.bytes + bytes > WAITING_BYTES_MAX) {
-            tracing::warn!("too many orders wait to be judged; the server will send this one again");
-            return;
-        }
-        self.bytes += bytes;
-        self.orders.push_back(order);
-    }
-
-    fn take(&mut self) -> Option<Delivery> {
-        let order = self.orders.pop_front()?;
-        self.bytes -= order_bytes(&order);
-        Some(order)
-    }
-}
-
-fn order_bytes(order: &Delivery) -> usize {
-    order.message.data.as_ref().map_or(0, |data| data.value.len())
 }
 
 fn begun_before() -> Refusal {

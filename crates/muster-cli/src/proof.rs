@@ -10,6 +10,7 @@ use muster_core::AgentId;
 use muster_core::action::{CommandStatus, result_text};
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::default_provider;
+use sha2::{Digest, Sha256};
 
 /// What comes before the point in the key of a machine (DER SubjectPublicKeyInfo): the words for P-256.
 const P256: [u8; 26] = [
@@ -44,7 +45,7 @@ pub(crate) fn check(row: &CommandRow, order: &[u8; 32]) -> Proof {
     let Ok(status) = row.status.parse::<CommandStatus>() else {
         return Proof::Broken("its status is none that a machine signs");
     };
-    let text = result_text(agent, order, status, results.get());
+    let text = result_text(agent, order, status, &Sha256::digest(results.get().as_bytes()).into());
     let known = default_provider().signature_verification_algorithms;
     let kinds = known.mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256);
     let holds = kinds.is_some_and(|(_, kinds)| {

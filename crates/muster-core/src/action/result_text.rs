@@ -1,15 +1,24 @@
 //! What a machine signs of a result, so that whoever reads it later sees that it is the machine's.
 
 use super::CommandStatus;
-use crate::AgentId;
-use sha2::{Digest, Sha256};
+use crate::{AgentId, limits, text};
+use serde_json::json;
 
 /// Returns the text under a result that the machine `agent` signs with its own key. `order` is the SHA-256 of the text
-/// that people signed, `results` the JSON array as it is stored. A server or a database that changes a result, or shows
-/// it for another action or machine, cannot make the signature.
-pub fn result_text(agent: AgentId, order: &[u8; 32], status: CommandStatus, results: &str) -> String {
-    let digest = hex::encode(Sha256::digest(results.as_bytes()));
-    format!("muster result 1\nagent {agent}\norder {}\nstatus {status}\nresults {digest}\n", hex::encode(order))
+/// that people signed, `results` that of the JSON array as it is stored. A server or a database that changes a result, or
+/// shows it for another action or machine, cannot make the signature.
+pub fn result_text(agent: AgentId, order: &[u8; 32], status: CommandStatus, results: &[u8; 32]) -> String {
+    let (order, results) = (hex::encode(order), hex::encode(results));
+    format!("muster result 1\nagent {agent}\norder {order}\nstatus {status}\nresults {results}\n")
+}
+
+/// Returns the results of an order that a machine refused: one failed result that says why. The machine sends the word
+/// and the reason and signs these; the server stores them.
+pub fn refused_results(code: &str, reason: &str) -> String {
+    let reason = text::cut(&text::without_nul(reason), limits::FAILED_REASON_CHARS_MAX);
+    let error = format!("refused ({}): {reason}", text::cut(&text::without_nul(code), limits::NAME_BYTES_MAX));
+    json!([{ "foundanything": false, "success": false, "elements": null, "statistics": null, "errors": [error] }])
+        .to_string()
 }
 
 #[cfg(test)]
@@ -19,20 +28,29 @@ mod tests {
     #[test]
     fn every_part_of_a_result_is_in_its_text() {
         let agent = |n| AgentId::from_bytes([n; 8]);
-        let text = result_text(agent(1), &[2; 32], CommandStatus::Success, "[]");
-        let digest = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
-        let order = "02".repeat(32);
+        let text = result_text(agent(1), &[2; 32], CommandStatus::Success, &[3; 32]);
+        let (order, results) = ("02".repeat(32), "03".repeat(32));
         assert_eq!(
             text,
-            format!("muster result 1\nagent 0101010101010101\norder {order}\nstatus success\nresults {digest}\n")
+            format!("muster result 1\nagent 0101010101010101\norder {order}\nstatus success\nresults {results}\n")
         );
         for other in [
-            result_text(agent(2), &[2; 32], CommandStatus::Success, "[]"),
-            result_text(agent(1), &[3; 32], CommandStatus::Success, "[]"),
-            result_text(agent(1), &[2; 32], CommandStatus::Failed, "[]"),
-            result_text(agent(1), &[2; 32], CommandStatus::Success, "[ ]"),
+            result_text(agent(2), &[2; 32], CommandStatus::Success, &[3; 32]),
+            result_text(agent(1), &[3; 32], CommandStatus::Success, &[3; 32]),
+            result_text(agent(1), &[2; 32], CommandStatus::Failed, &[3; 32]),
+            result_text(agent(1), &[2; 32], CommandStatus::Success, &[2; 32]),
         ] {
             assert_ne!(other, text);
         }
+    }
+
+    #[test]
+    fn a_refusal_reads_the_same_however_often_it_is_written() {
+        let text = refused_results("weight", &format!("a\0b {}", "x".repeat(5000)));
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let error = read[0]["errors"][0].as_str().unwrap();
+        assert!(error.starts_with("refused (weight): a\u{fffd}b xxx"), "{error}");
+        let reason = error.strip_prefix("refused (weight): ").unwrap();
+        assert_eq!(refused_results("weight", reason), text);
     }
 }

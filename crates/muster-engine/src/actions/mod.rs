@@ -19,7 +19,7 @@ pub use preview::{ActionPreview, OperationDemand, PreviewDemand, PreviewRefusal,
 
 use crate::engine::{Inner, OperatorError};
 use keys::Keys;
-use muster_core::action::{Action, ActionError, ActionId, ActionStatus, CommandStatus, Fingerprint};
+use muster_core::action::{Action, ActionError, ActionId, ActionStatus, CommandStatus, Fingerprint, refused_results};
 use muster_core::{Cause, Message, Timestamp, limits, system, text};
 use muster_store::actions::{ActionPut, ActionRow, ActionTaken, ResultPut, SignaturePut, Spread};
 use muster_store::agents::Effect;
@@ -28,7 +28,6 @@ use muster_store::{ErrorKind, StoreError};
 use muster_trust::signature;
 use preview::Detail;
 use serde::Deserialize;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -346,13 +345,7 @@ fn result_put(agent: muster_core::AgentId, outcome: ActionOutcome) -> Result<Res
     let results = match (&outcome.refusal, outcome.results.is_empty()) {
         (_, false) => outcome.results,
         (None, true) => "[]".to_owned(),
-        (Some((code, reason)), true) => {
-            let reason = text::cut(&text::without_nul(reason), limits::FAILED_REASON_CHARS_MAX);
-            let error = format!("refused ({}): {reason}", text::cut(code, limits::NAME_BYTES_MAX));
-            json!([{ "foundanything": false, "success": false, "elements": null, "statistics": null,
-                "errors": [error] }])
-            .to_string()
-        }
+        (Some((code, reason)), true) => refused_results(code, reason),
     };
     let findings: Vec<Finding> =
         serde_json::from_str(&results).map_err(|error| format!("the results are no list of results: {error}"))?;

@@ -5,7 +5,7 @@
 
 use crate::durable::{self, Sync};
 use muster_core::AgentId;
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SerialNumber};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SerialNumber, SigningKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt;
@@ -79,6 +79,16 @@ impl Identity {
     pub(crate) fn temporary() -> Result<Self, rcgen::Error> {
         let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         Self::of_key(PrivateKeyDer::Pkcs8(pair.serialize_der().into()))
+    }
+
+    /// Signs with the key: ECDSA over P-256 with SHA-256, in ASN.1. `None`: the key is of another kind, which this program
+    /// never makes.
+    pub(crate) fn sign(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let pair = KeyPair::try_from(&self.key).ok()?;
+        if pair.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
+            return None;
+        }
+        pair.sign(text).ok()
     }
 
     /// Returns a copy of the private key for the TLS library.

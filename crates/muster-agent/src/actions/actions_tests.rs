@@ -109,7 +109,8 @@ fn an_order_that_was_cut_short_has_a_result_for_each_of_its_operations() {
         floor: at,
         outcome: None,
     };
-    let told = interrupted(&order, at);
+    let (told, digest) = interrupted(&order, at);
+    assert_eq!(digest, <[u8; 32]>::from(Sha256::digest(&told.results)));
     assert_eq!((told.results_bytes, told.results_packing()), (told.results.len() as u64, wire::Packing::None));
     let results: Vec<ModuleResult> = serde_json::from_slice(&told.results).unwrap();
     for (result, module) in results.iter().zip(["file", "pkg"]) {

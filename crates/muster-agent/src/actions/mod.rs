@@ -26,6 +26,7 @@ use crate::facts::Observer;
 use crate::hub::{Delivery, Hub, Mail};
 use crate::keys::Identity;
 use ledger::{Begun, Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
+use muster_core::action::refused_results;
 use muster_core::{Clock, Timestamp, limits, system};
 use muster_modules::{ModuleResult, Stop};
 use muster_proto::convert::time_to_wire;
@@ -35,6 +36,7 @@ use pack::Part;
 use prost::Message as _;
 use report::AgentEnds;
 use runner::{Call, Status, parameters, together};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -299,6 +301,7 @@ impl Actions {
             signers: accepted.signers.iter().map(|signed| signed.signer.to_string()).collect(),
             ..came.answer(wire_status(status), finished)
         };
+        let answer = self.signed(answer, &packed.plain_sha256);
         // The result first: a crash in between reports it again under the same name, and never as lost.
         self.report(&answer).await?;
         self.finish(key, Outcome { at: finished, status: status.word().into(), found });
@@ -316,11 +319,12 @@ impl Actions {
     fn refuse(&self, came: &Came, refusal: &Refusal) -> wire::ActionResult {
         let code = refusal.code.as_str();
         tracing::warn!(action.id = came.order.action_id, code, "an order is refused");
-        let name = muster_core::Action::parse(&came.order.action).map_or_else(|_| String::new(), |action| action.name);
+        let action = muster_core::Action::parse(&came.order.action).ok();
+        let name = action.as_ref().map_or("", |action| &action.name);
         let refused = RefusedOrder {
             at: came.at,
             action_id: came.order.action_id,
-            name: muster_core::text::cut(&name, 200),
+            name: muster_core::text::cut(name, 200),
             code: code.to_owned(),
             reason: muster_core::text::cut(&refusal.text, 500),
         };
@@ -333,10 +337,14 @@ impl Actions {
             _ => ResultStatus::Failed,
         };
         let reason = muster_core::text::cut(&refusal.text, limits::FAILED_REASON_CHARS_MAX);
-        wire::ActionResult {
+        let text = action.and_then(|action| muster_trust::signed_text(&action).ok());
+        let results = Sha256::digest(refused_results(code, &reason)).into();
+        let answer = wire::ActionResult {
+            signed_sha256: text.map_or_else(Vec::new, |text| Sha256::digest(text).to_vec()).into(),
             refusal: Some(wire::Refusal { code: code.to_owned(), reason }),
             ..came.answer(status, self.clock.now())
-        }
+        };
+        self.signed(answer, &results)
     }
 
     async fn take_cancel(&self, delivery: Delivery) {

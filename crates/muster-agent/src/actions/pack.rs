@@ -4,6 +4,7 @@ use bytes::Bytes;
 use flate2::write::ZlibEncoder;
 use muster_modules::ModuleResult;
 use muster_proto::wire::actions::Packing;
+use sha2::{Digest, Sha256};
 use std::io::Write;
 
 /// Bytes of results in one message, packed; a message has room for its other parts besides.
@@ -20,6 +21,8 @@ pub(crate) struct Packed {
     pub(crate) packing: Packing,
     /// Bytes before packing.
     pub(crate) plain_bytes: u64,
+    /// SHA-256 before packing.
+    pub(crate) plain_sha256: [u8; 32],
 }
 
 /// The result of one operation, as it travels: its text takes a small part of the memory that its values do.
@@ -54,13 +57,14 @@ pub(crate) fn pack(mut parts: Vec<Part>) -> Packed {
     loop {
         let json = array(&parts);
         let plain_bytes = json.len() as u64;
+        let plain_sha256 = Sha256::digest(&json).into();
         let packed = if json.len() < PACK_FROM_BYTES {
-            Packed { bytes: json.into(), packing: Packing::None, plain_bytes }
+            Packed { bytes: json.into(), packing: Packing::None, plain_bytes, plain_sha256 }
         } else {
             let mut encoder = ZlibEncoder::new(Vec::new(), flate2::Compression::default());
             encoder.write_all(&json).expect("memory can be written to");
             let bytes = encoder.finish().expect("memory can be written to").into();
-            Packed { bytes, packing: Packing::Deflate, plain_bytes }
+            Packed { bytes, packing: Packing::Deflate, plain_bytes, plain_sha256 }
         };
         if packed.bytes.len() <= PACKED_BYTES_MAX && plain_bytes <= muster_core::limits::RESULT_BYTES_MAX {
             return packed;
@@ -100,6 +104,7 @@ mod tests {
             Packing::Deflate => drop(flate2::read::ZlibDecoder::new(&packed.bytes[..]).read_to_end(&mut json).unwrap()),
         }
         assert_eq!(json.len() as u64, packed.plain_bytes);
+        assert_eq!(packed.plain_sha256, <[u8; 32]>::from(Sha256::digest(&json)));
         serde_json::from_slice(&json).unwrap()
     }
 

@@ -10,11 +10,13 @@ use crate::chain::Chain;
 use crate::hub::{Mail, any};
 use crate::outbox::Durability;
 use crate::spool::SpoolError;
+use muster_core::action::{CommandStatus, result_text};
 use muster_core::{Priority, Timestamp, system};
 use muster_modules::ModuleResult;
 use muster_proto::convert::time_to_wire;
 use muster_proto::wire::actions::{self as wire, ResultStatus};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a result waits that the spool did not take, unless there is room before.
@@ -59,6 +61,25 @@ impl Actions {
         }
     }
 
+    /// Signs a result with the machine's key, if it is known of which order it is; `results` is the digest of its results
+    /// as the server stores them.
+    pub(super) fn signed(&self, result: wire::ActionResult, results: &[u8; 32]) -> wire::ActionResult {
+        let status = match result.status() {
+            ResultStatus::Unspecified => None,
+            ResultStatus::Success => Some(CommandStatus::Success),
+            ResultStatus::Failed => Some(CommandStatus::Failed),
+            ResultStatus::Timeout => Some(CommandStatus::Timeout),
+            ResultStatus::Cancelled => Some(CommandStatus::Cancelled),
+            ResultStatus::Expired => Some(CommandStatus::Expired),
+        };
+        let order = <&[u8; 32]>::try_from(&result.signed_sha256[..]).ok();
+        let identity = Arc::clone(&self.asked.identity.borrow());
+        let signature = order
+            .zip(status)
+            .and_then(|(order, status)| identity.sign(result_text(identity.id, order, status, results).as_bytes()));
+        wire::ActionResult { signature: signature.unwrap_or_default().into(), ..result }
+    }
+
     /// Returns what ran when the agent ended in the middle.
     pub(super) fn interrupted(&self) -> Vec<Order> {
         let ledger = self.ledger();
@@ -70,7 +91,8 @@ impl Actions {
     pub(super) async fn report_interrupted(&self, orders: Vec<Order>) {
         for order in orders {
             let now = self.clock.now();
-            if self.report(&interrupted(&order, now)).await.is_err() {
+            let (result, results) = interrupted(&order, now);
+            if self.report(&self.signed(result, &results)).await.is_err() {
                 return;
             }
             self.finish(order.key, Outcome { at: now, status: "interrupted".into(), found: 0 });
@@ -78,13 +100,13 @@ impl Actions {
     }
 }
 
-/// Returns what is reported of an order that the agent's end cut short.
-pub(super) fn interrupted(order: &Order, now: Timestamp) -> wire::ActionResult {
+/// Returns what is reported of an order that the agent's end cut short, and the digest of its results.
+pub(super) fn interrupted(order: &Order, now: Timestamp) -> (wire::ActionResult, [u8; 32]) {
     let unknown = "the agent ended while this ran; what came of it is unknown";
     // One for each operation, as if each had answered.
     let failed = |module: &String| Part::of(&ModuleResult::failed(format!("module '{module}': {unknown}")));
     let packed = pack::pack(order.modules.iter().map(failed).collect());
-    wire::ActionResult {
+    let result = wire::ActionResult {
         action_id: order.action_id,
         command_id: order.command_id,
         order_message_id: hex::decode(&order.message).unwrap_or_default().into(),
@@ -98,5 +120,6 @@ pub(super) fn interrupted(order: &Order, now: Timestamp) -> wire::ActionResult {
         finished: Some(time_to_wire(now)),
         signers: order.signers.clone(),
         ..wire::ActionResult::default()
-    }
+    };
+    (result, packed.plain_sha256)
 }

@@ -161,6 +161,46 @@ async fn a_machine_refuses_one_signature_where_it_wants_two_whatever_the_server_
 }
 
 #[tokio::test]
+async fn results_that_a_server_or_database_changed_are_found_out() {
+    let scene = Scene::new().await;
+    let (alice, bob) = (Investigator::new("Alice").unwrap(), Investigator::new("Bob").unwrap());
+    alice.join(&scene.server).unwrap();
+    // One machine answers, one refuses: both sign what they say.
+    let _agent = Agent::start_trusting(&scene.server, &scene.path("agent"), &[&alice], 1).unwrap();
+    let first = enrolled(&scene.server, &[], CEILING).await.unwrap();
+    let _other = Agent::start_trusting(&scene.server, &scene.path("other"), &[&alice, &bob], 2).unwrap();
+    let second = enrolled(&scene.server, std::slice::from_ref(&first), CEILING).await.unwrap();
+    let action = signed_by_hand(&alice, "whose answer", "status='online'");
+    let file = write(&scene.path("mig.json"), &action);
+    let id = number(&scene.server.muster(&["action", "launch", "--yes", &file]).unwrap());
+    completed(&scene.server, id).await;
+    let id = id.to_string();
+    let shown = scene.server.muster(&["action", "results", &id, "--proven", "--format", "csv"]).unwrap();
+    assert!(shown.contains("/etc/passwd") && shown.contains("refused (weight)"), "{shown}");
+
+    let path = scene.server.data().join("muster.db");
+    let change = |sql: &str| {
+        let database = rusqlite::Connection::open(&path).unwrap();
+        database.busy_timeout(CEILING).unwrap();
+        database.execute_batch(sql).unwrap();
+    };
+    let results = |more: &[&str]| scene.server.muster(&[&["action", "results", &id, "--format", "csv"], more].concat());
+    let of = |agent: &str| format!("agent = (SELECT number FROM machines WHERE agent_id = x'{agent}')");
+    change(&format!("UPDATE result_rows SET results = replace(results, 'passwd', 'shadow') WHERE {}", of(&first)));
+    let told = results(&[]).unwrap_err().to_string();
+    assert!(told.contains("1 results are not signed") && !told.contains("/etc/shadow"), "{told}");
+    assert!(told.contains("refused (weight)"), "the other one is as it was: {told}");
+    // The refusal of another machine is no answer of this one, signature and all.
+    let taken = |column: &str| format!("{column} = (SELECT {column} FROM result_rows WHERE {})", of(&second));
+    change(&format!("UPDATE result_rows SET {}, {} WHERE {}", taken("results"), taken("signature"), of(&first)));
+    assert!(results(&[]).unwrap_err().to_string().contains("1 results are not signed"));
+    // Whoever takes the signature away as well is found out by those who demand one.
+    change(&format!("UPDATE result_rows SET signature = NULL WHERE {}", of(&first)));
+    results(&[]).unwrap();
+    assert!(results(&["--proven"]).unwrap_err().to_string().contains("signed by no machine"));
+}
+
+#[tokio::test]
 async fn an_action_file_of_migs_form_signed_by_plain_gpg_runs() {
     let scene = Scene::new().await;
     let alice = Investigator::new("Alice").unwrap();

@@ -16,9 +16,9 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-/// Numbers that distributions give to nobody: above those of people, below those that systemd lends to services. The
-/// numbers behind them, as many again, are those of [`ender`].
-pub const USERS: RangeInclusive<u32> = 60_578..=60_880;
+/// Numbers that distributions give to nobody: above those that systemd lends to greeters, below those that it lends to
+/// services. The numbers behind them, as many again, are those of [`ender`].
+pub const USERS: RangeInclusive<u32> = 60_706..=60_944;
 /// The first argument of a process that is to end all processes of a user; the second is the user.
 pub(crate) const END_ARGUMENT: &str = "module-end";
 
@@ -179,15 +179,15 @@ mod tests {
 
     #[test]
     fn a_process_is_read_with_its_user() {
-        let zombie = "Name:\tUid: 1\nState:\tZ (zombie)\nUid:\t60600\t0\t0\t0\n";
-        assert_eq!(parse(zombie), Some(Status { user: 60_600, runs: false }));
+        let zombie = "Name:\tUid: 1\nState:\tZ (zombie)\nUid:\t60800\t0\t0\t0\n";
+        assert_eq!(parse(zombie), Some(Status { user: 60_800, runs: false }));
         let runs = zombie.replace('Z', "R");
-        assert_eq!(parse(&runs), Some(Status { user: 60_600, runs: true }));
+        assert_eq!(parse(&runs), Some(Status { user: 60_800, runs: true }));
         assert!(parse("Name:\tx\n").is_none() && read(0).is_none());
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(read(own), Some(Status { user: getuid().as_raw(), runs: true }));
         assert_eq!(of(own), None, "tests run as somebody else");
-        assert_eq!(send(own, 60_600, Signal::KILL), None, "and are not ended");
+        assert_eq!(send(own, 60_800, Signal::KILL), None, "and are not ended");
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn nobody_is_ended_for_a_user_of_another_range() {
-        for user in ["0", "1000", "60577", "60881", "61184", "-1", "x"] {
+        for user in ["0", "1000", "60705", "60945", "61184", "-1", "x"] {
             assert_eq!(be_ender(Some(user.into())), ExitCode::FAILURE, "{user}");
         }
         assert_eq!(be_ender(None), ExitCode::FAILURE);

@@ -66,9 +66,14 @@ impl Words {
 
     /// What stands in `document` at `path`. `place` takes a value and returns its parameter.
     pub(crate) fn path(self, document: &Source, path: &Path, place: &mut dyn FnMut(PathValue) -> usize) -> String {
-        // The whole document, which is kept as the evaluator prints it.
-        if path.steps.is_empty() && path.form == Form::Raw {
-            return document.text.to_owned();
+        let kept = document.lists.iter().find(|(key, _)| is_text_of(path, key));
+        match (self, kept) {
+            // The whole document, which is kept as the evaluator prints it. The sign keeps SQLite from putting a text that
+            // it is compared with in its place elsewhere, where a document is looked into that this text is not.
+            (Self::Sqlite, _) if is_whole(path) => return format!("(+{})", document.text),
+            (Self::Postgres, _) if is_whole(path) => return document.text.to_owned(),
+            (Self::Postgres, Some((_, column))) => return (*column).to_owned(),
+            _ => {}
         }
         if self == Self::Sqlite {
             let steps = serde_json::to_string(&(&path.steps, &path.form)).expect("steps are JSON");
@@ -103,6 +108,23 @@ pub(crate) struct Source {
     pub(crate) text: &'static str,
     /// The same as PostgreSQL keeps it once it was parsed, if it does: ten times as fast to look into.
     pub(crate) parsed: Option<&'static str>,
+    /// Keys at its top whose lists PostgreSQL keeps as texts too, with the columns.
+    pub(crate) lists: &'static [(&'static str, &'static str)],
+}
+
+/// Whether a path asks for the text of the whole document.
+fn is_whole(path: &Path) -> bool {
+    path.steps.is_empty() && path.form == Form::Raw
+}
+
+/// Whether a path asks for the text of what stands under `key` at the top.
+fn is_text_of(path: &Path, key: &str) -> bool {
+    path.steps.is_empty()
+        && match &path.form {
+            Form::Text(Step::Key(last)) => last == key,
+            Form::Deep(steps) => steps[..] == [key],
+            _ => false,
+        }
 }
 
 /// A step in PostgreSQL's words: into JSON as written and as parsed, for a piece and for its text.

@@ -232,9 +232,10 @@ impl<'a> Condition<'a> {
         let document = match path.document {
             Document::Environment => {
                 self.from = WITH_ENVIRONMENTS;
-                Source { text: "e.environment", parsed: Some("e.parsed") }
+                let lists = &[("addresses", "e.addresses"), ("modules", "e.modules")];
+                Source { text: "e.environment", parsed: Some("e.parsed"), lists }
             }
-            Document::Tags => Source { text: "machines.tags", parsed: None },
+            Document::Tags => Source { text: "machines.tags", parsed: None, lists: &[] },
         };
         let values = &mut self.values;
         self.words.path(&document, path, &mut |value| {

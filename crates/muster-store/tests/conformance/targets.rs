@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 const MINUTE: i64 = 60_000;
 /// Machines in the fleet of the comparisons, and targets that are tried on it.
 const MACHINES: u8 = 12;
-const TARGETS: usize = 400;
+const TARGETS: usize = 2000;
 
 /// Brings facts and claimed labels of agent `n`.
 async fn tell(stage: &Stage, n: u8, facts: &Facts, labels: &[&str], now: Timestamp) -> AgentId {
@@ -172,6 +172,10 @@ for_each_backend! {
             ("environment->>'isproxied' = 'true'".into(), vec![3, 6, 9, 12]),
             // Pieces are as they were written, and a text is no list of one.
             ("environment->>'addresses' = '[\"10.0.0.1\",\"10.0.0.7\"]'".into(), vec![7]),
+            // What the whole is compared with is no document.
+            ("tags::text = '10.0.0.1' AND tags->>'operator' = 'IT'".into(), NONE.to_vec()),
+            ("environment#>>'{addresses}' LIKE '%\"10.0.0.7\"%'".into(), vec![7]),
+            ("environment->>'modules' = '[]'".into(), (1..=12).collect()),
             ("environment#>>'{}' LIKE '%\"10.0.0.1\",\"10.0.0.7\"%'".into(), vec![7]),
             ("environment->'ident'->>0 IS NULL AND environment#>>'{ident,0}' IS NULL".into(), (1..=12).collect()),
             ("(tags->>'size')::numeric > 5".into(), vec![3, 9]),

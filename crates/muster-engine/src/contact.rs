@@ -7,6 +7,7 @@
 use crate::engine::{Chain, Inner, lock};
 use crate::gates::Network;
 use crate::intake::Judged;
+use crate::portion::Portion;
 use metrics::counter;
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::nonce::Link;
@@ -124,13 +125,21 @@ pub(crate) struct Admitted {
     pub(crate) now: Timestamp,
     pub(crate) nonce: u64,
     pub(crate) recorded: Recorded,
+    /// What it brought besides, still to be stored.
+    pub(crate) rest: Vec<Portion>,
 }
 
 impl Inner {
     pub(crate) async fn contact_poll(&self, from: ContactFrom, data: ContactData) -> Result<ContactAnswer, Refusal> {
         let agent = from.agent();
         let admitted = self.contact_admit(Kind::Poll, &from, data).await;
-        let Admitted { nonce, recorded, .. } = self.contact_judged(Kind::Poll, &from, agent, admitted).await?;
+        let Admitted { now, nonce, recorded, rest } = self.contact_judged(Kind::Poll, &from, agent, admitted).await?;
+        // What was stored before one of them fails comes again, and is known then.
+        for portion in rest {
+            let _room = self.room_for(&portion).await;
+            let judged = self.intake(agent, &from, portion.messages, now);
+            self.record_store(agent, &from, recorded.contact, (judged, now)).await?;
+        }
         let messages = match recorded.state {
             AgentState::Enrolled => self.poll_messages(agent, recorded).await,
             AgentState::Blocked => self.rekey_order(agent, recorded.contact).await.into_iter().collect(),
@@ -204,13 +213,9 @@ impl Inner {
             ContactTaken::Recorded(recorded) => {
                 self.chain_note(agent, from, &recorded).await;
                 self.intake_done(agent, from, &recorded, after).await;
-                // What was stored before one of them fails comes again, and is known then.
-                for portion in portions.filter(|_| recorded.state != AgentState::Waiting) {
-                    let _room = self.room_for(&portion).await;
-                    let judged = self.intake(agent, from, portion.messages, now);
-                    self.record_store(agent, from, recorded.contact, (judged, now)).await?;
-                }
-                Ok(Admitted { now, nonce, recorded: *recorded })
+                // Of a machine that waits only the contact is kept.
+                let rest = portions.filter(|_| recorded.state != AgentState::Waiting).collect();
+                Ok(Admitted { now, nonce, recorded: *recorded, rest })
             }
             ContactTaken::OtherKey => Err(key_mismatch(agent, from)),
             ContactTaken::Deleted => Err(deleted()),

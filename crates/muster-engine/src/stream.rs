@@ -11,6 +11,7 @@ use crate::contact::{
 use crate::engine::{Chain, Inner};
 use crate::intake::Judged;
 use crate::jobs::Ended;
+use crate::portion::Portion;
 use crate::registry::{Held, Stream, wake};
 use metrics::{counter, gauge};
 use muster_core::contact::{ContactAnswer, ContactData};
@@ -208,7 +209,7 @@ impl Inner {
         let agent = from.agent();
         let tokens = data.allowed.clone();
         let admitted = self.contact_admit(Kind::Stream, &from, data).await;
-        let Admitted { now, nonce, recorded } = self.contact_judged(Kind::Stream, &from, agent, admitted).await?;
+        let Admitted { now, nonce, recorded, rest } = self.contact_judged(Kind::Stream, &from, agent, admitted).await?;
         let stream = Arc::new(Stream::new(agent, recorded.contact, recorded.state, tokens));
         self.streams.register(&stream);
         self.streams_gauge();
@@ -220,6 +221,8 @@ impl Inner {
             later: None,
             failures: 0,
         };
+        // Only now, when the stream is one that ends: the database has it as held here already.
+        self.stream_portions(&stream, &from, rest, now).await?;
         // What an earlier contact was handed and the acknowledgements of this one did not name comes again soon.
         match self.store.message_release(agent, now.plus(limits::STREAM_RELEASE)).await {
             Ok(0) => {}
@@ -317,9 +320,22 @@ impl Inner {
         }
         shape_check(&data)?;
         self.rate_wait(stream, data.messages.len()).await?;
-        let now = self.now();
+        let portions = self.portions(data.messages);
+        self.stream_portions(stream, from, portions, self.now()).await?;
+        stream.tokens_add(data.allowed).map_err(|_| too_many_services())
+    }
+
+    /// Stores what a stream brings, and does what that means for it.
+    async fn stream_portions(
+        &self,
+        stream: &Stream,
+        from: &ContactFrom,
+        portions: Vec<Portion>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let agent = stream.agent;
         let mut speaks = Speaks::default();
-        for portion in self.portions(data.messages) {
+        for portion in portions {
             let _room = self.room_for(&portion).await;
             let judged = self.intake(agent, from, portion.messages, now);
             speaks.hear(&judged.intake, stream);
@@ -331,7 +347,6 @@ impl Inner {
             }
             stored?;
         }
-        stream.tokens_add(data.allowed).map_err(|_| too_many_services())?;
         if speaks.labels {
             stream.broadcasts_again();
         }

@@ -199,10 +199,9 @@ impl Inner {
         }
         for line in further.into_iter().filter(|_| row.status == ActionStatus::Waiting) {
             match self.action_sign(id, line, cause).await {
-                Ok(_) => {}
-                // Enough have signed by now, or the same person did.
-                Err(OperatorError::Conflict(_)) => break,
-                Err(error) => return Err(error),
+                Err(error) if !matches!(error, OperatorError::Conflict(_)) => return Err(error),
+                // In case of a conflict enough have signed by now, or the same person did: the next may still be wanted.
+                _ => {}
             }
         }
         Ok(ActionTaken::Again(id))

@@ -41,6 +41,8 @@ pub(super) async fn answer(
     let first = records.first().await?;
     let (from, data) = decode(shared, connection, &key, first).await?;
     let OpenStream { answer, incoming, outgoing } = shared.engine.stream_open(from, data).await?;
+    // Only now: what was read stays in memory until it is stored.
+    records.share.release();
 
     let outlet = Outlet::default();
     let stream = Stream {
@@ -64,8 +66,6 @@ struct Records {
     deflated: Bytes,
     frames: FrameReader,
     share: Share,
-    /// Whether a record was given out, which stays in memory until the next is asked for.
-    is_given: bool,
     /// Runs while a record is on its way.
     pace: Option<Pace>,
 }
@@ -74,7 +74,7 @@ impl Records {
     fn new(incoming: Incoming, encoding: Encoding, share: Share) -> Self {
         let inflater = (encoding == Encoding::Deflate).then(|| Box::new(Inflater::new(u64::MAX)));
         let frames = FrameReader::new(limits::CONTACT_BYTES_MAX);
-        Self { incoming, inflater, deflated: Bytes::new(), frames, share, is_given: false, pace: None }
+        Self { incoming, inflater, deflated: Bytes::new(), frames, share, pace: None }
     }
 
     async fn first(&mut self) -> Result<Bytes, Answer> {
@@ -89,13 +89,9 @@ impl Records {
     ///
     /// Dropping the future loses nothing but the wait.
     async fn next(&mut self) -> Result<Option<Bytes>, Answer> {
-        if std::mem::take(&mut self.is_given) {
-            self.share.release();
-        }
         loop {
             if let Some(record) = self.frames.record_next().map_err(|error| frame_answer(&error))? {
                 self.pace = None;
-                self.is_given = true;
                 return Ok(Some(record));
             }
             if self.inflate()? {
@@ -190,6 +186,7 @@ impl Stream {
             if let Err(reason) = Box::pin(self.take(record, incoming)).await {
                 return self.failed(&reason);
             }
+            records.share.release();
             ack_index += 1;
             let ack = wire::ContactData { ack_index, ..wire::ContactData::default() };
             self.outlet.put(record_bytes(&ack)).await;

@@ -65,14 +65,11 @@ impl Answers {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let value: serde_json::Value = serde_json::from_slice(line).map_err(|error| {
+        // What a machine found stays the text that it signed, and may be nested as it likes.
+        let row: CommandRow = serde_json::from_slice(line).map_err(|error| {
             Failure::new(Exit::Failed, what, format!("a line of results cannot be read: {error}")).on(context.api.url())
         })?;
-        // From the line itself: what a machine signed is the text of its results.
-        let row: CommandRow = serde_json::from_slice(line).map_err(|error| {
-            Failure::new(Exit::Failed, what, format!("a line of results is none: {error}")).on(context.api.url())
-        })?;
-        if self.taken.insert(row.id) { sink.take(&row, &value) } else { Ok(()) }
+        if self.taken.insert(row.id) { sink.take(&row, &String::from_utf8_lossy(line)) } else { Ok(()) }
     }
 }
 
@@ -123,8 +120,8 @@ impl Sink {
         self.tells_news = tell && std::io::stderr().is_terminal();
     }
 
-    /// Takes the answer of one machine, which stands in `value` as the API gave it.
-    pub(crate) fn take(&mut self, row: &CommandRow, value: &serde_json::Value) -> Result<(), Failure> {
+    /// Takes the answer of one machine, which stands in `line` as the API gave it.
+    pub(crate) fn take(&mut self, row: &CommandRow, line: &str) -> Result<(), Failure> {
         match self.order.map(|order| proof::check(row, &order)) {
             Some(Proof::Broken(why)) => {
                 self.broken += 1;
@@ -135,7 +132,7 @@ impl Sink {
             _ => {}
         }
         match self.format {
-            Format::Jsonl => self.out.line(&value.to_string()),
+            Format::Jsonl => self.out.line(line.trim_end()),
             Format::Csv => {
                 let text = self.csv(row);
                 self.out.bytes(text.as_bytes())
@@ -241,7 +238,11 @@ fn values(row: &CommandRow, modules: &[String]) -> BTreeSet<String> {
     if row.status != "success" {
         values.insert(format!("({})", row.status));
     }
-    let results = row.results.as_ref().and_then(|text| serde_json::from_str::<Vec<serde_json::Value>>(text.get()).ok());
+    let results = row.results.as_ref().map(|text| serde_json::from_str::<Vec<serde_json::Value>>(text.get()));
+    let results = results.transpose().unwrap_or_else(|error| {
+        values.insert(format!("(unreadable: {error})"));
+        None
+    });
     for (at, result) in results.iter().flatten().enumerate() {
         let Ok(read) = ModuleResult::deserialize(result) else {
             values.insert(result.to_string());

@@ -282,6 +282,8 @@ pub enum ResultTaken {
 /// A result that came too late.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LateResult {
+    /// Its number; later ones have greater ones.
+    pub number: i64,
     /// Whose.
     pub agent: AgentId,
     /// What it says.
@@ -290,6 +292,15 @@ pub struct LateResult {
     pub received: Timestamp,
     /// The results of its operations, as JSON.
     pub results: String,
+}
+
+/// A page of late results.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LatePage {
+    /// Newest first.
+    pub late: Vec<LateResult>,
+    /// Whether it ends before the next one would have been too much.
+    pub is_full: bool,
 }
 
 /// How old what may become before retention deletes it.
@@ -390,9 +401,9 @@ pub trait ActionStore: Send + Sync {
     async fn command_result_put(&self, results: Vec<ResultPut>, now: Timestamp)
     -> Result<Vec<ResultTaken>, StoreError>;
 
-    /// Returns late results of an action, newest first, at most `limit`, and at most
-    /// [`limits::PAGE_RESULT_BYTES_MAX`] of them.
-    async fn command_late(&self, action: ActionId, limit: u32) -> Result<Vec<LateResult>, StoreError>;
+    /// Returns a page of late results of an action, newest first, those with numbers below `before`; it is full as a
+    /// page of commands is.
+    async fn command_late(&self, action: ActionId, before: Option<i64>, limit: u32) -> Result<LatePage, StoreError>;
 
     /// Deletes up to `limit` old rows of each kind. Returns how many; 0 when nothing is left to delete.
     async fn action_retention_sweep(&self, retention: ActionRetention, limit: u32) -> Result<u64, StoreError>;

@@ -98,8 +98,8 @@ impl Args {
         if launched.action.summary.status == "waiting" {
             return Err(waits(id));
         }
-        context.out.note(&format!("action {id}: {}", file::sha256(&launched.action.signed_text)));
-        self.how.follow(context, id, &action).await
+        let note = format!("action {id}: {}", file::sha256(&launched.action.signed_text));
+        self.how.follow_noted(context, id, &action, Some(&note)).await
     }
 }
 

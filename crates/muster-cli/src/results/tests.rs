@@ -23,7 +23,7 @@ fn sink(format: Format) -> Sink {
 fn answers_are_grouped_by_value_the_commonest_first() {
     let mut sink = sink(Format::Table);
     for (id, value) in [(1, "a"), (2, "b"), (3, "b")] {
-        sink.take(&row(id, &format!("host{id}"), &found(&json!(value))), &json!(null)).unwrap();
+        sink.take(&row(id, &format!("host{id}"), &found(&json!(value))), "{}").unwrap();
     }
     let shown: Vec<_> =
         sink.sorted().into_iter().map(|(value, (count, named))| (value.as_str(), count, named)).collect();
@@ -36,7 +36,7 @@ fn answers_are_grouped_by_value_the_commonest_first() {
 fn a_machine_counts_once_for_a_value_that_it_gave_twice_and_is_named_by_its_id_without_a_host() {
     let mut sink = Sink::new(PLAIN, Format::Table, vec!["memory".to_owned(); 2]);
     let twice = json!([found(&json!(1))[0], found(&json!(1))[0]]);
-    sink.take(&row(7, "", &twice), &json!(null)).unwrap();
+    sink.take(&row(7, "", &twice), "{}").unwrap();
     assert_eq!(sink.groups["1"], (1, vec!["0000000000000007".to_owned()]));
 }
 
@@ -80,8 +80,8 @@ fn a_result_that_is_not_its_machines_is_left_out_and_fails_the_command() {
     };
     for (format, strict) in [(Format::Table, false), (Format::Csv, false), (Format::Jsonl, true)] {
         let mut sink = sink(format).checked([1; 32], strict);
-        sink.take(&row(2, "b", &results), &json!(null)).unwrap();
-        sink.take(&signed, &json!(null)).unwrap();
+        sink.take(&row(2, "b", &results), "{}").unwrap();
+        sink.take(&signed, "{}").unwrap();
         if format == Format::Table {
             assert_eq!(sink.counts(), [("\"x\"".to_owned(), 1)]);
         }
@@ -90,9 +90,22 @@ fn a_result_that_is_not_its_machines_is_left_out_and_fails_the_command() {
         assert_eq!(failure.why.contains("by no machine"), strict);
     }
     let mut plain = sink(Format::Table).checked([1; 32], false);
-    plain.take(&row(2, "b", &results), &json!(null)).unwrap();
+    plain.take(&row(2, "b", &results), "{}").unwrap();
     plain.end().unwrap();
     let mut strict = sink(Format::Table).checked([1; 32], true);
-    strict.take(&row(2, "b", &results), &json!(null)).unwrap();
+    strict.take(&row(2, "b", &results), "{}").unwrap();
     assert!(strict.end().is_err());
+}
+
+#[test]
+fn a_result_that_is_nested_too_deep_to_read_is_one_and_spoils_no_other() {
+    let deep = format!("[{{\"elements\":{}{}}}]", "[".repeat(500), "]".repeat(500));
+    let line = serde_json::to_string(&row(1, "a", &found(&json!("x")))).unwrap();
+    let text = found(&json!("x")).to_string();
+    let line = line.replace(&text, &deep);
+    let row: CommandRow = serde_json::from_str(&line).unwrap();
+    let mut sink = sink(Format::Table);
+    sink.take(&row, &line).unwrap();
+    let counts = sink.counts();
+    assert!(counts.len() == 1 && counts[0].0.contains("(unreadable: recursion limit"), "{counts:?}");
 }

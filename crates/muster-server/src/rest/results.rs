@@ -18,9 +18,8 @@ use muster_api::Page;
 use muster_api::actions::{CommandQuery, CommandRow, LateResultRow, ResultProof, ResultQuery};
 use muster_api::server::PageQuery;
 use muster_core::action::{ActionId, CommandId};
-use muster_core::limits;
 use muster_store::StoreError;
-use muster_store::actions::{self, CommandFilter, CommandPage};
+use muster_store::actions::{self, CommandFilter, CommandPage, LatePage};
 use serde_json::value::RawValue;
 
 /// Commands read at once for the lines of results.
@@ -87,15 +86,17 @@ pub(crate) async fn late_result_list(
     Args(query): Args<PageQuery>,
 ) -> Result<Json<Page<LateResultRow>>, Failure> {
     let action = known(&rest, action_id(&id)?).await?;
-    let limit = query.limit.unwrap_or(limits::PAGE_ROWS_DEFAULT).clamp(1, limits::PAGE_ROWS_MAX);
-    let rows = rest.engine.store().command_late(action, limit).await.doing("list late results")?;
+    let paging = Paging::new("late results", query.cursor.as_deref(), query.limit)?;
+    let found = rest.engine.store().command_late(action, paging.after()?, paging.rows()).await;
+    let LatePage { late, is_full } = found.doing("list late results")?;
+    let page = paging.cut_full(late, is_full, |row| row.number.to_string());
     let show = |row: actions::LateResult| LateResultRow {
         agent: row.agent.to_string(),
         status: row.status.to_string(),
         received: row.received.to_string(),
         results: json(row.results),
     };
-    Ok(Json(Page { items: rows.into_iter().map(show).collect(), next: None }))
+    Ok(Json(Paging::map(page, show)))
 }
 
 /// Returns the lines of the next commands that are done, and after which command to go on.
@@ -121,7 +122,9 @@ async fn known(rest: &Rest, id: ActionId) -> Result<ActionId, Failure> {
     row.map(|_| id).ok_or_else(|| Failure::not_found(format!("action {id} is not known")))
 }
 
+/// The results as they were sent, on one line: in JSON a line break can only be white space, and no agent writes one.
 fn json(text: String) -> Box<RawValue> {
+    let text = if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text };
     RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
@@ -140,5 +143,24 @@ fn show(row: actions::CommandRow) -> CommandRow {
         proof: row
             .proof
             .map(|proof| ResultProof { signature: STANDARD.encode(proof.signature), key: STANDARD.encode(proof.key) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_found_is_one_line_however_it_is_written() {
+        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        for (text, shown) in [
+            ("[ {\"a\":\"b\\n\"} ]", "[ {\"a\":\"b\\n\"} ]"),
+            ("[\n{}\r\n]", "[ {}  ]"),
+            (&deep, &deep),
+            ("[", "null"),
+            ("", "null"),
+        ] {
+            assert_eq!(json(text.to_owned()).get(), shown);
+        }
     }
 }

@@ -7,6 +7,8 @@ ALTER TABLE machine_environments
     ADD COLUMN modules TEXT GENERATED ALWAYS AS (environment::JSON ->> 'modules') STORED;
 
 -- People may write rows of investigators by hand: what is no fingerprint is refused here, and not by every server that
--- reads it. Rows that are there stay.
+-- reads it. Where one stands already, its person has no key from now on, until `muster investigator key` gives one.
+UPDATE investigators SET pgpfingerprint = NULL
+    WHERE upper(translate(pgpfingerprint, E' :\t', '')) !~ '^(0X)?([0-9A-F]{40}|[0-9A-F]{64})$';
 ALTER TABLE investigators ADD CONSTRAINT pgpfingerprint_is_40_or_64_hexadecimal_digits CHECK (
-    upper(translate(pgpfingerprint, E' :\t', '')) ~ '^(0X)?([0-9A-F]{40}|[0-9A-F]{64})$') NOT VALID;
+    upper(translate(pgpfingerprint, E' :\t', '')) ~ '^(0X)?([0-9A-F]{40}|[0-9A-F]{64})$');

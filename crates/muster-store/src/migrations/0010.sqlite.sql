@@ -29,7 +29,11 @@ FROM machines m CROSS JOIN agent_times t
 WHERE m.state IN (0, 2);
 
 -- People may write rows of investigators by hand: what is no fingerprint is refused here, and not by every server that
--- reads it.
+-- reads it. Where one stands already, its person has no key from now on, until `muster investigator key` gives one.
+UPDATE investigators SET pgpfingerprint = NULL WHERE
+    (SELECT length(d) NOT IN (40, 64) OR d GLOB '*[^0-9A-F]*' FROM
+        (SELECT CASE WHEN x LIKE '0X%' THEN substr(x, 3) ELSE x END AS d FROM
+            (SELECT upper(replace(replace(replace(pgpfingerprint, ' ', ''), ':', ''), char(9), '')) AS x)));
 CREATE TRIGGER investigators_fingerprint_insert BEFORE INSERT ON investigators WHEN NEW.pgpfingerprint IS NOT NULL
     AND (SELECT length(d) NOT IN (40, 64) OR d GLOB '*[^0-9A-F]*' FROM
         (SELECT CASE WHEN x LIKE '0X%' THEN substr(x, 3) ELSE x END AS d FROM

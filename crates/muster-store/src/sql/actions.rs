@@ -4,7 +4,7 @@ use super::action_rows::{Parts, rings_text, select, status_number};
 use super::{action_ends, action_work, commands, journal, results};
 use crate::actions::{
     ActionFilter, ActionJob, ActionMark, ActionPut, ActionRetention, ActionRow, ActionStore, ActionTaken,
-    CommandFilter, CommandPage, CommandRow, LateResult, ResultPut, ResultTaken, SignaturePut, WorkLimits, Worked,
+    CommandFilter, CommandPage, CommandRow, LatePage, ResultPut, ResultTaken, SignaturePut, WorkLimits, Worked,
 };
 use crate::db::Tx;
 use crate::db::value::{Value, number, params};
@@ -341,8 +341,8 @@ impl ActionStore for SqlStore {
         .await
     }
 
-    async fn command_late(&self, action: ActionId, limit: u32) -> Result<Vec<LateResult>, StoreError> {
-        self.read((action, limit), |tx, args| Box::pin(results::late(tx, args))).await
+    async fn command_late(&self, action: ActionId, before: Option<i64>, limit: u32) -> Result<LatePage, StoreError> {
+        self.read((action, before, limit), |tx, args| Box::pin(results::late(tx, args))).await
     }
 
     async fn action_retention_sweep(&self, retention: ActionRetention, limit: u32) -> Result<u64, StoreError> {

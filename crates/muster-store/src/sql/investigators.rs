@@ -47,8 +47,8 @@ pub(super) fn read(row: Row) -> Result<InvestigatorRow, StoreError> {
     let mut fields = row.fields("investigators");
     let (id, name) = (fields.take()?, fields.take()?);
     let fingerprint: Option<String> = fields.take()?;
-    // A person may have inserted the row by hand; every spelling of a fingerprint is one. What is none, in a row older
-    // than the schema's rule, leaves the person without a key and everybody else alone.
+    // A person may have inserted the row by hand; every spelling of a fingerprint is one, and the database sees to it
+    // that it is one. If not, that person has no key, and everybody else is left alone.
     let fingerprint = fingerprint.and_then(|text| text.parse().ok());
     Ok(InvestigatorRow {
         id,

@@ -3,7 +3,7 @@
 use super::action_rows::end_number;
 use super::commands::Room;
 use crate::StoreError;
-use crate::actions::{LATE_RESULTS_MAX, LateResult, ResultPut, ResultTaken};
+use crate::actions::{LATE_RESULTS_MAX, LatePage, LateResult, ResultPut, ResultTaken};
 use crate::db::Tx;
 use crate::db::dialect::{Insert, Kind};
 use crate::db::value::{Value, params};
@@ -24,7 +24,8 @@ const COMPLETE: &str = "UPDATE action_rows SET status = 5, finished = $2, update
 const DELETE_JOB: &str = "DELETE FROM action_jobs WHERE action = $1";
 const LATE: &str = "SELECT machines.agent_id, result_rows.status, result_rows.received, result_rows.number, \
      octet_length(result_rows.results) FROM result_rows JOIN machines ON machines.number = result_rows.agent \
-     WHERE result_rows.action = $1 AND late = 1 ORDER BY result_rows.number DESC LIMIT $2";
+     WHERE result_rows.action = $1 AND late = 1 AND result_rows.number < $3 ORDER BY result_rows.number DESC \
+     LIMIT $2";
 
 static INSERT: Insert = Insert {
     table: "result_rows",
@@ -222,20 +223,26 @@ pub(super) async fn complete(tx: &mut Tx, action: ActionId, now: Timestamp) -> R
     Ok(true)
 }
 
-pub(super) async fn late(tx: &mut Tx, (action, limit): &(ActionId, u32)) -> Result<Vec<LateResult>, StoreError> {
+pub(super) async fn late(
+    tx: &mut Tx,
+    (action, before, limit): &(ActionId, Option<i64>, u32),
+) -> Result<LatePage, StoreError> {
     let mut room = Room::new(limits::PAGE_RESULT_BYTES_MAX);
-    let mut taken = Vec::new();
-    for row in tx.query(LATE, params![*action, *limit]).await? {
+    let mut late = Vec::new();
+    let mut is_full = false;
+    for row in tx.query(LATE, params![*action, *limit, before.unwrap_or(i64::MAX)]).await? {
         let mut fields = row.fields("result_rows");
         let (agent, status, received) = (fields.take()?, fields.take()?, fields.take()?);
         let (number, bytes) = (fields.take()?, fields.take()?);
-        if !room.takes(number, bytes) {
+        is_full = !room.takes(number, bytes);
+        if is_full {
             break;
         }
-        taken.push((number, LateResult { agent, status, received, results: String::new() }));
+        late.push(LateResult { number, agent, status, received, results: String::new() });
     }
     let mut texts = room.texts(tx).await?;
-    let whole =
-        |(number, late): (i64, LateResult)| LateResult { results: texts.remove(&number).unwrap_or_default(), ..late };
-    Ok(taken.into_iter().map(whole).collect())
+    for one in &mut late {
+        one.results = texts.remove(&one.number).unwrap_or_default();
+    }
+    Ok(LatePage { late, is_full })
 }

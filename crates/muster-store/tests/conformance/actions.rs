@@ -334,7 +334,7 @@ for_each_backend! {
         for n in 0..9 {
             answer(&stage, vec![result(id, agents[0], CommandStatus::Success, &format!("more {n}"))], at(7)).await;
         }
-        let late = stage.store.command_late(id, 99).await.unwrap();
+        let late = stage.store.command_late(id, None, 99).await.unwrap().late;
         assert_eq!(late.len(), LATE_RESULTS_MAX as usize);
         let row = stage.store.action_get(id).await.unwrap().unwrap();
         let counters = row.counters;
@@ -385,9 +385,10 @@ for_each_backend! {
         for mark in ["a", "b"] {
             answer(&stage, vec![result(id, agents[0], CommandStatus::Success, &tenths(6, mark))], at(3)).await;
         }
-        let late = stage.store.command_late(id, 9).await.unwrap();
-        assert_eq!(late.len(), 1);
-        assert!(late[0].results.contains("\"bx"), "the newest");
+        let newest = stage.store.command_late(id, None, 9).await.unwrap();
+        assert!(newest.is_full && newest.late.len() == 1 && newest.late[0].results.contains("\"bx"));
+        let older = stage.store.command_late(id, Some(newest.late[0].number), 9).await.unwrap();
+        assert!(!older.is_full && older.late.len() == 1 && older.late[0].results.contains("\"ax"));
     }
 
     async fn what_is_not_answered_expires(stage) {

@@ -13,6 +13,7 @@ use muster_core::Action;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The shortest and the longest time between two looks.
 const LOOK: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
@@ -86,6 +87,22 @@ impl HowArgs {
 
     /// Prints results as they arrive, until the action is over.
     pub(crate) async fn follow(&self, context: &Context, id: i64, action: &Action) -> Result<(), Failure> {
+        self.follow_noted(context, id, action, None).await
+    }
+
+    /// The same after a note, from which on an interrupt says how to go on.
+    pub(crate) async fn follow_noted(
+        &self,
+        context: &Context,
+        id: i64,
+        action: &Action,
+        note: Option<&str>,
+    ) -> Result<(), Failure> {
+        let mut interrupts = signal(SignalKind::interrupt())
+            .map_err(|error| Failure::new(Exit::Failed, "could not listen for Ctrl-C", error.to_string()))?;
+        if let Some(note) = note {
+            context.out.note(note);
+        }
         let mut watch = Watch {
             context,
             id,
@@ -100,7 +117,7 @@ impl HowArgs {
             // Whoever holds the program back knows less of what goes on than this.
             biased;
             outcome = watch.run(Instant::now() + self.wait) => outcome,
-            Ok(()) = tokio::signal::ctrl_c() => {
+            Some(()) = interrupts.recv() => {
                 let what = format!("interrupted while action {id} goes on");
                 Err(Failure::new(Exit::Interrupted, what, "it is not called back by this"))
             }

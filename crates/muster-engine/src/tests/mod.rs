@@ -7,6 +7,7 @@ mod contacts;
 mod dispatch;
 mod identity;
 mod servers;
+mod signing;
 mod streams;
 mod times;
 mod tokens;

@@ -5,7 +5,7 @@
 
 mod create;
 
-pub use create::{Created, CreatedRole, NewRole, NewRoles, PasswordIs, RolePassword, create};
+pub use create::{Created, CreatedRole, NewRole, NewRoles, PasswordIs, RolePassword, create, name_check};
 
 use crate::Config;
 use crate::config::Database;

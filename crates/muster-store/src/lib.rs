@@ -27,7 +27,7 @@ pub use actions::ActionStore;
 pub use agents::AgentStore;
 pub use broadcasts::BroadcastStore;
 pub use cluster::ClusterStore;
-pub use db::create::{Created, Password, Role, Roles};
+pub use db::create::{Created, Password, Role, Roles, name_check};
 pub use error::{ErrorKind, SchemaError, StoreError};
 pub use files::FileStore;
 pub use investigators::InvestigatorStore;

@@ -13,6 +13,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 /// Bytes of chance in a password that is made here.
 const PASSWORD_BYTES: usize = 24;
 
+/// Accepts the name of a role or a schema, before a database is asked. The error says what a name is made of.
+pub fn name_check(name: &str) -> Result<(), String> {
+    muster_store::name_check(name).map_err(|error| error.to_string())
+}
+
 /// What becomes of a role's password.
 #[derive(Clone)]
 pub enum RolePassword {

@@ -60,7 +60,11 @@ pub struct Roles {
 const READABLE: &str = "agents, actions, commands, signatures, modules, agtmodreq, invagtmodperm, agents_stats";
 const READABLE_OF_INVESTIGATORS: &str = "id, name, pgpfingerprint, publickey, status, permissions, created, modified";
 
-/// Accepts a name that means the same with and without quotes.
+/// Accepts the name of a role or a schema: one that means the same with and without quotes. Refused: any other.
+pub fn name_check(name: &str) -> Result<(), StoreError> {
+    self::name(name).map(drop)
+}
+
 fn name(name: &str) -> Result<&str, StoreError> {
     let mut letters = name.chars();
     let starts = letters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_');
@@ -68,7 +72,8 @@ fn name(name: &str) -> Result<&str, StoreError> {
         return Ok(name);
     }
     Err(StoreError::Refused(format!(
-        "{name:?} cannot name a role or a schema here: use small letters, digits and underscores, at most 63"
+        "{name:?} cannot name a role or a schema here: use small letters, digits and underscores, no digit first, at \
+         most 63"
     )))
 }
 

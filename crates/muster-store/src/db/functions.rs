@@ -112,6 +112,13 @@ pub(crate) struct Source {
     pub(crate) lists: &'static [(&'static str, &'static str)],
 }
 
+impl Source {
+    /// A document of which only its JSON is kept.
+    pub(crate) fn written(text: &'static str) -> Self {
+        Self { text, parsed: None, lists: &[] }
+    }
+}
+
 /// Whether a path asks for the text of the whole document.
 fn is_whole(path: &Path) -> bool {
     path.steps.is_empty() && path.form == Form::Raw

@@ -102,14 +102,13 @@ impl<'a> Search<'a> {
         let form = Form::Text(Step::Key("family".to_owned()));
         let path = Path { document: Document::Tags, steps: Vec::new(), form };
         let values = &mut self.values;
-        let sql =
-            self.words.path(&Source { text: "action_rows.threat", parsed: None, lists: &[] }, &path, &mut |value| {
-                values.push(match value {
-                    PathValue::Text(text) => text.into(),
-                    PathValue::Index(index) => index.into(),
-                });
-                values.len()
+        let sql = self.words.path(&Source::written("action_rows.threat"), &path, &mut |value| {
+            values.push(match value {
+                PathValue::Text(text) => text.into(),
+                PathValue::Index(index) => index.into(),
             });
+            values.len()
+        });
         self.like(&sql, family)
     }
 

@@ -235,7 +235,7 @@ impl<'a> Condition<'a> {
                 let lists = &[("addresses", "e.addresses"), ("modules", "e.modules")];
                 Source { text: "e.environment", parsed: Some("e.parsed"), lists }
             }
-            Document::Tags => Source { text: "machines.tags", parsed: None, lists: &[] },
+            Document::Tags => Source::written("machines.tags"),
         };
         let values = &mut self.values;
         self.words.path(&document, path, &mut |value| {

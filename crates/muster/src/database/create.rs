@@ -149,24 +149,13 @@ impl CreateArgs {
     }
 }
 
-/// Characters that a name may have, as PostgreSQL counts them.
-const NAME_CHARS_MAX: usize = 63;
-
 /// Refuses names that no database would take from here, before one is asked.
 fn names_check(roles: &NewRoles) -> Result<(), Failure> {
     let NewRoles { owner, server, reader, schema } = roles;
     let names =
         [("--owner", &owner.name), ("--server", &server.name), ("--reader", &reader.name), ("--schema", schema)];
     for (flag, name) in names {
-        let letter = |c: char| c.is_ascii_lowercase() || c == '_';
-        let fits = name.starts_with(letter) && name.chars().all(|c| letter(c) || c.is_ascii_digit());
-        if !fits || name.len() > NAME_CHARS_MAX {
-            let why = format!("{name:?} cannot name a role or a schema");
-            let next = format!(
-                "{flag}: small letters, digits and underscores, no digit first, at most {NAME_CHARS_MAX} of them"
-            );
-            return Err(Failure::usage(WHAT, why).next(next));
-        }
+        offline::name_check(name).map_err(|why| Failure::usage(WHAT, why).next(format!("give {flag} another name")))?;
     }
     let mut seen = std::collections::BTreeSet::new();
     match names.iter().take(3).find(|(_, name)| !seen.insert(*name)) {

@@ -1,5 +1,7 @@
 //! A person's public key: the primary key that names the person, and the keys below it.
 
+mod cause;
+
 use crate::armor::{self, ArmorError};
 use crate::packets;
 use crate::policy::{policy, system_time};
@@ -10,7 +12,7 @@ use muster_core::limits;
 use sequoia_openpgp as openpgp;
 use sequoia_openpgp::Cert;
 use sequoia_openpgp::cert::CertParser;
-use sequoia_openpgp::cert::amalgamation::key::ValidErasedKeyAmalgamation;
+use sequoia_openpgp::cert::amalgamation::key::{ErasedKeyAmalgamation, ValidErasedKeyAmalgamation};
 use sequoia_openpgp::cert::amalgamation::{ValidAmalgamation, ValidateAmalgamation};
 use sequoia_openpgp::packet::key::PublicParts;
 use sequoia_openpgp::parse::Parse;
@@ -37,6 +39,11 @@ pub enum CertificateError {
     /// More than one, or none.
     #[error("there must be exactly one key, not {0}")]
     Count(usize),
+    /// Of a version that is not read here.
+    #[error(
+        "the key has version {0}; version 4 is accepted: make one with `gpg --quick-generate-key NAME ed25519 sign`"
+    )]
+    Version(u8),
     /// Not OpenPGP.
     #[error("this is no OpenPGP key: {0}")]
     Malformed(String),
@@ -67,6 +74,9 @@ impl Certificate {
     }
 
     fn parse_binary(bytes: &[u8]) -> Result<Self, CertificateError> {
+        if let Some(version) = version(bytes).filter(|version| *version != VERSION) {
+            return Err(CertificateError::Version(version));
+        }
         // The library has had panics on hostile packets; one here must not end the process.
         let parsed = std::panic::catch_unwind(|| {
             let bytes = packets::exact(bytes);
@@ -81,9 +91,24 @@ impl Certificate {
         if cert.is_tsk() {
             return Err(CertificateError::Secret);
         }
-        let fingerprint = fingerprint_of(&cert.fingerprint())
-            .ok_or_else(|| CertificateError::Malformed("its version is not supported".to_owned()))?;
+        Self::of(cert)
+    }
+
+    fn of(cert: Cert) -> Result<Self, CertificateError> {
+        let version = cert.primary_key().key().version();
+        let fingerprint = fingerprint_of(&cert.fingerprint()).ok_or(CertificateError::Version(version))?;
         Ok(Self { cert, fingerprint })
+    }
+
+    /// Puts two copies of one key together: what either says counts, such as an end that was put off, or a revocation.
+    /// `None`: they are copies of different keys, or together longer than a key may be.
+    pub fn merged(&self, other: &Self) -> Option<Self> {
+        if self.fingerprint != other.fingerprint {
+            return None;
+        }
+        let cert = self.cert.clone().merge_public(other.cert.clone()).ok()?;
+        let is_short = cert.to_vec().is_ok_and(|bytes| bytes.len() <= limits::PGP_KEY_BYTES_MAX);
+        is_short.then(|| Self::of(cert).ok()).flatten()
     }
 
     /// Returns the primary key's fingerprint, which names its owner.
@@ -115,7 +140,15 @@ impl Certificate {
                 Err(error) => problem = error,
             }
         }
-        if usable.is_empty() { Err(problem) } else { Ok(usable) }
+        if !usable.is_empty() {
+            return Ok(usable);
+        }
+        if problem == SignatureError::NotForSigning {
+            // Of a key whose algorithm is unknown nobody knows what it is for.
+            let primary = self.cert.primary_key().key().fingerprint();
+            problem = cause::cause(&self.cert, &primary, problem);
+        }
+        Err(problem)
     }
 
     pub(crate) fn cert(&self) -> &Cert {
@@ -130,15 +163,16 @@ pub(crate) fn key_at<'a>(
     fingerprint: &openpgp::Fingerprint,
     time: SystemTime,
 ) -> Result<ValidErasedKeyAmalgamation<'a, PublicParts>, SignatureError> {
-    let key = cert.keys().find(|key| key.key().fingerprint() == *fingerprint).ok_or(SignatureError::UnknownKey)?;
+    let key = key_named(cert, fingerprint).ok_or(SignatureError::UnknownKey)?;
+    let unbound = |error| cause::cause(cert, fingerprint, unbound(&error));
     if is_revoked(&cert.revocation_status(policy, time)) {
         return Err(SignatureError::KeyRevoked);
     }
     if time < cert.primary_key().key().creation_time() || time < key.key().creation_time() {
         return Err(SignatureError::KeyTooYoung);
     }
-    let valid = cert.with_policy(policy, time).map_err(|error| unbound(&error))?;
-    let key = key.with_policy(policy, time).map_err(|error| unbound(&error))?;
+    let valid = cert.with_policy(policy, time).map_err(unbound)?;
+    let key = key.with_policy(policy, time).map_err(unbound)?;
     if is_revoked(&key.revocation_status()) {
         return Err(SignatureError::KeyRevoked);
     }
@@ -149,6 +183,20 @@ pub(crate) fn key_at<'a>(
         return Err(SignatureError::NotForSigning);
     }
     Ok(key)
+}
+
+fn key_named<'a>(cert: &'a Cert, fingerprint: &openpgp::Fingerprint) -> Option<ErasedKeyAmalgamation<'a, PublicParts>> {
+    cert.keys().find(|key| key.key().fingerprint() == *fingerprint)
+}
+
+/// The version of keys that are read here.
+const VERSION: u8 = 4;
+
+/// Returns the version that the first packet says it has, if it is a public key.
+fn version(bytes: &[u8]) -> Option<u8> {
+    const PUBLIC_KEY: u8 = 6;
+    let header = packets::header(bytes).filter(|header| header.tag == PUBLIC_KEY)?;
+    bytes.get(header.bytes).copied()
 }
 
 fn is_revoked(status: &RevocationStatus) -> bool {

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Why keys do not make a keyring.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
-    /// The same key stands in two certificates, or one certificate twice: a signature by it would have two owners.
-    #[error("the key {0} stands twice in the keyring: keep one of them")]
+    /// The same key stands in the certificates of two owners, or copies of one are too long to be put together.
+    #[error("the key {0} stands in two certificates of the keyring: keep one of them")]
     Twice(Fingerprint),
     /// More than the ceiling allows.
     #[error("the keyring has {have} keys, at most {max} are allowed", max = limits::KEYRING_KEYS_MAX)]
@@ -30,11 +30,13 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// Takes certificates.
+    /// Takes certificates. Copies of one are put together, so that a key that was renewed counts as renewed beside its old
+    /// copy, and one that was revoked as revoked.
     pub fn new(certificates: Vec<Certificate>) -> Result<Self, KeyringError> {
         if certificates.len() > limits::KEYRING_KEYS_MAX {
             return Err(KeyringError::TooMany { have: certificates.len() });
         }
+        let certificates = merged(certificates)?;
         let mut by_id = BTreeMap::<_, Vec<_>>::new();
         let mut seen = BTreeSet::new();
         for (at, certificate) in certificates.iter().enumerate() {
@@ -53,7 +55,7 @@ impl Keyring {
     }
 
     /// Takes the files of MIG's directory `agentkeys`, each with its name: one key in each. Files that are no key are
-    /// passed over and returned with the reason; what stands there twice counts once, and is returned too.
+    /// passed over and returned with the reason.
     pub fn from_files<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> (Self, Vec<(String, FileError)>) {
         let (mut keyring, mut problems) = (Self::default(), Vec::new());
         for (name, bytes) in files {
@@ -92,6 +94,25 @@ impl Keyring {
         known.dedup();
         (known.into_iter().map(|(at, key)| (&self.certificates[*at], key.clone())).collect(), any)
     }
+}
+
+/// Puts the copies of each key together, at the place of the first.
+fn merged(certificates: Vec<Certificate>) -> Result<Vec<Certificate>, KeyringError> {
+    let mut all: Vec<Certificate> = Vec::with_capacity(certificates.len());
+    let mut places = BTreeMap::new();
+    for certificate in certificates {
+        match places.get(certificate.fingerprint()) {
+            None => {
+                places.insert(certificate.fingerprint().clone(), all.len());
+                all.push(certificate);
+            }
+            Some(&at) => {
+                let both = all[at].merged(&certificate);
+                all[at] = both.ok_or_else(|| KeyringError::Twice(certificate.fingerprint().clone()))?;
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn means(issuer: &KeyHandle, key: &openpgp::Fingerprint) -> bool {

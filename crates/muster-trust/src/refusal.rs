@@ -125,8 +125,12 @@ impl SignatureError {
             Self::Version(_) | Self::Type | Self::Critical => RefusalCode::SignatureUnacceptable,
             Self::HashWeak => RefusalCode::SignatureWeak,
             Self::UnknownKey | Self::Issuer => RefusalCode::KeyUnknown,
-            Self::KeyWeak => RefusalCode::KeyWeak,
-            Self::KeyUnbound | Self::NotForSigning => RefusalCode::KeyNotForSigning,
+            Self::KeyWeak | Self::KeyAlgorithm(_) | Self::KeyHashWeak => RefusalCode::KeyWeak,
+            Self::KeyUnbound
+            | Self::KeyCritical(_)
+            | Self::KeyNameless
+            | Self::KeyNameUnsigned
+            | Self::NotForSigning => RefusalCode::KeyNotForSigning,
             Self::KeyExpired => RefusalCode::KeyExpired,
             Self::KeyRevoked => RefusalCode::KeyRevoked,
             Self::Expired => RefusalCode::SignatureExpired,

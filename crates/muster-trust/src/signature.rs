@@ -50,6 +50,27 @@ pub enum SignatureError {
     /// The key or what binds it is of an algorithm that is too weak.
     #[error("the key is too weak: RSA of 2048 bits or more, ECDSA and Ed25519 with SHA-256 or better are accepted")]
     KeyWeak,
+    /// Of an algorithm that signs no orders, named.
+    #[error(
+        "the key is of {0}: RSA of 2048 bits or more, ECDSA on NIST's curves and Ed25519 are accepted; make one with `gpg --quick-generate-key NAME ed25519 sign`"
+    )]
+    KeyAlgorithm(String),
+    /// It certified itself with a weak hash only.
+    #[error(
+        "the key certifies itself with a weak hash: its owner sets its expiry anew with a current gpg (SHA-256 or better) and exports it again"
+    )]
+    KeyHashWeak,
+    /// It demands that its reader understands something that this one does not.
+    #[error("the key demands that {0} is understood, which is not known here: certify its name again without it")]
+    KeyCritical(String),
+    /// Servers of keys leave names out.
+    #[error(
+        "the key has no name, and so nothing says what it is for: its owner exports it (`gpg --armor --export`), as servers of keys leave names out"
+    )]
+    KeyNameless,
+    /// Names, but none that the key certified.
+    #[error("the key certified none of its names: its owner exports it again (`gpg --armor --export`)")]
+    KeyNameUnsigned,
     /// Nothing valid binds it to its certificate.
     #[error("the key is not validly bound to its certificate")]
     KeyUnbound,

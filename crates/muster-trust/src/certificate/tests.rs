@@ -61,3 +61,48 @@ fn cut_anywhere_a_key_is_itself_or_nothing() {
         }
     }
 }
+
+macro_rules! case_16 {
+    ($name:literal) => {
+        include_bytes!(concat!("../../tests/fixtures/case-16/", $name))
+    };
+}
+
+#[test]
+fn case_16_a_refusal_names_the_real_cause() {
+    let then = "2026-12-10T00:00:00Z".parse().unwrap();
+    let algorithm = |name: &str| SignatureError::KeyAlgorithm(name.to_owned());
+    let causes: [(&[u8], SignatureError); 12] = [
+        (case_16!("brain.asc"), algorithm("ECDSA on brainpoolP256r1")),
+        (case_16!("secp.asc"), algorithm("ECDSA on secp256k1")),
+        (case_16!("rsa1024.asc"), algorithm("RSA of 1024 bits")),
+        (case_16!("dsa.asc"), algorithm("DSA of 2048 bits")),
+        (case_16!("unknown-algorithm.asc"), algorithm("algorithm number 99, which is not known here")),
+        (case_16!("no-name.asc"), SignatureError::KeyNameless),
+        (case_16!("no-certificate.asc"), SignatureError::KeyNameUnsigned),
+        (case_16!("critical.asc"), SignatureError::KeyCritical("the notation must-know@example.org".to_owned())),
+        (case_16!("a-renewed-old.asc"), SignatureError::KeyExpired),
+        (case_16!("gone-revoked.asc"), SignatureError::KeyRevoked),
+        (case_16!("certonly.asc"), SignatureError::NotForSigning),
+        (case_16!("future.asc"), SignatureError::KeyTooYoung),
+    ];
+    for (key, cause) in causes {
+        assert_eq!(Certificate::parse(key).unwrap().signing_keys(then), Err(cause));
+    }
+    for good in [&case_16!("plain.asc")[..], case_16!("nist.asc"), case_16!("sub.asc"), case_16!("z-renewed-new.asc")] {
+        assert!(!Certificate::parse(good).unwrap().signing_keys(then).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn case_16_a_version_that_is_not_read_is_named() {
+    assert_eq!(Certificate::parse(case_16!("version-6.asc")).unwrap_err(), CertificateError::Version(6));
+    // A whole one, as the library makes it.
+    let whole = openpgp::cert::CertBuilder::new()
+        .set_profile(openpgp::Profile::RFC9580)
+        .and_then(openpgp::cert::CertBuilder::generate)
+        .unwrap()
+        .0;
+    let bytes = whole.strip_secret_key_material().to_vec().unwrap();
+    assert_eq!(Certificate::parse(&bytes).unwrap_err(), CertificateError::Version(6));
+}

@@ -13,6 +13,7 @@ pub mod connect;
 pub mod failure;
 pub mod globals;
 pub mod output;
+pub mod save;
 pub mod values;
 
 mod api;

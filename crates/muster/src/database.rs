@@ -4,6 +4,7 @@ mod create;
 
 use crate::config::load;
 use crate::serve::ConfigFile;
+use muster_cli::save::{Readers, ReplaceArgs, Save};
 use muster_cli::{Context, Exit, Failure, Globals, Output, commands};
 use muster_server::Config;
 use muster_server::config::Overrides;
@@ -111,9 +112,11 @@ async fn migrate(out: Output, config: &Config) -> Result<(), Failure> {
 /// `muster backup`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BackupArgs {
-    /// The file to write; one that is there is replaced when the new one is whole
+    /// The file to write, or - for standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    replace: ReplaceArgs,
     /// Open the database itself: for an embedded one, no server may run
     #[arg(long)]
     offline: bool,
@@ -125,34 +128,48 @@ pub(crate) struct BackupArgs {
 impl BackupArgs {
     /// Runs the command.
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        const WHAT: &str = "could not take a backup";
         if !self.offline {
-            return commands::backup::run(&Context::new(globals)?, &self.out).await;
+            return commands::backup::run(&Context::new(globals)?, &self.out, self.replace).await;
         }
         let config = self.which.config(globals)?;
-        let part = part_of(&self.out);
-        let taken = offline::backup(&config, &part).await.map_err(|error| failed("could not take a backup", &error));
-        let placed = taken.and_then(|()| place(&part, &self.out));
-        if let Err(failure) = placed {
-            // What is left of a backup that failed is of no use.
-            let _ = std::fs::remove_file(&part);
-            return Err(failure);
-        }
+        let save = Save::begin(WHAT, &self.out, Readers::Owner, self.replace)?;
+        let Some(part) = save.part() else { return through(&config, save).await };
+        offline::backup(&config, part).await.map_err(|error| failed(WHAT, &error))?;
+        secret(part).map_err(|error| save.failed(&error))?;
+        save.finish_part()?;
         told(Output::new(globals.json), &self.out)
     }
 }
 
-/// A name beside `path` for a file that is not whole yet.
-fn part_of(path: &Path) -> PathBuf {
-    let mut part = path.as_os_str().to_owned();
-    part.push(format!(".part-{}", std::process::id()));
-    part.into()
+/// Writes a backup through what is no regular file. The copy is made in a directory of its own, for its owner only: a
+/// database can be copied into a file alone.
+async fn through(config: &Config, save: Save) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let directory = std::env::temp_dir().join(format!("muster-backup-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&directory).map_err(|error| save.failed(&error))?;
+    let _removed = Removed(directory.clone());
+    let part = directory.join("backup");
+    offline::backup(config, &part).await.map_err(|error| failed("could not take a backup", &error))?;
+    let mut from = tokio::fs::File::open(&part).await.map_err(|error| save.failed(&error))?;
+    let mut to = save.file().await?;
+    tokio::io::copy(&mut from, &mut to).await.map_err(|error| save.failed(&error))?;
+    save.finish(to).await
 }
 
-fn place(part: &Path, path: &Path) -> Result<(), Failure> {
+/// A directory that is gone when the command ends.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        // What cannot be removed lies in a directory that only its owner reads.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn secret(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    let secret = std::fs::Permissions::from_mode(0o600);
-    let placed = std::fs::set_permissions(part, secret).and_then(|()| std::fs::rename(part, path));
-    placed.map_err(|error| Failure::local("could not take a backup", path.display(), &error))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
 fn told(out: Output, path: &Path) -> Result<(), Failure> {

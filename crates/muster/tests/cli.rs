@@ -329,13 +329,59 @@ fn an_agents_configuration_is_written_for_both_programs() {
 }
 
 #[test]
+fn out_replaces_nothing_in_silence_and_no_pipe_or_device_at_all() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let server = Server::start();
+    let at = |name: &str| server.directory.path().join(name).display().to_string();
+    std::fs::write(at("r"), "rules").unwrap();
+    server.text(&["file", "put", "S", &at("r")]);
+    let new =
+        |out: &str| ["action", "new", "--name", "q", "--target", "true", "--out", out, "mounts"].map(str::to_owned);
+    let get = |out: &str| ["file", "get", "S", "r", "--out", out].map(str::to_owned);
+    let trust =
+        |out: &str| ["trust", "new", "keyring", "--version", "1", "--out", out, &key("first.asc")].map(str::to_owned);
+    let backup = |out: &str| ["backup", "--out", out].map(str::to_owned);
+    std::fs::write(at("mine"), "mine").unwrap();
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/full", at("full")).unwrap();
+    let commands = |out: &str| [&new(out)[..], &get(out), &trust(out), &backup(out)].map(<[String]>::to_vec);
+    for command in commands(&at("mine")) {
+        let command: Vec<_> = command.iter().map(String::as_str).collect();
+        let (code, text) = server.fails(&command);
+        assert!(code == 6 && text.contains("--replace") && text.contains("mine"), "{command:?}: {code}: {text}");
+        assert_eq!(std::fs::read(at("mine")).unwrap(), b"mine", "{command:?}");
+    }
+    for command in commands(&at("full")) {
+        let command: Vec<_> = command.iter().map(String::as_str).collect();
+        let (code, text) = server.fails(&command);
+        assert!(code == 1 && text.contains("No space left"), "{command:?}: {code}: {text}");
+    }
+    for command in commands(&at("pipe")) {
+        let command: Vec<_> = command.iter().map(String::as_str).collect();
+        let mut child = server.command(&command).spawn().unwrap();
+        assert!(!std::fs::read(at("pipe")).unwrap().is_empty(), "{command:?}");
+        assert!(child.wait().unwrap().success(), "{command:?}");
+        assert!(std::fs::metadata(at("pipe")).unwrap().file_type().is_fifo());
+    }
+    for command in commands("-").iter().chain(&commands("/dev/stdout")) {
+        let command: Vec<_> = command.iter().map(String::as_str).collect();
+        let output = server.run(&command);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{command:?}");
+    }
+    assert!(!Path::new("-").exists());
+    server.text(&["action", "new", "--replace", "--name", "q", "--target", "true", "--out", &at("mine"), "mounts"]);
+    assert!(std::fs::read_to_string(at("mine")).unwrap().contains("mounts"));
+}
+
+#[test]
 fn a_backup_restores_into_another_directory() {
     let server = Server::start();
     let path = in_directory(server.directory.path(), "f", b"kept");
     server.text(&["file", "put", "S", &path]);
     let copy = server.directory.path().join("copy.db").display().to_string();
     server.text(&["backup", "--out", &copy]);
-    let (exit, said) = server.fails(&["backup", "--offline", "--out", &copy]);
+    let second = server.directory.path().join("second.db").display().to_string();
+    let (exit, said) = server.fails(&["backup", "--offline", "--out", &second]);
     assert_eq!(exit, 6, "{said}");
 
     let other = server.directory.path().join("other").display().to_string();
@@ -393,7 +439,9 @@ fn a_named_target_is_written_out_before_anything_is_signed() {
     let server = Server::start();
     server.text(&["target", "put", "linux", "os='linux'"]);
     let file = server.directory.path().join("q.json").display().to_string();
-    let new = |target: &'static str| ["action", "new", "--name", "q", "--target", target, "--out", &file, "timedrift"];
+    let new = |target: &'static str| {
+        ["action", "new", "--replace", "--name", "q", "--target", target, "--out", &file, "timedrift"]
+    };
     server.text(&new("@linux AND status='online'"));
     let action: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(action["target"], "(os='linux') AND status='online'");
@@ -489,16 +537,26 @@ fn interrupted(mut command: Command, wanted: &str, file: &Path) -> (i32, String)
 }
 
 #[test]
-fn an_interrupt_ends_a_question_and_a_wait_at_once_and_says_how_to_go_on() {
+fn a_question_in_a_loop_leaves_standard_input_to_the_loop() {
+    let server = Server::start();
+    let words = asked_by_ann(&server);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    // What stands there are the loop's next words, no answer; and the second question is not the first one again.
+    for _ in 0..2 {
+        let (code, text) = told(server.command(&[&words[..], &["--wait", "0s"]].concat()), "pkg\nmemory\n");
+        assert!(code == 7 && !text.contains("was launched before"), "{code}: {text}");
+    }
+    assert_eq!(server.json(&["action", "list"])["items"].as_array().unwrap().len(), 2);
+    let (code, text) = server.fails(&["--json", "action", "results", "1", "--format", "csv"]);
+    assert!(code == 2 && text.contains("contradict"), "{code}: {text}");
+}
+
+#[test]
+fn an_interrupt_ends_a_wait_at_once_and_says_how_to_go_on() {
     let server = Server::start();
     let words = asked_by_ann(&server);
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let file = server.directory.path().join("said");
-    // It waits for the answer on standard input.
-    let (code, text) = interrupted(server.command(&words), "match", &file);
-    assert!(code == 130 && text.contains("interrupted"), "{code}: {text}");
-    assert!(server.json(&["action", "list"])["items"].as_array().unwrap().is_empty());
-    // It waits for machines.
     let (code, text) = interrupted(server.command(&[&words[..1], &["--yes"], &words[1..]].concat()), "action 1", &file);
     assert!(code == 130 && text.contains("muster action watch 1"), "{code}: {text}");
     assert!(text.contains("muster action cancel 1"), "{text}");

@@ -30,8 +30,10 @@ Examples:
   muster ask netstat --lp 22 --found --yes
   muster ask --key alice.key timedrift
 
-Without a terminal a question that changes nothing is launched without being confirmed, unless standard input says no; one
-that changes machines is not launched without --yes. It ends with 4 when further investigators must sign it first.
+Without a terminal a question that changes nothing is launched without being confirmed, and standard input is not read; one
+that changes machines is not launched without --yes. It ends with 0 when something answered, with 1 when every machine
+refused or failed, and with 4 when further investigators must sign it first. A mark behind its name (#3f9a1c) makes each
+question one of its own.
 
 Flags of this command may stand before or after the module, unless the module has one of that name: then it is the
 module's. `muster module help NAME` explains a module's arguments.")]
@@ -77,7 +79,8 @@ impl Args {
             Err(Words::Help(text)) => return context.out.bytes(text.as_bytes()),
             Err(Words::Wrong(failure)) => return Err(*failure),
         };
-        let name = self.title.unwrap_or_else(|| title(&self.words));
+        self.how.check(context.out)?;
+        let name = of_its_own(&self.title.unwrap_or_else(|| title(&self.words)));
         let target = written_out(context, WHAT, self.target).await?;
         let question = Draft { name, target, operations, expires_in: self.expires_in };
         let mut action = draft(question, None, values::now())?;
@@ -105,6 +108,15 @@ impl Args {
 
 /// Characters of a name that is the question itself.
 const TITLE_CHARS_MAX: usize = 120;
+
+/// Returns a name that no other question has, whoever asks the same within the same second: signatures cover whole
+/// seconds, and the same signed text is the same action, whose old answer would come.
+fn of_its_own(title: &str) -> String {
+    use std::hash::BuildHasher as _;
+    // A hasher's keys are random; a mark that two questions share by accident (1 : 16 million) joins them, no more.
+    let mark = std::hash::RandomState::new().hash_one(std::process::id()) & 0x00ff_ffff;
+    format!("{title} #{mark:06x}")
+}
 
 fn title(words: &[String]) -> String {
     let clean: String = words.join(" ").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -268,6 +280,14 @@ mod tests {
         let super::super::Operator::Ask(args) = cli.command else { panic!() };
         assert_eq!((args.title.as_deref(), args.expires_in), (Some("q"), Duration::from_mins(2)));
         assert_eq!(args.words, ["file", "-path", "/etc", "-name", "x"]);
+    }
+
+    #[test]
+    fn the_same_question_twice_is_two() {
+        let (one, other) = (of_its_own("timedrift"), of_its_own("timedrift"));
+        assert!(one.starts_with("timedrift #") && one.len() == "timedrift #123456".len(), "{one}");
+        assert_ne!(one, other);
+        assert!(muster_core::action::name_check(&one).is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use super::{Stake, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Progress, Table, size, time};
+use crate::save::{Readers, ReplaceArgs, Save, is_standard};
 use crate::{Context, Exit, Failure};
 use futures_util::StreamExt as _;
 use muster_api::files::{FileQuery, FileRow};
@@ -55,6 +56,8 @@ enum Command {
         /// Where to write it, or - for standard output; its own name, here, unless told
         #[arg(long)]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        replace: ReplaceArgs,
     },
     /// List files by service and name
     List {
@@ -82,7 +85,7 @@ impl Args {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Put { service, file, name } => put(context, &service, &file, name).await,
-            Command::Get { service, name, out } => get(context, &service, &name, out).await,
+            Command::Get { service, name, out, replace } => get(context, &service, &name, out, replace).await,
             Command::List { service, list } => run_list(context, service, &list).await,
             Command::Delete { service, name, yes } => {
                 confirm(&format!("Delete {service}/{name}?"), yes, Stake::Else).await?;
@@ -136,7 +139,13 @@ async fn put(context: &Context, service: &str, file: &Path, name: Option<String>
     context.out.line(&crate::output::safe(&format!("{service}/{name}  {}  {}", size(row.bytes), row.sha256)))
 }
 
-async fn get(context: &Context, service: &str, name: &str, out: Option<PathBuf>) -> Result<(), Failure> {
+async fn get(
+    context: &Context,
+    service: &str,
+    name: &str,
+    out: Option<PathBuf>,
+    replace: ReplaceArgs,
+) -> Result<(), Failure> {
     let what = format!("could not get file {service}/{name}");
     let out = match out {
         Some(out) => out,
@@ -144,26 +153,19 @@ async fn get(context: &Context, service: &str, name: &str, out: Option<PathBuf>)
             Failure::usage(&what, "its name is no plain file name").next("say where to write it with --out FILE")
         })?,
     };
+    let save = Save::begin(&what, &out, Readers::Owner, replace)?;
     let answer = context.api.download(&what, Method::GET, &["files", service, name]).await?;
     let tag = answer.headers().get(reqwest::header::ETAG).and_then(|tag| tag.to_str().ok());
     let expected = tag.map(|tag| tag.trim_matches('"').to_owned()).filter(|tag| tag.len() == 64);
     let progress = Progress::new(name, answer.content_length(), context.out.json);
-    let (bytes, sha256) = if out == Path::new("-") {
-        copy(context, &what, answer, &mut standard(&what, std::io::stdout().as_fd())?, progress).await?
-    } else {
-        let save = super::backup::Save::begin(&what, &out).await?;
-        let mut file = save.file().await?;
-        let copied = copy(context, &what, answer, &mut file, progress).await?;
-        if let Some(expected) = &expected
-            && *expected != copied.1
-        {
-            let why = format!("what arrived has SHA-256 {}, the server has {expected}", copied.1);
-            return Err(Failure::new(Exit::Failed, what, why).on(context.api.url()).next("get it again"));
-        }
-        save.finish(file).await?;
-        copied
-    };
-    if out == Path::new("-") {
+    let mut file = save.file().await?;
+    let (bytes, sha256) = copy(context, &what, answer, &mut file, progress).await?;
+    if let Some(expected) = expected.filter(|expected| *expected != sha256) {
+        let why = format!("what arrived has SHA-256 {sha256}, the server has {expected}");
+        return Err(Failure::new(Exit::Failed, what, why).on(context.api.url()).next("get it again"));
+    }
+    save.finish(file).await?;
+    if is_standard(&out) {
         return Ok(());
     }
     if context.out.json {
@@ -173,7 +175,7 @@ async fn get(context: &Context, service: &str, name: &str, out: Option<PathBuf>)
     context.out.line(&crate::output::safe(&format!("{}  {}  {sha256}", out.display(), size(bytes))))
 }
 
-/// Returns standard input or output as a file, which goes through in pieces like any other.
+/// Returns standard input as a file, which goes through in pieces like any other.
 fn standard(what: &str, stream: BorrowedFd<'_>) -> Result<tokio::fs::File, Failure> {
     let own = stream.try_clone_to_owned().map_err(|error| Failure::local(what, "standard input or output", &error))?;
     Ok(tokio::fs::File::from_std(own.into()))

@@ -4,18 +4,18 @@
 //! signatures of people, and each machine judges it for itself.
 
 use super::ReasonArgs;
-use super::action::file::write_text;
 use super::action::verify::{keyring, read_acl};
 use super::agent::label;
 use super::investigator::read_key;
 use crate::output::{Table, safe};
+use crate::save::{self, ReplaceArgs};
 use crate::signing::{SignArgs, name_of, read_file};
 use crate::values::{self, duration};
 use crate::{Context, Exit, Failure, Globals, Output, resolve};
 use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRow};
 use muster_core::{Timestamp, limits};
 use muster_trust::document::{self, Administrators, Content, Kind, Look};
-use muster_trust::{Certificate, Keyring, verify};
+use muster_trust::{Certificate, Keyring, SignatureError, verify};
 use reqwest::Method;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -102,9 +102,11 @@ struct NewArgs {
     /// How long it counts; then machines permit nothing until a newer one comes
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "365d")]
     expires_in: Duration,
-    /// The file to write, or to replace; standard output unless told
+    /// The file to write; standard output unless told
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    replace: ReplaceArgs,
 }
 
 const NEW: &str = "could not write the document";
@@ -114,7 +116,7 @@ impl Args {
     pub async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let out = Output::new(globals.json);
         match self.command {
-            Command::New(new) => new.run(out),
+            Command::New(new) => new.run(out).await,
             Command::Sign { file, with } => sign(out, &file, &with).await,
             Command::Verify { file, administrators, threshold } => run_verify(out, &file, &administrators, threshold),
             Command::Send { file, agent, labels, reason } => {
@@ -133,15 +135,16 @@ impl Args {
 }
 
 impl NewArgs {
-    fn run(self, out: Output) -> Result<(), Failure> {
+    async fn run(self, out: Output) -> Result<(), Failure> {
         let now = values::now();
         let issued = Timestamp::from_secs(now.to_parts().0);
         let (kind, content) = self.content()?;
         let payload = document::payload(kind, self.version, [issued, issued.plus(self.expires_in)], &content)
             .map_err(|error| Failure::usage(NEW, error.to_string()))?;
         let text = document::envelope(&payload, &[]) + "\n";
-        write_text(out, NEW, self.out.as_deref(), &text)?;
-        if let Some(path) = &self.out {
+        let path = save::named(self.out.as_deref());
+        save::write(out, NEW, path, &text, self.replace).await?;
+        if let Some(path) = path {
             out.note(&format!("{0}  written; next: muster trust sign {0}", path.display()));
         }
         Ok(())
@@ -149,7 +152,7 @@ impl NewArgs {
 
     fn content(&self) -> Result<(Kind, String), Failure> {
         let wrong = |why: &str, next: &str| Err(Failure::usage(NEW, why).next(next));
-        let keys = self.keys.iter().map(|path| read_key(path)).collect::<Result<Vec<Certificate>, _>>()?;
+        let keys = able(&self.keys)?;
         match (self.kind.as_str(), &self.acl, self.threshold) {
             ("acl", Some(path), None) if keys.is_empty() => {
                 read_acl(path)?;
@@ -169,6 +172,26 @@ impl NewArgs {
     }
 }
 
+/// Reads keys that can sign. Copies of one are put together; one that will never sign anything that counts is refused, with
+/// the reason: in a document it would look like somebody whose signatures count.
+fn able(paths: &[PathBuf]) -> Result<Vec<Certificate>, Failure> {
+    let keys = paths.iter().map(|path| read_key(path)).collect::<Result<Vec<Certificate>, _>>()?;
+    let named: Vec<_> = paths.iter().zip(keys.iter().map(|key| key.fingerprint().clone())).collect();
+    let keyring = Keyring::new(keys).map_err(|error| Failure::usage(NEW, error.to_string()))?;
+    for key in keyring.certificates() {
+        let Err(error) = key.signing_keys(values::now()) else { continue };
+        // A key of a clock that was ahead signs in its time.
+        if error == SignatureError::KeyTooYoung {
+            continue;
+        }
+        let of_key = named.iter().filter(|(_, fingerprint)| fingerprint == key.fingerprint());
+        let files = of_key.map(|(path, _)| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        let why = format!("no signature of {} would count: {error}", key.fingerprint());
+        return Err(Failure::usage(NEW, why).on(files).next("leave it out, or give a key that can sign"));
+    }
+    Ok(keyring.certificates().to_vec())
+}
+
 /// Reads a document, and its text.
 fn read(path: &Path) -> Result<(String, Look), Failure> {
     const WHAT: &str = "could not read the document";
@@ -184,7 +207,9 @@ async fn sign(out: Output, path: &Path, with: &SignArgs) -> Result<(), Failure> 
     let made = with.sign(&document::signing_text(&look.payload), &look.signatures, after).await?;
     let signatures = [&look.signatures[..], &[made.line]].concat();
     let text = document::envelope(&look.payload, &signatures) + "\n";
-    write_text(out, "could not write the signed document", Some(path), &text)?;
+    // The file gains a signature, and loses nothing.
+    let replace = ReplaceArgs { replace: true };
+    save::write(out, "could not write the signed document", Some(path), &text, replace).await?;
     out.note(&format!("{}  signed by {}, {} in all", path.display(), safe(&made.signer), signatures.len()));
     Ok(())
 }
@@ -300,6 +325,7 @@ mod tests {
             threshold: None,
             expires_in: Duration::from_hours(1),
             out: Some(dir.join("document.json")),
+            replace: ReplaceArgs { replace: true },
         };
         match kind {
             "keyring" => NewArgs { keys, ..common },
@@ -308,36 +334,69 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_written_reads_back() {
+    #[tokio::test]
+    async fn what_is_written_reads_back() {
         let dir = tempfile::tempdir().unwrap();
         let out = Output::new(false);
         for (kind, of) in [("keyring", Kind::Keyring), ("acl", Kind::Acl), ("administrators", Kind::Administrators)] {
-            new(dir.path(), kind).run(out).unwrap();
+            new(dir.path(), kind).run(out).await.unwrap();
             let (_, look) = read(&dir.path().join("document.json")).unwrap();
             assert_eq!((look.kind, look.version, look.signatures.len()), (of, 3, 0), "{kind}");
         }
     }
 
-    #[test]
-    fn what_does_not_fit_together_is_refused_with_a_way_out() {
+    #[tokio::test]
+    async fn what_does_not_fit_together_is_refused_with_a_way_out() {
         let dir = tempfile::tempdir().unwrap();
         let out = Output::new(false);
-        let with = |kind: &str, change: fn(&mut NewArgs)| {
+        let with = async |kind: &str, change: fn(&mut NewArgs)| {
             let mut args = new(dir.path(), kind);
             change(&mut args);
-            args.run(out).unwrap_err()
+            args.run(out).await.unwrap_err()
         };
         for failure in [
-            with("keyring", |args| args.keys.clear()),
-            with("keyring", |args| args.threshold = Some(1)),
-            with("administrators", |args| args.threshold = None),
-            with("acl", |args| args.acl = None),
-            with("acl", |args| args.threshold = Some(1)),
+            with("keyring", |args| args.keys.clear()).await,
+            with("keyring", |args| args.threshold = Some(1)).await,
+            with("administrators", |args| args.threshold = None).await,
+            with("acl", |args| args.acl = None).await,
+            with("acl", |args| args.threshold = Some(1)).await,
         ] {
             assert!(!failure.next.is_empty(), "{failure:?}");
         }
-        assert!(with("administrators", |args| args.threshold = Some(2)).why.contains("threshold"));
+        assert!(with("administrators", |args| args.threshold = Some(2)).await.why.contains("threshold"));
+    }
+
+    #[tokio::test]
+    async fn case_16_a_key_that_can_never_sign_is_in_no_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../muster-trust/tests/fixtures/case-16");
+        let with = async |files: &[&str]| {
+            let keys = files.iter().map(|file| fixtures.join(file)).collect();
+            NewArgs { keys, ..new(dir.path(), "keyring") }.run(Output::new(false)).await
+        };
+        for (file, why) in [
+            ("brain.asc", "brainpoolP256r1"),
+            ("secp.asc", "secp256k1"),
+            ("dsa.asc", "DSA of 2048 bits"),
+            ("unknown-algorithm.asc", "number 99"),
+            ("no-name.asc", "has no name"),
+            ("critical.asc", "must-know@example.org"),
+            ("version-6.asc", "version 6"),
+            ("a-renewed-old.asc", "expired"),
+            ("gone-revoked.asc", "revoked"),
+            ("certonly.asc", "not for signing"),
+        ] {
+            let Err(failure) = with(&["nist.asc", file]).await else { panic!("{file} was taken") };
+            assert!(failure.why.contains(why) && failure.on.contains(file), "{file}: {failure}");
+        }
+        // Two copies of one key are one, and it is the renewed one.
+        for files in [["a-renewed-old.asc", "z-renewed-new.asc"], ["z-renewed-new.asc", "a-renewed-old.asc"]] {
+            with(&files).await.unwrap();
+            let (_, look) = read(&dir.path().join("document.json")).unwrap();
+            let Content::Keyring(keyring) = look.content else { panic!("it is a keyring") };
+            assert_eq!(keyring.certificates().len(), 1);
+        }
+        with(&["plain.asc", "nist.asc", "sub.asc", "future.asc"]).await.unwrap();
     }
 
     #[test]

@@ -4,15 +4,16 @@
 //! here is printed once, or written to a file that only its owner reads, which is there before anything is changed.
 
 use super::{Which, failed};
+use muster_cli::save::{Readers, ReplaceArgs, Save, is_standard};
 use muster_cli::{Exit, Failure, Globals, Output};
 use muster_server::config::Database;
 use muster_server::offline::{self, Created, CreatedRole, NewRole, NewRoles, PasswordIs, RolePassword};
 use muster_server::world::SystemRandom;
 use serde_json::json;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use tokio::io::AsyncWriteExt as _;
 
 const WHAT: &str = "could not make the database";
 /// Bytes of a file that holds a password, at most.
@@ -70,18 +71,17 @@ impl CreateArgs {
             self.refuse_roles()?;
             None
         };
-        let secrets = self.out.as_deref().map(Secrets::open).transpose()?;
-        let made = offline::create(&config, roles, &SystemRandom).await;
-        let made = match made {
-            Ok(made) => made,
-            Err(error) => {
-                secrets.into_iter().for_each(Secrets::remove);
-                return Err(failed(WHAT, &error));
-            }
+        let secrets = match &self.out {
+            Some(path) => Some(Secrets::open(path).await?),
+            None => None,
         };
+        let made = offline::create(&config, roles, &SystemRandom).await.map_err(|error| failed(WHAT, &error))?;
         let is_kept = secrets.is_some();
         if let Some(secrets) = secrets {
-            secrets.write(&made.roles)?;
+            secrets.write(&made.roles).await?;
+        }
+        if self.out.as_deref().is_some_and(is_standard) {
+            return Ok(());
         }
         self.tell(Output::new(globals.json), &made, is_kept)
     }
@@ -178,42 +178,39 @@ fn first_line(path: &Path) -> Result<String, Failure> {
     }
 }
 
-/// The file that passwords are written to.
+/// The file that passwords are written to. What another run wrote there may be needed: it is never replaced.
 struct Secrets {
-    path: PathBuf,
-    file: File,
+    save: Save,
+    file: tokio::fs::File,
 }
 
 impl Secrets {
-    /// Makes the file, before anything needs it.
-    fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::options().write(true).create_new(true).mode(0o600).open(path);
-        match file {
-            Ok(file) => Ok(Self { path: path.to_owned(), file }),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let next = "name a file that is not there: what it holds may be needed";
-                Err(Failure::new(Exit::Conflict, WHAT, error.to_string()).on(path.display()).next(next))
+    /// Makes the file, before anything needs it. It has its name once it holds them.
+    async fn open(path: &Path) -> Result<Self, Failure> {
+        let save = Save::begin(WHAT, path, Readers::Owner, ReplaceArgs::default()).map_err(|failure| {
+            if failure.exit != Exit::Conflict {
+                return failure;
             }
-            Err(error) => Err(Failure::local(WHAT, path.display(), &error)),
-        }
+            failure.next("name a file that is not there: what it holds may be needed")
+        })?;
+        let file = save.file().await?;
+        Ok(Self { save, file })
     }
 
-    fn write(mut self, roles: &[CreatedRole]) -> Result<(), Failure> {
+    async fn write(mut self, roles: &[CreatedRole]) -> Result<(), Failure> {
         let line = |role: &CreatedRole| {
             format!("{}_URL='{}'\n", role.purpose.to_uppercase(), role.secret_url.replace('\'', "%27"))
         };
         let text: String = roles.iter().map(line).collect();
-        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
-        written.map_err(|error| {
-            let next = "run it again with a file for each password: roles that are there take them";
-            Failure::local("the database is made, but its passwords were not kept", self.path.display(), &error)
-                .next(next)
+        let written = match self.file.write_all(text.as_bytes()).await {
+            Ok(()) => self.save.finish(self.file).await,
+            Err(error) => Err(self.save.failed(&error)),
+        };
+        written.map_err(|failure| Failure {
+            what: "the database is made, but its passwords were not kept".to_owned(),
+            next: "run it again with a file for each password: roles that are there take them".to_owned(),
+            ..failure
         })
-    }
-
-    /// Nothing was made that it could tell of.
-    fn remove(self) {
-        let _ = std::fs::remove_file(self.path);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Actions as files, and what a person is shown of one before signing it.
 
 use crate::commands::target::holds_names;
+use crate::save::{self, ReplaceArgs};
 use crate::signing::read_file;
 use crate::{Context, Exit, Failure, Globals, Output};
 use muster_core::action::{Action, ActionError, Operation};
@@ -9,7 +10,6 @@ use muster_core::{Timestamp, limits};
 use muster_modules::{Effect, Refused, registry};
 use muster_trust::signed_text;
 use sha2::{Digest as _, Sha256};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Characters of an operation's parameters that are shown.
@@ -75,23 +75,14 @@ pub(crate) fn to_json(action: &Action) -> String {
 }
 
 /// Writes an action to a file, whole or not at all, or to standard output.
-pub(crate) fn write(out: Output, what: &str, path: Option<&Path>, action: &Action) -> Result<(), Failure> {
-    write_text(out, what, path, &to_json(action))
-}
-
-/// Writes a text to a file, whole or not at all, or to standard output.
-pub(crate) fn write_text(out: Output, what: &str, path: Option<&Path>, text: &str) -> Result<(), Failure> {
-    let Some(path) = path else { return out.bytes(text.as_bytes()) };
-    let failed = |error: &std::io::Error| Failure::local(what, path.display(), error);
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = path.with_file_name(name);
-    let written = std::fs::File::create_new(&part).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    });
-    written.inspect_err(|_| _ = std::fs::remove_file(&part)).map_err(|error| failed(&error))
+pub(crate) async fn write(
+    out: Output,
+    what: &str,
+    path: Option<&Path>,
+    action: &Action,
+    replace: ReplaceArgs,
+) -> Result<(), Failure> {
+    save::write(out, what, path, &to_json(action), replace).await
 }
 
 /// Checks all but the signatures, and returns the text that signatures cover.

@@ -64,6 +64,7 @@ impl LaunchArgs {
     pub(super) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         const WHAT: &str = "could not launch the action";
         let context = Context::new(globals)?;
+        self.how.check(context.out)?;
         let action = here(WHAT, &self.action)?.read(globals, WHAT).await?;
         let request = self.spread.request(&action, &self.reason);
         let foreseen = preview(&context, &request).await?;

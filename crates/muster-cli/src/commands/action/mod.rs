@@ -100,6 +100,7 @@ impl Args {
             Command::Show { id, file } => life::show(&Context::new(globals)?, id, file).await,
             Command::Watch { id, how } => {
                 let context = Context::new(globals)?;
+                how.check(context.out)?;
                 let action = file::fetch(&context, &format!("could not watch action {id}"), id).await?;
                 how.follow(&context, id, &action).await
             }

@@ -2,6 +2,7 @@
 
 use super::file;
 use crate::commands::target::{holds_names, written_out};
+use crate::save::{self, ReplaceArgs};
 use crate::values::duration;
 use crate::{Context, Failure, Globals, Output, values};
 use muster_core::action::{Action, Description, Json, Operation, SYNTAX_VERSION, Threat};
@@ -58,9 +59,11 @@ pub(super) struct NewArgs {
     /// An operation as JSON, such as {"module":"x","parameters":{}}, or @FILE; also for modules of other programs
     #[arg(long = "operation", value_name = "JSON")]
     operations: Vec<String>,
-    /// The file to write, or to replace; standard output unless told
+    /// The file to write; standard output unless told
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    replace: ReplaceArgs,
     /// A module and its own arguments (`muster module help NAME` explains them); `--` parts several
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "MODULE ARGUMENTS")]
     words: Vec<String>,
@@ -99,8 +102,9 @@ impl NewArgs {
         if let Err(error) = action.window_length_check(limits::ACTION_WINDOW_MAX) {
             out.note(&format!("note: unless machines are configured otherwise they will refuse it: {error}"));
         }
-        file::write(out, WHAT, self.out.as_deref(), &action)?;
-        if let Some(path) = &self.out {
+        let path = save::named(self.out.as_deref());
+        file::write(out, WHAT, path, &action, self.replace).await?;
+        if let Some(path) = path {
             out.note(&format!("{}  written; next: muster action sign {}", path.display(), path.display()));
         }
         Ok(())

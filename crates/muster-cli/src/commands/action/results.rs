@@ -8,7 +8,7 @@ use crate::results::{Answers, Sink, name_of};
 use crate::values::duration;
 use crate::{Context, Exit, Failure};
 use muster_api::Page;
-use muster_api::actions::{ActionDetail, CommandQuery, CommandRow, ResultQuery};
+use muster_api::actions::{ActionCounters, ActionDetail, CommandQuery, CommandRow, ResultQuery};
 use muster_core::Action;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -29,9 +29,9 @@ const SILENT_NAMED_MAX: u32 = 10;
 /// How results are printed, and how long they are waited for.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct HowArgs {
-    /// How to print results: grouped by value, or each machine's as JSON lines or CSV
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub(crate) format: Format,
+    /// How to print results: grouped by value (unless told), or each machine's as JSON lines or CSV
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
     /// Print only results that found something
     #[arg(long)]
     pub(crate) found: bool,
@@ -59,6 +59,7 @@ pub(super) struct ResultsArgs {
 
 impl ResultsArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        self.how.check(context.out)?;
         let what = format!("could not show the results of action {}", self.id);
         let (_, detail) = detail(context, &what, self.id).await?;
         let action = super::file::parse(&what, &format!("action {}", self.id), detail.action.as_bytes())?;
@@ -75,8 +76,20 @@ impl ResultsArgs {
 }
 
 impl HowArgs {
+    /// Refuses `--json` together with a format that is not JSON: one of the two would be passed over in silence.
+    pub(crate) fn check(&self, out: crate::Output) -> Result<(), Failure> {
+        let format = match self.format {
+            Some(Format::Table) if out.json => "table",
+            Some(Format::Csv) if out.json => "csv",
+            _ => return Ok(()),
+        };
+        let why = format!("--json and --format {format} contradict each other");
+        Err(Failure::usage("could not choose how to print results", why)
+            .next("leave one of them out (MUSTER_JSON counts as --json); --json prints JSON lines"))
+    }
+
     fn sink(&self, context: &Context, action: &Action) -> Sink {
-        let format = if context.out.json { Format::Jsonl } else { self.format };
+        let format = if context.out.json { Format::Jsonl } else { self.format.unwrap_or(Format::Table) };
         let modules = action.operations.iter().map(|operation| operation.module.clone()).collect();
         let sink = Sink::new(context.out, format, modules);
         match muster_trust::signed_text(action) {
@@ -218,15 +231,24 @@ fn is_over(detail: &ActionDetail) -> bool {
 }
 
 fn progress(detail: &ActionDetail) -> String {
-    let counters = detail.summary.counters;
     let mut text = if detail.summary.halted.is_some() { "halted".to_owned() } else { detail.summary.status.clone() };
-    for (name, number) in [("failed", counters.failed), ("timed out", counters.timeout), ("expired", counters.expired)]
-    {
-        if number > 0 {
-            let _ = write!(text, ", {number} {name}");
-        }
+    let failures = failures(detail.summary.counters);
+    if !failures.is_empty() {
+        let _ = write!(text, ", {failures}");
     }
     text
+}
+
+/// Says how many machines did not do it, and how that came; empty when all that ended did it.
+fn failures(counters: ActionCounters) -> String {
+    let counts = [
+        ("failed", counters.failed),
+        ("timed out", counters.timeout),
+        ("expired", counters.expired),
+        ("cancelled", counters.cancelled),
+    ];
+    let told = counts.iter().filter(|(_, number)| *number > 0).map(|(name, number)| format!("{number} {name}"));
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// Says how an action stands when nobody waits any longer.
@@ -240,6 +262,10 @@ async fn ended(context: &Context, detail: &ActionDetail) -> Result<(), Failure> 
     Err(match summary.status.as_str() {
         _ if summary.halted.is_some() => not(Exit::Failed, format!("it halted between two shares: {}", summary.reason))
             .next(format!("muster action results {id}; then `muster action resume {id}` or `cancel {id}`")),
+        "completed" if counters.done > 0 && counters.success == 0 => {
+            not(Exit::Failed, format!("no machine answered: {}", failures(counters)))
+                .next(format!("muster action results {id}"))
+        }
         "completed" => return Ok(()),
         "waiting" => waits(id),
         "invalid" | "cancelled" => not(Exit::Failed, format!("{}: {}", summary.status, summary.reason)),

@@ -3,6 +3,7 @@
 use super::file::{self, Place};
 use crate::commands::{ReasonArgs, Stake, confirm};
 use crate::output::safe;
+use crate::save::{self, ReplaceArgs};
 use crate::signing::{SignArgs, WHAT};
 use crate::{Context, Exit, Failure, Globals, Output, values};
 use muster_api::actions::{ActionDetail, SignatureRequest};
@@ -19,6 +20,8 @@ pub(super) struct SignCommand {
     /// Write the signed action here instead of into the same file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    replace: ReplaceArgs,
     /// Do not ask before signing what came from the server; without a terminal nothing that changes machines is signed so
     /// unless this is given
     #[arg(long, short)]
@@ -39,11 +42,13 @@ impl SignCommand {
         let out = Output::new(globals.json);
         let mut action = place.read(globals, WHAT).await?;
         let signer = sign(out, &self.with, &mut action).await?;
-        let path = self.out.as_deref().or(match place {
-            Place::File(path) => Some(path.as_path()),
-            _ => None,
-        });
-        file::write(out, WHAT, path, &action)?;
+        let (path, replace) = match (&self.out, place) {
+            (Some(path), _) => (save::named(Some(path)), self.replace),
+            // The file gains a signature, and loses nothing.
+            (None, Place::File(path)) => (Some(path.as_path()), ReplaceArgs { replace: true }),
+            (None, _) => (None, self.replace),
+        };
+        file::write(out, WHAT, path, &action, replace).await?;
         let where_to = path.map(|path| path.display().to_string()).unwrap_or_default();
         out.note(&format!("{where_to}  signed by {}, {} in all", safe(&signer), action.pgp_signatures.len()));
         Ok(())

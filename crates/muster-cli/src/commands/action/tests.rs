@@ -103,6 +103,7 @@ async fn question(dir: &Path) -> String {
     let path = text(&dir.join("q.json"));
     run(&[
         "new",
+        "--replace",
         "--name",
         "q",
         "--target",

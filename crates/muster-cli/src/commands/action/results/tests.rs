@@ -58,7 +58,7 @@ async fn double(states: Vec<Value>) -> (Context, Arc<AtomicUsize>) {
 
 async fn follow(states: Vec<Value>, wait: Duration) -> (Result<(), Failure>, usize) {
     let (context, reads) = double(states).await;
-    let how = HowArgs { format: Format::Csv, found: false, wait, proven: false };
+    let how = HowArgs { format: Some(Format::Csv), found: false, wait, proven: false };
     let action = Action::parse(ACTION.as_bytes()).unwrap();
     let outcome = how.follow(&context, 7, &action).await;
     (outcome, reads.load(Ordering::SeqCst))
@@ -79,15 +79,39 @@ async fn how_watching_ended_is_the_exit_code() {
     assert_eq!(exit(row("inflight", 2, 1), Duration::ZERO).await, Exit::TimedOut);
     assert_eq!(exit(row("waiting", 0, 0), long).await, Exit::Refused);
     assert_eq!(exit(row("cancelled", 2, 2), long).await, Exit::Failed);
+    // Every machine refused or failed: nothing was answered.
+    let mut failed = row("completed", 2, 2);
+    failed["counters"]["success"] = 0.into();
+    failed["counters"]["failed"] = 1.into();
+    failed["counters"]["expired"] = 1.into();
+    let failure = follow(vec![failed.clone()], long).await.0.unwrap_err();
+    assert_eq!((failure.exit, failure.why.as_str()), (Exit::Failed, "no machine answered: 1 failed, 1 expired"));
+    failed["counters"]["success"] = 1.into();
+    follow(vec![failed], long).await.0.unwrap();
+    // A standing one that no machine came for is done, too.
+    follow(vec![row("completed", 0, 0)], long).await.0.unwrap();
     let mut halted = row("inflight", 9, 1);
     halted["halted"] = TIME.into();
     assert_eq!(exit(halted, long).await, Exit::Failed);
 }
 
+#[test]
+fn json_and_a_format_that_is_none_contradict_each_other() {
+    let how = |format| HowArgs { format, found: false, wait: Duration::ZERO, proven: false };
+    let out = |json| Output { json, terminal: false, color: false };
+    for format in [Format::Csv, Format::Table] {
+        let failure = how(Some(format)).check(out(true)).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage, "{failure}");
+        how(Some(format)).check(out(false)).unwrap();
+    }
+    how(Some(Format::Jsonl)).check(out(true)).unwrap();
+    how(None).check(out(true)).unwrap();
+}
+
 #[tokio::test]
 async fn an_answer_is_taken_once_however_often_it_is_read() {
     let (context, _) = double(vec![row("completed", 2, 2)]).await;
-    let how = HowArgs { format: Format::Table, found: false, wait: Duration::ZERO, proven: false };
+    let how = HowArgs { format: None, found: false, wait: Duration::ZERO, proven: false };
     let mut sink = how.sink(&context, &Action::parse(ACTION.as_bytes()).unwrap());
     let mut answers = Answers::default();
     for _ in 0..3 {

@@ -26,6 +26,7 @@ pub mod run;
 pub mod user;
 
 mod modules;
+mod parameters;
 mod reading;
 
 pub use arguments::{ArgumentError, help, params_from_args};

@@ -4,6 +4,7 @@
 //! in every loop whose length a stranger decides.
 
 use crate::arguments::{ArgumentError, Flag, Given};
+use crate::parameters;
 use crate::result::ModuleResult;
 use muster_core::Clock;
 use muster_core::limits::MODULE_PARAMETERS_BYTES_MAX;
@@ -194,7 +195,7 @@ fn read<T: Typed>(parameters: &Value) -> Result<T::Parameters, Refused> {
     }
     without_nulls(&mut parameters);
     let read: T::Parameters =
-        serde_json::from_value(parameters).map_err(|error| Refused(format!("ReadInputParameters() -> {error}")))?;
+        parameters::read(&parameters).map_err(|error| Refused(format!("ReadInputParameters() -> {error}")))?;
     T::validate(&read)?;
     Ok(read)
 }

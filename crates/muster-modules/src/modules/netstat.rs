@@ -120,7 +120,12 @@ impl Typed for Netstat {
 
     fn validate(parameters: &Parameters) -> Result<(), Refused> {
         let Parameters { localmac, localip, neighbormac, neighborip, connectedip, listeningport, .. } = parameters;
-        for values in [localmac, localip, neighbormac, neighborip, connectedip, listeningport] {
+        let kinds = [localmac, localip, neighbormac, neighborip, connectedip, listeningport];
+        if kinds.iter().all(|values| values.is_empty()) {
+            let why = "without a check nothing is found: give an address, a hardware address or a port to look for";
+            return Err(Refused(why.to_owned()));
+        }
+        for values in kinds {
             if values.len() > SEARCH_VALUES_MAX {
                 return Err(Refused(format!("there are more than {SEARCH_VALUES_MAX} values of one kind")));
             }

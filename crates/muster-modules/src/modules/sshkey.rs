@@ -78,8 +78,8 @@ impl Typed for Sshkey {
         if !(0..=1000).contains(&parameters.maxdepth) {
             return Err(Refused("maxdepth should be specified from 0-1000".to_owned()));
         }
-        if parameters.paths.len() > SEARCH_VALUES_MAX || parameters.paths.iter().any(String::is_empty) {
-            return Err(Refused(format!("there must be at most {SEARCH_VALUES_MAX} paths, none of them empty")));
+        if parameters.paths.len() > SEARCH_VALUES_MAX || parameters.paths.iter().any(|path| !path.starts_with('/')) {
+            return Err(Refused(format!("there must be at most {SEARCH_VALUES_MAX} paths, each beginning with /")));
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! Content checks: which expressions match which lines of a file.
 //!
-//! Stays true: memory does not grow with a file's lines; reading ends as soon as every check is decided.
+//! Stays true: memory does not grow with a file's lines; a line is one line however long it is; reading ends as soon as
+//! every check is decided.
 
+use super::long_line::LongLine;
 use crate::module::Stop;
 use flate2::bufread::MultiGzDecoder;
 use muster_core::limits::LINE_BYTES_MAX;
@@ -40,10 +42,12 @@ impl<'a> Expression<'a> {
     }
 
     fn see(&mut self, line: &str) {
-        if self.is_decided() {
-            return;
+        if !self.is_decided() {
+            self.count(self.regex.is_match(line));
         }
-        let matched = self.regex.is_match(line);
+    }
+
+    fn count(&mut self, matched: bool) {
         self.any |= matched;
         self.none_failed &= matched != self.inverse;
     }
@@ -63,6 +67,10 @@ pub(super) fn scan(from: impl Read, expressions: &mut [Expression<'_>], stop: &S
             break;
         }
         lines += 1;
+        if line.len() == LINE_BYTES_MAX && !line.ends_with(b"\n") {
+            long_line(&mut from, &mut line, expressions, stop)?;
+            continue;
+        }
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
         for expression in expressions.iter_mut() {
@@ -70,6 +78,34 @@ pub(super) fn scan(from: impl Read, expressions: &mut [Expression<'_>], stop: &S
         }
     }
     Ok(lines)
+}
+
+/// Follows a line that is longer than what is kept of one, of which the first piece was read, to its end.
+fn long_line(
+    from: &mut impl BufRead,
+    piece: &mut Vec<u8>,
+    expressions: &mut [Expression<'_>],
+    stop: &Stop,
+) -> io::Result<()> {
+    let mut open: Vec<_> = expressions.iter_mut().filter(|expression| !expression.is_decided()).collect();
+    let texts = open.iter().map(|expression| expression.regex.as_str());
+    let mut line = LongLine::new(texts).map_err(io::Error::other)?;
+    loop {
+        let is_end = piece.last() == Some(&b'\n') || piece.is_empty();
+        line.feed(piece.strip_suffix(b"\n").unwrap_or(piece));
+        if is_end {
+            break;
+        }
+        if stop.is_asked() {
+            return Err(stopped());
+        }
+        piece.clear();
+        from.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', piece)?;
+    }
+    for (expression, matched) in open.iter_mut().zip(line.end()) {
+        expression.count(matched);
+    }
+    Ok(())
 }
 
 pub(super) fn stopped() -> io::Error {

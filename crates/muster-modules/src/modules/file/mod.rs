@@ -7,6 +7,7 @@ mod check;
 mod content;
 mod evaluate;
 mod hashes;
+mod long_line;
 mod parameters;
 mod report;
 mod walk;
@@ -66,11 +67,6 @@ impl Typed for File {
 
     fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
         let search = Search::from_flags(given);
-        // An order may hold such a search, as MIG's may; whoever writes one expects every file, and would get none.
-        if !search.paths.is_empty() && !search.has_checks() {
-            let why = "without a check no file is found; say which, such as -name . for every file".to_owned();
-            return Err(ArgumentError::Refused { module: Self::INFO.name, why });
-        }
         Ok(Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) })
     }
 

@@ -171,6 +171,6 @@ fn hashes_are_compared_in_any_case_and_shown_in_capitals() {
 #[test]
 fn options_that_old_actions_hold_are_taken_and_change_nothing() {
     let dir = tree();
-    let options = json!({"remotefs": true, "debug": "print", "nosuch": 1, "mismatch": null, "maxerrors": null});
+    let options = json!({"remotefs": true, "debug": "print", "mismatch": null, "maxerrors": null});
     assert_eq!(found(dir.path(), json!({"names": ["^old$"], "description": "words", "options": options})), ["old"]);
 }

@@ -114,7 +114,7 @@ impl Search {
     }
 
     /// Tells whether anything is asked of a file: without that, none is found.
-    pub(super) fn has_checks(&self) -> bool {
+    fn has_checks(&self) -> bool {
         let Self { contents, names, sizes, modes, mtimes, md5, sha1, sha2, sha3, .. } = self;
         [contents, names, sizes, modes, mtimes, md5, sha1, sha2, sha3].into_iter().any(|values| !values.is_empty())
     }
@@ -143,6 +143,7 @@ impl Search {
         }
         for path in &self.paths {
             filled(path)?;
+            absolute(path)?;
         }
         for expression in self.contents.iter().chain(&self.names).chain(&self.modes) {
             regex(expression)?;
@@ -163,13 +164,22 @@ impl Search {
         ] {
             hashes.iter().try_for_each(|value| hash(value, lengths))?;
         }
-        mismatch.iter().try_for_each(|check| mismatched(check))
+        mismatch.iter().try_for_each(|check| mismatched(check))?;
+        if !self.has_checks() {
+            let why = "without a check no file is found; say which, such as -name . for every file";
+            return Err(Refused(why.to_owned()));
+        }
+        Ok(())
     }
 }
 
 impl Parameters {
     /// Tells whether the parameters can be searched for.
     pub(super) fn validate(&self) -> Result<(), Refused> {
+        if self.searches.is_empty() {
+            let why = "there is no search: the parameters are {\"searches\": {\"LABEL\": {\"paths\": [...], \"names\": [...]}}}";
+            return Err(Refused(why.to_owned()));
+        }
         if self.searches.len() > SEARCHES_MAX {
             return Err(Refused(format!("there are more than {SEARCHES_MAX} searches")));
         }
@@ -194,6 +204,14 @@ fn label(label: &str) -> Result<(), Refused> {
 
 fn filled(value: &str) -> Result<(), Refused> {
     if value.is_empty() { Err(Refused("Empty values are not permitted".to_owned())) } else { Ok(()) }
+}
+
+/// A path that is not absolute would begin wherever a module's process happens to stand.
+fn absolute(path: &str) -> Result<(), Refused> {
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    Err(Refused(format!("the path '{}' must begin with /", muster_core::text::cut(path, 256))))
 }
 
 /// Splits a leading `!`, which inverts an expression. Alone, it is a letter.

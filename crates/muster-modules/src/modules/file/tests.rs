@@ -296,6 +296,73 @@ fn very_long_lines_and_binary_content_are_searched() {
 }
 
 #[test]
+fn a_match_that_lies_across_pieces_of_a_long_line_is_found() {
+    let dir = tree();
+    for (name, cut, fill) in [("a", 1, b'A'), ("b", 2, 0xFF), ("c", 3, b'A')] {
+        for back in [0, 3, 6] {
+            let mut line = vec![fill; cut * 1024 * 1024 - back];
+            line.extend_from_slice(b"marker end\nlast");
+            fs::write(dir.path().join("etc").join(format!("{name}{back}")), line).unwrap();
+        }
+    }
+    let all = ["a0", "a3", "a6", "b0", "b3", "b6", "c0", "c3", "c6"];
+    for pattern in ["marker", "marker end$", "^[^x]+marker", "r e"] {
+        assert_eq!(find_in(dir.path(), json!({"contents": [pattern]})), all, "{pattern}");
+    }
+    for pattern in ["^marker", "marker$", "^ end", "^A{3}$"] {
+        assert!(find_in(dir.path(), json!({"contents": [pattern]})).is_empty(), "{pattern}: a piece is no line");
+    }
+    let both = json!({"contents": ["(marker|last)"], "names": ["^a"], "options": {"macroal": true}});
+    assert_eq!(find_in(dir.path(), both), ["a0", "a3", "a6"], "each line counts once");
+}
+
+/// The first operation's parameters of an action as published, as the case has them.
+fn case_15(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cases/15-mig-actions-published").join(name);
+    let action: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    action["operations"].as_array().unwrap().last().unwrap()["parameters"].clone()
+}
+
+#[test]
+fn case_15_keys_that_mean_nothing_are_refused_by_name() {
+    for (name, why) in [
+        (
+            "a-old-key-of-searches.json",
+            "searches: up: there is no key \"regexes\"; it is called \"contents\" now; there are ",
+        ),
+        ("b-no-searches-level.json", "there is no key \"passwd\"; there are searches"),
+        ("i-numbers-as-words.json", "searches: s: "),
+        ("l-relative-and-empty.json", "the path 'etc' must begin with /"),
+    ] {
+        let refused = File.validate(&case_15(name)).unwrap_err().0;
+        let refused = refused.strip_prefix("ReadInputParameters() -> ").unwrap_or(&refused);
+        assert!(refused.starts_with(why), "{name}: {refused}");
+        let answered = File.run(&case_15(name), &here());
+        assert!(!answered.success && answered.errors()[0].contains(why), "{name}: the machine says it too");
+    }
+    for name in [
+        "c-module-that-is-gone.json",
+        "d-year-one-and-null-signatures.json",
+        "e-star-in-path.json",
+        "h-many-searches-over-all.json",
+    ] {
+        assert_eq!(File.validate(&case_15(name)), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn parameters_are_read_as_mig_reads_them_or_refused() {
+    let dir = tree();
+    let paths = [dir.path().join("etc")];
+    let capitals = json!({"Searches": {"S": {"Paths": paths, "NAMES": ["^passwd$"], "Options": {"MatchAll": true}}}});
+    let result = File.run(&capitals, &here());
+    assert_eq!(found(dir.path(), &result, "S").into_iter().collect::<Vec<_>>(), ["etc/passwd"]);
+    for list in [json!([{"s1": {"paths": ["/etc"], "names": ["x"]}}]), json!({"searches": {"s": [["/etc"], ["x"]]}})] {
+        assert!(File.validate(&list).unwrap_err().0.contains("there must be an object"), "{list}");
+    }
+}
+
+#[test]
 fn what_is_no_search_is_refused_in_migs_words() {
     let refused = |search: Value| File.validate(&json!({"searches": {"s1": search}})).unwrap_err().0;
     let with = |field: &str, value: &str| refused(json!({"paths": ["/"], (field): [value]}));
@@ -311,7 +378,7 @@ fn what_is_no_search_is_refused_in_migs_words() {
         mismatch.starts_with("The syntax of filter 'path' is invalid. Must match regex ^(name|size|"),
         "{mismatch}"
     );
-    let label = |label: &str| File.validate(&json!({"searches": {(label): {"paths": ["/"]}}}));
+    let label = |label: &str| File.validate(&json!({"searches": {(label): {"paths": ["/"], "names": ["x"]}}}));
     assert_eq!(label("").unwrap_err().0, "empty labels are not permitted");
     assert!(label(&"x".repeat(65)).unwrap_err().0.starts_with("The syntax of label 'xxx"));
     assert_eq!(label("a b/ü"), Ok(()));
@@ -319,7 +386,17 @@ fn what_is_no_search_is_refused_in_migs_words() {
         assert!(with("sizes", size).starts_with("Invalid size format"), "{size}");
         assert!(with("mtimes", size).starts_with("Invalid mtime format"), "{size}");
     }
-    assert_eq!(File.validate(&json!({"searches": {"s1": {"paths": ["/"], "names": null, "options": null}}})), Ok(()));
+    let nulls = json!({"paths": ["/"], "names": null, "sizes": ["1"], "options": null});
+    assert_eq!(File.validate(&json!({"searches": {"s1": nulls}})), Ok(()));
+    let without = refused(json!({"paths": ["/"], "options": {"matchall": true}}));
+    assert_eq!(without, "without a check no file is found; say which, such as -name . for every file");
+    for path in ["etc", "./etc", "~/x"] {
+        let relative = refused(json!({"paths": ["/", path], "names": ["x"]}));
+        assert_eq!(relative, format!("the path '{path}' must begin with /"));
+    }
+    for nothing in [json!({}), json!({"searches": {}})] {
+        assert!(File.validate(&nothing).unwrap_err().0.starts_with("there is no search"), "{nothing}");
+    }
     let many = json!({"paths": ["/"], "names": vec!["a"; 1001]});
     assert_eq!(refused(many), "a search has more than 1000 values of one kind");
     assert!(File.validate(&json!({"searches": []})).is_err());

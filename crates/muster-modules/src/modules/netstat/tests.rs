@@ -108,6 +108,9 @@ fn what_is_no_address_is_refused_in_migs_words() {
     }
     assert_eq!(refused("listeningport", "http"), "http is not a valid port");
     assert_eq!(refused("listeningport", "65536"), "port out of range. must be between 1 and 65535");
+    for nothing in [json!({}), json!({"namespaces": true}), json!({"listeningport": []})] {
+        assert!(Netstat.validate(&nothing).unwrap_err().0.starts_with("without a check nothing is found"), "{nothing}");
+    }
 }
 
 #[test]

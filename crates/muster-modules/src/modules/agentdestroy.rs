@@ -49,10 +49,14 @@ impl Typed for Agentdestroy {
     const EXAMPLE: &'static str = "-pid 1234 -version 1.2.0";
     const FLAGS: &'static [Flag] = &[
         Flag::number("pid", "the process of the agent to end"),
-        Flag::text("version", "TEXT", "the version of the agent to end, as its program tells with -V"),
+        Flag::text("version", "TEXT", "the version of the agent to end, as the list of agents shows it"),
     ];
 
     fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
+        if given.text("pid").is_none() {
+            let why = "-pid is required: the process of the agent to end".to_owned();
+            return Err(ArgumentError::Refused { module: Self::INFO.name, why });
+        }
         #[expect(clippy::cast_possible_truncation, reason = "a cast saturates, and the range is checked")]
         let pid = given.number("pid", 0.0) as i64;
         Ok(Parameters { pid, version: given.text("version").unwrap_or_default() })
@@ -162,7 +166,11 @@ impl Program {
         child.wait().map_err(failed)?;
         read.map_err(failed)?;
         let have = have.trim_end();
-        if have == want { Ok(()) } else { Err(Refused(format!("Version mismatch. Expected '{want}', found '{have}'"))) }
+        if is_version(have, want) {
+            Ok(())
+        } else {
+            Err(Refused(format!("Version mismatch. Expected '{want}', found '{have}'")))
+        }
     }
 
     /// Removes the program's name, if it still is the program's.
@@ -184,6 +192,12 @@ impl Program {
         };
         removed().map_err(failed)
     }
+}
+
+/// Tells whether what a program says of itself means this version: all of it, or a word of its first line, as inventories
+/// have it without the program's name.
+fn is_version(told: &str, want: &str) -> bool {
+    told == want || told.lines().next().is_some_and(|line| line.split_whitespace().skip(1).any(|word| word == want))
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
@@ -272,6 +286,22 @@ mod tests {
         assert!(result.elements.as_str().unwrap().ends_with(&removed), "{result:?}");
         assert_eq!(other.wait().unwrap().signal(), Some(9));
         assert!(!program.exists());
+    }
+
+    #[test]
+    fn a_version_is_taken_as_inventories_show_it() {
+        let told = "muster-agent 0.1.0 (0b4e9bc)\nbuilt 2026";
+        for want in [told, "0.1.0"] {
+            assert!(is_version(told, want), "{want}");
+        }
+        for want in ["muster-agent", "0.1", "0.1.0.1", "built", "2026", ""] {
+            assert!(!is_version(told, want), "{want}");
+        }
+        let (_dir, program, mut other, version) = versioned();
+        let number = version.lines().next().unwrap().split(' ').nth(1).unwrap();
+        let result = destroy(other.id(), number, None);
+        assert!(result.success && !program.exists(), "{result:?}");
+        other.wait().unwrap();
     }
 
     #[test]

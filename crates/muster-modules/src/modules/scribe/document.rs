@@ -154,6 +154,9 @@ pub(super) struct Tag {
     pub(super) value: String,
 }
 
+/// The variable that stands for the directory of the file for which an import chain is followed, with `/` at its end.
+pub(super) const CHAIN_ROOT: &str = "chain_root";
+
 /// What an object looks at.
 pub(super) enum Source<'a> {
     Package(&'a Package),
@@ -174,6 +177,12 @@ impl Object {
         package.or(content).or(name).or(line).or(raw)
     }
 
+    fn import_chain(&self) -> &[String] {
+        let chain = self.filecontent.iter().map(|content| &content.import_chain);
+        let mut chains = chain.chain(self.filename.iter().map(|name| &name.import_chain));
+        chains.find(|chain| !chain.is_empty()).map_or(&[], Vec::as_slice)
+    }
+
     fn validate(&self) -> Result<(), String> {
         if self.id.is_empty() {
             return Err("an object in document has no identifier".to_owned());
@@ -185,12 +194,36 @@ impl Object {
 }
 
 impl Source<'_> {
+    /// Returns what is looked at for each file that this found, with [`CHAIN_ROOT`] for the file's directory.
+    pub(super) fn import_chain(&self) -> &[String] {
+        match self {
+            Self::FileContent(content) => &content.import_chain,
+            Self::FileName(name) => &name.import_chain,
+            Self::Package(_) | Self::HasLine(_) | Self::Raw(_) => &[],
+        }
+    }
+
+    /// Tells whether this can be looked at only for a file that another object found.
+    pub(super) fn is_link(&self) -> bool {
+        self.path().is_some_and(|path| path.contains(&format!("${{{CHAIN_ROOT}}}")))
+    }
+
+    fn path(&self) -> Option<&str> {
+        match self {
+            Self::FileContent(content) => Some(&content.path),
+            Self::FileName(name) => Some(&name.path),
+            Self::HasLine(line) => Some(&line.path),
+            Self::Package(_) | Self::Raw(_) => None,
+        }
+    }
+
     fn validate(&self) -> Result<(), String> {
+        if let Some(path) = self.path().filter(|path| !path.starts_with('/') && !path.starts_with("${")) {
+            return Err(format!("the path {:?} must begin with /", muster_core::text::cut(path, 64)));
+        }
         match self {
             Self::Package(package) if package.collectmatch.is_empty() => Ok(()),
             Self::Package(package) => pattern::compile(&package.collectmatch).map(drop),
-            Self::FileContent(FileContent { import_chain, .. }) if !import_chain.is_empty() => Err(CHAINS.to_owned()),
-            Self::FileName(FileName { import_chain, .. }) if !import_chain.is_empty() => Err(CHAINS.to_owned()),
             Self::FileContent(content) => {
                 expression("filecontent file", &content.file)?;
                 expression("filecontent expression", &content.expression)
@@ -208,8 +241,6 @@ impl Source<'_> {
         }
     }
 }
-
-const CHAINS: &str = "import chains are not supported; give each object its own path";
 
 fn expression(what: &str, text: &str) -> Result<(), String> {
     if text.is_empty() {
@@ -249,6 +280,35 @@ impl Document {
         self.tests.iter().position(|test| test.id == id)
     }
 
+    /// Returns the object called `id`: of several, the first.
+    pub(super) fn object(&self, id: &str) -> Option<&Object> {
+        self.objects.iter().find(|object| object.id == id)
+    }
+
+    /// Makes sure that every import chain names objects that there are, and comes to an end.
+    fn chains_check(&self) -> Result<(), String> {
+        for object in self.objects.iter().filter(|object| !object.import_chain().is_empty()) {
+            // Everything that the object leads to: itself must not be among it.
+            let mut reached: Vec<&str> = Vec::new();
+            let mut open: Vec<&Object> = vec![object];
+            while let Some(next) = open.pop() {
+                for id in next.import_chain() {
+                    let Some(linked) = self.object(id) else {
+                        return Err(format!("{}: import-chain: unknown object \"{id}\"", next.id));
+                    };
+                    if linked.id == object.id {
+                        return Err(format!("{}: the import-chain leads back to the object itself", object.id));
+                    }
+                    if !reached.contains(&linked.id.as_str()) {
+                        reached.push(&linked.id);
+                        open.push(linked);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Tells whether the document can be run.
     pub(super) fn validate(&self) -> Result<(), Refused> {
         let lists = [self.variables.len(), self.objects.len(), self.tests.len()];
@@ -256,6 +316,7 @@ impl Document {
             return Err(Refused(format!("the document has more than {} entries of one kind", 10 * SEARCH_VALUES_MAX)));
         }
         self.objects.iter().try_for_each(Object::validate).map_err(Refused)?;
+        self.chains_check().map_err(Refused)?;
         self.tests.iter().try_for_each(|test| test.validate(self)).map_err(Refused)
     }
 }

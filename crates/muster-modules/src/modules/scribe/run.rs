@@ -1,7 +1,9 @@
 //! Running a document: objects are looked at once, tests after the tests they need.
 
-use super::document::{Document, Evr, FileContent, FileName, HasLine, Identifier, Package, Source, Test, Variable};
-use super::versions::compare;
+use super::document::{
+    CHAIN_ROOT, Document, Evr, FileContent, FileName, HasLine, Object, Package, Source, Test, Variable,
+};
+use super::versions::Order;
 use super::{SubResult, TestResult};
 use crate::module::Context;
 use crate::modules::file::{FileSearch, Search};
@@ -10,7 +12,7 @@ use crate::pattern;
 use crate::reading;
 use muster_core::limits::MODULE_FOUND_MAX;
 use regex::Regex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Directories entered below an object's path.
@@ -18,20 +20,36 @@ const DEPTH: f64 = 10.0;
 /// Files that one object looks at.
 const FILES_MAX: f64 = 10_000.0;
 
+/// Errors that are returned, beside those of tests; the others are counted.
+const ERRORS_MAX: usize = 30;
+
+/// A value that an object found, and where.
+#[derive(Debug, Clone)]
+struct Seen {
+    identifier: String,
+    value: String,
+    /// How it compares as a version.
+    order: Order,
+}
+
+impl Seen {
+    fn new(identifier: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { identifier: identifier.into(), value: value.into(), order: Order::default() }
+    }
+}
+
 /// What an object gives to its tests, or why it gives nothing.
-type Prepared = Result<Vec<Identifier>, String>;
+type Prepared = Result<Vec<Seen>, String>;
 
 /// Runs a document; returns what came of its tests, in order, and errors of none of them.
 pub(super) fn run(document: &Document, context: &Context) -> (Vec<TestResult>, Vec<String>) {
-    let mut machine = Machine { context, packages: None, errors: Vec::new() };
-    let mut objects = BTreeMap::new();
+    let mut machine = Machine { context, document, packages: None, errors: Vec::new(), known_errors: BTreeSet::new() };
+    let mut objects: BTreeMap<&str, Prepared> = BTreeMap::new();
     for object in &document.objects {
-        let prepared = object.source().map_or_else(
-            || Err("object has no valid interface".to_owned()),
-            |source| machine.prepare(&source, &document.variables),
-        );
         // Of several objects with one name, the first counts.
-        objects.entry(object.id.as_str()).or_insert(prepared);
+        if !objects.contains_key(object.id.as_str()) {
+            objects.insert(&object.id, machine.prepare(object));
+        }
     }
     let mut results: Vec<Option<TestResult>> = vec![None; document.tests.len()];
     for number in 0..document.tests.len() {
@@ -44,7 +62,7 @@ pub(super) fn run(document: &Document, context: &Context) -> (Vec<TestResult>, V
         }
         result
     });
-    (results.collect(), machine.errors)
+    (results.collect(), machine.into_errors())
 }
 
 /// Runs a test and those it needs before it. They are put off on a list, not called, so that no chain is too long.
@@ -110,8 +128,7 @@ fn judge<'a>(
         Some(Ok(values)) => values,
     };
     let compared: Result<Vec<_>, String> = comparison(test).and_then(|matches| {
-        let one =
-            |value: &Identifier| Ok(SubResult { result: matches(&value.value)?, identifier: value.identifier.clone() });
+        let one = |value: &Seen| Ok(SubResult { result: matches(value)?, identifier: value.identifier.clone() });
         values.iter().map(one).collect()
     });
     match compared {
@@ -125,7 +142,7 @@ fn judge<'a>(
     }
 }
 
-type Comparison<'a> = Box<dyn Fn(&str) -> Result<bool, String> + 'a>;
+type Comparison<'a> = Box<dyn Fn(&Seen) -> Result<bool, String> + 'a>;
 
 /// Returns what a test compares with; a test that compares with nothing is true of everything.
 fn comparison(test: &Test) -> Result<Comparison<'_>, String> {
@@ -136,132 +153,248 @@ fn comparison(test: &Test) -> Result<Comparison<'_>, String> {
             ">" => std::cmp::Ordering::is_gt,
             other => return Err(format!("invalid evr operation {other}")),
         };
-        return Ok(Box::new(move |have| Ok(wanted(compare(have, value)))));
+        return Ok(Box::new(move |have| Ok(wanted(have.order.compare(&have.value, value)))));
     }
     if let Some(expression) = test.regexp.as_ref().filter(|regexp| !regexp.value.is_empty()) {
         let regex = pattern::compile(&expression.value)?;
-        return Ok(Box::new(move |have| Ok(regex.is_match(have))));
+        return Ok(Box::new(move |have| Ok(regex.is_match(&have.value))));
     }
     if let Some(exact) = test.exactmatch.as_ref().filter(|exact| !exact.value.is_empty()) {
-        return Ok(Box::new(move |have| Ok(have == exact.value)));
+        return Ok(Box::new(move |have| Ok(have.value == exact.value)));
     }
     Ok(Box::new(|_| Ok(true)))
 }
 
 struct Machine<'a> {
     context: &'a Context,
+    document: &'a Document,
     /// The installed packages, once somebody asked.
     packages: Option<Vec<packages::Package>>,
     errors: Vec<String>,
+    /// Errors that were met, each once: many objects look at the same files.
+    known_errors: BTreeSet<String>,
 }
 
 impl Machine<'_> {
-    fn prepare(&mut self, source: &Source<'_>, variables: &[Variable]) -> Prepared {
-        if self.context.stop.is_asked() {
-            return Err("the run was stopped before its end".to_owned());
+    fn prepare(&mut self, object: &Object) -> Prepared {
+        let source = object.source().ok_or("object has no valid interface")?;
+        if source.is_link() {
+            return Err(format!(
+                "object not prepared: its path begins with ${{{CHAIN_ROOT}}}, so only an import-chain leads to it"
+            ));
         }
-        let mut values = match source {
-            Source::Package(package) => self.package(package, variables)?,
-            Source::FileContent(content) => self.file_content(content, variables)?,
-            Source::FileName(name) => self.file_name(name, variables)?,
-            Source::HasLine(line) => self.has_line(line, variables)?,
-            Source::Raw(raw) => raw.identifiers.clone(),
-        };
-        values.truncate(MODULE_FOUND_MAX);
+        let variables: Vec<_> = self.document.variables.iter().collect();
+        let mut values = self.values(&source, &variables)?;
+        if values.len() > MODULE_FOUND_MAX {
+            self.error(format!(
+                "{}: only the first {MODULE_FOUND_MAX} of {} values were compared",
+                object.id,
+                values.len()
+            ));
+            values.truncate(MODULE_FOUND_MAX);
+        }
         Ok(values)
     }
 
-    fn package(&mut self, package: &Package, variables: &[Variable]) -> Prepared {
+    fn values(&mut self, source: &Source<'_>, variables: &[&Variable]) -> Prepared {
+        if self.context.stop.is_asked() {
+            return Err("the run was stopped before its end".to_owned());
+        }
+        match source {
+            Source::Package(package) => self.package(package, variables),
+            Source::FileContent(content) => self.file_content(source, content, variables),
+            Source::FileName(name) => self.file_name(source, name, variables),
+            Source::HasLine(line) => self.has_line(line, variables),
+            Source::Raw(raw) => Ok(raw.identifiers.iter().map(|raw| Seen::new(&raw.identifier, &raw.value)).collect()),
+        }
+    }
+
+    fn package(&mut self, package: &Package, variables: &[&Variable]) -> Prepared {
         if self.packages.is_none() {
             self.packages = Some(installed(self.context, &mut self.errors));
         }
         let name = expand(&package.name, variables);
         let collected =
             (!package.collectmatch.is_empty()).then(|| pattern::compile(&package.collectmatch)).transpose()?;
-        let wanted = |have: &&packages::Package| {
-            collected.as_ref().map_or_else(|| have.name == name, |collected| collected.is_match(&have.name))
-        };
-        let found = self.packages.iter().flatten().filter(wanted);
-        let mut found: Vec<_> = found
-            .map(|package| Identifier { identifier: package.name.clone(), value: package.version.clone() })
-            .collect();
+        let mut found = Vec::new();
+        for have in self.packages.iter().flatten() {
+            let full = format!("{}:{}", have.name, have.arch);
+            // An architecture counts only where one is asked for: an expression without a colon means names.
+            let identifier = match &collected {
+                None if have.name == name => &have.name,
+                None if full == name => &full,
+                Some(collected) if collected.is_match(&have.name) => &have.name,
+                Some(collected) if collected.as_str().contains(':') && collected.is_match(&full) => &full,
+                _ => continue,
+            };
+            found.push(Seen { order: Order::of(&have.kind), ..Seen::new(identifier, &have.version) });
+        }
         if package.onlynewest {
-            found = found.into_iter().max_by(|a, b| compare(&a.value, &b.value)).into_iter().collect();
+            found = found.into_iter().max_by(|a, b| a.order.compare(&a.value, &b.value)).into_iter().collect();
         }
         Ok(found)
     }
 
-    fn file_content(&self, content: &FileContent, variables: &[Variable]) -> Prepared {
+    fn file_content(&mut self, source: &Source<'_>, content: &FileContent, variables: &[&Variable]) -> Prepared {
         let expression = pattern::compile(&content.expression)?;
-        let mut values = Vec::new();
+        group_check(&expression, source, "filecontent expression")?;
+        let (mut values, mut found) = (Vec::new(), Vec::new());
         for path in self.files(&content.path, &content.file, variables)? {
             let identifier = path.to_string_lossy().into_owned();
-            lines(&path, |line| {
-                let groups = expression.captures(line);
-                values.extend(groups.iter().flat_map(|groups| groups.iter().skip(1)).map(|group| Identifier {
-                    identifier: identifier.clone(),
-                    value: group.map(|group| group.as_str().to_owned()).unwrap_or_default(),
+            let mut has_match = false;
+            self.lines(&path, |line| {
+                let Some(groups) = expression.captures(line) else { return true };
+                has_match = true;
+                values.extend(groups.iter().skip(1).map(|group| {
+                    let value = group.map(|group| group.as_str()).unwrap_or_default();
+                    Seen::new(&identifier, value)
                 }));
                 values.len() <= MODULE_FOUND_MAX
             });
+            if has_match {
+                found.push(path);
+            }
         }
+        values.extend(self.chained(source, &found, variables)?);
         Ok(if content.concat.is_empty() { values } else { concatenated(values, &content.concat) })
     }
 
-    fn file_name(&self, name: &FileName, variables: &[Variable]) -> Prepared {
+    fn file_name(&mut self, source: &Source<'_>, name: &FileName, variables: &[&Variable]) -> Prepared {
         let expression = pattern::compile(&expand(&name.file, variables))?;
+        group_check(&expression, source, "filename file")?;
         let files = self.files(&name.path, &name.file, variables)?;
-        Ok(files.iter().filter_map(|path| named(path, &expression)).collect())
+        let named = |path: &PathBuf| {
+            let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+            let groups = expression.captures(&file_name)?;
+            let value = groups.iter().nth(1)?.map(|group| group.as_str().to_owned()).unwrap_or_default();
+            Some(Seen::new(path.to_string_lossy(), value))
+        };
+        let mut values: Vec<_> = files.iter().filter_map(named).collect();
+        values.extend(self.chained(source, &files, variables)?);
+        Ok(values)
     }
 
-    fn has_line(&self, line: &HasLine, variables: &[Variable]) -> Prepared {
+    /// Follows the import chain of an object for each of the files that it found. What is found there counts as found in
+    /// the file.
+    fn chained(&mut self, source: &Source<'_>, files: &[PathBuf], variables: &[&Variable]) -> Prepared {
+        let mut values = Vec::new();
+        if source.import_chain().is_empty() {
+            return Ok(values);
+        }
+        for file in files {
+            let directory = file.parent().unwrap_or(Path::new("/")).to_string_lossy();
+            let value = if directory.ends_with('/') { directory.into_owned() } else { format!("{directory}/") };
+            let root = Variable { key: CHAIN_ROOT.to_owned(), value };
+            let variables: Vec<_> = std::iter::once(&root).chain(variables.iter().copied()).collect();
+            for id in source.import_chain() {
+                let linked = self.document.object(id).and_then(Object::source);
+                let linked = linked.ok_or_else(|| format!("unknown object \"{id}\""))?;
+                let found = self.values(&linked, &variables)?;
+                let identifier = file.to_string_lossy();
+                values
+                    .extend(found.into_iter().map(|seen| Seen { identifier: identifier.clone().into_owned(), ..seen }));
+            }
+            if values.len() > MODULE_FOUND_MAX {
+                break;
+            }
+        }
+        Ok(values)
+    }
+
+    fn has_line(&mut self, line: &HasLine, variables: &[&Variable]) -> Prepared {
         let expression = pattern::compile(&line.expression)?;
-        let files = self.files(&line.path, &line.file, variables)?;
-        let judged = files.iter().filter_map(|path| {
+        let mut values = Vec::new();
+        for path in self.files(&line.path, &line.file, variables)? {
             let mut found = false;
-            let read = lines(path, |line| {
+            let was_read = self.lines(&path, |line| {
                 found = expression.is_match(line);
                 !found
             });
-            read.then(|| Identifier { identifier: path.to_string_lossy().into_owned(), value: found.to_string() })
-        });
-        Ok(judged.collect())
+            if was_read {
+                values.push(Seen::new(path.to_string_lossy(), found.to_string()));
+            }
+        }
+        Ok(values)
     }
 
     /// Returns the files below a path whose name matches.
-    fn files(&self, path: &str, name: &str, variables: &[Variable]) -> Result<Vec<PathBuf>, String> {
+    fn files(&mut self, path: &str, name: &str, variables: &[&Variable]) -> Result<Vec<PathBuf>, String> {
+        let path = expand(path, variables);
+        // What is not on this machine has no files; that is an answer.
+        if std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return Ok(Vec::new());
+        }
         let mut search =
-            Search { paths: vec![expand(path, variables)], names: vec![expand(name, variables)], ..Search::default() };
+            Search { paths: vec![path.clone()], names: vec![expand(name, variables)], ..Search::default() };
         (search.options.maxdepth, search.options.matchlimit, search.options.matchall) = (DEPTH, FILES_MAX, true);
-        FileSearch::from(search).find(self.context).map(|found| found.files).map_err(|refused| refused.0)
+        let found = FileSearch::from(search).find(self.context).map_err(|refused| refused.0)?;
+        #[expect(clippy::cast_precision_loss, reason = "the ceiling is far below what a double holds")]
+        if found.files.len() as f64 >= FILES_MAX {
+            self.error(format!("{path}: no more than the first {FILES_MAX} files were looked at"));
+        }
+        found.errors.into_iter().for_each(|error| self.error(error));
+        Ok(found.files)
+    }
+
+    /// Hands the lines of a file to `see` until it has seen enough. Tells whether the file could be read.
+    fn lines(&mut self, path: &Path, see: impl FnMut(&str) -> bool) -> bool {
+        match reading::text(path) {
+            Ok(text) => {
+                let _ = text.lines().all(see);
+                true
+            }
+            Err(error) => {
+                self.error(reading::open_error(path, &error));
+                false
+            }
+        }
+    }
+
+    /// Keeps that something could not be looked at: a test over it may be false for that reason alone.
+    fn error(&mut self, text: String) {
+        if self.known_errors.insert(text.clone()) && self.known_errors.len() <= ERRORS_MAX {
+            self.errors.push(text);
+        }
+    }
+
+    fn into_errors(mut self) -> Vec<String> {
+        let hidden = self.known_errors.len().saturating_sub(ERRORS_MAX);
+        if hidden > 0 {
+            self.errors.push(format!("{hidden} errors were not returned (max errors = {ERRORS_MAX})"));
+        }
+        self.errors
     }
 }
 
-/// Hands the lines of a file to `see` until it has seen enough. Tells whether the file could be read.
-fn lines(path: &Path, see: impl FnMut(&str) -> bool) -> bool {
-    let Ok(text) = reading::text(path) else { return false };
-    let _ = text.lines().all(see);
-    true
+/// Refuses an expression that captures nothing, of an object that has nothing else to give.
+fn group_check(expression: &Regex, source: &Source<'_>, what: &str) -> Result<(), String> {
+    if expression.captures_len() > 1 || !source.import_chain().is_empty() {
+        return Ok(());
+    }
+    Err(format!("the {what} has no group in parentheses, so there is nothing to compare"))
 }
 
-fn named(path: &Path, expression: &Regex) -> Option<Identifier> {
-    let identifier = path.to_string_lossy().into_owned();
-    let value = expression.captures(&identifier)?.get(1)?.as_str().to_owned();
-    Some(Identifier { identifier, value })
-}
-
-fn concatenated(values: Vec<Identifier>, with: &str) -> Vec<Identifier> {
-    let mut values = values.into_iter();
-    let Some(first) = values.next() else { return Vec::new() };
-    let mut all = Identifier { identifier: format!("concat:{}", first.identifier), value: first.value };
+/// Puts the values of each file together.
+fn concatenated(values: Vec<Seen>, with: &str) -> Vec<Seen> {
+    let mut all: Vec<Seen> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for next in values {
-        all.identifier = format!("{},{}", all.identifier, next.identifier);
-        all.value = format!("{}{with}{}", all.value, next.value);
+        match places.get(&next.identifier) {
+            Some(&place) if all[place].value.is_empty() => all[place].value = next.value,
+            Some(&place) => {
+                all[place].value.push_str(with);
+                all[place].value.push_str(&next.value);
+            }
+            None => {
+                places.insert(next.identifier.clone(), all.len());
+                all.push(next);
+            }
+        }
     }
-    vec![all]
+    all
 }
 
-fn expand(text: &str, variables: &[Variable]) -> String {
+fn expand(text: &str, variables: &[&Variable]) -> String {
     variables
         .iter()
         .fold(text.to_owned(), |text, variable| text.replace(&format!("${{{}}}", variable.key), &variable.value))

@@ -1,10 +1,11 @@
-use super::versions::compare;
+use super::versions::Order;
 use super::*;
 use crate::module::Module as _;
 use crate::modules::testing::{context, fixture, same_form};
 use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::fs;
+use std::os::unix::fs::symlink;
 
 const STATUS: &str = "\
 Package: bash
@@ -198,6 +199,86 @@ fn a_command_line_names_a_document() {
 }
 
 #[test]
+fn a_value_of_a_file_name_is_captured_from_the_name() {
+    let name = json!({"filename": {"path": "${root}", "file": "^(app.*)$"}});
+    assert_eq!(one(name, json!({"exactmatch": {"value": "app-1.4.jar"}})), (true, vec![true]));
+    let result = run(json!({"objects": [{"object": "o", "filename": {"path": "${root}", "file": "app.*"}}],
+        "tests": [{"test": "t", "object": "o"}]}));
+    let error = "Error: the filename file has no group in parentheses, so there is nothing to compare in \"t\"";
+    assert_eq!(result.errors(), [error], "it could never be true");
+}
+
+#[test]
+fn values_are_put_together_for_each_file() {
+    let dir = machine();
+    for file in ["x1", "x2"] {
+        fs::write(dir.path().join("etc").join(file), "foo=bar\nfoo=baz\n").unwrap();
+    }
+    let document = json!({
+        "objects": [{"object": "o", "filecontent":
+            {"path": dir.path().join("etc"), "file": "^x\\d$", "expression": "^foo=(.*)$", "concat": ","}}],
+        "tests": [{"test": "t", "object": "o", "exactmatch": {"value": "bar,baz"}}],
+    });
+    let result = Scribe.run(&json!({"scribedoc": document}), &context(dir.path()));
+    let path = |name: &str| dir.path().join("etc").join(name).display().to_string();
+    let both = json!([{"result": true, "identifier": path("x1")}, {"result": true, "identifier": path("x2")}]);
+    assert_eq!(result.elements["results"][0]["results"], both);
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_said() {
+    let dir = machine();
+    symlink("nosuch", dir.path().join("etc/broken.conf")).unwrap();
+    let root = dir.path().join("etc");
+    let line = |name: &str, path: std::path::PathBuf| json!({"object": name, "hasline": {"path": path, "file": "\\.conf$", "expression": "^minor"}});
+    let document = json!({
+        "objects": [line("a", root.clone()), line("b", root.clone()), line("gone", dir.path().join("nosuch"))],
+        "tests": [{"test": "t", "object": "a", "exactmatch": {"value": "true"}}],
+    });
+    let result = Scribe.run(&json!({"scribedoc": document}), &context(dir.path()));
+    assert!(result.success && result.foundanything, "{result:?}");
+    let error = format!("ERROR: open {}: no such file or directory", root.join("broken.conf").display());
+    assert_eq!(result.errors(), [error], "once, however many look there, and nothing of what is not on this machine");
+}
+
+#[test]
+fn an_import_chain_looks_beside_each_file_that_was_found() {
+    let dir = machine();
+    let (root, at) = (dir.path().join("etc"), |name: &str| dir.path().join("etc").join(name));
+    for (app, version) in [("one", "1.0"), ("two", "2.0")] {
+        fs::create_dir_all(at(app)).unwrap();
+        fs::write(at(app).join("app.name"), format!("name {app}\n")).unwrap();
+        fs::write(at(app).join("VERSION"), format!("version {version}\n")).unwrap();
+    }
+    let document = json!({
+        "objects": [
+            {"object": "apps", "filecontent": {"path": root, "file": "^app\\.name$", "expression": "^name (.*)$",
+                "concat": " ", "import-chain": ["version", "end"]}},
+            {"object": "version", "filecontent":
+                {"path": "${chain_root}", "file": "^VERSION$", "expression": "^version (.*)$"}},
+            {"object": "end", "raw": {"identifiers": [{"identifier": "x", "value": "."}]}},
+        ],
+        "tests": [
+            {"test": "both", "object": "apps", "regexp": {"value": "^(one 1.0|two 2.0) \\.$"}},
+            {"test": "alone", "object": "version"},
+        ],
+    });
+    let result = Scribe.run(&json!({"scribedoc": document}), &context(dir.path()));
+    let want = ["one", "two"].map(|app| json!({"result": true, "identifier": at(app).join("app.name")}));
+    assert_eq!(result.elements["results"][0]["results"], json!(want), "{result:#?}");
+    assert!(result.elements["results"][1]["error"].as_str().unwrap().starts_with("object not prepared"));
+    let chain = |ids: &[&str], last: &[&str]| {
+        let link = |id: &str, chain: &[&str]| json!({"object": id, "filename": {"path": "/x", "file": "(.)", "import-chain": chain}});
+        Scribe.validate(&json!({"scribedoc": {"objects": [link("a", ids), link("b", last)]}})).map_err(|why| why.0)
+    };
+    assert_eq!(chain(&["b"], &[]), Ok(()));
+    assert_eq!(chain(&["c"], &[]), Err("a: import-chain: unknown object \"c\"".to_owned()));
+    for (first, last) in [(&["a"][..], &[][..]), (&["b"], &["a"]), (&[], &["b"])] {
+        assert!(chain(first, last).unwrap_err().ends_with("the import-chain leads back to the object itself"));
+    }
+}
+
+#[test]
 fn versions_are_ordered_as_rpm_orders_them() {
     for (a, b, want) in [
         ("1.0.1e", "1.0.1d", Ordering::Greater),
@@ -207,14 +288,94 @@ fn versions_are_ordered_as_rpm_orders_them() {
         ("10", "9", Ordering::Greater),
         ("1.010", "1.10", Ordering::Equal),
         ("1:1", "2", Ordering::Greater),
+        ("(none):1-1", "0:1-1", Ordering::Equal),
         ("1.a", "1.1", Ordering::Less),
         ("1.0", "1.0.1", Ordering::Less),
         ("7.000", "7.0", Ordering::Equal),
         ("2.6.32-573.8.1.el6.x86_64", "2.6.32-573.12.1.el6.x86_64", Ordering::Less),
         ("99999999999999999999999", "99999999999999999999998", Ordering::Greater),
         ("", "", Ordering::Equal),
+        ("1.0", "1.0-0", Ordering::Less),
+        ("1.0~rc1", "1.0", Ordering::Less),
+        ("1.0~rc1", "1.0~rc2", Ordering::Less),
+        ("1.0~~", "1.0~", Ordering::Less),
+        ("1.0~", "1.0^", Ordering::Less),
+        ("1.0^", "1.0", Ordering::Greater),
+        ("1.0^git1", "1.0.1", Ordering::Less),
+        ("1.0^git1", "1.0^git2", Ordering::Less),
+        ("1.0^git1~pre", "1.0^git1", Ordering::Less),
+        ("1.0^git1", "1.01", Ordering::Less),
     ] {
-        assert_eq!(compare(a, b), want, "{a} and {b}");
-        assert_eq!(compare(b, a), want.reverse(), "{b} and {a}");
+        assert_eq!(Order::Rpm.compare(a, b), want, "{a} and {b}");
+        assert_eq!(Order::Rpm.compare(b, a), want.reverse(), "{b} and {a}");
     }
+}
+
+/// The inputs of the case, as they came from the field.
+fn case_14(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cases/14-scribe-published").join(name);
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn case_14_versions_are_ordered_as_dpkg_orders_them() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("var/lib/dpkg")).unwrap();
+    fs::write(dir.path().join("var/lib/dpkg/status"), case_14("status")).unwrap();
+    let document: Value = serde_json::from_str(&case_14("versions.json")).unwrap();
+    let result = Scribe.run(&json!({"scribedoc": document}), &context(dir.path()));
+    assert!(result.success && result.errors().is_empty(), "{result:?}");
+    let elements: Elements = serde_json::from_value(result.elements).unwrap();
+    let is_true = |test: &str| elements.results.iter().find(|result| result.testid == test).unwrap().masterresult;
+    let expected = case_14("expected.tsv");
+    let rows: Vec<_> = expected.lines().skip(1).map(|line| line.split('\t').collect::<Vec<_>>()).collect();
+    assert_eq!(rows.len(), 30);
+    for row in &rows {
+        let [test, have, than, less] = row[..] else { panic!("{row:?}") };
+        assert_eq!(is_true(test).to_string(), less, "{have} is less than {than}");
+        assert_eq!(Order::Dpkg.compare(have, than), Order::Dpkg.compare(than, have).reverse(), "{have} and {than}");
+    }
+    assert!(is_true("with-architecture"), "pair-00:amd64 is installed");
+}
+
+#[test]
+fn case_14_an_architecture_in_a_name_means_that_architecture() {
+    let dir = machine();
+    let status = |arch: &str, version: &str| {
+        format!("Package: lib\nStatus: install ok installed\nArchitecture: {arch}\nVersion: {version}\n\n")
+    };
+    let list = [status("amd64", "2.0-1"), status("i386", "1.0-1")].concat();
+    fs::write(dir.path().join("var/lib/dpkg/status"), list).unwrap();
+    let seen = |package: Value| {
+        let document = json!({"objects": [{"object": "o", "package": package}],
+            "tests": [{"test": "t", "object": "o", "evr": {"operation": "<", "value": "2.0-1"}}]});
+        let result = Scribe.run(&json!({"scribedoc": document}), &context(dir.path()));
+        let test = &result.elements["results"][0];
+        let subs: Vec<SubResult> = serde_json::from_value(test["results"].clone()).unwrap_or_default();
+        subs.into_iter().map(|sub| (sub.identifier, sub.result)).collect::<Vec<_>>()
+    };
+    let sub = |name: &str, result: bool| (name.to_owned(), result);
+    assert_eq!(seen(json!({"name": "lib"})), [sub("lib", false), sub("lib", true)]);
+    assert_eq!(seen(json!({"name": "lib:i386"})), [sub("lib:i386", true)]);
+    assert_eq!(seen(json!({"name": "lib:amd64"})), [sub("lib:amd64", false)]);
+    assert!(seen(json!({"name": "lib:arm64"})).is_empty());
+    assert_eq!(seen(json!({"name": "x", "collectmatch": "^lib:i"})), [sub("lib:i386", true)]);
+    assert_eq!(seen(json!({"name": "x", "collectmatch": "^lib$"})).len(), 2);
+}
+
+#[test]
+fn case_14_a_chain_as_published_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    for (process, libc) in [("1", "libc-2.36.so"), ("2", "nothing")] {
+        fs::create_dir_all(dir.path().join("proc").join(process)).unwrap();
+        fs::write(dir.path().join("proc").join(process).join("maps"), format!("7f00 /lib/{libc}\n")).unwrap();
+        fs::write(dir.path().join("proc").join(process).join("status"), format!("Name:\tp{process}\n")).unwrap();
+    }
+    let mut document: Value = serde_json::from_str(&case_14("import-chain.json")).unwrap();
+    document["variables"][0]["value"] = json!(dir.path().join("proc"));
+    document["tests"] = json!([{"test": "t", "object": "maps", "exactmatch": {"value": "p1"}}]);
+    let result = Scribe.run(&json!({"scribedoc": document}), &context(dir.path()));
+    let at = dir.path().join("proc/1/maps");
+    let want = json!([{"result": false, "identifier": at}, {"result": true, "identifier": at}]);
+    assert_eq!(result.elements["results"][0]["results"], want, "{result:?}");
 }

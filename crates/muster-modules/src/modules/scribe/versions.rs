@@ -1,55 +1,116 @@
-//! Versions of packages, compared as rpm compares them: epoch, version, release.
+//! Versions of packages: epoch, version and release, in the order of the program that manages the package.
+//!
+//! Stays true: dpkg's order is that of Debian Policy 5.6.12, rpm's that of its version comparison, with `~` before the end
+//! of a version and, for rpm, `^` after it. Numbers have no limit.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
 
-/// Compares two versions such as `1:9.9.5.dfsg-4.3`.
-pub(super) fn compare(a: &str, b: &str) -> Ordering {
-    let (a, b) = (parts(a), parts(b));
-    a.0.cmp(&b.0).then_with(|| segments(a.1, b.1)).then_with(|| segments(a.2, b.2))
+/// Whose order counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Order {
+    /// dpkg's.
+    Dpkg,
+    /// rpm's; also for what is no package, as the original does it.
+    #[default]
+    Rpm,
 }
 
-/// Returns epoch, version and release.
-fn parts(text: &str) -> (u64, &str, &str) {
-    let epoch = text.split_once(':').and_then(|(epoch, rest)| Some((epoch.parse().ok()?, rest)));
-    let (epoch, rest) = epoch.unwrap_or((0, text));
+impl Order {
+    /// Returns the order for packages of this kind.
+    pub(super) fn of(kind: &str) -> Self {
+        if kind == "dpkg" { Self::Dpkg } else { Self::Rpm }
+    }
+
+    /// Compares two versions such as `1:9.9.5.dfsg-4.3`.
+    pub(super) fn compare(self, a: &str, b: &str) -> Ordering {
+        let (a, b) = (parts(a), parts(b));
+        let compare = match self {
+            Self::Dpkg => dpkg,
+            Self::Rpm => rpm,
+        };
+        numbers(a.0.as_bytes(), b.0.as_bytes())
+            .then_with(|| compare(a.1.as_bytes(), b.1.as_bytes()))
+            .then_with(|| compare(a.2.as_bytes(), b.2.as_bytes()))
+    }
+}
+
+/// Returns epoch, version and release. No epoch, and rpm's word for none, is 0.
+fn parts(text: &str) -> (&str, &str, &str) {
+    let is_epoch = |epoch: &str| !epoch.is_empty() && epoch.bytes().all(|digit| digit.is_ascii_digit());
+    let (epoch, rest) = match text.split_once(':') {
+        Some(("(none)", rest)) => ("0", rest),
+        Some((epoch, rest)) if is_epoch(epoch) => (epoch, rest),
+        _ => ("0", text),
+    };
     let (version, release) = rest.rsplit_once('-').unwrap_or((rest, ""));
     (epoch, version, release)
 }
 
-/// Compares runs of digits and runs of letters, in turn. Numbers are newer than letters, more is newer than less.
-fn segments(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (runs(a), runs(b));
-    loop {
-        let (left, right) = match (a.pop_front(), b.pop_front()) {
-            (None, None) => return Ordering::Equal,
-            (None, Some(_)) => return Ordering::Less,
-            (Some(_), None) => return Ordering::Greater,
-            (Some(left), Some(right)) => (left, right),
-        };
-        let number = |run: &str| run.starts_with(|c: char| c.is_ascii_digit());
-        let order = match (number(left), number(right)) {
-            (true, true) => {
-                let (left, right) = (left.trim_start_matches('0'), right.trim_start_matches('0'));
-                left.len().cmp(&right.len()).then_with(|| left.cmp(right))
+/// Compares runs of digits by value.
+fn numbers(a: &[u8], b: &[u8]) -> Ordering {
+    let value = |digits: &[u8]| digits.iter().position(|digit| *digit != b'0').unwrap_or(digits.len());
+    let (a, b) = (&a[value(a)..], &b[value(b)..]);
+    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+}
+
+/// Splits off the bytes in front that are of one kind.
+fn run<'a>(text: &mut &'a [u8], is_of_kind: impl Fn(&u8) -> bool) -> &'a [u8] {
+    let end = text.iter().position(|byte| !is_of_kind(byte)).unwrap_or(text.len());
+    let (run, rest) = text.split_at(end);
+    *text = rest;
+    run
+}
+
+/// Text without digits by the weight of each byte, then digits by value, in turn.
+fn dpkg(mut a: &[u8], mut b: &[u8]) -> Ordering {
+    let weight = |byte: Option<&u8>| match byte {
+        Some(b'~') => -1,
+        None => 0,
+        Some(letter) if letter.is_ascii_alphabetic() => i32::from(*letter),
+        Some(other) => i32::from(*other) + 256,
+    };
+    while !(a.is_empty() && b.is_empty()) {
+        let (left, right) = (run(&mut a, |byte| !byte.is_ascii_digit()), run(&mut b, |byte| !byte.is_ascii_digit()));
+        for at in 0..left.len().max(right.len()) {
+            let order = weight(left.get(at)).cmp(&weight(right.get(at)));
+            if order.is_ne() {
+                return order;
             }
-            (left_is, right_is) => left_is.cmp(&right_is).then_with(|| left.cmp(right)),
-        };
+        }
+        let order = numbers(run(&mut a, u8::is_ascii_digit), run(&mut b, u8::is_ascii_digit));
         if order.is_ne() {
             return order;
         }
     }
+    Ordering::Equal
 }
 
-fn runs(text: &str) -> VecDeque<&str> {
-    let mut runs = VecDeque::new();
-    for word in text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()) {
-        let mut rest = word;
-        while let Some(first) = rest.chars().next() {
-            let end = rest.find(|c: char| c.is_ascii_digit() != first.is_ascii_digit()).unwrap_or(rest.len());
-            runs.push_back(&rest[..end]);
-            rest = &rest[end..];
+/// Runs of digits and runs of letters in turn, whatever stands between them. A number is newer than letters, more is newer
+/// than less; but `~` is older than an end, and `^` newer than an end and older than all else.
+fn rpm(mut a: &[u8], mut b: &[u8]) -> Ordering {
+    loop {
+        let is_between = |byte: &u8| !byte.is_ascii_alphanumeric() && !matches!(byte, b'~' | b'^');
+        run(&mut a, is_between);
+        run(&mut b, is_between);
+        match (a.first(), b.first()) {
+            (Some(b'~'), Some(b'~')) | (Some(b'^'), Some(b'^')) => (a, b) = (&a[1..], &b[1..]),
+            (Some(b'~'), _) => return Ordering::Less,
+            (_, Some(b'~')) => return Ordering::Greater,
+            (None, None) => return Ordering::Equal,
+            (None, Some(_)) => return Ordering::Less,
+            (Some(_), None) => return Ordering::Greater,
+            (Some(b'^'), Some(_)) => return Ordering::Less,
+            (Some(_), Some(b'^')) => return Ordering::Greater,
+            (Some(left), Some(right)) => {
+                let order = match (left.is_ascii_digit(), right.is_ascii_digit()) {
+                    (true, true) => numbers(run(&mut a, u8::is_ascii_digit), run(&mut b, u8::is_ascii_digit)),
+                    (false, false) => run(&mut a, u8::is_ascii_alphabetic).cmp(run(&mut b, u8::is_ascii_alphabetic)),
+                    (left, right) => left.cmp(&right),
+                };
+                if order.is_ne() {
+                    return order;
+                }
+            }
         }
     }
-    runs
 }

@@ -149,13 +149,18 @@ fn target_check(action: &Action, answer: TargetMatch) -> Result<(), Refusal> {
     }
 }
 
-/// Returns what each operation's module declares.
-fn modules_check(action: &Action, module: &dyn Fn(&str) -> Option<Module>) -> Result<Vec<Module>, Refusal> {
-    let declared = action.operations.iter().map(|operation| {
-        let text = || format!("there is no module {:?} on this machine", operation.module);
-        module(&operation.module).ok_or_else(|| refuse(RefusalCode::UnknownModule, text()))
-    });
-    declared.collect()
+/// Returns what each operation's module declares; `None` for a module that is not there, whose operation is answered with
+/// that. An order of which nothing could be run is refused.
+fn modules_check(action: &Action, module: &dyn Fn(&str) -> Option<Module>) -> Result<Vec<Option<Module>>, Refusal> {
+    let declared: Vec<_> = action.operations.iter().map(|operation| module(&operation.module)).collect();
+    let missing = action.operations.iter().zip(&declared).find(|(_, declared)| declared.is_none());
+    match missing {
+        Some((operation, _)) if declared.iter().all(Option::is_none) => {
+            let text = format!("there is no module {:?} on this machine", operation.module);
+            Err(refuse(RefusalCode::UnknownModule, text))
+        }
+        _ => Ok(declared),
+    }
 }
 
 /// Verifies every signature: one that is bad spoils the order, whatever the others are worth. Returns each signer once.
@@ -173,13 +178,16 @@ fn signers(action: &Action, text: &str, keyring: &Keyring, now: Timestamp) -> Re
 
 fn weight_check(
     action: &Action,
-    declared: &[Module],
+    declared: &[Option<Module>],
     signers: &[Signed],
     authority: Authority<'_>,
 ) -> Result<(), Refusal> {
     let Authority::Weights(acl) = authority else { return Ok(()) };
+    // What is not there is not run, so it needs no weight.
     let modules = action.operations.iter().zip(declared);
-    let modules = modules.map(|(operation, declared)| (operation.module.as_str(), declared.minimum_weight));
+    let modules = modules.filter_map(|(operation, declared)| {
+        declared.map(|declared| (operation.module.as_str(), declared.minimum_weight))
+    });
     let signers: BTreeSet<_> = signers.iter().map(|signed| signed.signer.clone()).collect();
     acl.permit(modules, &signers).map_err(|error| refuse(RefusalCode::Weight, error.to_string()))
 }

@@ -10,6 +10,7 @@ use crate::outbox::Durability;
 use crate::spool::SpoolError;
 use crate::world::SystemClock;
 use muster_core::Priority;
+use muster_modules::ModuleResult;
 use muster_modules::foreign::Catalogue;
 use muster_proto::wire as fleetspeak;
 use muster_trust::document::{self, Kind};

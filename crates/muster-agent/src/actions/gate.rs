@@ -62,7 +62,8 @@ impl Actions {
     /// What changes a machine does not run when it was valid before the machine had its identity: the machine may have
     /// been set up anew after it ran it. A question may be asked twice.
     fn newness_check(&self, accepted: &Accepted) -> Result<(), Refusal> {
-        let changes = |module: &str| self.runner.catalogue().facts(module).is_none_or(|f| f.effect == Effect::Changes);
+        // A module that is not there is not run.
+        let changes = |module: &str| self.runner.catalogue().facts(module).is_some_and(|f| f.effect == Effect::Changes);
         let Some(changing) = accepted.action.operations.iter().find(|operation| changes(&operation.module)) else {
             return Ok(());
         };

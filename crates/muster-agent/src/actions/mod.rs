@@ -28,7 +28,7 @@ use crate::keys::Identity;
 use ledger::{Begun, Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
 use muster_core::action::refused_results;
 use muster_core::{Clock, Timestamp, limits, system};
-use muster_modules::{ModuleResult, Stop};
+use muster_modules::Stop;
 use muster_proto::convert::time_to_wire;
 use muster_proto::wire::actions::{self as wire, ResultStatus};
 use muster_trust::{Accepted, Refusal, RefusalCode};
@@ -269,24 +269,12 @@ impl Actions {
         let stop = self.running().get(&key).map(|running| running.stop.clone()).unwrap_or_default();
         tracing::info!(action.id = came.order.action_id, name = action.name, "an order is run");
         let started = self.clock.now();
-        let calls: Result<Vec<_>, _> = action
-            .operations
-            .iter()
-            .zip(&accepted.parameters)
-            .map(|(operation, signed)| {
-                let parameters = parameters(signed, operation.is_compressed)?;
-                Ok(Call { module: operation.module.clone(), parameters })
-            })
-            .collect();
+        let calls = action.operations.iter().zip(&accepted.parameters).map(|(operation, signed)| {
+            let parameters = parameters(signed, operation.is_compressed);
+            Call { module: operation.module.clone(), parameters }
+        });
         let left = action.expire_after.since(started);
-        let ended = match calls {
-            Ok(calls) => self.runner.run(calls, left, &stop).await,
-            Err(why) => {
-                let why: String = why;
-                let failed = Part::of(&ModuleResult::failed(why));
-                action.operations.iter().map(|_| (Status::Failed, failed.clone())).collect()
-            }
-        };
+        let ended = self.runner.run(calls.collect(), left, &stop).await;
         let status = together(&ended.iter().map(|(status, _)| *status).collect::<Vec<_>>());
         let parts: Vec<Part> = ended.into_iter().map(|(_, part)| part).collect();
         let found = parts.iter().filter(|part| part.found).count();

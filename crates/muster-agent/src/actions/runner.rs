@@ -6,11 +6,11 @@
 
 use super::pack::Part;
 use muster_core::limits;
-use muster_modules::Stop;
 use muster_modules::confine::Limits;
 use muster_modules::foreign::{Catalogue, ForeignModule};
 use muster_modules::host::{Ended, Host, Patience};
 use muster_modules::module::Asker;
+use muster_modules::{ModuleResult, Stop};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,8 +36,8 @@ const ANSWERS_BYTES_MAX: usize = limits::RESULT_BYTES_MAX as usize;
 pub(crate) struct Call {
     /// Which module.
     pub(crate) module: String,
-    /// What it is told.
-    pub(crate) parameters: Value,
+    /// What it is told, or why that cannot be read.
+    pub(crate) parameters: Result<Value, String>,
 }
 
 /// How a call ended.
@@ -120,6 +120,8 @@ impl Runner {
 
     async fn ask(&self, call: Call, time: Duration, stop: Stop) -> (Status, Part) {
         let name = call.module.clone();
+        // What keeps one call from being made is its answer, and no other's.
+        let failed = |why: String| told(Ended::Answered(ModuleResult::failed(why)), &name, &stop);
         let not_started = |why: String| told(Ended::NotStarted(why), &name, &stop);
         if stop.is_asked() {
             return told(Ended::Stopped, &name, &stop);
@@ -128,14 +130,18 @@ impl Runner {
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let asker = Some(Asker { pid, executable });
         let Some(plan) = self.catalogue.plan(&call.module, self.limits, asker) else {
-            return not_started(muster_modules::registry::missing(&call.module));
+            return failed(muster_modules::registry::missing(&call.module));
+        };
+        let parameters = match call.parameters {
+            Ok(parameters) => parameters,
+            Err(why) => return failed(why),
         };
         let (host, patience) = (self.host.clone(), Patience { time, output_bytes: ANSWER_BYTES_MAX });
         let (answer, answered) = oneshot::channel();
         let thread = std::thread::Builder::new().name("module".into()).stack_size(STACK_BYTES);
         let wish = stop.clone();
         let started = thread.spawn(move || {
-            let ended = host.ask(&plan, &call.parameters, patience, &wish);
+            let ended = host.ask(&plan, &parameters, patience, &wish);
             // Nobody waits for the answer any more when the agent is ending.
             let _ = answer.send(told(ended, &call.module, &wish));
         });
@@ -230,7 +236,6 @@ pub(crate) fn together(statuses: &[Status]) -> Status {
 mod tests {
     use super::*;
     use base64::Engine as _;
-    use muster_modules::ModuleResult;
     use std::io::Write as _;
 
     fn packed(json: &[u8]) -> String {

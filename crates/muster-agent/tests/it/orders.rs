@@ -171,22 +171,34 @@ async fn an_operation_that_takes_too_long_is_ended() {
 /// The original hung on no operations, and after an unknown module it answered the next command with that one's error
 /// and ended.
 #[tokio::test]
-async fn no_operations_and_an_unknown_module_are_refused_and_the_next_order_is_run() {
+async fn no_operations_and_unknown_modules_alone_are_refused_and_the_next_order_is_run() {
     let machine = Machine::new("").await;
     assert_eq!(machine.refused(Draft::new("nothing").signed_with(&json!([]), &[ONE])).await, "invalid");
     let known = json!({"module": "counting", "parameters": {}});
-    for operations in [
-        json!([{"module": "nosuch", "parameters": {}}]),
-        json!([known, {"module": "nosuch", "parameters": {}}]),
-        json!([{"module": "", "parameters": {}}, known]),
-    ] {
+    let gone = json!({"module": "nosuch", "parameters": {}});
+    for operations in [json!([gone]), json!([gone, gone]), json!([{"module": "", "parameters": {}}, known])] {
         let order = Draft::new("unknown").signed_with(&operations, &[ONE]);
         assert!(["unknown-module", "invalid"].contains(&machine.refused(order).await.as_str()), "{operations}");
     }
-    assert_eq!(machine.runs(), 0, "not even the part that is known");
+    assert_eq!(machine.runs(), 0);
     let next = machine.asked(Draft::new("ordinary").signed(&[ONE])).await;
     let results: serde_json::Value = serde_json::from_slice(&next.results).unwrap();
     assert_eq!((status(&next), &results[0]["errors"]), (ResultStatus::Success, &json!(null)), "{results}");
+    assert_eq!(machine.runs(), 1);
+}
+
+#[tokio::test]
+async fn case_15_each_operation_has_its_own_answer() {
+    let machine = Machine::new("").await;
+    let packed = json!({"module": "counting", "parameters": "no base64", "is_compressed": true});
+    let known = json!({"module": "counting", "parameters": {}});
+    let operations = json!([{"module": "connected", "parameters": {"far": ["192.0.2.1"]}}, packed, known]);
+    let answer = machine.asked(Draft::new("gone").signed_with(&operations, &[ONE])).await;
+    let results: serde_json::Value = serde_json::from_slice(&answer.results).unwrap();
+    assert_eq!(status(&answer), ResultStatus::Failed);
+    assert_eq!(results[0]["errors"], json!(["module 'connected' is not available"]));
+    assert!(results[1]["errors"][0].as_str().unwrap().starts_with("the parameters are not base64"), "{results}");
+    assert_eq!((&results[2]["success"], &results[2]["errors"]), (&json!(true), &json!(null)), "{results}");
     assert_eq!(machine.runs(), 1);
 }
 

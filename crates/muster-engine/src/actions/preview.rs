@@ -6,7 +6,7 @@
 
 use super::Signatures;
 use crate::engine::{Inner, OperatorError};
-use muster_core::action::{Action, Fingerprint, Operation};
+use muster_core::action::{Action, Fingerprint};
 use muster_core::target::Target;
 use muster_core::{AgentId, Timestamp, limits};
 use muster_store::investigators::{InvestigatorRow, TrustTold};
@@ -224,22 +224,24 @@ pub(super) fn weigh<'a>(
     assessed.map(|Assessment { module, need, have }| OperationDemand { module, need, have }).collect()
 }
 
-/// What a machine demands of an action's operations; `None`: it lacks a module, so that no weight helps.
+/// What a machine demands of those of an action's operations that it can run; `None`: of none.
 fn demand(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> Option<Vec<OperationDemand>> {
     let modules = modules(told, action).ok()?;
     Some(weigh(&Acl::parse(told.acl.as_bytes()).unwrap_or_default(), modules, signers))
 }
 
-/// Each operation's module with the weight that it demands itself.
+/// The module of each operation that the machine can run, with the weight that it demands itself. The others are answered
+/// with that; an action without any is refused.
 fn modules<'a>(told: &'a TrustTold, action: &Action) -> Result<Vec<(&'a str, u32)>, (RefusalCode, String)> {
-    let of = |operation: &Operation| {
-        let module = told.modules.iter().find(|module| module.name == operation.module);
-        let module = module.ok_or_else(|| {
-            (RefusalCode::UnknownModule, format!("there is no module {:?} on this machine", operation.module))
-        })?;
-        Ok((module.name.as_str(), module.weight_min))
-    };
-    action.operations.iter().map(of).collect()
+    let known = |name: &str| told.modules.iter().find(|module| module.name == name);
+    let modules = action.operations.iter().filter_map(|operation| known(&operation.module));
+    let modules: Vec<_> = modules.map(|module| (module.name.as_str(), module.weight_min)).collect();
+    match action.operations.first() {
+        Some(operation) if modules.is_empty() => {
+            Err((RefusalCode::UnknownModule, format!("there is no module {:?} on this machine", operation.module)))
+        }
+        _ => Ok(modules),
+    }
 }
 
 /// Judges as a machine would that believes what it told. A list of weights that cannot be read permits nothing.
@@ -276,8 +278,9 @@ mod tests {
         }
     }
 
-    fn code(told: &TrustTold, module: &str, signers: &[&str]) -> Option<RefusalCode> {
-        let json = format!(r#"{{"operations":[{{"module":"{module}"}}]}}"#);
+    fn code(told: &TrustTold, modules: &str, signers: &[&str]) -> Option<RefusalCode> {
+        let operations: Vec<_> = modules.split(' ').map(|module| format!(r#"{{"module":"{module}"}}"#)).collect();
+        let json = format!(r#"{{"operations":[{}]}}"#, operations.join(","));
         let action = Action::parse(json.as_bytes()).unwrap();
         let signers = signers.iter().map(|key| key.parse().unwrap()).collect();
         judge(told, &action, &signers).err().map(|(code, _)| code)
@@ -288,6 +291,8 @@ mod tests {
         assert_eq!(code(&told(), "file", &[ONE, TWO]), None);
         assert_eq!(code(&told(), "file", &[ONE]), Some(RefusalCode::Weight));
         assert_eq!(code(&told(), "pkg", &[ONE, TWO]), Some(RefusalCode::UnknownModule));
+        assert_eq!(code(&told(), "pkg file", &[ONE, TWO]), None, "one that is gone does not take the other along");
+        assert_eq!(code(&told(), "pkg file", &[ONE]), Some(RefusalCode::Weight));
         let alone = TrustTold { keyring: vec![ONE.into()], ..told() };
         assert_eq!(code(&alone, "file", &[ONE, TWO]), Some(RefusalCode::KeyUnknown));
         let silent = TrustTold { acl: String::new(), ..told() };

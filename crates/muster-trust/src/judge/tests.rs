@@ -263,13 +263,30 @@ fn an_order_for_others_is_not_run_here() {
 }
 
 #[test]
-fn an_unknown_module_is_refused_before_anything_is_verified() {
+fn an_order_of_unknown_modules_alone_is_refused_before_anything_is_verified() {
     let mut action = order();
-    action.operations.push(action.operations[0].clone());
-    action.operations[1].module = "connected".to_owned();
+    for operation in &mut action.operations {
+        operation.module = "connected".to_owned();
+    }
     let refusal = judge(&signed_by(action, &[&STRANGER]), &world()).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::UnknownModule);
     assert_eq!(refusal.to_string(), "there is no module \"connected\" on this machine");
+}
+
+#[test]
+fn case_15_a_module_that_is_gone_does_not_take_the_others_along() {
+    let mut action = order();
+    action.operations.push(action.operations[0].clone());
+    action.operations[1].module = "connected".to_owned();
+    let known = action.operations[0].module.clone();
+    let module = |name: &str| (name == known).then_some(Module { minimum_weight: 1 });
+    // No entry of the list is for the module that is gone: it is not run, so it needs none.
+    let list = json!({&known: {"minimumweight": 1, "investigators": {"K": {"fingerprint": KELSO.fingerprint(), "weight": 1}}}});
+    let acl = Acl::parse(list.to_string().as_bytes()).unwrap();
+    let world = World { module: &module, authority: Authority::Weights(&acl), ..world() };
+    let accepted = judge(&signed_by(action.clone(), &[&KELSO]), &world).unwrap();
+    assert_eq!((accepted.action.operations.len(), accepted.parameters.len()), (2, 2));
+    assert_eq!(code(&signed_by(action, &[&STRANGER]), &world), Err(RefusalCode::KeyUnknown));
 }
 
 #[test]

@@ -179,6 +179,9 @@ struct Settings {
     /// Programs of others that are modules.
     #[arg(long, env = "MUSTER_AGENT_MODULES_FILE", value_name = "FILE")]
     modules_file: Option<PathBuf>,
+    /// Numbers of users that programs of others run as, such as 60706-60944; nobody else may have them.
+    #[arg(long, env = "MUSTER_AGENT_MODULE_USERS", value_name = "FIRST-LAST")]
+    module_users: Option<String>,
     /// How long one operation of an order may run.
     #[arg(long, env = "MUSTER_AGENT_MODULE_TIMEOUT", value_name = "TIME")]
     module_timeout: Option<Span>,
@@ -246,6 +249,7 @@ impl Settings {
             administrators_dir,
             administrators_min,
             modules_file,
+            module_users,
             module_timeout,
             status_page,
             log_format,

@@ -2,6 +2,7 @@
 //!
 //! Stays true: an unknown key is refused by name; a value that cannot work is refused before anything starts.
 
+use muster_modules::user::Users;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,8 @@ pub(crate) struct Config {
     pub(crate) administrators_min: usize,
     /// Which programs of others are modules; empty: none.
     pub(crate) modules_file: PathBuf,
+    /// The numbers of users that programs of others run as.
+    pub(crate) module_users: String,
     /// How long one operation may run.
     pub(crate) module_timeout: Span,
     /// `host:port` of the page of this machine; empty: none.
@@ -105,6 +108,7 @@ impl Default for Config {
             administrators_dir: "administrators".into(),
             administrators_min: 2,
             modules_file: PathBuf::new(),
+            module_users: Users::default().to_string(),
             module_timeout: Span::seconds(muster_core::limits::MODULE_TIME_S),
             status_page: String::new(),
             log_format: LogFormat::Text,
@@ -298,6 +302,9 @@ impl Config {
         }
         if self.administrators_min == 0 {
             return refuse("administrators_min", "must be at least 1");
+        }
+        if let Err(error) = self.module_users.parse::<Users>() {
+            return refuse("module_users", &error.to_string());
         }
         if self.module_timeout.0 < Duration::from_secs(1) {
             return refuse("module_timeout", "must be at least 1s");

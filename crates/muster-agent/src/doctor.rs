@@ -6,6 +6,7 @@ use crate::chain::Chain;
 use crate::comms::Dialer;
 use crate::config::Config;
 use crate::keys::{self, Identity};
+use crate::module_doctor::look_at_modules;
 use crate::pinned::{PinnedVerifier, Revoked, read_pins};
 use crate::services::read_definitions;
 use crate::state::StateFile;
@@ -58,7 +59,7 @@ pub(crate) struct Finding {
     pub(crate) says: String,
 }
 
-fn finding(what: &'static str, verdict: Verdict, says: impl Into<String>) -> Finding {
+pub(crate) fn finding(what: &'static str, verdict: Verdict, says: impl Into<String>) -> Finding {
     Finding { what, verdict, says: says.into() }
 }
 
@@ -80,6 +81,7 @@ pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock
     findings.extend(look_at_state(&config.state_dir));
     findings.extend(look_at_services(&config.services_dir));
     findings.extend(look_at_investigators(&config));
+    findings.extend(look_at_modules(&config));
     let (identity, found) = look_at_key(&config.state_dir);
     findings.push(found);
     let (pins, found) = look_at_pins(&config, clock.now());

@@ -15,6 +15,7 @@ mod facts;
 mod hub;
 mod keys;
 mod ledger;
+mod module_doctor;
 mod outbox;
 mod pinned;
 mod run;

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::hub::{Hub, Mail, Wait, ack_mail, any};
 use crate::keys::{self, Identity};
 use crate::ledger::Ledger;
+use crate::module_doctor;
 use crate::outbox::{Durability, Outbox};
 use crate::pinned::{PinnedVerifier, Revoked, read_pins};
 use crate::services::{Context, FactsTeller, Order, RESPAWN_EVERY, Services, Tell, read_definitions};
@@ -142,7 +143,9 @@ fn prepare(
         stdin_timeout: config.stdin_timeout.0,
         respawn_every: RESPAWN_EVERY,
     }));
-    let catalogue = read_catalogue(&config.modules_file)?;
+    let users = config.module_users.parse().map_err(anyhow::Error::from)?;
+    let catalogue = read_catalogue(&config.modules_file)?.with_users(users);
+    module_doctor::log(&catalogue);
     let observer = facts::Observer::new(Arc::clone(&clock)).knowing(of_ourselves(config, &catalogue));
     let runner = Runner::new(catalogue, config.module_timeout.0);
     let believed = Believed::load(config, &status::documents_path(config));

@@ -6,7 +6,8 @@
 //! can be told from everything else, and ended ([`crate::user`]).
 
 use crate::module::{Effect, Privilege};
-use crate::user;
+use crate::sandbox::Walls;
+use crate::user::{self, Users};
 use muster_core::limits::{MODULE_FILES_MAX, MODULE_MEMORY_BYTES_MAX, MODULE_PROCESSES_MAX, MODULE_PROCESSOR_S_MAX};
 use rustix::io;
 use rustix::process::{
@@ -41,11 +42,22 @@ impl Default for Limits {
 
 /// Whose code the process is going to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
+pub(crate) enum Code {
     /// A module of this program.
     Ours,
-    /// Another program, which is executed.
-    Foreign,
+    /// Another program, which is executed as one of these users.
+    Foreign(Users),
+}
+
+/// What a process gives up before it is a module.
+#[derive(Debug)]
+pub(crate) struct Confinement<'a> {
+    pub(crate) limits: &'a Limits,
+    pub(crate) privilege: Privilege,
+    pub(crate) effect: Effect,
+    pub(crate) code: Code,
+    /// What the kernel keeps from it beside; `None`: nothing.
+    pub(crate) walls: Option<Walls>,
 }
 
 /// What could not be given up.
@@ -59,6 +71,17 @@ pub struct ConfineError {
     pub source: io::Errno,
 }
 
+/// Why a process is no module.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LowerError {
+    /// A limit or a privilege that could not be lowered.
+    #[error("{0}: {source}", source = .0.source)]
+    Step(#[from] ConfineError),
+    /// The kernel can keep something from it, and refused to.
+    #[error("{0}")]
+    Walls(String),
+}
+
 fn step<T>(step: &'static str, result: io::Result<T>) -> Result<T, ConfineError> {
     result.map_err(|source| ConfineError { step, source })
 }
@@ -66,8 +89,9 @@ fn step<T>(step: &'static str, result: io::Result<T>) -> Result<T, ConfineError>
 /// Gives up what a module of this privilege and effect does not need. Called while the process has one thread.
 ///
 /// # Errors
-/// A limit or a privilege that could not be lowered. The process must not go on then.
-pub fn lower(limits: &Limits, privilege: Privilege, effect: Effect, code: Code) -> Result<(), ConfineError> {
+/// Something that could not be given up. The process must not go on then.
+pub(crate) fn lower(confinement: &Confinement<'_>) -> Result<(), LowerError> {
+    let Confinement { limits, privilege, effect, code, ref walls } = *confinement;
     // When the machine has no memory left, the module goes and never the agent. A system without the file goes without.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit("limit memory", Resource::As, limits.memory_bytes)?;
@@ -81,9 +105,10 @@ pub fn lower(limits: &Limits, privilege: Privilege, effect: Effect, code: Code) 
     if rustix::process::geteuid().is_root() && privilege != Privilege::Agent {
         become_somebody(needed(privilege), code)?;
     }
-    step("forbid new privileges", set_no_new_privs(true))?;
     // After the change of user, which forgets it: a module does not outlive the agent that asked.
-    step("tie the process to the agent", set_parent_process_death_signal(Some(Signal::KILL)))
+    step("tie the process to the agent", set_parent_process_death_signal(Some(Signal::KILL)))?;
+    step("forbid new privileges", set_no_new_privs(true))?;
+    walls.as_ref().map_or(Ok(()), Walls::put_up).map_err(LowerError::Walls)
 }
 
 fn limit(what: &'static str, resource: Resource, most: u64) -> Result<(), ConfineError> {
@@ -107,9 +132,9 @@ fn become_somebody(needed: CapabilitySet, code: Code) -> Result<(), ConfineError
     let number = match code {
         Code::Ours => NOBODY,
         // Counted by user, which is why it must be a user of its own.
-        Code::Foreign => {
+        Code::Foreign(users) => {
             limit("limit processes", Resource::Nproc, MODULE_PROCESSES_MAX)?;
-            user::free()
+            user::free(users)
         }
     };
     let (user, group) = (Uid::from_raw(number), Gid::from_raw(number));
@@ -117,13 +142,14 @@ fn become_somebody(needed: CapabilitySet, code: Code) -> Result<(), ConfineError
     step("leave the groups", set_thread_groups(&[]))?;
     step("change the group", set_thread_res_gid(group, group, group))?;
     step("change the user", set_thread_res_uid(user, user, user))?;
-    let inheritable = if code == Code::Foreign { keep } else { CapabilitySet::empty() };
+    let is_foreign = code != Code::Ours;
+    let inheritable = if is_foreign { keep } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: keep, permitted: keep, inheritable };
     step("drop capabilities", set_capabilities(None, sets))?;
     for capability in inheritable.iter() {
         step("hand capabilities on", configure_capability_in_ambient_set(capability, true))?;
     }
-    if code == Code::Foreign {
+    if is_foreign {
         // The change of user closed /proc/self to the process, where the program to execute is named.
         step("open the process to itself", set_dumpable_behavior(DumpableBehavior::Dumpable))?;
     }

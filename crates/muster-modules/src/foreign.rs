@@ -6,11 +6,17 @@
 use crate::confine::Limits;
 use crate::module::{Asker, Effect, Privilege};
 use crate::registry;
+use crate::sandbox::Walls;
+use crate::user::Users;
+use rustix::process::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::fs::Metadata;
 use std::io::{Read as _, Seek as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 
 /// A program that is a module.
@@ -34,6 +40,57 @@ pub struct ForeignModule {
     /// What its process keeps of the agent's privileges.
     #[serde(default = "privilege_default")]
     pub privilege: Privilege,
+    /// Below which absolute paths it reads and executes files, beside its own program and what programs are loaded with;
+    /// everywhere unless told. Counts where the kernel has Landlock.
+    #[serde(default)]
+    pub reads: Option<Vec<PathBuf>>,
+    /// Whether it speaks with other machines.
+    #[serde(default = "network_default")]
+    pub network: bool,
+}
+
+impl ForeignModule {
+    /// Returns what the kernel keeps from the program; `None` for one that changes the machine with all that the agent may
+    /// and says nothing of what it needs.
+    pub(crate) fn walls(&self) -> Option<Walls> {
+        let writes = self.effect == Effect::Changes;
+        let is_free = writes && self.privilege == Privilege::Agent && self.reads.is_none() && self.network;
+        (!is_free).then(|| Walls::of_foreign(&self.path, self.reads.as_deref(), writes, self.network))
+    }
+
+    /// Makes sure that nobody but root and this process's user can put another program where this one is: neither by
+    /// writing to it, nor by exchanging it or a directory above it.
+    ///
+    /// # Errors
+    /// What others could change, and what to do about it.
+    pub fn place_check(&self) -> Result<(), String> {
+        let real = std::fs::canonicalize(&self.path).map_err(|error| crate::reading::open_error(&self.path, &error))?;
+        real.ancestors().try_for_each(|path| {
+            let found = std::fs::symlink_metadata(path).map_err(|error| crate::reading::open_error(path, &error))?;
+            owner_check(path, &found)
+        })
+    }
+}
+
+/// Refuses what somebody else than root and this process's user owns or can write to.
+fn owner_check(path: &Path, found: &Metadata) -> Result<(), String> {
+    let shown = path.display();
+    if ![0, geteuid().as_raw()].contains(&found.uid()) {
+        return Err(format!("{shown} belongs to user {}: `chown root` it, or put the program elsewhere", found.uid()));
+    }
+    // In a directory with the sticky bit nobody exchanges what others own, and what lies in it is looked at as well.
+    let is_sticky = found.is_dir() && found.mode() & 0o1000 != 0;
+    let by_others = found.mode() & 0o002 != 0;
+    // The group of root, or of this process, is as good as its user.
+    let by_group = found.mode() & 0o020 != 0 && ![0, getegid().as_raw()].contains(&found.gid());
+    if !is_sticky && (by_others || by_group) {
+        return Err(format!("{shown} can be written by others: `chmod go-w` it, or put the program elsewhere"));
+    }
+    Ok(())
+}
+
+fn network_default() -> bool {
+    true
 }
 
 fn weight_min_default() -> u32 {
@@ -60,6 +117,14 @@ pub enum CatalogueError {
     /// The path is not absolute.
     #[error("the program of module {name:?} must be an absolute path, not {path:?}")]
     Path {
+        /// The module.
+        name: String,
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A path that it reads below is not absolute.
+    #[error("the paths that module {name:?} reads must be absolute, not {path:?}")]
+    Reads {
         /// The module.
         name: String,
         /// What was given.
@@ -92,6 +157,7 @@ pub struct ModuleFacts<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalogue {
     foreign: BTreeMap<String, ForeignModule>,
+    users: Users,
 }
 
 impl Catalogue {
@@ -111,6 +177,9 @@ impl Catalogue {
             if !module.path.is_absolute() {
                 return Err(CatalogueError::Path { name: name.clone(), path: module.path.clone() });
             }
+            if let Some(path) = module.reads.iter().flatten().find(|path| !path.is_absolute()) {
+                return Err(CatalogueError::Reads { name: name.clone(), path: path.clone() });
+            }
             let is_hash = |hash: &String| hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit());
             if module.sha256.as_ref().is_some_and(|hash| !is_hash(hash)) {
                 return Err(CatalogueError::Hash(name.clone()));
@@ -119,7 +188,18 @@ impl Catalogue {
                 return Err(CatalogueError::Weight(name.clone()));
             }
         }
-        Ok(Self { foreign })
+        Ok(Self { foreign, users: Users::default() })
+    }
+
+    /// Lets programs of others run as these users.
+    #[must_use]
+    pub fn with_users(self, users: Users) -> Self {
+        Self { users, ..self }
+    }
+
+    /// Returns the modules of others, by name.
+    pub fn foreign(&self) -> &BTreeMap<String, ForeignModule> {
+        &self.foreign
     }
 
     /// Returns what is known of the module called `name`.
@@ -151,7 +231,7 @@ impl Catalogue {
     pub fn plan(&self, name: &str, limits: Limits, asker: Option<Asker>) -> Option<Plan> {
         let facts = self.facts(name)?;
         let foreign = self.foreign.get(name).cloned();
-        Some(Plan { module: facts.name.to_owned(), foreign, limits, asker })
+        Some(Plan { module: facts.name.to_owned(), foreign, limits, asker, users: self.users })
     }
 }
 
@@ -167,12 +247,23 @@ pub struct Plan {
     pub limits: Limits,
     /// The agent that asks.
     pub asker: Option<Asker>,
+    /// The users for programs of others.
+    #[serde(default)]
+    pub users: Users,
 }
 
 /// Opens a foreign module's program, and checks that it is the one that was meant.
 pub(crate) fn open_program(module: &ForeignModule) -> Result<File, String> {
     let shown = module.path.display();
+    let refused = |why| format!("{shown} is not run: {why}");
     let mut file = File::open(&module.path).map_err(|error| crate::reading::open_error(&module.path, &error))?;
+    module.place_check().map_err(refused)?;
+    // What was opened may be another file than the one that was looked at.
+    let opened = file.metadata().map_err(|error| crate::reading::open_error(&module.path, &error))?;
+    if !opened.is_file() {
+        return Err(refused("it is no file".to_owned()));
+    }
+    owner_check(&module.path, &opened).map_err(refused)?;
     let Some(want) = &module.sha256 else { return Ok(file) };
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
@@ -195,6 +286,49 @@ pub(crate) fn open_program(module: &ForeignModule) -> Result<File, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_others_could_exchange_is_not_run() {
+        use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (inner, program) = (dir.path().join("inner"), dir.path().join("inner/program"));
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(&program, "#!/bin/sh\n").unwrap();
+        let set =
+            |path: &Path, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let hash = Some(hex::encode(Sha256::digest(b"#!/bin/sh\n")));
+        let module = ForeignModule { sha256: hash, ..module(program.to_str().unwrap()) };
+        set(&program, 0o755);
+        assert!(open_program(&module).is_ok());
+        for (path, mode) in [(&program, 0o757), (&inner, 0o757), (&inner, 0o777)] {
+            set(path, mode);
+            let why = open_program(&module).unwrap_err();
+            assert!(why.contains(&format!("{} can be written by others", path.display())), "{why}");
+            set(path, 0o755);
+        }
+        set(&inner, 0o1777);
+        assert!(open_program(&module).is_ok(), "in a sticky directory nobody exchanges it");
+        set(&inner, 0o755);
+        let (elsewhere, link) = (dir.path().join("elsewhere"), dir.path().join("link"));
+        std::fs::create_dir(&elsewhere).unwrap();
+        symlink(&inner, &link).unwrap();
+        let linked = ForeignModule { path: link.join("program"), ..module.clone() };
+        assert!(open_program(&linked).is_ok());
+        set(&inner, 0o777);
+        assert!(open_program(&linked).is_err(), "where a link leads to counts");
+        set(&inner, 0o755);
+        if geteuid().is_root() {
+            for path in [&program, &inner] {
+                chown(path, Some(1000), None).unwrap();
+                let why = open_program(&module).unwrap_err();
+                assert!(why.contains(&format!("{} belongs to user 1000", path.display())), "{why}");
+                chown(path, Some(0), None).unwrap();
+            }
+            set(&program, 0o775);
+            chown(&program, None, Some(1000)).unwrap();
+            assert!(open_program(&module).unwrap_err().contains("can be written by others"), "by a group");
+        }
+    }
 
     fn module(path: &str) -> ForeignModule {
         serde_json::from_value(serde_json::json!({"path": path})).unwrap()

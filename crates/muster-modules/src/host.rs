@@ -5,12 +5,12 @@
 //! left. Nothing here waits for a process that does not want to end. Calls block: an asynchronous caller makes them in a
 //! thread of their own.
 
-use crate::child::ARGUMENT;
+use crate::child::{ARGUMENT, PROCESS_NAME};
 use crate::foreign::Plan;
 use crate::message::Message;
 use crate::module::Stop;
 use crate::result::ModuleResult;
-use crate::user;
+use crate::user::{self, Users};
 use muster_core::limits::{MODULE_NOISE_BYTES_MAX, MODULE_OUTPUT_BYTES_MAX, MODULE_TIME_S};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -146,8 +146,8 @@ struct Process {
     is_over: bool,
     /// Something that it started could not be ended.
     has_left: bool,
-    /// It is a program of others, and this is what helps to end it.
-    helper: Option<Host>,
+    /// It is a program of others, and this is what helps to end it, which runs as one of these users.
+    helper: Option<(Host, Users)>,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     stderr: Option<ChildStderr>,
@@ -166,9 +166,12 @@ enum Heard {
 
 impl Process {
     fn start(host: &Host, plan: &Plan) -> io::Result<Self> {
-        let helper = plan.foreign.as_ref().map(|_| host.clone());
+        let helper = plan.foreign.as_ref().map(|_| (host.clone(), plan.users));
         let plan = serde_json::to_string(plan)?;
         let mut command = Command::new(&host.program);
+        if let Ok(name) = PROCESS_NAME.to_str() {
+            command.arg0(name);
+        }
         command.args(&host.arguments).arg(ARGUMENT).arg(plan).current_dir("/").env_clear();
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
         // A group of its own, so that all it starts can be ended with it.
@@ -309,8 +312,9 @@ impl Process {
         let _ = kill_process_group(self.group, Signal::KILL);
         // What left the group is found by its user, which it cannot leave. It is ended before the leader is waited for,
         // which may itself be held up by one of them.
-        let user = self.helper.as_ref().and_then(|helper| Some((helper, user::of(self.group.as_raw_pid())?)));
-        self.has_left = user.is_some_and(|(helper, user)| !user::end_all(helper, user));
+        self.has_left = self.helper.as_ref().is_some_and(|(helper, users)| {
+            user::of(*users, self.group.as_raw_pid()).is_some_and(|user| !user::end_all(helper, *users, user))
+        });
         if self.exit.is_none() || self.has_ended_within(GONE_TIME) {
             self.ended = self.child.wait().ok();
         } else {

@@ -23,6 +23,7 @@ pub mod pattern;
 pub mod registry;
 pub mod result;
 pub mod run;
+pub mod sandbox;
 pub mod user;
 
 mod modules;
@@ -34,3 +35,4 @@ pub use message::Message;
 pub use module::{Context, Effect, Lines, Module, ModuleInfo, Privilege, Refused, Stop, Typed};
 pub use result::ModuleResult;
 pub use run::{run, run_here};
+pub use sandbox::Needs;

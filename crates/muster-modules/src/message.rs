@@ -3,11 +3,13 @@
 use crate::module::Refused;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
 use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use muster_core::limits::MODULE_PARAMETERS_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::io::{BufRead, Read as _};
+use std::io::{BufRead, Read as _, Write as _};
 
 /// One line to a module. The classes a module hears are `parameters` and `stop`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +62,13 @@ pub fn unpacked(text: &str) -> Result<Value, Refused> {
     serde_json::from_slice(&json).map_err(|error| refused(error.to_string()))
 }
 
+/// Packs parameters as an action may hold them (`iscompressed`). The same text makes the same packed text.
+pub fn packed(json: &str) -> String {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    let bytes = gzip.write_all(json.as_bytes()).and_then(|()| gzip.finish());
+    STANDARD.encode(bytes.expect("writing to memory does not fail"))
+}
+
 /// Reads one line of at most [`MODULE_PARAMETERS_BYTES_MAX`] bytes.
 pub(crate) fn read_message(input: &mut impl BufRead) -> Result<Message, Refused> {
     let most = MODULE_PARAMETERS_BYTES_MAX as u64 + 1024;
@@ -102,10 +111,7 @@ mod tests {
     }
 
     fn packed(bytes: &[u8]) -> String {
-        use std::io::Write as _;
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(bytes).unwrap();
-        STANDARD.encode(gzip.finish().unwrap())
+        super::packed(std::str::from_utf8(bytes).unwrap())
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::parameters;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use muster_core::Clock;
 use muster_core::limits::MODULE_PARAMETERS_BYTES_MAX;
 use serde::de::DeserializeOwned;
@@ -54,6 +55,8 @@ pub struct ModuleInfo {
     pub effect: Effect,
     /// What its process keeps of the agent's privileges.
     pub privilege: Privilege,
+    /// What it needs of the machine; the kernel keeps the rest from it.
+    pub needs: Needs,
 }
 
 /// Why parameters are not accepted, or what ended a module: a text that MIG's users know.

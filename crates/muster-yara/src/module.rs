@@ -8,7 +8,7 @@ use muster_core::limits::{YARA_BYTES_MAX, YARA_FILE_BYTES_MAX, YARA_FILE_TIME_S}
 use muster_modules::arguments::{Flag, Given};
 use muster_modules::files::{FileSearch, open};
 use muster_modules::{
-    ArgumentError, Context, Effect, Lines, ModuleInfo, ModuleResult, Privilege, Refused, Stop, Typed, gotext,
+    ArgumentError, Context, Effect, Lines, ModuleInfo, ModuleResult, Needs, Privilege, Refused, Stop, Typed, gotext,
 };
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read as _};
@@ -49,6 +49,7 @@ impl Typed for Yara {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::ReadFiles,
+        needs: Needs::FILES,
     };
     const EXAMPLE: &'static str = "-rules rules.yar -files '-path /usr/bin -size <10m'";
     const FLAGS: &'static [Flag] = &[

@@ -9,6 +9,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat, unlinkat};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
@@ -45,6 +46,7 @@ impl Typed for Agentdestroy {
         weight_min: 2,
         effect: Effect::Changes,
         privilege: Privilege::Agent,
+        needs: Needs::ANYTHING,
     };
     const EXAMPLE: &'static str = "-pid 1234 -version 1.2.0";
     const FLAGS: &'static [Flag] = &[

@@ -5,6 +5,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use procfs::process::MountInfo;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -51,6 +52,7 @@ impl Typed for Mounts {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::None,
+        needs: Needs::SYSTEM,
     };
     const EXAMPLE: &'static str = "-option '^rw$' -type '^(ext4|xfs)$'";
     const FLAGS: &'static [Flag] = &[

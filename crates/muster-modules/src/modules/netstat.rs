@@ -11,6 +11,7 @@ use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::pattern;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use addresses::Range;
 use muster_core::limits::SEARCH_VALUES_MAX;
 use serde::{Deserialize, Serialize};
@@ -99,6 +100,7 @@ impl Typed for Netstat {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::ReadProcesses,
+        needs: Needs::SYSTEM,
     };
     const EXAMPLE: &'static str = "-lp 22 -ci 192.0.2.0/24";
     const FLAGS: &'static [Flag] = &[

@@ -4,6 +4,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::gotext::{self, number};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 use serde::{Deserialize, Serialize, Serializer};
 use std::io;
@@ -71,6 +72,7 @@ impl Typed for Ping {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::RawSockets,
+        needs: Needs::NETWORK,
     };
     const EXAMPLE: &'static str = "-d www.example.org -p tcp -dp 443";
     const FLAGS: &'static [Flag] = &[

@@ -7,6 +7,7 @@ use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::pattern;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use muster_core::limits::SEARCH_VALUES_MAX;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,7 @@ impl Typed for Pkg {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::None,
+        needs: Needs::SYSTEM_PROGRAMS,
     };
     const EXAMPLE: &'static str = "-name '^openssl$' -version '^1\\.'";
     const FLAGS: &'static [Flag] = &[

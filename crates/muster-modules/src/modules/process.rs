@@ -9,6 +9,7 @@ use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use muster_core::Timestamp;
 use muster_core::limits::SEARCH_VALUES_MAX;
 use procfs::process::{Process as Running, all_processes_with_root};
@@ -62,6 +63,7 @@ impl Typed for Process {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::ReadProcesses,
+        needs: Needs::SYSTEM,
     };
     const EXAMPLE: &'static str = "-name '^sshd$'";
     const FLAGS: &'static [Flag] = &[

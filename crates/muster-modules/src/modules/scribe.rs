@@ -12,6 +12,7 @@ use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::{ModuleResult, to_value};
+use crate::sandbox::Needs;
 use document::{Document, Tag};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -70,6 +71,7 @@ impl Typed for Scribe {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::ReadFiles,
+        needs: Needs::FILES_PROGRAMS,
     };
     const EXAMPLE: &'static str = "-path policy.json -onlytrue";
     const FLAGS: &'static [Flag] = &[

@@ -5,6 +5,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use muster_core::limits::WHOLE_FILE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,6 +52,7 @@ impl Typed for Services {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::None,
+        needs: Needs::SYSTEM_PROGRAMS,
     };
     const EXAMPLE: &'static str = "-name '^ssh' -state '^active$'";
     const FLAGS: &'static [Flag] = &[

@@ -10,6 +10,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use muster_core::limits::SEARCH_VALUES_MAX;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -61,6 +62,7 @@ impl Typed for Sshkey {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::ReadFiles,
+        needs: Needs::FILES,
     };
     const EXAMPLE: &'static str = "-path /srv -maxdepth 4";
     const FLAGS: &'static [Flag] = &[

@@ -4,6 +4,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use muster_core::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ impl Typed for Sysinfo {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::None,
+        needs: Needs::SYSTEM,
     };
     const EXAMPLE: &'static str = "";
     const FLAGS: &'static [Flag] = &[];

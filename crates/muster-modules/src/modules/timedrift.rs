@@ -7,6 +7,7 @@ use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use muster_core::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::net::UdpSocket;
@@ -68,6 +69,7 @@ impl Typed for Timedrift {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::None,
+        needs: Needs::NETWORK,
     };
     const EXAMPLE: &'static str = "-drift 5s";
     const FLAGS: &'static [Flag] = &[Flag::text(

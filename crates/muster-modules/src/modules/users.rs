@@ -7,6 +7,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
+use crate::sandbox::Needs;
 use serde::{Deserialize, Serialize};
 
 pub(crate) struct Users;
@@ -55,6 +56,7 @@ impl Typed for Users {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::None,
+        needs: Needs::SYSTEM,
     };
     const EXAMPLE: &'static str = "-group '^sudo$' -login";
     const FLAGS: &'static [Flag] = &[

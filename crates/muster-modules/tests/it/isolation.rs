@@ -5,8 +5,8 @@
 use crate::{Script, ask, built_in, host, is_open_somewhere, seconds};
 use muster_modules::foreign::{ForeignModule, Plan};
 use muster_modules::host::{Ended, Patience};
-use muster_modules::user::USERS;
-use muster_modules::{Effect, ModuleResult, Privilege, Stop, registry};
+use muster_modules::user::Users;
+use muster_modules::{Effect, ModuleResult, Needs, Privilege, Stop, registry, sandbox};
 use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -98,6 +98,14 @@ fn every_module_built_in_gives_up_what_it_does_not_need_before_it_reads_a_word()
         assert_eq!(limit("Max file size") == both("0"), info.effect == Effect::Reads, "{}", info.name);
         assert_eq!(waiting.read("oom_score_adj").trim(), "1000", "{}", info.name);
         let fields = waiting.status();
+        if sandbox::support().calls && info.needs != Needs::ANYTHING {
+            let until = Instant::now() + Duration::from_secs(20);
+            while waiting.status()["Seccomp"] != ["2"] {
+                assert!(Instant::now() < until, "calls are not kept from {}", info.name);
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(waiting.read("comm").trim(), "muster-module", "{}", info.name);
         if is_root() {
             let keeps = capabilities(info.privilege);
             for held in ["CapEff", "CapPrm"] {
@@ -175,9 +183,45 @@ fn a_program_of_others_keeps_only_what_its_configuration_says() {
             assert_eq!(set(&fields, held), capabilities(privilege), "{held} with {privilege:?}");
         }
         let user: u32 = fields["Uid"][0].parse().unwrap();
-        assert!(USERS.contains(&user) && fields["Groups"].is_empty(), "{fields:?}");
+        assert!(Users::default().contains(user) && fields["Groups"].is_empty(), "{fields:?}");
         assert!(fields["Uid"].iter().chain(&fields["Gid"]).all(|id| *id == user.to_string()), "{fields:?}");
     }
+}
+
+/// What the machine lets a program of others do that said what it needs.
+#[test]
+fn a_program_of_others_reaches_what_its_configuration_says() {
+    let support = sandbox::support();
+    let (script, others) = (Script::new(), Script::new());
+    let secret = others.left();
+    std::fs::write(&secret, "x").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let text = format!(
+        "can() {{ if \"$@\" > /dev/null 2>&1; then printf y; else printf n; fi; }}
+         printf '{{\"success\":true,\"elements\":\"'
+         can cat {secret}; can cat /etc/passwd; can bash -c ': <> /dev/tcp/127.0.0.1/{port}'; can unshare --fork true
+         can kill -0 {own}; echo '\"}}'",
+        secret = secret.display(),
+        own = std::process::id(),
+    );
+    let tried = |change: fn(&mut ForeignModule)| {
+        let mut plan = script.plan(&text);
+        let foreign = plan.foreign.as_mut().unwrap();
+        (foreign.effect, foreign.privilege) = (Effect::Reads, Privilege::None);
+        change(foreign);
+        let result = ask(&plan, &Value::Null, seconds(30)).into_result("script");
+        result.elements.as_str().unwrap_or_else(|| panic!("{result:?}")).to_owned()
+    };
+    if !(support.files && support.calls && support.connections && support.signals && is_root()) {
+        return;
+    }
+    assert_eq!(tried(|_| {}), "yyynn");
+    assert_eq!(tried(|module| module.reads = Some(Vec::new())), "nyynn");
+    assert_eq!(tried(|module| module.network = false), "yynnn");
+    assert_eq!(tried(|module| module.effect = Effect::Changes), "yyynn");
+    let free = tried(|module| (module.effect, module.privilege) = (Effect::Changes, Privilege::Agent));
+    assert_eq!(free, "yyyyy", "one that changes with all that the agent may is trusted with it");
 }
 
 #[test]

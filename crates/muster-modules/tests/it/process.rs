@@ -3,7 +3,7 @@
 use crate::{Script, ask, built_in, host, is_open_somewhere, plan_of, seconds};
 use muster_modules::confine::Limits;
 use muster_modules::host::{Ended, Host, Patience};
-use muster_modules::user::USERS;
+use muster_modules::user::Users;
 use muster_modules::{ModuleResult, Stop};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt as _;
@@ -39,7 +39,7 @@ fn a_foreign_module_keeps_no_privileges() {
     let (user, files) = result.elements.as_str().unwrap().split_once(' ').unwrap();
     let user: u32 = user.parse().unwrap();
     let own = rustix::process::getuid();
-    assert!(if own.is_root() { USERS.contains(&user) } else { user == own.as_raw() }, "{result:?}");
+    assert!(if own.is_root() { Users::default().contains(user) } else { user == own.as_raw() }, "{result:?}");
     assert_eq!(files, "256");
 }
 

@@ -15,6 +15,7 @@ mod walk;
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::result::{ModuleResult, to_value};
+use crate::sandbox::Needs;
 pub(crate) use parameters::{Parameters, Search};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ impl Typed for File {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::ReadFiles,
+        needs: Needs::FILES,
     };
     const EXAMPLE: &'static str = "-path /etc -name '^passwd$' -content '^root:'";
     const FLAGS: &'static [Flag] = &[

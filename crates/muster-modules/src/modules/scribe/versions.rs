@@ -92,25 +92,30 @@ fn rpm(mut a: &[u8], mut b: &[u8]) -> Ordering {
         let is_between = |byte: &u8| !byte.is_ascii_alphanumeric() && !matches!(byte, b'~' | b'^');
         run(&mut a, is_between);
         run(&mut b, is_between);
-        match (a.first(), b.first()) {
-            (Some(b'~'), Some(b'~')) | (Some(b'^'), Some(b'^')) => (a, b) = (&a[1..], &b[1..]),
-            (Some(b'~'), _) => return Ordering::Less,
-            (_, Some(b'~')) => return Ordering::Greater,
-            (None, None) => return Ordering::Equal,
-            (None, Some(_)) => return Ordering::Less,
-            (Some(_), None) => return Ordering::Greater,
-            (Some(b'^'), Some(_)) => return Ordering::Less,
-            (Some(_), Some(b'^')) => return Ordering::Greater,
-            (Some(left), Some(right)) => {
-                let order = match (left.is_ascii_digit(), right.is_ascii_digit()) {
-                    (true, true) => numbers(run(&mut a, u8::is_ascii_digit), run(&mut b, u8::is_ascii_digit)),
-                    (false, false) => run(&mut a, u8::is_ascii_alphabetic).cmp(run(&mut b, u8::is_ascii_alphabetic)),
-                    (left, right) => left.cmp(&right),
-                };
-                if order.is_ne() {
-                    return order;
-                }
+        let rank = |byte: Option<&u8>| match byte {
+            Some(b'~') => 0,
+            None => 1,
+            Some(b'^') => 2,
+            Some(_) => 3,
+        };
+        let order = rank(a.first()).cmp(&rank(b.first()));
+        if order.is_ne() {
+            return order;
+        }
+        let order = match (a.first(), b.first()) {
+            (Some(b'~' | b'^'), Some(_)) => {
+                (a, b) = (&a[1..], &b[1..]);
+                continue;
             }
+            (Some(left), Some(right)) => match (left.is_ascii_digit(), right.is_ascii_digit()) {
+                (true, true) => numbers(run(&mut a, u8::is_ascii_digit), run(&mut b, u8::is_ascii_digit)),
+                (false, false) => run(&mut a, u8::is_ascii_alphabetic).cmp(run(&mut b, u8::is_ascii_alphabetic)),
+                (left, right) => left.cmp(&right),
+            },
+            _ => return Ordering::Equal,
+        };
+        if order.is_ne() {
+            return order;
         }
     }
 }

@@ -1,0 +1,354 @@
+//! What the kernel keeps a module's process from, beyond users and limits: files it has no business with, programs, other
+//! machines, and calls that no module makes.
+//!
+//! Stays true: what a module needs is declared with it ([`Needs`]); what is not declared is denied where the kernel can
+//! (Landlock since Linux 5.13, more of it since 6.7 and 6.12; seccomp for a long time); a kernel that cannot is no error,
+//! and [`support`] says so. What a kernel can and refuses all the same ends the process.
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, Scope, path_beneath_rules,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The kernel whose kinds of access are known here. Kinds that it does not know are left out; newer ones are not asked
+/// for, so that a new kernel takes nothing away unseen.
+const ABI_KNOWN: ABI = ABI::V6;
+
+/// Where systems keep what describes them, and their programs and libraries.
+const SYSTEM: &[&str] = &[
+    "/bin",
+    "/dev",
+    "/etc",
+    "/gnu/store",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
+    "/proc",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/var",
+];
+/// Where systems keep their programs and what those are loaded with.
+const PROGRAMS: &[&str] =
+    &["/bin", "/gnu/store", "/lib", "/lib32", "/lib64", "/nix/store", "/run/current-system", "/sbin", "/usr"];
+/// What may be written to although a module writes nothing: where programs that it starts put what nobody reads.
+const SINK: &str = "/dev/null";
+
+/// Which files a module reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reads {
+    /// What describes the system, and nobody's own files: no homes, no data of services elsewhere.
+    System,
+    /// Every file that its privilege lets it.
+    Everything,
+}
+
+/// What a module needs of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Needs {
+    /// Which files it reads.
+    pub reads: Reads,
+    /// Whether it starts programs of the system.
+    pub programs: bool,
+    /// Whether it speaks with other machines.
+    pub network: bool,
+    /// It changes the machine in ways that cannot be told before: nothing of this is kept from it.
+    pub anything: bool,
+}
+
+impl Needs {
+    /// Reads what describes the system.
+    pub const SYSTEM: Self = Self { reads: Reads::System, programs: false, network: false, anything: false };
+    /// Reads what describes the system, and asks programs of it.
+    pub const SYSTEM_PROGRAMS: Self = Self { programs: true, ..Self::SYSTEM };
+    /// Reads what describes the system, and speaks with other machines.
+    pub const NETWORK: Self = Self { network: true, ..Self::SYSTEM };
+    /// Reads every file.
+    pub const FILES: Self = Self { reads: Reads::Everything, ..Self::SYSTEM };
+    /// Reads every file, and asks programs of the system.
+    pub const FILES_PROGRAMS: Self = Self { programs: true, ..Self::FILES };
+    /// Whatever its privilege lets it.
+    pub const ANYTHING: Self = Self { reads: Reads::Everything, programs: true, network: true, anything: true };
+}
+
+/// What is kept from a process.
+#[derive(Debug, Clone)]
+pub(crate) struct Walls {
+    /// Below which paths files may be read; `None`: all.
+    reads: Option<Vec<PathBuf>>,
+    /// Below which paths programs may be executed; `None`: all.
+    executes: Option<Vec<PathBuf>>,
+    /// Whether files may be written.
+    writes: bool,
+    network: bool,
+}
+
+fn paths(of: &[&str]) -> Vec<PathBuf> {
+    of.iter().map(PathBuf::from).collect()
+}
+
+impl Walls {
+    /// Returns what is kept from a module of this program; `None` for one that needs anything.
+    pub(crate) fn of_ours(needs: Needs) -> Option<Self> {
+        let reads = (needs.reads == Reads::System).then(|| paths(SYSTEM));
+        let executes = if needs.programs { paths(PROGRAMS) } else { Vec::new() };
+        let walls = Self { reads, executes: Some(executes), writes: false, network: needs.network };
+        (!needs.anything).then_some(walls)
+    }
+
+    /// Returns what is kept from the program at `program`, which reads below `reads` (`None`: everywhere), beside what
+    /// programs are loaded with.
+    pub(crate) fn of_foreign(program: &Path, reads: Option<&[PathBuf]>, writes: bool, network: bool) -> Self {
+        let reads = reads.map(|reads| {
+            let own = [program.to_owned()].into_iter().chain(reads.iter().cloned());
+            own.chain(paths(PROGRAMS)).chain(paths(&["/dev", "/etc", "/proc"])).collect::<Vec<_>>()
+        });
+        Self { executes: reads.clone(), reads, writes, network }
+    }
+
+    /// Puts them up around this thread and what it starts. Called while the process has one thread, when it can gain no
+    /// privileges any more.
+    pub(crate) fn put_up(&self) -> Result<(), String> {
+        self.landlock().map_err(|error| format!("could not confine a module's process to its files: {error}"))?;
+        self.seccomp().map_err(|error| format!("could not keep calls from a module's process: {error}"))
+    }
+
+    fn landlock(&self) -> Result<(), landlock::RulesetError> {
+        let write: BitFlags<AccessFs> = AccessFs::from_write(ABI_KNOWN);
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let mut handled: BitFlags<AccessFs> = BitFlags::empty();
+        for (is_handled, access) in
+            [(self.reads.is_some(), read), (self.executes.is_some(), AccessFs::Execute.into()), (!self.writes, write)]
+        {
+            if is_handled {
+                handled |= access;
+            }
+        }
+        let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
+        if self.writes && !handled.is_empty() {
+            // Moving from one directory to another is denied as soon as anything is.
+            handled |= AccessFs::Refer;
+        }
+        if !handled.is_empty() {
+            rules = rules.handle_access(handled)?;
+        }
+        if !self.network {
+            rules = rules.handle_access(AccessNet::from_all(ABI_KNOWN))?;
+        }
+        if !self.writes {
+            // Nobody outside of what it starts gets a signal or a connection to an unnamed place of it.
+            rules = rules.scope(Scope::from_all(ABI_KNOWN))?;
+        } else if handled.is_empty() && self.network {
+            return Ok(());
+        }
+        let mut rules = rules.create()?;
+        if self.writes {
+            rules = rules.add_rules(path_beneath_rules(["/"], handled & AccessFs::Refer))?;
+        }
+        for (paths, access) in [(&self.reads, read), (&self.executes, AccessFs::Execute.into())] {
+            // Paths that are not there are passed over.
+            rules = rules.add_rules(path_beneath_rules(paths.iter().flatten(), access))?;
+        }
+        if !self.writes {
+            rules = rules.add_rules(path_beneath_rules([SINK], AccessFs::WriteFile | AccessFs::Truncate))?;
+        }
+        rules.restrict_self().map(drop)
+    }
+
+    fn seccomp(&self) -> Result<(), String> {
+        let Ok(architecture) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(()) };
+        if !has_seccomp() {
+            return Ok(());
+        }
+        let program = self.filter(architecture).map_err(|error| error.to_string())?;
+        seccompiler::apply_filter(&program).map_err(|error| error.to_string())
+    }
+
+    fn filter(&self, architecture: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = NEVER.iter().map(|call| (*call, Vec::new())).collect();
+        if self.executes.as_ref().is_some_and(Vec::is_empty) {
+            rules.extend([libc::SYS_execve, libc::SYS_execveat].map(|call| (call, Vec::new())));
+        }
+        if !self.network {
+            // Sockets of this machine alone: to its services, and to the kernel.
+            let other = [libc::AF_UNIX, libc::AF_NETLINK].map(|family| {
+                let family = u64::from(family.unsigned_abs());
+                SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
+            });
+            let other = other.into_iter().collect::<Result<Vec<_>, _>>()?;
+            rules.insert(libc::SYS_socket, vec![SeccompRule::new(other)?]);
+        }
+        let denied = SeccompAction::Errno(libc::EPERM as u32);
+        SeccompFilter::new(rules, SeccompAction::Allow, denied, architecture)?.try_into()
+    }
+}
+
+/// Calls that no module makes: they look into other processes, change what the machine is, or reach parts of the kernel in
+/// which defects are found again and again.
+const NEVER: &[i64] = &[
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_adjtimex,
+    libc::SYS_bpf,
+    libc::SYS_chroot,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_mount,
+    libc::SYS_move_mount,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_perf_event_open,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setdomainname,
+    libc::SYS_sethostname,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+];
+
+/// What this kernel can keep from a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "a kernel has any of them without the others")]
+pub struct Support {
+    /// Files and programs.
+    pub files: bool,
+    /// Connections to other machines, by Landlock. Sockets to them are kept by seccomp too.
+    pub connections: bool,
+    /// Signals to what is outside.
+    pub signals: bool,
+    /// Calls of the kernel.
+    pub calls: bool,
+}
+
+impl Support {
+    /// Tells what is not kept from modules on this machine, in words; `None` when nothing is missing.
+    pub fn missing(self) -> Option<String> {
+        let all = [
+            (self.files, "files and programs (Landlock, Linux 5.13)"),
+            (self.connections, "connections (Landlock, Linux 6.7)"),
+            (self.signals, "signals (Landlock, Linux 6.12)"),
+            (self.calls, "calls of the kernel (seccomp)"),
+        ];
+        let missing: Vec<_> = all.into_iter().filter(|(has, _)| !has).map(|(_, what)| what).collect();
+        (!missing.is_empty()).then(|| missing.join(", "))
+    }
+}
+
+/// Asks the kernel what it can keep from a process. Nothing is kept from this one.
+pub fn support() -> Support {
+    let rules = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let has = |ruleset: Result<Ruleset, landlock::RulesetError>| ruleset.and_then(Ruleset::create).is_ok();
+    Support {
+        files: has(rules().handle_access(AccessFs::Execute)),
+        connections: has(rules().handle_access(AccessNet::ConnectTcp)),
+        signals: has(rules().scope(Scope::Signal)),
+        calls: has_seccomp() && TargetArch::try_from(std::env::consts::ARCH).is_ok(),
+    }
+}
+
+/// A kernel that has seccomp says so of every process.
+fn has_seccomp() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nSeccomp:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_lacks_is_said_in_words() {
+        let all = Support { files: true, connections: true, signals: true, calls: true };
+        assert_eq!(all.missing(), None);
+        let old = Support { connections: false, signals: false, ..all };
+        assert_eq!(old.missing().unwrap(), "connections (Landlock, Linux 6.7), signals (Landlock, Linux 6.12)");
+    }
+
+    /// Runs in a thread of its own: walls are around that thread and what it starts.
+    fn inside<T: Send + 'static>(walls: Walls, run: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = std::thread::spawn(move || {
+            walls.put_up().unwrap();
+            run()
+        });
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn a_module_reaches_what_it_declared_and_nothing_else() {
+        let support = support();
+        let dir = tempfile::tempdir().unwrap();
+        let (file, new) = (dir.path().join("private"), dir.path().join("new"));
+        std::fs::write(&file, "x").unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let tried = move |needs: Needs| {
+            let (file, new) = (file.clone(), new.clone());
+            inside(Walls::of_ours(needs).unwrap(), move || {
+                let is_there = std::fs::read("/etc/passwd").is_ok() && std::fs::read_dir("/proc").is_ok();
+                let program = std::process::Command::new("/usr/bin/true").stdout(std::process::Stdio::null()).status();
+                let tried = [
+                    std::fs::read(&file).is_ok(),
+                    std::fs::write(&new, "x").is_ok(),
+                    program.is_ok_and(|status| status.success()),
+                    std::net::TcpStream::connect(address).is_ok(),
+                    rustix::process::chroot("/").is_ok(),
+                ];
+                let socket = std::os::unix::net::UnixDatagram::unbound().is_ok();
+                assert!(is_there && socket, "what describes the system is open to all");
+                tried
+            })
+        };
+        let (files, calls) = (!support.files, !support.calls && rustix::process::geteuid().is_root());
+        let connections = calls && !support.connections;
+        // Reads a private file, writes one, starts a program, connects, makes a call that no module makes.
+        for (needs, want) in [
+            (Needs::SYSTEM, [files, files, files && calls, connections, calls]),
+            (Needs::SYSTEM_PROGRAMS, [files, files, true, connections, calls]),
+            (Needs::NETWORK, [files, files, files && calls, true, calls]),
+            (Needs::FILES, [true, files, files && calls, connections, calls]),
+            (Needs::FILES_PROGRAMS, [true, files, true, connections, calls]),
+        ] {
+            assert_eq!(tried(needs), want, "{needs:?} with {support:?}");
+        }
+    }
+
+    #[test]
+    fn filters_are_made_for_every_processor() {
+        let walls = Walls::of_ours(Needs::SYSTEM).unwrap();
+        for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
+            let program = walls.filter(architecture).unwrap();
+            assert!((NEVER.len()..4096).contains(&program.len()), "{}", program.len());
+        }
+        assert!(Walls::of_ours(Needs::ANYTHING).is_none());
+    }
+}

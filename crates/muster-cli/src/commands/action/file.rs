@@ -1,12 +1,14 @@
 //! Actions as files, and what a person is shown of one before signing it.
 
+use super::packing;
 use crate::commands::target::holds_names;
 use crate::save::{self, ReplaceArgs};
 use crate::signing::read_file;
 use crate::{Context, Exit, Failure, Globals, Output};
+use muster_core::Timestamp;
 use muster_core::action::{Action, ActionError, Operation};
 use muster_core::target::{Target, TargetError};
-use muster_core::{Timestamp, limits};
+use muster_modules::message::unpacked;
 use muster_modules::{Effect, Refused, registry};
 use muster_trust::signed_text;
 use sha2::{Digest as _, Sha256};
@@ -49,8 +51,8 @@ impl Place {
             Self::File(path) => path.as_path(),
             _ => Path::new("/dev/stdin"),
         };
-        let bytes = read_file(what, path, limits::ACTION_BYTES_MAX)?;
-        parse(what, &path.display().to_string(), &bytes)
+        let bytes = read_file(what, path, packing::FILE_BYTES_MAX)?;
+        parse(what, &path.display().to_string(), &packing::shrunk(bytes))
     }
 }
 
@@ -102,11 +104,13 @@ pub(crate) fn check(what: &str, action: &Action, now: Timestamp) -> Result<Strin
 /// What modules of other programs take is not known here.
 fn parameters_check(operation: &Operation) -> Result<(), Refused> {
     let Some(module) = registry::find(&operation.module) else { return Ok(()) };
-    if operation.is_compressed {
-        return Ok(());
+    let parameters: serde_json::Value =
+        serde_json::from_str(operation.parameters.as_str()).map_err(|error| Refused(error.to_string()))?;
+    if !operation.is_compressed {
+        return module.validate(&parameters);
     }
-    let parameters = serde_json::from_str(operation.parameters.as_str()).map_err(|error| Refused(error.to_string()))?;
-    module.validate(&parameters)
+    let packed = parameters.as_str().ok_or_else(|| Refused("packed parameters must be a text".to_owned()))?;
+    module.validate(&unpacked(packed)?)
 }
 
 /// Returns the SHA-256 of a signed text, as the server shows it too.

@@ -6,9 +6,11 @@
 pub(crate) mod file;
 pub(crate) mod life;
 pub(crate) mod new;
+pub(crate) mod packing;
 pub(crate) mod results;
 pub(crate) mod sign;
 pub(crate) mod verify;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ Examples:
   muster action sign q.json                                by gpg, with its default key
   muster action sign q.json --local-user alice@example.com
   muster action sign q.json --key alice.key --passphrase-file alice.pass
+  muster action sign published.json --expires-in 1h       one that says no time when it may run
   muster action verify q.json --keyring /etc/muster-agent/keys --acl acl.cfg
   muster action preview q.json
   muster action launch q.json --rings 1,10 --reason 'ticket 7'

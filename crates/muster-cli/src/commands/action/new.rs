@@ -1,6 +1,6 @@
 //! `muster action new`: an action of version 2 from flags.
 
-use super::file;
+use super::{file, packing};
 use crate::commands::target::{holds_names, written_out};
 use crate::save::{self, ReplaceArgs};
 use crate::values::duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const WHAT: &str = "could not write the action";
 /// How long before now an action is valid, for machines whose clocks are behind.
-const EARLY: Duration = Duration::from_secs(60);
+pub(super) const EARLY: Duration = Duration::from_secs(60);
 /// Parts operations.
 pub(crate) const PART: &str = "--";
 
@@ -69,7 +69,7 @@ pub(super) struct NewArgs {
     words: Vec<String>,
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     muster_core::action::moment(text)
         .ok_or_else(|| format!("a time must be written like 2026-01-02T03:04:05Z, not {text:?}"))
 }
@@ -164,7 +164,8 @@ pub(crate) fn of_words(words: &[String]) -> Result<Vec<Operation>, Words> {
             }
         })?;
         let parameters = Json::parse(parameters.to_string()).expect("what was written as JSON reads as JSON");
-        Ok(Operation { module: part[0].clone(), parameters, is_compressed: false, want_compressed: false })
+        let module = part[0].clone();
+        Ok(packing::pack(Operation { module, parameters, is_compressed: false, want_compressed: false }))
     };
     parts.map(one).collect()
 }
@@ -190,7 +191,7 @@ fn parsed(texts: &[String]) -> Result<Vec<Operation>, Failure> {
                 .next("write it like {\"module\":\"file\",\"parameters\":{}}")
         })?;
         let Given { module, parameters, is_compressed } = given;
-        Ok(Operation { module, parameters, is_compressed, want_compressed: false })
+        Ok(packing::pack(Operation { module, parameters, is_compressed, want_compressed: false }))
     };
     texts.iter().map(one).collect()
 }

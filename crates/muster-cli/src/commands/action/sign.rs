@@ -1,6 +1,8 @@
 //! `muster action sign`: one more signature, of a file or of an action that waits on the server.
 
 use super::file::{self, Place};
+use super::packing;
+use super::window::WindowArgs;
 use crate::commands::{ReasonArgs, Stake, confirm};
 use crate::output::safe;
 use crate::save::{self, ReplaceArgs};
@@ -17,6 +19,8 @@ pub(super) struct SignCommand {
     action: String,
     #[command(flatten)]
     with: SignArgs,
+    #[command(flatten)]
+    window: WindowArgs,
     /// Write the signed action here instead of into the same file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -33,6 +37,10 @@ pub(super) struct SignCommand {
 impl SignCommand {
     pub(super) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         match Place::of(&self.action) {
+            Place::Server(_) if self.window.is_given() => {
+                let why = "an action of the server has its window, and its signatures cover it";
+                Err(Failure::usage(WHAT, why).next("leave --expires-in and --valid-from out"))
+            }
             Place::Server(id) => self.sign_there(&Context::new(globals)?, id).await,
             place => self.sign_here(globals, &place).await,
         }
@@ -41,6 +49,10 @@ impl SignCommand {
     async fn sign_here(&self, globals: &Globals, place: &Place) -> Result<(), Failure> {
         let out = Output::new(globals.json);
         let mut action = place.read(globals, WHAT).await?;
+        self.window.fill(WHAT, &mut action, values::now())?;
+        if action.pgp_signatures.is_empty() {
+            action.operations = action.operations.into_iter().map(packing::pack).collect();
+        }
         let signer = sign(out, &self.with, &mut action).await?;
         let (path, replace) = match (&self.out, place) {
             (Some(path), _) => (save::named(Some(path)), self.replace),

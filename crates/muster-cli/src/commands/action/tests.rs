@@ -258,6 +258,78 @@ async fn a_signature_counts_only_for_what_was_signed_and_by_its_weight() {
     assert_eq!(run(&verify).await.unwrap_err().exit, Exit::Failed);
 }
 
+/// An action as published, as the case from the field has it.
+fn case_15(dir: &Path, name: &str) -> String {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cases/15-mig-actions-published");
+    let copy = dir.join(name);
+    std::fs::copy(cases.join(name), &copy).unwrap();
+    text(&copy)
+}
+
+#[tokio::test]
+async fn case_15_published_actions_are_signed_with_a_window_filled_in() {
+    let alice = Gpg::new("Alice <alice@example.com>");
+    let (dir, program) = (alice.dir.path(), text(&alice.program()));
+    for name in [
+        "c-module-that-is-gone.json",
+        "d-year-one-and-null-signatures.json",
+        "f-lower-case-target.json",
+        "g-in-and-mode.json",
+    ] {
+        let path = case_15(dir, name);
+        let without = run(&["sign", &path, "--gpg", &program]).await.unwrap_err();
+        assert!(without.why.contains("no window") && without.next.contains("--expires-in"), "{name}: {without}");
+        run(&["sign", &path, "--gpg", &program, "--expires-in", "2h"]).await.unwrap();
+        run(&["verify", &path, "--keyring", &alice.public()]).await.unwrap();
+        let time = |key: &str| json(&path)[key].as_str().unwrap().parse::<muster_core::Timestamp>().unwrap();
+        assert_eq!(time("expireafter").since(time("validfrom")).as_secs(), 2 * 3600 + 60, "{name}");
+        let again = run(&["sign", &path, "--gpg", &program, "--expires-in", "9h"]).await.unwrap_err();
+        assert!(again.why.contains("its signatures cover the window"), "{again}");
+    }
+}
+
+#[tokio::test]
+async fn case_15_actions_that_mean_nothing_are_refused_by_name() {
+    let alice = Gpg::new("Alice <alice@example.com>");
+    let (dir, program) = (alice.dir.path(), text(&alice.program()));
+    for (name, why) in [
+        ("a-old-key-of-searches.json", "there is no key \"regexes\"; it is called \"contents\" now"),
+        ("b-no-searches-level.json", "there is no key \"passwd\"; there are searches"),
+        ("i-numbers-as-words.json", "searches: s: "),
+        ("j-no-target.json", "target is empty"),
+        ("k-version-one.json", "syntax version"),
+        ("l-relative-and-empty.json", "must begin with /"),
+    ] {
+        let refused = run(&["sign", &case_15(dir, name), "--gpg", &program, "--expires-in", "1h"]).await.unwrap_err();
+        assert!(refused.exit == Exit::Usage && refused.why.contains(why), "{name}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn case_14_a_large_document_is_signed_packed_and_is_still_looked_at() {
+    let alice = Gpg::new("Alice <alice@example.com>");
+    let program = text(&alice.program());
+    let path = question(alice.dir.path()).await;
+    let tests: Vec<_> =
+        (0..2700).map(|n| serde_json::json!({"test": n.to_string(), "description": "D".repeat(1000)})).collect();
+    edit(&path, |action| {
+        action["operations"] = serde_json::json!([{"module": "scribe", "parameters": {"scribedoc": {"tests": tests}}}]);
+    });
+    assert!(std::fs::metadata(&path).unwrap().len() > 2_000_000);
+    run(&["sign", &path, "--gpg", &program]).await.unwrap();
+    run(&["verify", &path, "--keyring", &alice.public()]).await.unwrap();
+    let signed = json(&path);
+    assert_eq!(signed["operations"][0]["is_compressed"], true);
+    assert!(std::fs::metadata(&path).unwrap().len() < 200_000);
+    let bad = question(alice.dir.path()).await;
+    let packed = muster_modules::message::packed(r#"{"searches":{"s":{"paths":["/"],"regexes":["x"]}}}"#);
+    edit(&bad, |action| {
+        action["operations"] = serde_json::json!([{"module": "file", "is_compressed": true, "parameters": packed}]);
+    });
+    let refused = run(&["sign", &bad, "--gpg", &program]).await.unwrap_err();
+    assert!(refused.why.contains("there is no key \"regexes\""), "{refused}");
+}
+
 #[tokio::test]
 async fn what_is_no_action_is_not_signed() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,13 +1,17 @@
 //! Who this machine is: one P-256 key in the state directory, and the certificate made of it for each start.
 //!
 //! Stays true: a key is on the disk before anything uses it. During a rekey the next key waits in its own file, so
-//! that a crash at any point leaves a usable key, and at most one change of identity.
+//! that a crash at any point leaves a usable key, and at most one change of identity. The old key is kept beside the new
+//! one: it vouches for the new one until a server has taken it, it signs what came of orders that reached it, and where
+//! the new one is refused it goes on.
 
 use crate::durable::{self, Sync};
-use muster_core::AgentId;
+use muster_core::handover::handover_text;
+use muster_core::{AgentId, Handover, MessageId, Timestamp};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SerialNumber, SigningKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,12 +21,19 @@ const KEY_FILE: &str = "agent.key";
 /// The key that takes over once the demand for it is acknowledged.
 const NEXT_KEY_FILE: &str = "agent.key.next";
 
+/// The key before the present one.
+const OLD_KEY_FILE: &str = "agent.key.old";
+/// The old key's word for the present one, or for the next; there until a server has taken it.
+const HANDOVER_FILE: &str = "agent.key.handover";
+
 /// A key with the id and the certificate that follow from it.
 pub(crate) struct Identity {
     /// First 8 bytes of the hash of the public key.
     pub(crate) id: AgentId,
     /// Self-signed; nothing in it matters but the key.
     pub(crate) certificate: CertificateDer<'static>,
+    /// The whole public key (DER SubjectPublicKeyInfo).
+    pub(crate) public_key: Vec<u8>,
     /// The private key, as it is on the disk.
     key: PrivateKeyDer<'static>,
 }
@@ -66,13 +77,14 @@ impl Identity {
     /// Makes the identity of a private key, PKCS#8 or SEC1.
     fn of_key(key: PrivateKeyDer<'static>) -> Result<Self, rcgen::Error> {
         let pair = KeyPair::try_from(&key)?;
-        let id = AgentId::of_key(&pair.subject_public_key_info());
+        let public_key = pair.subject_public_key_info();
+        let id = AgentId::of_key(&public_key);
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, id.to_string());
         params.serial_number = Some(SerialNumber::from(1));
         let certificate = params.self_signed(&pair)?.der().clone();
-        Ok(Self { id, certificate, key })
+        Ok(Self { id, certificate, public_key, key })
     }
 
     /// Makes an identity that is on no disk, for looking at a server before there is a real one.
@@ -126,14 +138,111 @@ pub(crate) fn make_next(directory: &Path) -> Result<Identity, KeyError> {
     make(&directory.join(NEXT_KEY_FILE))
 }
 
-/// Puts the next key in the place of the present one.
+/// Puts the next key in the place of the present one, which is kept as the old one.
 pub(crate) fn adopt_next(directory: &Path) -> Result<(), KeyError> {
-    let next = directory.join(NEXT_KEY_FILE);
-    durable::rename(&next, &directory.join(KEY_FILE)).map_err(|source| KeyError::File {
-        verb: "rename",
-        path: next,
-        source,
+    let (key, old, next) = (directory.join(KEY_FILE), directory.join(OLD_KEY_FILE), directory.join(NEXT_KEY_FILE));
+    match std::fs::read(&key) {
+        Ok(bytes) => durable::replace(&old, &bytes, Sync::Power).map_err(|source| failed("write", &old, source))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(failed("read", &key, source)),
+    }
+    durable::rename(&next, &key).map_err(|source| failed("rename", &next, source))
+}
+
+/// Has the old key vouch for the new one. It is on the disk when this returns. `demand` is the id of the message in which
+/// the server demanded it; one of another length than servers give is a word for nothing, and none is written.
+pub(crate) fn vouch(
+    directory: &Path,
+    old: &Identity,
+    new: &Identity,
+    (demand, made): (&[u8], Timestamp),
+) -> Result<(), KeyError> {
+    let Some(demand) = demand.try_into().ok().map(MessageId::from_bytes) else { return Ok(()) };
+    let text = handover_text(&old.public_key, &new.public_key, &demand, made);
+    let Some(signature) = old.sign(text.as_bytes()) else { return Ok(()) };
+    let word = Word {
+        new: new.id.to_string(),
+        old_key: hex::encode(&old.public_key),
+        demand: demand.to_string(),
+        made: made.as_nanos(),
+        signature: hex::encode(signature),
+    };
+    let path = directory.join(HANDOVER_FILE);
+    let json = serde_json::to_vec(&word).expect("texts and numbers are JSON");
+    durable::replace(&path, &json, Sync::Power).map_err(|source| failed("write", &path, source))
+}
+
+/// Returns the old key's word for `present`, until a server has taken it. One that cannot be read is none.
+pub(crate) fn handover(directory: &Path, present: &Identity) -> Option<Handover> {
+    let word: Word = serde_json::from_slice(&std::fs::read(directory.join(HANDOVER_FILE)).ok()?).ok()?;
+    if word.new != present.id.to_string() {
+        return None;
+    }
+    Some(Handover {
+        old_key: hex::decode(word.old_key).ok()?,
+        demand: word.demand.parse().ok()?,
+        made: Timestamp::from_nanos(word.made),
+        signature: hex::decode(word.signature).ok()?,
     })
+}
+
+/// Notes that a server has taken the present key: the old one need not vouch for it any more.
+pub(crate) fn taken(directory: &Path) {
+    let path = directory.join(HANDOVER_FILE);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "cannot remove the old key's word for the new one");
+        }
+        _ => {}
+    }
+}
+
+/// Returns the key before the present one, and since when it is not used.
+pub(crate) fn old(directory: &Path) -> Option<(Identity, Timestamp)> {
+    let path = directory.join(OLD_KEY_FILE);
+    let since = std::fs::metadata(&path).and_then(|data| data.modified()).ok()?;
+    let since = since.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some((read(&path).ok()?, Timestamp::EPOCH.plus(since)))
+}
+
+/// Forgets the key before the present one, unless the present one is not taken by a server yet.
+pub(crate) fn old_forget(directory: &Path) {
+    let path = directory.join(OLD_KEY_FILE);
+    if !directory.join(HANDOVER_FILE).exists()
+        && let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, path = %path.display(), "cannot remove the old key");
+    }
+}
+
+/// Goes back to the old key, because no server takes the new one, and returns it. `None`: there is none that vouched for the
+/// present one.
+pub(crate) fn fall_back(directory: &Path) -> Result<Option<Identity>, KeyError> {
+    let (key, old) = (directory.join(KEY_FILE), directory.join(OLD_KEY_FILE));
+    let is_vouched = look(directory)?.is_some_and(|present| handover(directory, &present).is_some());
+    if !is_vouched || read(&old).is_err() {
+        return Ok(None);
+    }
+    durable::rename(&old, &key).map_err(|source| failed("rename", &old, source))?;
+    taken(directory);
+    read(&key).map(Some)
+}
+
+fn failed(verb: &'static str, path: &Path, source: io::Error) -> KeyError {
+    KeyError::File { verb, path: path.into(), source }
+}
+
+/// A [`Handover`] as it is on the disk; binary values in hexadecimal.
+#[derive(Debug, Serialize, Deserialize)]
+struct Word {
+    /// The id of the key that it is for.
+    new: String,
+    old_key: String,
+    demand: String,
+    /// Nanoseconds since 1970.
+    made: i64,
+    signature: String,
 }
 
 fn make(path: &Path) -> Result<Identity, KeyError> {
@@ -191,9 +300,50 @@ mod tests {
         assert_eq!(recover(directory.path()).unwrap().unwrap().id, next.id);
         assert!(!directory.path().join(NEXT_KEY_FILE).exists());
 
+        assert_eq!(super::old(directory.path()).unwrap().0.id, old.id, "it is kept");
+
         let third = make_next(directory.path()).unwrap();
         adopt_next(directory.path()).unwrap();
         assert_eq!(look(directory.path()).unwrap().unwrap().id, third.id);
+    }
+
+    #[test]
+    fn the_old_key_vouches_for_the_new_one_until_it_is_taken_over_a_crash() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let old = load_or_make(directory).unwrap();
+        let next = make_next(directory).unwrap();
+        vouch(directory, &old, &next, (&[7; 32], Timestamp::from_secs(9))).unwrap();
+        assert_eq!(handover(directory, &old), None, "it is no word for the old one");
+        // Crashed here.
+        let present = recover(directory).unwrap().unwrap();
+        let word = handover(directory, &present).unwrap();
+        assert_eq!(
+            (word.old_agent(), word.demand, word.made.as_nanos()),
+            (old.id, MessageId::from_bytes([7; 32]), 9_000_000_000)
+        );
+        old_forget(directory);
+        assert!(super::old(directory).is_some(), "it may be needed yet");
+        taken(directory);
+        assert_eq!(handover(directory, &present), None);
+        assert!(fall_back(directory).unwrap().is_none(), "a key that was taken is not given up");
+        old_forget(directory);
+        assert!(super::old(directory).is_none());
+    }
+
+    #[test]
+    fn a_new_key_that_nobody_takes_is_given_up_for_the_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let old = load_or_make(directory).unwrap();
+        let next = make_next(directory).unwrap();
+        vouch(directory, &old, &next, (&[7; 32], Timestamp::from_secs(9))).unwrap();
+        adopt_next(directory).unwrap();
+        assert_eq!(fall_back(directory).unwrap().unwrap().id, old.id);
+        assert_eq!(recover(directory).unwrap().unwrap().id, old.id);
+        assert!(fall_back(directory).unwrap().is_none());
+        vouch(directory, &old, &next, (b"short", Timestamp::from_secs(9))).unwrap();
+        assert_eq!(handover(directory, &next), None);
     }
 
     #[test]

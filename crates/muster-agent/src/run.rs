@@ -3,7 +3,7 @@
 use crate::actions::ledger::OrderLedger;
 use crate::actions::{Actions, Asked, Believed, Runner, page, read_catalogue, status};
 use crate::chain::Chain;
-use crate::comms::{Dialer, Link, claimed_labels};
+use crate::comms::{Dialer, Introducer, Link, claimed_labels};
 use crate::config::Config;
 use crate::hub::{Hub, Mail, Wait, ack_mail, any};
 use crate::keys::{self, Identity};
@@ -17,7 +17,7 @@ use crate::state::StateFile;
 use crate::world::Random;
 use crate::{durable, facts, usage};
 use anyhow::Context as _;
-use muster_core::{Clock, Facts, Priority, label, system};
+use muster_core::{Clock, Facts, Priority, handover, label, system};
 use muster_modules::foreign::Catalogue;
 use muster_proto::wire;
 use std::fs::File;
@@ -53,6 +53,7 @@ struct Agent {
     stop_services: CancellationToken,
     stop_link: CancellationToken,
     config: Arc<Config>,
+    clock: Arc<dyn Clock>,
     /// Held so that no second agent works in the same directory.
     _lock: File,
 }
@@ -150,10 +151,12 @@ fn prepare(
     let runner = Runner::new(catalogue, config.module_timeout.0);
     let believed = Believed::load(config, &status::documents_path(config));
     believed.log_problems();
-    let asked = Asked { identity: identity_seen.clone(), labels: claimed_labels(&config.labels) };
+    let old = keys::old(directory).map(|(old, since)| (Arc::new(old), since));
+    let (labels, state_dir) = (claimed_labels(&config.labels), directory.to_owned());
+    let asked = Asked { identity: identity_seen.clone(), old, state_dir, labels };
     let world = (Arc::clone(&clock), observer.clone());
     let actions = Actions::new(Arc::clone(&hub), world, runner, asked, (believed, orders.ok()));
-    let facts = Arc::new(FactsTeller::new(Arc::clone(&hub), observer));
+    let facts = Arc::new(FactsTeller::new(Arc::clone(&hub), observer.clone()));
     let link = Link {
         config: Arc::clone(config),
         identity: identity_seen,
@@ -164,10 +167,12 @@ fn prepare(
         clock,
         random,
         stop: stop_link.clone(),
+        introducer: Introducer::new(directory, &observer, identity.clone()),
         plain_polls: AtomicBool::new(false),
     };
     let config = Arc::clone(config);
-    let agent = Agent { hub, services, facts, actions, identity, stop_services, stop_link, config, _lock: lock };
+    let clock = Arc::clone(&link.clock);
+    let agent = Agent { hub, services, facts, actions, identity, stop_services, stop_link, config, clock, _lock: lock };
     Ok((agent, link, unknown))
 }
 
@@ -176,6 +181,7 @@ fn of_ourselves(config: &Config, catalogue: &Catalogue) -> Facts {
     let pid = i32::try_from(std::process::id()).unwrap_or_default();
     let mut facts = Facts::from([
         ("agent_mode".to_owned(), "daemon".into()),
+        (handover::VOUCHES.to_owned(), true.into()),
         ("agent_pid".to_owned(), pid.into()),
         ("agent_modules".to_owned(), catalogue.names().into()),
     ]);
@@ -260,6 +266,12 @@ impl Agent {
             }
         };
         let asked = delivery.message.message_id.clone();
+        let old = Arc::clone(&self.identity.borrow());
+        if let Err(error) = keys::vouch(directory, &old, &next, (&asked, self.clock.now())) {
+            // Unsettled, too: without its old key's word the new one may be refused.
+            tracing::error!(error = %Chain(&error), "the old key cannot vouch for the new one that the server demands");
+            return;
+        }
         delivery.done_silently();
         let id = self.hub.outbox().new_id();
         let delivered = self.hub.outbox().delivery_of(id);
@@ -274,11 +286,11 @@ impl Agent {
             tracing::error!(error = %Chain(&error), "the new key takes over at the next start only");
             return;
         }
-        let old = self.identity.borrow().id;
-        tracing::warn!(old = %old, new = %next.id, "this machine has a new key and a new id, as the server demanded");
+        tracing::warn!(old = %old.id, new = %next.id, "this machine has a new key and a new id, as the server demanded");
         self.identity.send_replace(Arc::new(next));
         self.say_who_we_are().await;
         self.facts.tell(Tell::Always).await;
+        self.actions.tell_trust().await;
     }
 
     /// Reads the configuration again. Services follow at once; the rest counts from the next start on.

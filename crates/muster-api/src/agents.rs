@@ -10,7 +10,8 @@ use utoipa::{IntoParams, ToSchema};
 pub struct AgentSummary {
     /// 16 hexadecimal digits.
     pub id: String,
-    /// `enrolled`, `waiting`, `blocked` or `deleted`.
+    /// `enrolled`, `waiting`, `blocked`, `deleted`, `rekeying` (blacklisted: a new key is demanded) or `replaced` (it goes on
+    /// under `successor`).
     pub state: String,
     /// The host name it told, if it told its facts.
     pub hostname: Option<String>,
@@ -26,6 +27,21 @@ pub struct AgentSummary {
     pub streaming: bool,
     /// When two machines were last seen to share its key.
     pub clone_suspected: Option<String>,
+    /// Why it is in its state, for people: the reason of a block, or whom a machine that waits looks like.
+    #[serde(default)]
+    pub state_note: String,
+    /// When it was asked for a new key that did not come yet.
+    #[serde(default)]
+    pub rekey_asked: Option<String>,
+    /// The id that it had before, whose key vouched for this one.
+    #[serde(default)]
+    pub predecessor: Option<String>,
+    /// The id under which it goes on.
+    #[serde(default)]
+    pub successor: Option<String>,
+    /// When it said that it stops; absent since its next contact.
+    #[serde(default)]
+    pub left: Option<String>,
 }
 
 /// Everything about a machine.
@@ -48,6 +64,38 @@ pub struct AgentDetail {
     pub facts: BTreeMap<String, Value>,
     /// When the facts came.
     pub facts_at: Option<String>,
+    /// Machines with the same machine id or the same host name, blocked ones first, at most 20.
+    #[serde(default)]
+    pub lookalikes: Vec<Lookalike>,
+}
+
+/// A machine that looks like another.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Lookalike {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Its state, as in lists.
+    pub state: String,
+    /// Its host name, in lower case; empty when it told none.
+    pub hostname: String,
+    /// Whether it has the same machine id.
+    pub same_machine_id: bool,
+    /// Whether it has the same host name.
+    pub same_hostname: bool,
+    /// When it was last in contact.
+    pub last_contact: String,
+}
+
+/// Asks a machine for a new key.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RekeyRequest {
+    /// Why; may be empty.
+    #[serde(default)]
+    pub reason: String,
+    /// Whether to ask also a machine that would not be let in under its new key.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Which machines a list holds.

@@ -12,16 +12,30 @@ pub enum AgentState {
     Enrolled = 0,
     /// Known, but nothing of it is processed and nothing sent until somebody approves it.
     Waiting = 1,
-    /// Its messages are flagged, and all it is given is the demand for a new key.
+    /// Kept out: whoever comes with this key is refused, and nothing is asked of it.
     Blocked = 2,
     /// Gone. The id stays taken, so that no other machine inherits it.
     Deleted = 3,
+    /// Fleetspeak's blacklist: its messages are flagged, and all it is given is the demand for a new key.
+    Rekeying = 4,
+    /// The machine showed a new key and goes on under another id. Whoever still comes with this key has a copy of it, and
+    /// is treated as one that is [`Self::Rekeying`].
+    Replaced = 5,
 }
 
 impl AgentState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Enrolled, Self::Waiting, Self::Blocked, Self::Deleted, Self::Rekeying, Self::Replaced];
+
     /// Reads the stored number.
     pub fn from_number(number: i64) -> Option<Self> {
-        [Self::Enrolled, Self::Waiting, Self::Blocked, Self::Deleted].into_iter().find(|state| *state as i64 == number)
+        Self::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+
+    /// Whether all that it is given is the demand for a new key, and its messages are flagged.
+    pub fn owes_key(self) -> bool {
+        matches!(self, Self::Rekeying | Self::Replaced)
     }
 
     /// The word for people.
@@ -31,6 +45,8 @@ impl AgentState {
             Self::Waiting => "waiting",
             Self::Blocked => "blocked",
             Self::Deleted => "deleted",
+            Self::Rekeying => "rekeying",
+            Self::Replaced => "replaced",
         }
     }
 }
@@ -66,8 +82,18 @@ pub struct Agent {
     pub nonce_splits: i64,
     /// How often a contact did not refer to the one just before it.
     pub nonce_skips: i64,
-    /// When it was last evident that two machines share this key, if ever ([`crate::nonce::two_branches`]).
+    /// When it was last evident that two machines share this key, if lately ([`crate::nonce::two_branches`]).
     pub clone_suspected: Option<Timestamp>,
+    /// Why it is in its state, for people: the reason of a block, or whom a machine that waits looks like.
+    pub state_note: String,
+    /// When an operator asked for a new key that did not come yet.
+    pub rekey_asked: Option<Timestamp>,
+    /// Whose key vouched for this one: the id that the machine had before.
+    pub predecessor: Option<AgentId>,
+    /// The id under which the machine goes on.
+    pub successor: Option<AgentId>,
+    /// When it said that it stops; `None` since its next contact.
+    pub left: Option<Timestamp>,
 }
 
 /// One contact.

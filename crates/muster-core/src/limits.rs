@@ -269,7 +269,7 @@ pub const WAKE_CALL_MAX: Duration = Duration::from_secs(5);
 pub const TOKEN_MEMORY: Duration = Duration::from_secs(5);
 /// How long the record of a stream waits for its agent's rate before it is refused.
 pub const RATE_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long a demand for a new key to a blocked agent waits; there is one for each such span of time.
+/// How long a demand for a new key to an agent that owes one waits; there is one for each such span of time.
 pub const REKEY_LIFE: Duration = Duration::from_secs(86_400);
 /// How often old rows are deleted.
 pub const RETENTION_EVERY: Duration = Duration::from_secs(3600);
@@ -281,6 +281,18 @@ pub const JOB_LEASE: Duration = Duration::from_secs(120);
 pub const FACTS_REQUEST_LIFE: Duration = Duration::from_secs(86_400);
 /// Two machines that share a key are news again when there was no sign of them for so long.
 pub const CLONE_NEWS: Duration = Duration::from_secs(3600);
+/// After so long without a sign of two machines that share a key, they are shown as such no longer.
+pub const CLONE_FORGOTTEN: Duration = Duration::from_secs(86_400);
+/// The pause after the first sign that two machines share a key; each further sign doubles it.
+pub const CLONE_PAUSE_MIN: Duration = Duration::from_secs(2);
+/// The longest such pause.
+pub const CLONE_PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
+/// Keys whose pauses a server remembers.
+pub const CLONES_REMEMBERED: usize = 10_000;
+/// Bytes of what a machine shows of itself with its first contacts.
+pub const INTRODUCTION_BYTES_MAX: usize = 16 * 1024;
+/// Machines that look like one, at most so many are shown.
+pub const LOOKALIKES_MAX: u32 = 20;
 /// How long contacts and usage records are kept unless configured (14 days).
 pub const CONTACT_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 /// How long finished messages are kept unless configured (15 days).

@@ -8,10 +8,11 @@ use crate::engine::{Chain, Inner, lock};
 use crate::gates::Network;
 use crate::intake::Judged;
 use crate::portion::Portion;
+use bytes::Bytes;
 use metrics::counter;
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::nonce::Link;
-use muster_core::{AgentId, AgentState, Message, Timestamp, limits};
+use muster_core::{AgentId, AgentState, ContactId, Message, Timestamp, limits};
 use muster_store::agents::{Claim, CloneSeen, ContactPut, ContactTaken, EventRow, Recorded};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,6 +31,10 @@ pub struct ContactFrom {
     pub labels: Vec<String>,
     /// What the edge found out about extra signatures, put on each message as its validation.
     pub validation: BTreeMap<String, String>,
+    /// What it shows of itself, as it came; read only when its key is not known. Empty: nothing.
+    pub introduction: Bytes,
+    /// Whether it says that it stops.
+    pub leaving: bool,
 }
 
 impl ContactFrom {
@@ -46,6 +51,10 @@ pub enum RefusalCode {
     KeyMismatch,
     /// The id was deleted (403).
     Deleted,
+    /// The id is blocked (403).
+    Blocked,
+    /// Two machines share this key, and each is to wait for a growing time (429).
+    CloneWait,
     /// Enrolment is closed to this key: no token, no label (403).
     EnrolmentRefused,
     /// Too many new machines from one network (429).
@@ -68,6 +77,8 @@ impl RefusalCode {
         match self {
             Self::KeyMismatch => "key_mismatch",
             Self::Deleted => "deleted",
+            Self::Blocked => "blocked",
+            Self::CloneWait => "clone_wait",
             Self::EnrolmentRefused => "enrolment_refused",
             Self::EnrolmentRate => "enrolment_rate",
             Self::AgentRate => "agent_rate",
@@ -142,8 +153,10 @@ impl Inner {
         }
         let messages = match recorded.state {
             AgentState::Enrolled => self.poll_messages(agent, recorded).await,
-            AgentState::Blocked => self.rekey_order(agent, recorded.contact).await.into_iter().collect(),
-            AgentState::Waiting | AgentState::Deleted => Vec::new(),
+            AgentState::Rekeying | AgentState::Replaced => {
+                self.rekey_order(agent, recorded.contact).await.into_iter().collect()
+            }
+            AgentState::Waiting | AgentState::Blocked | AgentState::Deleted => Vec::new(),
         };
         counter!("muster_engine_messages_out_total", "kind" => "poll").increment(messages.len() as u64);
         Ok(ContactAnswer { nonce, messages })
@@ -213,17 +226,29 @@ impl Inner {
             ContactTaken::Recorded(recorded) => {
                 self.chain_note(agent, from, &recorded).await;
                 self.intake_done(agent, from, &recorded, after).await;
+                if from.leaving {
+                    self.leaving_note(agent, recorded.contact).await;
+                }
                 // Of a machine that waits only the contact is kept.
                 let rest = portions.filter(|_| recorded.state != AgentState::Waiting).collect();
                 Ok(Admitted { now, nonce, recorded: *recorded, rest })
             }
             ContactTaken::OtherKey => Err(key_mismatch(agent, from)),
             ContactTaken::Deleted => Err(deleted()),
+            ContactTaken::Blocked => Err(blocked()),
             ContactTaken::Unknown => {
                 // It was known a moment ago; whoever took it away from the database did so outside of this program.
                 lock(&self.known).remove(&agent);
                 Err(Refusal::new(RefusalCode::Unavailable, "this machine is no longer known, come again"))
             }
+        }
+    }
+
+    /// Notes that a machine said that it stops. Whoever asks for it meanwhile waits longer, and that is all.
+    pub(crate) async fn leaving_note(&self, agent: AgentId, contact: ContactId) {
+        if let Err(failure) = self.store.agent_left(agent, contact, self.now()).await {
+            self.saw(&failure);
+            warn!(error = %Chain(&failure), agent.id = %agent, "could not note that a machine stops");
         }
     }
 
@@ -233,6 +258,10 @@ impl Inner {
             return Err(Refusal::new(RefusalCode::Stopping, "this server is stopping, come again"));
         }
         self.gates.agent(agent, data.messages.len()).map_err(rate_refusal)?;
+        self.gates.clone_wait(agent).map_err(|wait| {
+            let reason = "two machines share this key and come in turns: each has to wait; give each a key of its own";
+            Refusal::again_after(RefusalCode::CloneWait, reason, wait)
+        })?;
         let required = &self.config.required_label;
         if !required.is_empty() && !from.labels.contains(required) {
             return Err(Refusal::new(RefusalCode::NotAuthorized, "not authorized"));
@@ -251,6 +280,10 @@ impl Inner {
         debug!(agent.id = agent.map(tracing::field::display), address, code = word, "contact refused: {refusal}");
         // A database that cannot be used takes no row either.
         if matches!(refusal.code, RefusalCode::Unavailable | RefusalCode::Stopping) {
+            return;
+        }
+        // That two machines share the key is an event already.
+        if refusal.code == RefusalCode::CloneWait {
             return;
         }
         if !self.gates.event_row(Network::of(address)) {
@@ -290,6 +323,9 @@ impl Inner {
             Link::Skip => counter!("muster_engine_nonce_skips_total").increment(1),
             Link::Split => counter!("muster_engine_nonce_splits_total").increment(1),
         }
+        if recorded.clone.is_some() && !recorded.state.owes_key() {
+            self.gates.clone_seen(agent);
+        }
         if recorded.clone == Some(CloneSeen::News) {
             const TEXT: &str = "two machines share this key: their contacts come in turns; give each a key of its own";
             self.security_event(CLONE, agent, &from.address, TEXT).await;
@@ -307,6 +343,12 @@ pub(crate) fn key_mismatch(agent: AgentId, from: &ContactFrom) -> Refusal {
 
 pub(crate) fn deleted() -> Refusal {
     Refusal::new(RefusalCode::Deleted, "this machine was deleted; it must make a new key to come back")
+}
+
+/// Says nothing of why: whoever holds the machine reads it.
+pub(crate) fn blocked() -> Refusal {
+    let reason = "this machine is blocked on this server, under whatever key it comes; an operator can unblock it";
+    Refusal::new(RefusalCode::Blocked, reason)
 }
 
 pub(crate) fn rate_refusal(wait: Duration) -> Refusal {

@@ -337,9 +337,22 @@ impl Engine {
         self.inner.agent_label_delete(id, label, cause).await
     }
 
-    /// Asks an agent for a new key (it comes back as a new agent). Returns the order's message id.
-    pub async fn agent_rekey(&self, id: AgentId, cause: &Cause) -> Result<MessageId, OperatorError> {
-        self.inner.agent_rekey(id, cause).await
+    /// Demands a new key of an agent that must have one, as Fleetspeak's blacklist does: until then it is given nothing
+    /// else, and what it sends is flagged. A blocked one stays blocked.
+    pub async fn agent_blacklist(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
+        self.inner.agent_blacklist(id, cause).await
+    }
+
+    /// Forgets that two machines seemed to share an agent's key, and lets it come at its own pace.
+    pub async fn agent_clone_clear(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
+        self.inner.agent_clone_clear(id, cause).await
+    }
+
+    /// Asks an agent for a new key. It comes back as a new agent, which keeps labels and weights when its old key vouches
+    /// for it; one that cannot do that is asked only by force, where the policy would keep it out. Returns the order's
+    /// message id.
+    pub async fn agent_rekey(&self, id: AgentId, force: bool, cause: &Cause) -> Result<MessageId, OperatorError> {
+        self.inner.agent_rekey(id, force, cause).await
     }
 
     /// Creates a broadcast and tells every server.

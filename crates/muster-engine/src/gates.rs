@@ -3,14 +3,17 @@
 //!
 //! Stays true: a gate is asked before anything is written, and holds a few bytes for each name that was seen lately.
 
+use crate::engine::lock;
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
 use muster_core::{AgentId, limits};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -78,8 +81,39 @@ impl<K: Hash + Eq + Clone> Gate<K> {
     }
 }
 
+/// The pauses between contacts of machines that share a key and push each other off.
+#[derive(Debug, Default)]
+struct Clones {
+    /// When the next contact is taken, and how long the last pause was.
+    waits: Mutex<HashMap<AgentId, (Instant, Duration)>>,
+}
+
+impl Clones {
+    /// Without a sign for so long after its pause, a key is forgotten here.
+    const FORGOTTEN: Duration = limits::CLONE_PAUSE_MAX;
+
+    fn wait(&self, agent: AgentId, now: Instant) -> Result<(), Duration> {
+        let until = lock(&self.waits).get(&agent).map_or(now, |(until, _)| *until);
+        if until > now { Err(until - now) } else { Ok(()) }
+    }
+
+    fn seen(&self, agent: AgentId, now: Instant) {
+        let mut waits = lock(&self.waits);
+        let before = waits.get(&agent).filter(|(until, _)| now.saturating_duration_since(*until) < Self::FORGOTTEN);
+        let pause = before.map_or(limits::CLONE_PAUSE_MIN, |(_, pause)| (*pause * 2).min(limits::CLONE_PAUSE_MAX));
+        if waits.contains_key(&agent) || waits.len() < limits::CLONES_REMEMBERED {
+            waits.insert(agent, (now + pause, pause));
+        }
+    }
+
+    fn forget(&self, now: Instant) {
+        lock(&self.waits).retain(|_, (until, _)| now.saturating_duration_since(*until) < Self::FORGOTTEN);
+    }
+}
+
 /// All gates of one server.
 pub(crate) struct Gates {
+    clones: Clones,
     agents: Option<Gate<AgentId>>,
     enrolments: Option<Gate<Network>>,
     event_rows: Gate<Network>,
@@ -97,7 +131,7 @@ impl Gates {
         });
         let enrolments = NonZeroU32::new(enrolments_per_minute).map(|rate| Gate::new(Quota::per_minute(rate), &ticks));
         let rows = NonZeroU32::new(limits::EVENT_ROWS_PER_MINUTE).expect("the ceiling is not zero");
-        Self { agents, enrolments, event_rows: Gate::new(Quota::per_minute(rows), &ticks) }
+        Self { clones: Clones::default(), agents, enrolments, event_rows: Gate::new(Quota::per_minute(rows), &ticks) }
     }
 
     /// Lets an agent send `messages`, or says how long it must wait. An empty contact counts as one message.
@@ -109,6 +143,21 @@ impl Gates {
     /// Lets one new machine in from a network, or says how long it must wait.
     pub(crate) fn enrolment(&self, network: Network) -> Result<(), Duration> {
         self.enrolments.as_ref().map_or(Ok(()), |gate| gate.pass(&network, 1))
+    }
+
+    /// Lets a contact of this key in, or says how long it must wait because two machines share it.
+    pub(crate) fn clone_wait(&self, agent: AgentId) -> Result<(), Duration> {
+        self.clones.wait(agent, Instant::now())
+    }
+
+    /// Notes a sign of two machines under one key: the next contact waits, twice as long as after the sign before.
+    pub(crate) fn clone_seen(&self, agent: AgentId) {
+        self.clones.seen(agent, Instant::now());
+    }
+
+    /// Forgets the pauses of this key.
+    pub(crate) fn clone_clear(&self, agent: AgentId) {
+        lock(&self.clones.waits).remove(&agent);
     }
 
     /// Whether one more refusal of this network is worth a row.
@@ -125,6 +174,7 @@ impl Gates {
             gate.forget();
         }
         self.event_rows.forget();
+        self.clones.forget(Instant::now());
     }
 }
 
@@ -163,6 +213,28 @@ mod tests {
         assert!(gates.enrolment(one).is_err());
         gates.forget();
         assert!(gates.enrolment(one).is_err(), "somebody near the limit is not forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn case_11_machines_that_share_a_key_come_at_a_growing_distance() {
+        let (gates, shared, other) = (Gates::new(0, 0), AgentId::from_bytes([1; 8]), AgentId::from_bytes([2; 8]));
+        let (start, mut contacts) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_mins(1) {
+            // Each of the pair comes every second, and every contact that is taken is a sign of the other.
+            if gates.clone_wait(shared).is_ok() {
+                contacts += 1;
+                gates.clone_seen(shared);
+            }
+            tokio::time::advance(Duration::from_millis(500)).await;
+        }
+        assert!((4..=6).contains(&contacts), "{contacts} contacts in a minute");
+        assert_eq!(gates.clone_wait(other), Ok(()));
+        tokio::time::advance(limits::CLONE_PAUSE_MAX * 3).await;
+        gates.forget();
+        gates.clone_seen(shared);
+        assert_eq!(gates.clone_wait(shared), Err(limits::CLONE_PAUSE_MIN), "after a time of peace it begins anew");
+        gates.clone_clear(shared);
+        assert_eq!(gates.clone_wait(shared), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

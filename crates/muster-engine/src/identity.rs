@@ -10,9 +10,11 @@ use crate::intake::claimed_labels;
 use crate::{EnrolmentPolicy, registry::wake};
 use metrics::counter;
 use muster_core::system::{self, SystemOrder};
-use muster_core::{Address, AgentId, AgentState, Cause, ContactId, Label, Message, MessageId, Timestamp, limits};
-use muster_store::agents::{Enrolled, Enrolment};
-use muster_store::cluster::JournalRow;
+use muster_core::{
+    Address, AgentId, AgentState, Cause, ContactId, Handover, Introduction, Label, Message, MessageId, Timestamp,
+    handover, label, limits,
+};
+use muster_store::agents::{Enrolled, Enrolment, Succeeded, Succession};
 use muster_store::{ErrorKind, StoreError};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
@@ -41,18 +43,61 @@ impl Inner {
     }
 
     async fn enrol(&self, agent: AgentId, from: &ContactFrom, now: Timestamp) -> Result<(), Refusal> {
-        let Admission { state, token } = self.admission(from)?;
-        self.gates.enrolment(Network::of(&from.address)).map_err(|wait| {
-            Refusal::again_after(RefusalCode::EnrolmentRate, "too many new machines from this network", wait)
-        })?;
+        let shown = match from.introduction.is_empty() {
+            true => Introduction::default(),
+            false => self.outside.codec.decode_introduction(&from.introduction),
+        };
         // What a machine claims is never proof of anything: labels that are no labels are left out, not refused.
         let labels = claimed_labels(from.labels.clone()).unwrap_or_default().into_iter().map(Label::client).collect();
-        let enrolment = Enrolment { id: agent, key: from.key.clone(), labels, state, token };
+        let mut enrolment = Enrolment {
+            id: agent,
+            key: from.key.clone(),
+            labels,
+            state: AgentState::Enrolled,
+            token: None,
+            facts: shown.facts,
+            note: String::new(),
+        };
+        let mut why_not = "";
+        if let Some(handover) = shown.handover {
+            match self.succeed(&enrolment, &handover, from, now).await? {
+                Vouched::Done => return Ok(()),
+                Vouched::Not(why) => why_not = why,
+                Vouched::ByBlocked => {
+                    enrolment.state = AgentState::Waiting;
+                    enrolment.note = format!("it has the old key of agent {}, which is blocked", handover.old_agent());
+                }
+            }
+        }
+        let admission = self.admission(from).map_err(|refusal| match why_not {
+            "" => refusal,
+            why => Refusal { reason: format!("{}; its old key does not let it in: {why}", refusal.reason), ..refusal },
+        })?;
+        self.enrolment_rate(from)?;
+        if admission.state == AgentState::Waiting {
+            enrolment.state = AgentState::Waiting;
+        }
+        enrolment.token = admission.token;
+        self.enrol_as(enrolment, from, now).await
+    }
+
+    fn enrolment_rate(&self, from: &ContactFrom) -> Result<(), Refusal> {
+        self.gates.enrolment(Network::of(&from.address)).map_err(|wait| {
+            Refusal::again_after(RefusalCode::EnrolmentRate, "too many new machines from this network", wait)
+        })
+    }
+
+    async fn enrol_as(&self, enrolment: Enrolment, from: &ContactFrom, now: Timestamp) -> Result<(), Refusal> {
+        let agent = enrolment.id;
         let enrolled = self.store.agent_enrol(enrolment, now).await;
         match enrolled.map_err(|failure| self.refusal_of("enrol an agent", &failure))? {
             Enrolled::Yes(known) => {
                 counter!("muster_engine_enrolments_total", "state" => known.state.word()).increment(1);
                 info!(agent.id = %agent, address = from.address, "agent {agent} is new and {}", known.state);
+                if known.state == AgentState::Waiting && !known.state_note.is_empty() {
+                    let text = format!("a new key waits for approval: {}", known.state_note);
+                    self.security_event(LOOKS_BLOCKED, agent, &from.address, &text).await;
+                }
                 Ok(())
             }
             Enrolled::OtherKey => Err(key_mismatch(agent, from)),
@@ -64,6 +109,40 @@ impl Inner {
                     "the enrolment token is not known, lapsed, withdrawn or used up",
                 ))
             }
+        }
+    }
+
+    /// Lets a machine go on under a new key for which its old one vouches, whatever the policy says.
+    async fn succeed(
+        &self,
+        enrolment: &Enrolment,
+        handover: &Handover,
+        from: &ContactFrom,
+        now: Timestamp,
+    ) -> Result<Vouched, Refusal> {
+        let (old, new) = (handover.old_agent(), enrolment.id);
+        if !self.outside.codec.handover_holds(handover, &enrolment.key) {
+            security_log("handover_refused", new, &from.address, "an old key did not sign the new one");
+            return Ok(Vouched::Not("the signature of its old key does not hold"));
+        }
+        let succession =
+            Succession { enrolment: enrolment.clone(), old_key: handover.old_key.clone(), demand: handover.demand };
+        let succeeded = self.store.agent_succeed(succession, now).await;
+        match succeeded.map_err(|failure| self.refusal_of("let an agent go on under a new key", &failure))? {
+            Succeeded::Yes(_) => {
+                counter!("muster_engine_successions_total").increment(1);
+                info!(agent.id = %new, old = %old, address = from.address, "agent {old} goes on as {new}");
+                let (is, was) = (format!("it goes on as agent {new}"), format!("it was agent {old} until now"));
+                self.event_keep(Some(old), &from.address, SUCCESSION, &is).await;
+                self.event_keep(Some(new), &from.address, SUCCESSION, &was).await;
+                self.gates.clone_clear(old);
+                if let Some(stream) = self.streams.get(old) {
+                    stream.state_note(AgentState::Replaced);
+                }
+                Ok(Vouched::Done)
+            }
+            Succeeded::Blocked => Ok(Vouched::ByBlocked),
+            Succeeded::Refused(why) => Ok(Vouched::Not(why)),
         }
     }
 
@@ -92,7 +171,7 @@ impl Inner {
         }
     }
 
-    /// The demand for a new key that a blocked agent is given. There is one for each day and agent: asked for again,
+    /// The demand for a new key that an agent is given that owes one. There is one for each day and agent: asked for again,
     /// it is the same message, so that they do not pile up. `None`: the store failed, which was logged.
     pub(crate) async fn rekey_order(&self, agent: AgentId, contact: ContactId) -> Option<Message> {
         match self.rekey_order_stored(agent, contact).await {
@@ -109,7 +188,7 @@ impl Inner {
         let now = self.now();
         let order = Message {
             expires: Some(now.plus(limits::REKEY_LIFE)),
-            ..self.rekey_message(block_rekey_id(agent, now), agent, now)
+            ..self.rekey_message(owed_rekey_id(agent, now), agent, now)
         };
         if self.store.message_get(&[order.id], false).await?.is_empty() {
             self.store.message_put(vec![order.clone()], Some(contact), now).await?;
@@ -129,16 +208,29 @@ impl Inner {
         self.state_set("block an agent", id, AgentState::Blocked, cause).await
     }
 
+    pub(crate) async fn agent_blacklist(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
+        // Whoever shares this key is to come and be told soon.
+        self.gates.clone_clear(id);
+        self.state_set("blacklist an agent", id, AgentState::Rekeying, cause).await
+    }
+
+    pub(crate) async fn agent_clone_clear(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
+        let cleared = self.store.agent_clone_clear(id, self.now(), cause).await;
+        cleared.map_err(|failure| self.operator_error("forget that an agent seemed cloned", failure))?;
+        self.gates.clone_clear(id);
+        Ok(())
+    }
+
     pub(crate) async fn agent_unblock(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
         match self.state_of(id).await? {
             AgentState::Waiting => {
                 return Err(OperatorError::Conflict(format!("agent {id} is not blocked, it waits: approve it")));
             }
-            AgentState::Enrolled | AgentState::Blocked | AgentState::Deleted => {}
+            _ => {}
         }
         // The demands for a new key go first: an agent that may come back as it was must not find one.
         let now = self.now();
-        for order in [block_rekey_id(id, now), block_rekey_id(id, now.minus(limits::REKEY_LIFE))] {
+        for order in [owed_rekey_id(id, now), owed_rekey_id(id, now.minus(limits::REKEY_LIFE))] {
             let cancelled = self.store.message_cancel(order, now, cause).await;
             if let Err(failure) = cancelled
                 && failure.kind() != ErrorKind::NotFound
@@ -157,7 +249,7 @@ impl Inner {
             // It told its facts when it came, and nothing of a machine that waits is kept. Asked for first, so that
             // nothing is missed if this server ends in between.
             AgentState::Waiting => _ = self.message_insert(self.facts_request(id)).await?,
-            AgentState::Enrolled | AgentState::Deleted => {}
+            _ => {}
         }
         self.state_set("approve an agent", id, AgentState::Enrolled, cause).await
     }
@@ -176,21 +268,58 @@ impl Inner {
         self.state_set("delete an agent", id, AgentState::Deleted, cause).await
     }
 
-    pub(crate) async fn agent_rekey(&self, id: AgentId, cause: &Cause) -> Result<MessageId, OperatorError> {
+    pub(crate) async fn agent_rekey(
+        &self,
+        id: AgentId,
+        force: bool,
+        cause: &Cause,
+    ) -> Result<MessageId, OperatorError> {
+        if !force {
+            self.rekey_check(id).await?;
+        }
         let now = self.now();
-        let order = self.rekey_message(self.message_id(now), id, now);
-        let order = self.message_insert(order).await?;
-        let row = JournalRow {
-            number: 0,
-            at: now,
-            cause: cause.clone(),
-            action: "agent.rekey".to_owned(),
-            subject: id.to_string(),
-            details: serde_json::json!({ "message": order.to_string() }).to_string(),
+        let expires = Some(now.plus(self.config.message_life));
+        let order = Message { expires, ..self.rekey_message(self.message_id(now), id, now) };
+        let demanded = self.store.agent_rekey(order.clone(), now, cause).await;
+        demanded.map_err(|failure| self.operator_error("ask an agent for a new key", failure))?;
+        self.gates.clone_clear(id);
+        // It is stored: whatever fails from here on, the next sweep finds it.
+        match self.store.agent_get(id).await {
+            Ok(agent) => self.agent_wake(id, agent.map(|agent| agent.streaming_to).as_deref()),
+            Err(failure) => self.saw(&failure),
+        }
+        Ok(order.id)
+    }
+
+    /// Refuses a demand that would lose the machine: it would come back under a key for which nobody vouches.
+    async fn rekey_check(&self, id: AgentId) -> Result<(), OperatorError> {
+        let what_then = match self.config.enrolment {
+            EnrolmentPolicy::Open => return Ok(()),
+            EnrolmentPolicy::Token => "it would need an enrolment token that is not used up",
+            EnrolmentPolicy::Label => "it would need to claim one of the labels that let new machines in",
+            EnrolmentPolicy::Approval => "it would wait until somebody approves it",
+            EnrolmentPolicy::Closed => "this server would refuse it",
         };
-        let written = self.store.journal_put(row).await;
-        written.map_err(|failure| self.operator_error("write the journal", failure))?;
-        Ok(order)
+        let failed = |failure| self.operator_error("look up an agent", failure);
+        let agent = self.store.agent_get(id).await.map_err(failed)?;
+        let agent = agent.ok_or_else(|| OperatorError::NotFound(format!("agent {id} is not known")))?;
+        let vouches = self.store.fact_of(&[id], handover::VOUCHES).await.map_err(failed)?;
+        if vouches.first().is_some_and(|(_, value)| *value == serde_json::Value::Bool(true)) {
+            return Ok(());
+        }
+        let given: Vec<_> = agent.labels.iter().filter(|label| label.service != label::CLIENT).collect();
+        let labels = match given.is_empty() {
+            true => String::new(),
+            false => {
+                let names: Vec<_> = given.iter().map(ToString::to_string).collect();
+                format!(", its labels ({})", names.join(", "))
+            }
+        };
+        Err(OperatorError::Conflict(format!(
+            "agent {id} runs a program whose old key does not vouch for its new one (a fleetspeak-client, or an old \
+             muster-agent): under its new key {what_then}, and what is noted of its weights{labels} and what waits for it \
+             would be lost; force it if you can visit the machine"
+        )))
     }
 
     pub(crate) async fn agent_label_put(&self, id: AgentId, label: Label, cause: &Cause) -> Result<(), OperatorError> {
@@ -250,14 +379,29 @@ impl Inner {
     }
 }
 
+/// The word for a new key whose machine is blocked under another, in logs, metrics and events.
+const LOOKS_BLOCKED: &str = "looks_blocked";
+/// The word for a machine that goes on under a new key.
+const SUCCESSION: &str = "succession";
+
+/// What an old key's word is worth.
+enum Vouched {
+    /// The machine is enrolled under its new key.
+    Done,
+    /// The old key is blocked: the machine is known, and not welcome.
+    ByBlocked,
+    /// Nothing: why.
+    Not(&'static str),
+}
+
 struct Admission {
     state: AgentState,
     token: Option<[u8; 32]>,
 }
 
-/// The id of the demand for a new key that `agent` is given while it is blocked, on the day of `now`. Ids of agents'
+/// The id of the demand for a new key that `agent` is given while it owes one, on the day of `now`. Ids of agents'
 /// own messages are hashes of something else, so none of them can take its place.
-fn block_rekey_id(agent: AgentId, now: Timestamp) -> MessageId {
+fn owed_rekey_id(agent: AgentId, now: Timestamp) -> MessageId {
     let life = i64::try_from(limits::REKEY_LIFE.as_nanos()).expect("a day of nanoseconds fits 63 bits");
     let day = Timestamp::from_nanos(now.as_nanos().div_euclid(life).saturating_mul(life));
     let digest = Sha256::new().chain_update(b"muster rekey of a blocked agent\0").chain_update(agent.as_bytes());
@@ -270,11 +414,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_blocked_agent_has_one_demand_a_day() {
+    fn an_agent_that_owes_a_key_has_one_demand_a_day() {
         let (one, other) = (AgentId::from_bytes([1; 8]), AgentId::from_bytes([2; 8]));
         let at = |hours: i64| Timestamp::from_secs(hours * 3600);
-        assert_eq!(block_rekey_id(one, at(24)), block_rekey_id(one, at(47)));
-        assert_ne!(block_rekey_id(one, at(24)), block_rekey_id(one, at(48)));
-        assert_ne!(block_rekey_id(one, at(24)), block_rekey_id(other, at(24)));
+        assert_eq!(owed_rekey_id(one, at(24)), owed_rekey_id(one, at(47)));
+        assert_ne!(owed_rekey_id(one, at(24)), owed_rekey_id(one, at(48)));
+        assert_ne!(owed_rekey_id(one, at(24)), owed_rekey_id(other, at(24)));
     }
 }

@@ -9,7 +9,7 @@ use crate::engine::Inner;
 use metrics::counter;
 use muster_core::contact::IncomingMessage;
 use muster_core::system::{self, SystemMessage};
-use muster_core::{Address, AgentId, AgentState, Message, MessageId, ResourceUsage, Timestamp, limits, retry, text};
+use muster_core::{Address, AgentId, Message, MessageId, ResourceUsage, Timestamp, limits, retry, text};
 use muster_store::agents::{DeadLetter, Effect, Intake, Recorded, Taken};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -135,7 +135,7 @@ impl Inner {
         let After { deliveries, mut odd } = after;
         for delivery in deliveries {
             if recorded.taken.get(delivery.index) == Some(&Taken::New) {
-                let from_blocked = recorded.state == AgentState::Blocked;
+                let from_blocked = recorded.state.owes_key();
                 delivery.place.hand_over(Message { from_blocked, ..delivery.message });
             }
         }

@@ -221,6 +221,7 @@ impl Inner {
             contacts_before: now.minus(self.config.contact_retention),
             contents_before: now.minus(CONTENT_LIFE),
             broadcasts_before: now.minus(self.config.message_retention),
+            clones_before: now.minus(limits::CLONE_FORGOTTEN),
         };
         let messages_before = now.minus(self.config.message_retention);
         let (mut total, mut messages_after) = (0, Some(0));

@@ -2,9 +2,10 @@
 
 use crate::actions::ActionOutcome;
 use async_trait::async_trait;
+use bytes::Bytes;
 use muster_core::action::ActionId;
 use muster_core::system::{SystemMessage, SystemOrder};
-use muster_core::{AgentId, Clock, Facts, Message, Payload};
+use muster_core::{AgentId, Clock, Facts, Handover, Introduction, Message, Payload};
 use muster_store::investigators::TrustTold;
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,10 @@ pub trait SystemCodec: Send + Sync + fmt::Debug {
     fn decode(&self, message: &Message) -> Result<SystemMessage, String>;
     /// Decodes a `Facts` message to service `muster`.
     fn decode_facts(&self, message: &Message) -> Result<Facts, String>;
+    /// Reads what a machine shows of itself; what cannot be read is left out.
+    fn decode_introduction(&self, body: &Bytes) -> Introduction;
+    /// Whether the old key of `handover` signed that `new_key` (whole, DER SubjectPublicKeyInfo) takes its place.
+    fn handover_holds(&self, handover: &Handover, new_key: &[u8]) -> bool;
     /// Encodes an order; its message type is the order's word in `muster_core::system`. A rekey has no payload.
     fn encode(&self, order: &SystemOrder) -> Option<Payload>;
     /// Encodes a signed action for the machines it means. `json` is the action with its signatures.

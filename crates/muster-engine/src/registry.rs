@@ -16,11 +16,11 @@ pub(crate) mod wake {
     pub(crate) const MESSAGES: u8 = 1;
     /// Broadcasts have changed.
     pub(crate) const BROADCASTS: u8 = 2;
-    /// The agent is blocked and must be asked for a new key.
+    /// The agent owes a new key and must be asked for it.
     pub(crate) const REKEY: u8 = 4;
     /// Another stream has taken its place.
     pub(crate) const REPLACED: u8 = 8;
-    /// The agent is gone.
+    /// The agent is gone, or kept out.
     pub(crate) const GONE: u8 = 16;
     /// Nothing but to look around: the server stops.
     pub(crate) const LOOK: u8 = 32;
@@ -109,8 +109,8 @@ impl Stream {
         self.wake(match state {
             AgentState::Enrolled => wake::MESSAGES | wake::BROADCASTS,
             AgentState::Waiting => wake::LOOK,
-            AgentState::Blocked => wake::REKEY,
-            AgentState::Deleted => wake::GONE,
+            AgentState::Rekeying | AgentState::Replaced => wake::REKEY,
+            AgentState::Blocked | AgentState::Deleted => wake::GONE,
         });
     }
 
@@ -375,11 +375,11 @@ mod tests {
         let stream = stream(None);
         stream.state_note(AgentState::Enrolled);
         assert_eq!(stream.take_work(), 0);
-        stream.state_note(AgentState::Blocked);
+        stream.state_note(AgentState::Rekeying);
         assert_eq!(stream.take_work(), wake::REKEY);
-        stream.state_note(AgentState::Blocked);
+        stream.state_note(AgentState::Rekeying);
         assert_eq!(stream.take_work(), 0);
-        stream.state_note(AgentState::Deleted);
-        assert!(stream.is_marked(wake::GONE));
+        stream.state_note(AgentState::Blocked);
+        assert!(stream.is_marked(wake::GONE), "who is kept out is kept out at once");
     }
 }

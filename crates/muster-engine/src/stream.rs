@@ -5,7 +5,7 @@
 //! that waits holds no task and no timer of the engine's, only those of whoever waits in [`StreamOut::next`].
 
 use crate::contact::{
-    Admitted, ContactFrom, Kind, Refusal, RefusalCode, deleted, key_mismatch, rate_refusal, shape_check,
+    Admitted, ContactFrom, Kind, Refusal, RefusalCode, blocked, deleted, key_mismatch, rate_refusal, shape_check,
     too_many_services,
 };
 use crate::engine::{Chain, Inner};
@@ -44,7 +44,7 @@ pub enum StreamEnd {
     Stopping,
     /// Another stream of the same agent has taken its place.
     Replaced,
-    /// The agent was deleted, or blocked and has acknowledged its new key: close at once.
+    /// The agent was deleted or blocked, or has acknowledged that it makes a new key: close at once.
     Gone,
 }
 
@@ -234,8 +234,8 @@ impl Inner {
         }
         let first = match recorded.state {
             AgentState::Enrolled => wake::MESSAGES,
-            AgentState::Blocked => wake::REKEY,
-            AgentState::Waiting | AgentState::Deleted => 0,
+            AgentState::Rekeying | AgentState::Replaced => wake::REKEY,
+            AgentState::Waiting | AgentState::Blocked | AgentState::Deleted => 0,
         };
         let messages = outgoing.collected(collect(Arc::clone(&held), first).await);
         if recorded.state == AgentState::Enrolled {
@@ -248,7 +248,7 @@ impl Inner {
     /// Takes from the store what a stream was woken for.
     async fn stream_collect(&self, stream: &Stream, wanted: u8) -> Collected {
         let mut collected = Collected::default();
-        if wanted & wake::REKEY != 0 && stream.state() == AgentState::Blocked {
+        if wanted & wake::REKEY != 0 && stream.state().owes_key() {
             match self.rekey_order(stream.agent, stream.contact).await {
                 Some(order) => {
                     stream.rekey_note(order.id);
@@ -322,6 +322,9 @@ impl Inner {
         self.rate_wait(stream, data.messages.len()).await?;
         let portions = self.portions(data.messages);
         self.stream_portions(stream, from, portions, self.now()).await?;
+        if from.leaving {
+            self.leaving_note(agent, stream.contact).await;
+        }
         stream.tokens_add(data.allowed).map_err(|_| too_many_services())
     }
 
@@ -343,6 +346,7 @@ impl Inner {
             match &stored {
                 Ok(state) => stream.state_note(*state),
                 Err(refusal) if refusal.code == RefusalCode::Deleted => stream.state_note(AgentState::Deleted),
+                Err(refusal) if refusal.code == RefusalCode::Blocked => stream.state_note(AgentState::Blocked),
                 Err(_) => {}
             }
             stored?;
@@ -367,6 +371,9 @@ impl Inner {
     ) -> Result<AgentState, Refusal> {
         let recorded = self.store.record_put(RecordPut { agent, contact, at, intake, rejected }).await;
         let recorded = recorded.map_err(|failure| self.refusal_of("store a record", &failure))?.ok_or_else(deleted)?;
+        if recorded.state == AgentState::Blocked {
+            return Err(blocked());
+        }
         self.intake_done(agent, from, &recorded, after).await;
         Ok(recorded.state)
     }

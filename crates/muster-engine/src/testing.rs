@@ -5,10 +5,14 @@ use crate::actions::ActionOutcome;
 use crate::engine::lock;
 use crate::{ContactFrom, Engine, EngineConfig, Outside, Random, Service, ServiceError, SystemCodec, WakeUp, Waker};
 use async_trait::async_trait;
+use bytes::Bytes;
 use muster_core::action::{ActionId, CommandStatus};
 use muster_core::contact::{ContactAnswer, ContactData, IncomingMessage};
 use muster_core::system::{self, SystemMessage, SystemOrder};
-use muster_core::{Address, AgentId, Cause, Clock, Facts, Message, MessageId, Payload, ResourceUsage, Timestamp};
+use muster_core::{
+    Address, AgentId, Cause, Clock, Facts, Handover, Introduction, Message, MessageId, Payload, ResourceUsage,
+    Timestamp,
+};
 use muster_store::investigators::TrustTold;
 use muster_store::messages::MessageRow;
 use muster_store::{SqlStore, Store, StoreOptions};
@@ -81,6 +85,23 @@ impl SystemCodec for PlainCodec {
         serde_json::from_slice(&body.value).map_err(|error| error.to_string())
     }
 
+    /// Facts as JSON; or `old` and the demand, whose handover holds when the new key is the old one plus one.
+    fn decode_introduction(&self, body: &Bytes) -> Introduction {
+        let said: serde_json::Value = serde_json::from_slice(body).unwrap();
+        let facts = serde_json::from_value(said["facts"].clone()).unwrap_or_default();
+        let handover = said["old"].as_u64().map(|old| Handover {
+            old_key: vec![u8::try_from(old).unwrap(); 91],
+            demand: said["demand"].as_str().unwrap().parse().unwrap(),
+            made: Timestamp::EPOCH,
+            signature: Vec::new(),
+        });
+        Introduction { facts, handover }
+    }
+
+    fn handover_holds(&self, handover: &Handover, new_key: &[u8]) -> bool {
+        new_key[0] == handover.old_key[0] + 1
+    }
+
     fn encode(&self, _: &SystemOrder) -> Option<Payload> {
         None
     }
@@ -109,7 +130,14 @@ impl SystemCodec for PlainCodec {
         let body = message.payload.as_ref().ok_or("no payload")?;
         let (action, status, results): (ActionId, CommandStatus, serde_json::Value) =
             serde_json::from_slice(&body.value).map_err(|error| error.to_string())?;
-        Ok(ActionOutcome { action, status, refusal: None, results: results.to_string(), signature: Vec::new() })
+        Ok(ActionOutcome {
+            action,
+            status,
+            refusal: None,
+            results: results.to_string(),
+            signature: Vec::new(),
+            signed_as: None,
+        })
     }
 
     fn decode_trust(&self, message: &Message) -> Result<TrustTold, String> {
@@ -303,7 +331,14 @@ pub(crate) fn machine(number: u8) -> ContactFrom {
         address: format!("192.0.2.{number}:4000"),
         labels: Vec::new(),
         validation: BTreeMap::new(),
+        introduction: Bytes::new(),
+        leaving: false,
     }
+}
+
+/// Machine `number`, showing `introduction`.
+pub(crate) fn showing(number: u8, introduction: &serde_json::Value) -> ContactFrom {
+    ContactFrom { introduction: introduction.to_string().into(), ..machine(number) }
 }
 
 pub(crate) fn with_labels(number: u8, labels: &[&str]) -> ContactFrom {

@@ -58,6 +58,8 @@ pub struct Received {
     pub signatures: Vec<wire::Signature>,
     /// The bytes that extra signatures cover.
     pub signed: Bytes,
+    /// What our own agent shows of itself, not read yet ([`crate::introduction`]); empty for others.
+    pub introduction: Bytes,
 }
 
 /// Reads a contact: a serialized `WrappedContactData` with a `ContactData` inside. No bytes at all are a contact, too.
@@ -74,7 +76,13 @@ pub fn contact_decode(body: Bytes) -> Result<Received, ContactError> {
     }
     let signed = wrapped.contact_data;
     let data = data_decode(signed.clone())?;
-    Ok(Received { data, labels: wrapped.client_labels, signatures: wrapped.signatures, signed })
+    Ok(Received {
+        data,
+        labels: wrapped.client_labels,
+        signatures: wrapped.signatures,
+        signed,
+        introduction: wrapped.muster_introduction,
+    })
 }
 
 /// Reads the inner part of a contact: a serialized `ContactData`.
@@ -164,6 +172,7 @@ pub fn contact_to_wire(
         contact_data: data.encode_to_vec().into(),
         signatures: Vec::new(),
         client_labels: labels,
+        muster_introduction: Bytes::new(),
     }
 }
 

@@ -236,7 +236,7 @@ pub fn agent_to_wire(agent: Agent) -> admin::Client {
         last_contact_time: Some(time_to_wire(agent.last_contact)),
         last_contact_address: agent.last_address,
         last_clock: agent.last_clock.map(time_to_wire),
-        blacklisted: agent.state == AgentState::Blocked,
+        blacklisted: agent.state == AgentState::Blocked || agent.state.owes_key(),
         last_contact_streaming_to: agent.streaming_to,
     }
 }

@@ -9,6 +9,7 @@ pub mod contact;
 pub mod convert;
 pub mod framing;
 pub mod inflate;
+pub mod introduction;
 mod scan;
 pub mod system;
 pub mod text;

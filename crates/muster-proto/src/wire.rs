@@ -14,6 +14,8 @@ mod generated {
 pub use generated::fleetspeak::*;
 /// What the service `actions` says: `proto/muster/actions.proto`.
 pub use generated::muster::actions;
+/// What our own agent shows of itself: `proto/muster/enrolment.proto`.
+pub use generated::muster::enrolment;
 
 /// Every file of `proto/` with all it imports, as a serialized `google.protobuf.FileDescriptorSet`: for gRPC reflection
 /// and text protos.

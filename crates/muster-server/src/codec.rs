@@ -3,14 +3,18 @@
 //! Stays true: whatever an agent sends decodes to a word or to a reason; the reason fails that one message.
 //! Not here: what a message does (muster-engine), the wire types themselves (muster-proto).
 
+use bytes::Bytes;
 use muster_core::action::{ActionId, CommandStatus};
+use muster_core::handover::handover_text;
 use muster_core::system::{SystemMessage, SystemOrder};
-use muster_core::{Facts, Message, Payload, limits, text};
+use muster_core::{AgentId, Facts, Handover, Introduction, Message, Payload, limits, text};
 use muster_engine::{ActionOutcome, SystemCodec};
 use muster_proto::inflate::Inflater;
-use muster_proto::system;
 use muster_proto::wire::actions::{self, Packing, ResultStatus};
+use muster_proto::{introduction, system};
 use muster_store::investigators::{ModuleTold, TrustTold};
+use rustls::SignatureScheme;
+use rustls::crypto::aws_lc_rs::default_provider;
 
 /// The codec that every server uses.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +38,15 @@ impl SystemCodec for WireCodec {
             check_fact(name, value)?;
         }
         Ok(facts)
+    }
+
+    fn decode_introduction(&self, body: &Bytes) -> Introduction {
+        introduction::decode(body)
+    }
+
+    fn handover_holds(&self, handover: &Handover, new_key: &[u8]) -> bool {
+        let text = handover_text(&handover.old_key, new_key, &handover.demand, handover.made);
+        signed_by(&handover.old_key, text.as_bytes(), &handover.signature)
     }
 
     fn encode(&self, order: &SystemOrder) -> Option<Payload> {
@@ -81,6 +94,7 @@ impl SystemCodec for WireCodec {
             action,
             status,
             signature: said.signature.to_vec(),
+            signed_as: said.signed_as[..].try_into().ok().map(AgentId::from_bytes),
             refusal: said.refusal.map(|refusal| (refusal.code, refusal.reason)),
             results,
         })
@@ -110,6 +124,20 @@ impl SystemCodec for WireCodec {
             refusal: said.document_refusal.map(|refusal| format!("{}: {}", refusal.code, refusal.reason)),
         })
     }
+}
+
+/// What comes before the point in a key (DER SubjectPublicKeyInfo) on P-256, the only kind that our agent signs with.
+const P256: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+/// Whether a P-256 key signed `text`.
+fn signed_by(key: &[u8], text: &[u8], signature: &[u8]) -> bool {
+    let Some(point) = key.strip_prefix(&P256) else { return false };
+    let known = default_provider().signature_verification_algorithms;
+    let kinds = known.mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256);
+    kinds.is_some_and(|(_, kinds)| kinds.iter().any(|kind| kind.verify_signature(point, text, signature).is_ok()))
 }
 
 /// Modules that a machine may say it has.
@@ -181,6 +209,33 @@ mod tests {
         assert!(decode(wire::monitoring::ResourceUsageData { data_timestamp: None, ..whole.clone() }).is_err());
         assert!(decode(wire::monitoring::ResourceUsageData { process_start_time: None, ..whole.clone() }).is_err());
         assert!(matches!(decode(whole), Ok(SystemMessage::Usage(_))));
+    }
+
+    #[test]
+    fn a_handover_holds_for_the_key_and_the_demand_that_it_names() {
+        use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData, SigningKey};
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let (old_key, demand, made) =
+            (pair.subject_public_key_info(), MessageId::from_bytes([7; 32]), Timestamp::from_secs(5));
+        let signature = pair.sign(handover_text(&old_key, b"new", &demand, made).as_bytes()).unwrap();
+        let right = Handover { old_key, demand, made, signature };
+        assert!(WireCodec.handover_holds(&right, b"new"));
+        assert!(!WireCodec.handover_holds(&right, b"other"));
+        for wrong in [
+            Handover { demand: MessageId::from_bytes([8; 32]), ..right.clone() },
+            Handover { made: Timestamp::from_secs(6), ..right.clone() },
+            Handover { signature: Vec::new(), ..right.clone() },
+            Handover { old_key: Vec::new(), ..right.clone() },
+        ] {
+            assert!(!WireCodec.handover_holds(&wrong, b"new"));
+        }
+        let other = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let old_key = other.subject_public_key_info();
+        let signature = other.sign(handover_text(&old_key, b"new", &demand, made).as_bytes()).unwrap();
+        assert!(
+            !WireCodec.handover_holds(&Handover { old_key, demand, made, signature }, b"new"),
+            "another kind of key"
+        );
     }
 
     #[test]

@@ -166,7 +166,9 @@ async fn prepare(store: &SqlStore, case: Case, calls: u64) {
     for n in 0..AGENTS {
         let id = agent(n);
         let key = id.as_bytes().to_vec();
-        let enrolment = Enrolment { id, key, labels: Vec::new(), state: AgentState::Enrolled, token: None };
+        let (facts, note) = (muster_core::Facts::new(), String::new());
+        let enrolment =
+            Enrolment { id, key, labels: Vec::new(), state: AgentState::Enrolled, token: None, facts, note };
         store.agent_enrol(enrolment, at(0)).await.unwrap();
     }
     if matches!(case.run, Run::ClaimAndAcknowledge) {

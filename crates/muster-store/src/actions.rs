@@ -254,7 +254,8 @@ pub struct CommandFilter {
 pub struct ResultPut {
     /// Of which action.
     pub action: ActionId,
-    /// Who sent it: by its key, not by what it says.
+    /// Whose key signed it. What comes with a contact counts only as the sender's, or as that of the machine it was under
+    /// its key before.
     pub agent: AgentId,
     /// How the command ended, anything but sent.
     pub status: CommandStatus,

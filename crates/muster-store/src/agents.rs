@@ -24,6 +24,32 @@ pub struct Enrolment {
     pub state: AgentState,
     /// SHA-256 of the enrolment token it showed, which is spent in the same transaction; the token's labels are added.
     pub token: Option<[u8; 32]>,
+    /// What it shows of itself; empty when it shows nothing.
+    pub facts: Facts,
+    /// Why it waits, if it does; for people.
+    pub note: String,
+}
+
+/// A machine that shows a new key, and its old key's word for it, whose signature holds.
+#[derive(Debug, Clone)]
+pub struct Succession {
+    /// The new key. Its state and token are not looked at: it is enrolled.
+    pub enrolment: Enrolment,
+    /// The whole old key.
+    pub old_key: Vec<u8>,
+    /// The demand that the old key names.
+    pub demand: MessageId,
+}
+
+/// How a succession ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Succeeded {
+    /// The machine goes on under its new key.
+    Yes(Box<Agent>),
+    /// The old key is blocked, and with it the machine. Nothing was changed.
+    Blocked,
+    /// The old key vouches for nobody: why, for people. Nothing was changed.
+    Refused(&'static str),
 }
 
 /// How an enrolment ended.
@@ -174,6 +200,8 @@ pub enum ContactTaken {
     OtherKey,
     /// The id was deleted. Nothing was stored.
     Deleted,
+    /// The id is blocked. Nothing was stored.
+    Blocked,
     /// The contact is recorded.
     Recorded(Box<Recorded>),
 }
@@ -183,8 +211,9 @@ pub enum ContactTaken {
 pub struct Recorded {
     /// The contact's number.
     pub contact: ContactId,
-    /// The state of the agent, as it was in the transaction. Of a waiting agent, only the contact is recorded. A
-    /// blocked agent's messages are stored flagged, only its acknowledgements and refusals have an effect, and nothing is claimed for it.
+    /// The state of the agent, as it was in the transaction. Of a waiting agent, only the contact is recorded. The messages of
+    /// one that owes a new key are stored flagged, only its acknowledgements and refusals have an effect, and nothing is
+    /// claimed for it.
     pub state: AgentState,
     /// Its labels.
     pub labels: Vec<Label>,
@@ -202,6 +231,23 @@ pub struct Recorded {
     pub claimed: Vec<Message>,
     /// Broadcasts that this agent has had.
     pub broadcasts_had: Vec<muster_core::BroadcastId>,
+}
+
+/// A machine that looks like another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookalike {
+    /// Which.
+    pub id: AgentId,
+    /// Its state.
+    pub state: AgentState,
+    /// The host name it told, in lower case.
+    pub host_name: String,
+    /// Whether it has the same machine id.
+    pub same_machine_id: bool,
+    /// Whether it has the same host name.
+    pub same_host_name: bool,
+    /// When it was last in contact.
+    pub last_contact: Timestamp,
 }
 
 /// Evidence of two machines under one key.
@@ -259,7 +305,25 @@ pub struct EventFilter {
 pub trait AgentStore: Send + Sync {
     /// Makes a machine known. Twice is once: a machine that is known with the same key is returned as it is, and no
     /// token is spent.
+    ///
+    /// One whose facts bring the machine id of a blocked machine waits, whatever state was asked for, with that as its note.
     async fn agent_enrol(&self, enrolment: Enrolment, now: Timestamp) -> Result<Enrolled, StoreError>;
+
+    /// Enrols a machine that goes on under a new key, and makes its old one [`AgentState::Replaced`]. It keeps the labels that
+    /// it was given, what is noted of its weights, what waits for it and which broadcasts it had. The old key must be
+    /// enrolled, with this demand open; or owe a new key and not have shown one. One succession for each demand.
+    async fn agent_succeed(&self, succession: Succession, now: Timestamp) -> Result<Succeeded, StoreError>;
+
+    /// Demands a new key of an enrolled machine: stores the message, notes it as the open demand and writes the journal. Not
+    /// found: the agent; refused: it is in another state, which the text names.
+    async fn agent_rekey(&self, demand: Message, now: Timestamp, cause: &Cause) -> Result<(), StoreError>;
+
+    /// Returns machines that look like this one, because they have its machine id or its host name: blocked ones first,
+    /// then by id, at most [`muster_core::limits::LOOKALIKES_MAX`].
+    async fn agent_lookalikes(&self, id: AgentId) -> Result<Vec<Lookalike>, StoreError>;
+
+    /// Forgets that two machines seemed to share this key. Not found: the agent.
+    async fn agent_clone_clear(&self, id: AgentId, now: Timestamp, cause: &Cause) -> Result<(), StoreError>;
 
     /// Returns a machine, deleted ones too.
     async fn agent_get(&self, id: AgentId) -> Result<Option<Agent>, StoreError>;
@@ -292,7 +356,9 @@ pub trait AgentStore: Send + Sync {
     ) -> Result<(), StoreError>;
 
     /// Puts a machine into `state`, from any state but deleted. Twice is once. Not found: the agent; refused: it is
-    /// deleted. Into deleted: its labels, facts, pending messages, contacts and usage go, its id and key stay.
+    /// deleted, or goes on under another key and should be enrolled. Into deleted: its labels, facts, pending messages,
+    /// contacts and usage go, its open commands end as cancelled, its id and key stay. A blocked machine stays blocked
+    /// when it should owe a new key: that would let it in under another. The reason of `cause` becomes its note.
     async fn agent_state_set(
         &self,
         id: AgentId,
@@ -311,8 +377,13 @@ pub trait AgentStore: Send + Sync {
     async fn contact_put(&self, contact: ContactPut) -> Result<ContactTaken, StoreError>;
 
     /// Stores what a further record of a stream brings, with its effects. `None`: the agent is gone or was deleted.
-    /// In the answer, `claimed` and `broadcasts_had` are empty and `link` is [`Link::Next`].
+    /// In the answer, `claimed` and `broadcasts_had` are empty and `link` is [`Link::Next`]. Of a blocked agent nothing is
+    /// stored.
     async fn record_put(&self, record: RecordPut) -> Result<Option<Recorded>, StoreError>;
+
+    /// Notes that `agent` said in this contact that it stops: it counts as offline until its next contact. A later contact
+    /// is not touched.
+    async fn agent_left(&self, agent: AgentId, contact: ContactId, now: Timestamp) -> Result<(), StoreError>;
 
     /// Notes that no server holds a stream of `agent` any more, if `streaming_to` is still what it was told.
     async fn stream_end(&self, agent: AgentId, contact: ContactId) -> Result<(), StoreError>;

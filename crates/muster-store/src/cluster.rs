@@ -89,6 +89,8 @@ pub struct Retention {
     pub contents_before: Timestamp,
     /// Broadcasts that ended before this moment go.
     pub broadcasts_before: Timestamp,
+    /// That two machines seemed to share a key is forgotten when it was last so before this moment.
+    pub clones_before: Timestamp,
 }
 
 /// What a step of the walk through old messages did.

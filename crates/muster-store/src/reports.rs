@@ -69,7 +69,8 @@ pub const SESSIONS_MAX: u32 = 16;
 pub enum Report {
     /// Names heard of within 30 days, but not within five minutes, by name.
     Offline,
-    /// Machines with more than one agent heard of within ten minutes, most agents first.
+    /// Host names and machine ids under which several machines speak that are online or idle, each of the machines on a line:
+    /// host names first, those of most machines first. A machine whose agent was started again is one machine.
     Double,
     /// Machines with more than one agent that is online or idle, most agents first.
     Flapping,
@@ -82,7 +83,7 @@ pub enum Report {
 /// A line of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportRow {
-    /// The name of the machine, or the version.
+    /// The name of the machine, or the version; of a double what the machines share, their host name or their machine id.
     pub name: String,
     /// MIG's name of the place, such as `linux.0011223344556677`; empty where there are several or none.
     pub queueloc: String,

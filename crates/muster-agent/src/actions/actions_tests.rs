@@ -22,7 +22,8 @@ fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {
     let config =
         Config { keyring_dir: "".into(), acl_file: "".into(), administrators_dir: "".into(), ..Config::default() };
     let identity = watch::Sender::new(Arc::new(Identity::temporary().unwrap()));
-    let asked = Asked { identity: identity.subscribe(), labels: Vec::new() };
+    let asked =
+        Asked { identity: identity.subscribe(), old: None, state_dir: directory.to_owned(), labels: Vec::new() };
     let ledger = OrderLedger::open(&directory.join("orders"), false, clock.now()).unwrap();
     let runner = Runner::new(Catalogue::default(), Duration::from_mins(1));
     let world = (Arc::clone(&clock), Observer::new(clock));

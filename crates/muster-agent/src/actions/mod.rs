@@ -34,10 +34,11 @@ use muster_proto::wire::actions::{self as wire, ResultStatus};
 use muster_trust::{Accepted, Refusal, RefusalCode};
 use pack::Part;
 use prost::Message as _;
-use report::AgentEnds;
+use report::{AgentEnds, signed};
 use runner::{Call, Status, parameters, together};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -52,6 +53,11 @@ const JUDGED_MAX: usize = 8;
 pub(crate) struct Asked {
     /// Its key's hash is its id.
     pub(crate) identity: watch::Receiver<Arc<Identity>>,
+    /// The key before the present one at the agent's start, and since when it was not used: it signs what came of orders
+    /// that reached it.
+    pub(crate) old: Option<(Arc<Identity>, Timestamp)>,
+    /// Where the keys are.
+    pub(crate) state_dir: PathBuf,
     /// Labels it claims.
     pub(crate) labels: Vec<String>,
 }
@@ -88,6 +94,8 @@ struct Came {
     order: wire::ActionOrder,
     message: bytes::Bytes,
     at: Timestamp,
+    /// The key that it reached, which signs what comes of it.
+    reached: Arc<Identity>,
 }
 
 impl Came {
@@ -188,7 +196,8 @@ impl Actions {
         let Ok(order) = wire::ActionOrder::decode(body) else {
             return delivery.fail("the body is no ActionOrder").await;
         };
-        let mut came = Came { order, message: delivery.message.message_id.clone(), at };
+        let reached = Arc::clone(&self.asked.identity.borrow());
+        let mut came = Came { order, message: delivery.message.message_id.clone(), at, reached };
         let judged = self.judge(&came).await;
         let begun = match judged {
             Ok(accepted) => self.begin(&came, &accepted).await.map(|()| accepted),
@@ -289,7 +298,7 @@ impl Actions {
             signers: accepted.signers.iter().map(|signed| signed.signer.to_string()).collect(),
             ..came.answer(wire_status(status), finished)
         };
-        let answer = self.signed(answer, &packed.plain_sha256);
+        let answer = signed(answer, &packed.plain_sha256, &came.reached);
         // The result first: a crash in between reports it again under the same name, and never as lost.
         self.report(&answer).await?;
         self.finish(key, Outcome { at: finished, status: status.word().into(), found });
@@ -332,7 +341,7 @@ impl Actions {
             refusal: Some(wire::Refusal { code: code.to_owned(), reason }),
             ..came.answer(status, self.clock.now())
         };
-        self.signed(answer, &results)
+        signed(answer, &results, &came.reached)
     }
 
     async fn take_cancel(&self, delivery: Delivery) {

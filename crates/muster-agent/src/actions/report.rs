@@ -8,6 +8,7 @@ use super::pack::{self, Part};
 use super::{Actions, mail};
 use crate::chain::Chain;
 use crate::hub::{Mail, any};
+use crate::keys::{self, Identity};
 use crate::outbox::Durability;
 use crate::spool::SpoolError;
 use muster_core::action::{CommandStatus, result_text};
@@ -61,25 +62,6 @@ impl Actions {
         }
     }
 
-    /// Signs a result with the machine's key, if it is known of which order it is; `results` is the digest of its results
-    /// as the server stores them.
-    pub(super) fn signed(&self, result: wire::ActionResult, results: &[u8; 32]) -> wire::ActionResult {
-        let status = match result.status() {
-            ResultStatus::Unspecified => None,
-            ResultStatus::Success => Some(CommandStatus::Success),
-            ResultStatus::Failed => Some(CommandStatus::Failed),
-            ResultStatus::Timeout => Some(CommandStatus::Timeout),
-            ResultStatus::Cancelled => Some(CommandStatus::Cancelled),
-            ResultStatus::Expired => Some(CommandStatus::Expired),
-        };
-        let order = <&[u8; 32]>::try_from(&result.signed_sha256[..]).ok();
-        let identity = Arc::clone(&self.asked.identity.borrow());
-        let signature = order
-            .zip(status)
-            .and_then(|(order, status)| identity.sign(result_text(identity.id, order, status, results).as_bytes()));
-        wire::ActionResult { signature: signature.unwrap_or_default().into(), ..result }
-    }
-
     /// Returns what ran when the agent ended in the middle.
     pub(super) fn interrupted(&self) -> Vec<Order> {
         let ledger = self.ledger();
@@ -92,12 +74,43 @@ impl Actions {
         for order in orders {
             let now = self.clock.now();
             let (result, results) = interrupted(&order, now);
-            if self.report(&self.signed(result, &results)).await.is_err() {
+            let reached = self.reached(order.at);
+            if self.report(&signed(result, &results, &reached)).await.is_err() {
                 return;
             }
             self.finish(order.key, Outcome { at: now, status: "interrupted".into(), found: 0 });
         }
+        // Whatever reached the old key is reported now.
+        keys::old_forget(&self.asked.state_dir);
     }
+
+    /// Returns the key that an order of an earlier life reached.
+    fn reached(&self, at: Timestamp) -> Arc<Identity> {
+        match &self.asked.old {
+            Some((old, since)) if at < *since => Arc::clone(old),
+            _ => Arc::clone(&self.asked.identity.borrow()),
+        }
+    }
+}
+
+/// Signs a result with the key that its order reached, if it is known which order it is; `results` is the digest of its
+/// results as the server stores them.
+pub(super) fn signed(result: wire::ActionResult, results: &[u8; 32], reached: &Identity) -> wire::ActionResult {
+    let status = match result.status() {
+        ResultStatus::Unspecified => None,
+        ResultStatus::Success => Some(CommandStatus::Success),
+        ResultStatus::Failed => Some(CommandStatus::Failed),
+        ResultStatus::Timeout => Some(CommandStatus::Timeout),
+        ResultStatus::Cancelled => Some(CommandStatus::Cancelled),
+        ResultStatus::Expired => Some(CommandStatus::Expired),
+    };
+    let order = <&[u8; 32]>::try_from(&result.signed_sha256[..]).ok();
+    let signature = order
+        .zip(status)
+        .and_then(|(order, status)| reached.sign(result_text(reached.id, order, status, results).as_bytes()));
+    // Said always: the machine may have another key by the time it is delivered.
+    let signed_as = reached.id.as_bytes().to_vec().into();
+    wire::ActionResult { signature: signature.unwrap_or_default().into(), signed_as, ..result }
 }
 
 /// Returns what is reported of an order that the agent's end cut short, and the digest of its results.

@@ -67,7 +67,7 @@ impl Actions {
     }
 
     /// Tells the server what this machine believes and can do.
-    pub(super) async fn tell_trust(&self) {
+    pub(crate) async fn tell_trust(&self) {
         let said = {
             let believed = self.believed.read().unwrap_or_else(PoisonError::into_inner);
             let mut keyring: Vec<String> =

@@ -4,11 +4,13 @@
 //! either acknowledged by a server or given back.
 
 mod connect;
+mod introduction;
 mod pace;
 mod poll;
 mod stream;
 
 pub(crate) use connect::{DialError, Dialer};
+pub(crate) use introduction::Introducer;
 
 use connect::{Body, Connection};
 
@@ -53,6 +55,7 @@ pub(crate) struct Link {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<Random>,
     pub(crate) stop: CancellationToken,
+    pub(crate) introducer: Introducer,
     /// Set when a server showed that it cannot read deflated polls.
     pub(crate) plain_polls: AtomicBool,
 }
@@ -144,6 +147,9 @@ impl Link {
                 Ok(Ended::InOrder) => {}
                 Ok(Ended::Stopping) => break,
                 Err(error) => {
+                    if matches!(error, ContactError::Refused { status: http::StatusCode::FORBIDDEN, .. }) {
+                        self.introducer.is_refused();
+                    }
                     let wait = self.pause(failures);
                     failures = failures.saturating_add(1);
                     let shown = format!("{:.1}", wait.as_secs_f64());
@@ -191,6 +197,7 @@ impl Link {
         wire::WrappedContactData {
             contact_data: contact.encode_to_vec().into(),
             client_labels: self.labels(),
+            muster_introduction: self.introducer.words(),
             ..wire::WrappedContactData::default()
         }
     }

@@ -3,7 +3,7 @@
 use super::connect::{Body, Connection};
 use super::pace::Pace;
 use super::stream::first_words;
-use super::{ContactError, Ended, Link};
+use super::{ContactError, Ended, Introducer, Link};
 use crate::keys::Identity;
 use flate2::write::ZlibEncoder;
 use http::StatusCode;
@@ -40,7 +40,7 @@ pub(super) async fn session(link: &Link, revoked_due: &mut Instant, contacts: &m
             connection = None;
         }
         let polled = tokio::select! {
-            polled = poll(link, &current, &mut connection, revoked_due) => polled?,
+            polled = poll(link, &current, &mut connection, (revoked_due, false)) => polled?,
             () = link.stop.cancelled() => return Ok(Ended::Stopping),
         };
         *contacts += 1;
@@ -56,7 +56,7 @@ pub(super) async fn session(link: &Link, revoked_due: &mut Instant, contacts: &m
             _ = identity.changed() => connection = None,
             () = link.stop.cancelled() => {
                 // What the services said last has one more chance.
-                let last = poll(link, &current, &mut connection, revoked_due);
+                let last = poll(link, &current, &mut connection, (revoked_due, true));
                 let _ = tokio::time::timeout(Duration::from_secs(2), last).await;
                 return Ok(Ended::Stopping);
             }
@@ -92,19 +92,23 @@ struct Polled {
     more_waits: bool,
 }
 
-/// Polls once, over the kept connection or a new one.
+/// Polls once, over the kept connection or a new one; `leaving` says that the agent stops.
 async fn poll(
     link: &Link,
     identity: &Identity,
     kept: &mut Option<Connection>,
-    revoked_due: &mut Instant,
+    (revoked_due, leaving): (&mut Instant, bool),
 ) -> Result<Polled, ContactError> {
     let outbox = link.hub.outbox();
     let messages = outbox.take(limits::CONTACT_MESSAGES_MAX, POLL_BYTES_MAX);
     let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
     let given_back = GiveBack { link, ids: &ids };
     let more_waits = ids.len() == limits::CONTACT_MESSAGES_MAX;
-    let contact = link.contact(&messages, link.hub.tokens_at_start().1).encode_to_vec();
+    let mut contact = link.contact(&messages, link.hub.tokens_at_start().1);
+    if leaving {
+        contact.muster_introduction = Introducer::last_words();
+    }
+    let contact = contact.encode_to_vec();
     drop(messages);
     let answer = loop {
         let reused = kept.is_some();
@@ -138,6 +142,7 @@ async fn poll(
         }
     };
     given_back.keep();
+    link.introducer.is_taken(identity.id);
     link.state.set_nonce(answer.sequencing_nonce);
     outbox.acknowledge(&ids);
     let brought_messages = !answer.messages.is_empty();

@@ -4,11 +4,11 @@
 //! acknowledged when the stream ends goes back to the outbox.
 
 use super::connect::{Body, Connection};
-use super::{ContactError, Ended, Link};
+use super::{ContactError, Ended, Introducer, Link};
 use crate::config::Compression;
 use crate::hub::Tokens;
 use crate::outbox::Outbox;
-use crate::spool::SpoolId;
+use crate::spool::{Outgoing, SpoolId};
 use bytes::{Bytes, BytesMut};
 use flate2::write::ZlibEncoder;
 use http::header::{CONNECTION, CONTENT_ENCODING, HeaderValue};
@@ -56,6 +56,7 @@ pub(super) async fn session(link: &Link, revoked_due: &mut Instant, contacts: &m
         () = link.stop.cancelled() => return Ok(Ended::Stopping),
     };
     *contacts += 1;
+    link.introducer.is_taken(current.id);
     tracing::info!(server, http2 = connection.is_http2(), agent = %current.id, "streaming");
     loop {
         let step = tokio::select! {
@@ -69,6 +70,7 @@ pub(super) async fn session(link: &Link, revoked_due: &mut Instant, contacts: &m
             Step::Close => stream.close(CLOSE_MAX),
             Step::Stop => {
                 stream.stopping = true;
+                stream.leave(link)?;
                 stream.close(STOP_MAX);
             }
         }
@@ -289,12 +291,25 @@ impl Stream {
         Ok(())
     }
 
+    /// Says that the agent stops, with what is left to say; a stream that ends anyway says no more.
+    fn leave(&mut self, link: &Link) -> Result<(), ContactError> {
+        if self.closing {
+            return Ok(());
+        }
+        let messages = link.hub.outbox().take(limits::CONTACT_MESSAGES_MAX, RECORD_BYTES_MAX);
+        self.put_record(link, &messages, Introducer::last_words())
+    }
+
     fn send(&mut self, link: &Link) -> Result<(), ContactError> {
         let messages = link.hub.outbox().take(limits::CONTACT_MESSAGES_MAX, RECORD_BYTES_MAX);
         if messages.is_empty() && !link.hub.should_tell(&self.tokens) {
             self.wants = false;
             return Ok(());
         }
+        self.put_record(link, &messages, Bytes::new())
+    }
+
+    fn put_record(&mut self, link: &Link, messages: &[Outgoing], shows: Bytes) -> Result<(), ContactError> {
         let now = Instant::now();
         if self.flight.records.is_empty() {
             self.answer_due = now + ANSWER_MAX;
@@ -303,7 +318,9 @@ impl Stream {
         let freed = link.hub.tokens_since(&mut self.tokens);
         let full = messages.len() == limits::CONTACT_MESSAGES_MAX;
         let mut bytes = BytesMut::new();
-        framing::record_put(&link.contact(&messages, freed), &mut bytes);
+        let contact = link.contact(messages, freed);
+        let contact = wire::WrappedContactData { muster_introduction: shows, ..contact };
+        framing::record_put(&contact, &mut bytes);
         let broken = |error: std::io::Error| ContactError::broken(&self.server, "packing", error);
         let piece = self.packer.pack(bytes).map_err(broken)?;
         if let Some(pieces) = &self.pieces {

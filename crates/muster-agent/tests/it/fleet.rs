@@ -47,6 +47,8 @@ pub(crate) enum Kind {
     EndsStreams,
     /// Names its own certificate as revoked.
     RevokesItself,
+    /// Refuses every key but the first that it saw.
+    RefusesNewKeys,
 }
 
 /// A message with its sender.
@@ -70,6 +72,8 @@ pub(crate) struct Seen {
     pub(crate) acknowledged: BTreeSet<Bytes>,
     pub(crate) acknowledged_by: BTreeMap<Bytes, AgentId>,
     pub(crate) agents: BTreeSet<AgentId>,
+    /// What agents showed of themselves, where they showed something.
+    pub(crate) introductions: Vec<(AgentId, Bytes)>,
     /// Labels of the last contact.
     pub(crate) labels: Vec<String>,
     /// The header for a certificate in each request, by path, and whether it named the certificate of the connection.
@@ -224,6 +228,10 @@ fn note_header(shared: &Shared, request: &Request<Incoming>, certificate: &Certi
 
 async fn answer(shared: Arc<Shared>, agent: AgentId, request: Request<Incoming>) -> Answer {
     shared.seen().http2 = request.version() == http::Version::HTTP_2;
+    let is_new = shared.seen().agents.first().is_some_and(|first| *first != agent);
+    if shared.kind == Kind::RefusesNewKeys && is_new {
+        return plain(StatusCode::FORBIDDEN, "no new machines\n");
+    }
     let deflated = request.headers().get("content-encoding").is_some();
     match request.uri().path() {
         "/message" if deflated && shared.kind == Kind::NoDeflate => plain(StatusCode::BAD_REQUEST, "cannot read\n"),
@@ -268,6 +276,9 @@ fn take(shared: &Shared, agent: AgentId, wrapped: Bytes) -> BTreeMap<String, u64
     let mut seen = shared.seen();
     seen.agents.insert(agent);
     seen.labels = wrapped.client_labels;
+    if !wrapped.muster_introduction.is_empty() {
+        seen.introductions.push((agent, wrapped.muster_introduction));
+    }
     for message in contact.messages {
         assert_eq!(message.source_message_id.len(), 16);
         if message.message_type == system::MESSAGE_ACK {

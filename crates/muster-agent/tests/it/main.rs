@@ -8,7 +8,7 @@ mod machine;
 mod orders;
 
 use agent::AgentProcess;
-use fleet::{Fleet, Kind};
+use fleet::{Fleet, Kind, Seen};
 use muster_core::system;
 use muster_proto::wire;
 use prost::Message as _;
@@ -146,6 +146,51 @@ async fn a_rekey_is_acknowledged_under_the_old_key_and_kept_over_a_restart() {
         let (_, id) = agent.output(&["id"]).await;
         assert_eq!(id.trim(), new.to_string());
     }
+}
+
+#[tokio::test]
+async fn the_old_key_vouches_for_the_new_one_and_the_agent_says_who_it_is_and_that_it_stops() {
+    for mode in ["stream", "poll"] {
+        let fleet = Fleet::start(Kind::Plain).await;
+        let mut agent = AgentProcess::start(&fleet, &format!("mode = {mode:?}"));
+        let old = fleet.wait_for(system::FACTS).await.agent;
+        let asked = fleet.send(system::SERVICE, system::REKEY_REQUEST, None);
+        fleet.wait_until(|seen| seen.agents.len() == 2).await;
+        let introductions = fleet.seen().introductions;
+        let first = muster_proto::introduction::decode(&introductions[0].1);
+        assert_eq!((introductions[0].0, first.handover), (old, None));
+        assert!(first.facts.contains_key("hostname"), "{:?}", first.facts);
+        let of_new: Vec<_> = introductions.iter().filter(|(agent, _)| *agent != old).collect();
+        let shown = muster_proto::introduction::decode(&of_new[0].1);
+        let word = shown.handover.expect("its old key vouches");
+        assert_eq!((word.old_agent(), &word.demand.as_bytes()[..]), (old, &asked[..]));
+        assert!(!muster_proto::introduction::is_leaving(&of_new[0].1));
+        // Its stream is open, or it polls, by now.
+        let told =
+            |seen: &Seen| seen.messages.iter().any(|one| one.agent != old && one.message.message_type == system::FACTS);
+        fleet.wait_until(told).await;
+        assert_eq!(agent.stop().await, Some(0));
+        let introductions = fleet.seen().introductions;
+        let (last, words) = introductions.last().unwrap();
+        assert_ne!(*last, old);
+        assert!(muster_proto::introduction::is_leaving(words), "{mode}");
+        assert!(!agent.directory().join("state/agent.key.handover").exists(), "a server has taken the new key");
+    }
+}
+
+#[tokio::test]
+async fn a_new_key_that_no_server_takes_is_given_up_for_the_old_one() {
+    let fleet = Fleet::start(Kind::RefusesNewKeys).await;
+    let mut agent = AgentProcess::start(&fleet, "");
+    let old = fleet.wait_for(system::FACTS).await.agent;
+    let asked = fleet.send(system::SERVICE, system::REKEY_REQUEST, None);
+    fleet.wait_until(|seen| seen.acknowledged.contains(&asked)).await;
+    let streams = fleet.seen().streams;
+    fleet.wait_until(|seen| seen.streams > streams).await;
+    assert_eq!(fleet.seen().agents.len(), 1);
+    assert_eq!(agent.stop().await, Some(0));
+    let (_, id) = agent.output(&["id"]).await;
+    assert_eq!(id.trim(), old.to_string());
 }
 
 #[tokio::test]

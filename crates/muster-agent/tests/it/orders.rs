@@ -100,6 +100,60 @@ fn nested(depth: usize) -> String {
 
 const HOUR: Duration = Duration::from_hours(1);
 
+/// Whether the key (DER SubjectPublicKeyInfo, on P-256) signed this result.
+fn signed_by(key: &[u8], answer: &wire::ActionResult) -> bool {
+    use muster_core::action::{CommandStatus, result_text};
+    use sha2::{Digest as _, Sha256};
+    let order = answer.signed_sha256[..].try_into().unwrap();
+    let status = if answer.status() == ResultStatus::Success { CommandStatus::Success } else { CommandStatus::Failed };
+    let text = result_text(muster_core::AgentId::of_key(key), order, status, &Sha256::digest(&answer.results).into());
+    let known = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let scheme = rustls::SignatureScheme::ECDSA_NISTP256_SHA256;
+    let kinds = known.mapping.iter().find(|(known, _)| *known == scheme).unwrap().1;
+    // What comes before the point is as long in every such key.
+    kinds.iter().any(|kind| kind.verify_signature(&key[26..], text.as_bytes(), &answer.signature).is_ok())
+}
+
+#[tokio::test]
+async fn an_order_that_reached_the_old_key_is_answered_under_it() {
+    for is_killed in [false, true] {
+        let machine = Machine::prepared("").await;
+        let (runs, go) = (machine.runs_file(), machine.agent.directory().join("go"));
+        let answer = "{\"foundanything\":true,\"success\":true,\"elements\":\"here\"}";
+        let wait = format!(
+            "echo x >> {}\nwhile [ ! -e {} ]; do sleep 0.02; done\necho '{answer}'",
+            runs.display(),
+            go.display()
+        );
+        machine.script("waiting", &wait);
+        let mut machine = machine.started().await;
+        let mut draft = Draft::new("wait");
+        draft.module = "waiting".into();
+        let message = machine.order(draft.signed(&[ONE]), 7);
+        machine.wait_for_runs(1).await;
+        let old = *machine.fleet.seen().agents.first().unwrap();
+        machine.fleet.send(system::SERVICE, system::REKEY_REQUEST, None);
+        machine.fleet.wait_until(|seen| seen.agents.len() == 2).await;
+        if is_killed {
+            machine.agent.kill().await;
+            machine.restart().await;
+        } else {
+            std::fs::write(&go, "").unwrap();
+        }
+        let answer = machine.answer(&message).await;
+        assert_eq!(
+            (answer.status() == ResultStatus::Success, &answer.signed_as[..]),
+            (!is_killed, &old.as_bytes()[..])
+        );
+        let shown = machine.fleet.seen().introductions;
+        let shown = shown.iter().filter_map(|(_, words)| muster_proto::introduction::decode(words).handover).next();
+        assert!(signed_by(&shown.unwrap().old_key, &answer));
+        // The next order is answered under the new key.
+        let next = machine.asked(Draft::new("count").signed(&[ONE])).await;
+        assert_ne!(&next.signed_as[..], &old.as_bytes()[..]);
+    }
+}
+
 #[tokio::test]
 async fn an_order_that_a_crash_cut_short_is_reported_and_never_run_again() {
     let mut machine = Machine::new("").await;

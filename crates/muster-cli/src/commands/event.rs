@@ -13,9 +13,9 @@ Examples:
   muster event list --code enrolment_refused
   muster event list --agent 1122 --all --json
 
-Codes: key_mismatch, deleted, enrolment_refused, enrolment_rate, agent_rate, not_authorized and malformed
-for refused contacts; clone, misaddressed, foreign_source, foreign_acknowledgement and message_conflict
-for what an honest machine does not do.")]
+Codes: key_mismatch, deleted, blocked, enrolment_refused, enrolment_rate, agent_rate, not_authorized and
+malformed for refused contacts; clone, looks_blocked, misaddressed, foreign_source, foreign_acknowledgement
+and message_conflict for what an honest machine does not do; succession for a machine with a new key.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

@@ -21,7 +21,7 @@ pub struct Args {
 enum Command {
     /// Machines that are no longer heard of
     Offline(ListArgs),
-    /// Names under which several machines speak
+    /// Host names and machine ids under which several machines speak
     Double(ListArgs),
     /// Machines that come and go
     Flapping(ListArgs),

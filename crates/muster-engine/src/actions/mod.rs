@@ -46,6 +46,8 @@ pub struct ActionOutcome {
     pub results: String,
     /// The machine's signature over them; empty without one.
     pub signature: Vec<u8>,
+    /// Whose key signed, when it is not the sender's present one: the order reached the machine under its key before.
+    pub signed_as: Option<muster_core::AgentId>,
 }
 
 /// What this server keeps of actions.
@@ -349,8 +351,8 @@ fn result_put(agent: muster_core::AgentId, outcome: ActionOutcome) -> Result<Res
     let findings: Vec<Finding> =
         serde_json::from_str(&results).map_err(|error| format!("the results are no list of results: {error}"))?;
     let found = findings.iter().any(|finding| finding.foundanything);
-    let ActionOutcome { action, status, signature, .. } = outcome;
-    Ok(ResultPut { action, agent, status, found, results, signature })
+    let ActionOutcome { action, status, signature, signed_as, .. } = outcome;
+    Ok(ResultPut { action, agent: signed_as.unwrap_or(agent), status, found, results, signature })
 }
 
 #[cfg(test)]
@@ -384,6 +386,7 @@ mod tests {
             refusal: refusal.map(|(code, reason)| (code.to_owned(), reason.to_owned())),
             results: results.to_owned(),
             signature: Vec::new(),
+            signed_as: None,
         };
         let put = |outcome| result_put(AgentId::from_bytes([1; 8]), outcome);
         let refused = put(outcome("", Some(("weight", "too little")))).unwrap();

@@ -220,13 +220,13 @@ async fn an_expired_broadcast_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_blocked_machine_gets_no_broadcast() {
+async fn a_machine_that_owes_a_key_gets_no_broadcast() {
     let world = World::new().await;
     let engine = world.plain();
     poll(&engine, &machine(1)).await;
     let mut stream = open(&engine, 2).await;
     for number in [1, 2] {
-        engine.agent_block(machine(number).agent(), &cause()).await.unwrap();
+        engine.agent_blacklist(machine(number).agent(), &cause()).await.unwrap();
     }
     create(&engine, broadcast(&world, 1, BroadcastLimit::Unlimited)).await;
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), ["RekeyRequest"]);

@@ -1,9 +1,10 @@
-use crate::testing::{World, ack, cause, data, ids, machine, poll, run, say, tell, types, with_labels};
+use crate::testing::{World, ack, cause, data, ids, machine, poll, run, say, showing, tell, types, with_labels};
 use crate::{ContactFrom, Engine, EngineConfig, EnrolmentPolicy, RefusalCode, Role};
 use muster_core::{AgentState, Label, MessageId, Timestamp};
 use muster_store::agents::EventFilter;
 use muster_store::cluster::{EnrolTokenRow, TokenRow};
 use muster_store::messages::MessageState;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 
@@ -104,13 +105,13 @@ async fn refusals_of_one_network_leave_a_bounded_number_of_rows() {
 }
 
 #[tokio::test]
-async fn a_blocked_machine_is_given_one_demand_for_a_new_key_and_nothing_else() {
+async fn a_blacklisted_machine_is_given_one_demand_for_a_new_key_and_nothing_else() {
     let world = World::new().await;
     let engine = world.plain();
     let agent = machine(1).agent();
     poll(&engine, &machine(1)).await;
     let held = engine.message_insert(world.message_to(1, agent, "s")).await.unwrap();
-    engine.agent_block(agent, &cause()).await.unwrap();
+    engine.agent_blacklist(agent, &cause()).await.unwrap();
     let first = poll(&engine, &machine(1)).await.messages;
     assert_eq!(types(&first), ["RekeyRequest"]);
     let again = tell(&engine, &machine(1), vec![say(1, "muster", "Note", b"")]).await.messages;
@@ -123,17 +124,131 @@ async fn a_blocked_machine_is_given_one_demand_for_a_new_key_and_nothing_else() 
 }
 
 #[tokio::test]
-async fn an_unblocked_machine_goes_on_under_its_key() {
+async fn a_machine_that_is_let_in_again_goes_on_under_its_key() {
     let world = World::new().await;
     let engine = world.plain();
     let agent = machine(1).agent();
     poll(&engine, &machine(1)).await;
-    engine.agent_block(agent, &cause()).await.unwrap();
+    engine.agent_blacklist(agent, &cause()).await.unwrap();
     let demand = poll(&engine, &machine(1)).await.messages;
     engine.agent_unblock(agent, &cause()).await.unwrap();
     world.clock.advance(Duration::from_hours(1));
     assert_eq!(poll(&engine, &machine(1)).await.messages, [], "the demand does not follow it");
     assert_eq!(world.row(demand[0].id).await.state, MessageState::Failed);
+}
+
+#[tokio::test]
+async fn a_blocked_machine_is_refused_and_asked_for_nothing() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let agent = machine(1).agent();
+    poll(&engine, &machine(1)).await;
+    engine.agent_block(agent, &cause()).await.unwrap();
+    let refusal = engine.contact_poll(machine(1), data(vec![say(1, "muster", "Note", b"")])).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::Blocked);
+    assert!(refusal.reason.contains("blocked"), "{refusal}");
+    let refusal = engine.stream_open(machine(1), data(vec![])).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::Blocked);
+    assert_eq!(world.store.message_get(&[MessageId::derive(agent, "muster", &[1])], false).await.unwrap(), []);
+    let pending = world.store.message_pending_count(&[agent]).await.unwrap();
+    assert_eq!(pending, 0, "no new key is demanded");
+    let row = world.store.event_page(EventFilter::default(), None, 1).await.unwrap().remove(0);
+    assert_eq!((row.code.as_str(), row.agent), ("blocked", Some(agent)));
+    engine.agent_unblock(agent, &cause()).await.unwrap();
+    poll(&engine, &machine(1)).await;
+}
+
+#[tokio::test]
+async fn a_new_key_of_a_blocked_machine_waits_under_every_policy_and_is_news() {
+    for policy in [EnrolmentPolicy::Open, EnrolmentPolicy::Token, EnrolmentPolicy::Label, EnrolmentPolicy::Approval] {
+        let world = World::new().await;
+        let shows = |number| showing(number, &json!({ "facts": { "hostname": "laptop", "machine_id": "m1" } }));
+        poll(&world.plain(), &shows(1)).await;
+        world.plain().agent_block(machine(1).agent(), &cause()).await.unwrap();
+        let token = EnrolTokenRow {
+            name: "t".into(),
+            sha256: Sha256::digest(b"secret").into(),
+            uses_left: 9,
+            labels: vec![],
+            created: Timestamp::EPOCH,
+            expires: None,
+        };
+        world.store.enrol_token_put(token, &cause()).await.unwrap();
+        let config = EngineConfig { enrolment_labels: ["prod".to_owned()].into(), ..enrolment(policy) };
+        let engine = world.engine(config, &[]);
+        let labels = vec!["prod".to_owned(), "enrol-token:secret".to_owned()];
+        poll(&engine, &ContactFrom { labels, ..shows(2) }).await;
+        let agent = world.store.agent_get(machine(2).agent()).await.unwrap().unwrap();
+        assert_eq!(agent.state, AgentState::Waiting, "{policy:?}");
+        assert!(agent.state_note.contains(&machine(1).agent().to_string()), "{}", agent.state_note);
+        let filter = EventFilter { agent: Some(agent.id), code: None };
+        let codes: Vec<_> =
+            world.store.event_page(filter, None, 9).await.unwrap().into_iter().map(|row| row.code).collect();
+        assert_eq!(codes, ["looks_blocked"]);
+    }
+}
+
+fn vouched(old: u8, demand: MessageId) -> ContactFrom {
+    showing(old + 1, &json!({ "old": old, "demand": demand.to_string() }))
+}
+
+#[tokio::test]
+async fn a_machine_that_was_asked_for_a_new_key_is_let_in_whatever_the_policy_says() {
+    for policy in [EnrolmentPolicy::Closed, EnrolmentPolicy::Token, EnrolmentPolicy::Label, EnrolmentPolicy::Approval] {
+        let world = World::new().await;
+        poll(&world.plain(), &machine(1)).await;
+        let old = machine(1).agent();
+        let engine = world.engine(enrolment(policy), &[]);
+        let lost = engine.agent_rekey(old, false, &cause()).await.unwrap_err();
+        assert!(matches!(&lost, crate::OperatorError::Conflict(why) if why.contains("force")), "{lost}");
+        let facts = say(1, "muster", "Facts", br#"{"agent_vouches":true}"#);
+        tell(&engine, &machine(1), vec![facts]).await;
+        let demand = engine.agent_rekey(old, false, &cause()).await.unwrap();
+        poll(&engine, &vouched(1, demand)).await;
+        let agent = world.store.agent_get(machine(2).agent()).await.unwrap().unwrap();
+        assert_eq!((agent.state, agent.predecessor), (AgentState::Enrolled, Some(old)), "{policy:?}");
+        // A copy of the old key is asked for a new one, which is let in as the policy says and not by the same demand.
+        assert_eq!(types(&poll(&engine, &machine(1)).await.messages), ["RekeyRequest"]);
+        let events = world.store.event_page(EventFilter { agent: Some(old), code: None }, None, 9).await.unwrap();
+        assert!(events.iter().any(|row| row.code == "succession" && row.reason.contains(&agent.id.to_string())));
+    }
+}
+
+#[tokio::test]
+async fn an_old_keys_word_counts_once_and_only_when_it_was_asked_for() {
+    let world = World::new().await;
+    poll(&world.plain(), &machine(1)).await;
+    poll(&world.plain(), &machine(5)).await;
+    let engine = world.engine(enrolment(EnrolmentPolicy::Closed), &[]);
+    let refused = async |from: ContactFrom| engine.contact_poll(from, data(vec![])).await.unwrap_err();
+    let made_up = MessageId::from_bytes([9; 32]);
+    assert!(refused(vouched(1, made_up)).await.reason.contains("no new key was asked"));
+    let demand = engine.agent_rekey(machine(1).agent(), true, &cause()).await.unwrap();
+    assert!(refused(vouched(5, demand)).await.reason.contains("no new key was asked"), "the demand of another");
+    let forged = showing(7, &json!({ "old": 1, "demand": demand.to_string() }));
+    assert!(refused(forged).await.reason.contains("signature"));
+    engine.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    assert_eq!(refused(vouched(1, demand)).await.code, RefusalCode::EnrolmentRefused);
+    assert_eq!(world.store.agent_get(machine(2).agent()).await.unwrap(), None);
+    // Where new machines are let in, the old key of a blocked one is what gives it away, even if it shows no facts.
+    poll(&world.plain(), &vouched(1, demand)).await;
+    let agent = world.store.agent_get(machine(2).agent()).await.unwrap().unwrap();
+    assert_eq!(agent.state, AgentState::Waiting);
+    assert!(agent.state_note.contains("old key"), "{}", agent.state_note);
+}
+
+#[tokio::test]
+async fn a_machine_that_says_that_it_stops_is_noted_until_it_is_back() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let left = async || world.store.agent_get(machine(1).agent()).await.unwrap().unwrap().left.is_some();
+    let leaving = ContactFrom { leaving: true, ..machine(1) };
+    poll(&engine, &leaving).await;
+    assert!(left().await);
+    let mut stream = engine.stream_open(machine(1), data(vec![])).await.unwrap();
+    assert!(!left().await);
+    stream.incoming.record(&leaving, data(vec![])).await.unwrap();
+    assert!(left().await);
 }
 
 #[tokio::test]
@@ -157,10 +272,12 @@ async fn what_is_not_known_cannot_be_blocked() {
     let agent = machine(1).agent();
     for result in [
         engine.agent_block(agent, &cause()).await,
+        engine.agent_blacklist(agent, &cause()).await,
+        engine.agent_clone_clear(agent, &cause()).await,
         engine.agent_unblock(agent, &cause()).await,
         engine.agent_approve(agent, &cause()).await,
         engine.agent_delete(agent, &cause()).await,
-        engine.agent_rekey(agent, &cause()).await.map(drop),
+        engine.agent_rekey(agent, false, &cause()).await.map(drop),
     ] {
         assert!(matches!(result, Err(crate::OperatorError::NotFound(_))), "{result:?}");
     }
@@ -171,7 +288,7 @@ async fn a_rekey_is_ordered_and_written_in_the_journal() {
     let world = World::new().await;
     let engine = world.plain();
     poll(&engine, &machine(1)).await;
-    let id = engine.agent_rekey(machine(1).agent(), &cause()).await.unwrap();
+    let id = engine.agent_rekey(machine(1).agent(), false, &cause()).await.unwrap();
     let messages = poll(&engine, &machine(1)).await.messages;
     assert_eq!((ids(&messages), types(&messages)), (vec![id], vec!["RekeyRequest"]));
     let line = world.store.journal_page(None, 1).await.unwrap().remove(0);
@@ -197,6 +314,12 @@ impl Chains {
         self.engine.contact_poll(machine(1), data).await.unwrap().nonce
     }
 
+    /// After the longest pause that there is.
+    async fn contact_in_time(&self, nonce: u64) -> u64 {
+        tokio::time::advance(muster_core::limits::CLONE_PAUSE_MAX).await;
+        self.contact(nonce).await
+    }
+
     async fn found(&self) -> (Vec<String>, bool) {
         let filter = EventFilter { agent: Some(machine(1).agent()), code: None };
         let rows = self.world.store.event_page(filter, None, 99).await.unwrap();
@@ -205,7 +328,7 @@ impl Chains {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_machines_with_one_key_are_reported_within_a_few_contacts_and_once() {
     for parted_after in [1, 0] {
         let chains = Chains::new().await;
@@ -214,10 +337,14 @@ async fn two_machines_with_one_key_are_reported_within_a_few_contacts_and_once()
         let one = chains.contact(one).await;
         let mut other = chains.contact(other).await;
         assert_eq!(chains.found().await, (vec!["clone".to_owned()], true));
-        let mut one = chains.contact(one).await;
+        let early = muster_core::contact::ContactData { nonce: one, ..Default::default() };
+        let refusal = chains.engine.contact_poll(machine(1), early).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::CloneWait);
+        assert!(refusal.retry_after.is_some());
+        let mut one = chains.contact_in_time(one).await;
         for _ in 0..20 {
-            other = chains.contact(other).await;
-            one = chains.contact(one).await;
+            other = chains.contact_in_time(other).await;
+            one = chains.contact_in_time(one).await;
         }
         assert_eq!(chains.found().await, (vec!["clone".to_owned()], true));
     }

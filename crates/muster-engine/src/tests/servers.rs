@@ -79,12 +79,12 @@ async fn a_server_whose_clock_is_behind_hands_out_at_once() {
 }
 
 #[tokio::test]
-async fn a_block_on_one_server_reaches_a_stream_of_another() {
+async fn a_change_of_state_on_one_server_reaches_a_stream_of_another() {
     let world = World::new().await;
     let (one, other) = (server(&world, "https://one", &[]), server(&world, "https://other", &[]));
     let OpenStream { mut outgoing, mut incoming, .. } = open(&one, 1).await;
     let mut second = open(&one, 2).await;
-    other.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    other.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
     other.agent_delete(machine(2).agent(), &cause()).await.unwrap();
     one.inner.states_sweep().await.unwrap();
     let demand = messages(&mut outgoing).await;
@@ -121,7 +121,7 @@ async fn the_sweeps_run_by_themselves() {
     let running = run(&one);
     let mut stream = open(&one, 1).await;
     let start = tokio::time::Instant::now();
-    other.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    other.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
     assert_eq!(types(&messages(&mut stream.outgoing).await), ["RekeyRequest"]);
     assert!(start.elapsed() < Duration::from_secs(5));
     running.end().await;

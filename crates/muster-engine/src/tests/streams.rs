@@ -175,11 +175,11 @@ async fn what_a_poll_was_handed_comes_again_on_a_stream_unless_its_first_record_
 }
 
 #[tokio::test]
-async fn a_blocked_stream_gets_one_demand_and_ends_when_it_is_taken() {
+async fn a_blacklisted_stream_gets_one_demand_and_ends_when_it_is_taken() {
     let world = World::new().await;
     let engine = world.plain();
     let OpenStream { mut incoming, mut outgoing, .. } = open(&engine, 1).await;
-    engine.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
     let demand = messages(&mut outgoing).await;
     assert_eq!(types(&demand), ["RekeyRequest"]);
     engine.message_insert(world.message_to(1, machine(1).agent(), "s")).await.unwrap();
@@ -189,11 +189,11 @@ async fn a_blocked_stream_gets_one_demand_and_ends_when_it_is_taken() {
 }
 
 #[tokio::test]
-async fn a_stream_that_starts_blocked_gets_the_demand_first() {
+async fn a_stream_that_starts_blacklisted_gets_the_demand_first() {
     let world = World::new().await;
     let engine = world.plain();
     poll(&engine, &machine(1)).await;
-    engine.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
     let OpenStream { answer, mut incoming, mut outgoing } = open(&engine, 1).await;
     assert_eq!(types(&answer.messages), ["RekeyRequest"]);
     incoming.record(&machine(1), data(vec![ack(1, &ids(&answer.messages))])).await.unwrap();
@@ -205,7 +205,7 @@ async fn an_unblocked_stream_goes_on() {
     let world = World::new().await;
     let engine = world.plain();
     let OpenStream { mut outgoing, incoming: _incoming, .. } = open(&engine, 1).await;
-    engine.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
     assert_eq!(types(&messages(&mut outgoing).await), ["RekeyRequest"]);
     engine.agent_unblock(machine(1).agent(), &cause()).await.unwrap();
     let id = engine.message_insert(world.message_to(1, machine(1).agent(), "s")).await.unwrap();
@@ -217,10 +217,21 @@ async fn a_taken_rekey_ends_the_stream_of_an_agent_that_is_not_blocked() {
     let world = World::new().await;
     let engine = world.plain();
     let OpenStream { mut incoming, mut outgoing, .. } = open(&engine, 1).await;
-    let id = engine.agent_rekey(machine(1).agent(), &cause()).await.unwrap();
+    let id = engine.agent_rekey(machine(1).agent(), false, &cause()).await.unwrap();
     assert_eq!(ids(&messages(&mut outgoing).await), [id]);
     incoming.record(&machine(1), data(vec![ack(1, &[id])])).await.unwrap();
     assert_eq!(end(&mut outgoing).await, StreamEnd::Gone);
+}
+
+#[tokio::test]
+async fn a_blocked_agents_stream_is_over_at_once() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let OpenStream { mut incoming, mut outgoing, .. } = open(&engine, 1).await;
+    engine.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    assert_eq!(end(&mut outgoing).await, StreamEnd::Gone);
+    let refusal = incoming.record(&machine(1), data(vec![say(1, "muster", "Note", b"")])).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::Blocked);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod command_line;
 mod databases;
 mod evil;
 mod floods;
+mod identity;
 mod investigations;
 mod mig;
 mod operations;

@@ -158,8 +158,8 @@ async fn every_command_of_the_admin_tool_works() {
     assert!(!run(&["listactivebroadcasts"]).contains(&made.id));
 
     run(&["blacklistclients", &id]);
-    assert_eq!(scene.server.rest.agent(&id).await.unwrap().summary.state, "blocked");
-    // A blocked machine is told to make a new key, and comes back under another id.
+    assert_eq!(scene.server.rest.agent(&id).await.unwrap().summary.state, "rekeying");
+    // A blacklisted machine is told to make a new key, and comes back under another id.
     drop(enrolled(&scene.server, &[id], CEILING).await.unwrap());
     drop(client);
 }

@@ -89,7 +89,15 @@ impl Door {
         let key = number.to_be_bytes().to_vec();
         let id = AgentId::of_key(&key);
         let labels = vec![Label::client("linux")];
-        let enrolment = Enrolment { id, key, labels, state: AgentState::Enrolled, token: None };
+        let enrolment = Enrolment {
+            id,
+            key,
+            labels,
+            state: AgentState::Enrolled,
+            token: None,
+            facts: Default::default(),
+            note: String::new(),
+        };
         assert!(matches!(self.store.agent_enrol(enrolment, NOW).await.unwrap(), Enrolled::Yes(_)));
         id
     }

@@ -8,11 +8,11 @@ use super::problem::{Doing, Failure};
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use muster_api::agents::{AgentDetail, AgentQuery, AgentSummary, ContactRow, UsageQuery, UsageRow};
+use muster_api::agents::{AgentDetail, AgentQuery, AgentSummary, ContactRow, Lookalike, UsageQuery, UsageRow};
 use muster_api::server::PageQuery;
 use muster_api::{Page, Reason};
 use muster_core::{Agent, AgentId, AgentState, ContactId, Label, ResourceUsage, Timestamp, text};
-use muster_store::agents::AgentFilter;
+use muster_store::agents::{self, AgentFilter};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -123,6 +123,7 @@ pub(crate) async fn detail(rest: &Rest, id: AgentId) -> Result<AgentDetail, Fail
     let store = rest.engine.store();
     let facts = store.facts_get(id).await.doing("look up facts")?;
     let pending_messages = store.message_pending_count(&[id]).await.doing("count messages")?;
+    let lookalikes = store.agent_lookalikes(id).await.doing("look for machines that look like it")?;
     let (facts, facts_at) = facts.map_or_else(Default::default, |(facts, at)| (facts, Some(at.to_string())));
     Ok(AgentDetail {
         summary: summary(&agent, facts.get(HOSTNAME)),
@@ -133,14 +134,15 @@ pub(crate) async fn detail(rest: &Rest, id: AgentId) -> Result<AgentDetail, Fail
         pending_messages,
         facts,
         facts_at,
+        lookalikes: lookalikes.into_iter().map(lookalike).collect(),
     })
 }
 
 fn filter(query: &AgentQuery) -> Result<AgentFilter, Failure> {
     let state = query.state.as_deref().map(|word| {
-        let states = [AgentState::Enrolled, AgentState::Waiting, AgentState::Blocked, AgentState::Deleted];
-        states.into_iter().find(|state| state.word() == word).ok_or_else(|| {
-            Failure::invalid(format!("state: {word:?} is none of enrolled, waiting, blocked and deleted"))
+        AgentState::ALL.into_iter().find(|state| state.word() == word).ok_or_else(|| {
+            let known = "enrolled, waiting, blocked, deleted, rekeying and replaced";
+            Failure::invalid(format!("state: {word:?} is none of {known}"))
         })
     });
     let labels = query.labels.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty());
@@ -171,6 +173,22 @@ fn summary(agent: &Agent, hostname: Option<&Value>) -> AgentSummary {
         last_address: agent.last_address.clone(),
         streaming: !agent.streaming_to.is_empty(),
         clone_suspected: agent.clone_suspected.map(|at| at.to_string()),
+        state_note: agent.state_note.clone(),
+        rekey_asked: agent.rekey_asked.map(|at| at.to_string()),
+        predecessor: agent.predecessor.map(|id| id.to_string()),
+        successor: agent.successor.map(|id| id.to_string()),
+        left: agent.left.map(|at| at.to_string()),
+    }
+}
+
+fn lookalike(other: agents::Lookalike) -> Lookalike {
+    Lookalike {
+        id: other.id.to_string(),
+        state: other.state.word().to_owned(),
+        hostname: other.host_name,
+        same_machine_id: other.same_machine_id,
+        same_hostname: other.same_host_name,
+        last_contact: other.last_contact.to_string(),
     }
 }
 

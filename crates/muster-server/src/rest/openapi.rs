@@ -34,6 +34,7 @@ pub(crate) fn routes() -> (Router<Rest>, OpenApi) {
         .routes(routes!(orders::agent_block))
         .routes(routes!(orders::agent_unblock))
         .routes(routes!(orders::agent_approve))
+        .routes(routes!(orders::agent_clone_clear))
         .routes(routes!(orders::agent_rekey))
         .routes(routes!(orders::label_put, orders::label_delete))
         .routes(routes!(agents::contact_list))

@@ -10,7 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_api::Reason;
-use muster_api::agents::AgentDetail;
+use muster_api::agents::{AgentDetail, RekeyRequest};
 use muster_api::messages::MessageRow;
 use muster_core::{Label, label as labels};
 
@@ -35,24 +35,28 @@ macro_rules! state_orders {
 }
 
 state_orders! {
-    /// Blocks a machine: its messages are set aside, and all it is given is the demand for a new key.
+    /// Blocks a machine: its key is refused, and a new key that brings its machine id waits for approval.
     agent_block at "/api/v1/agents/{id}/block";
     /// Takes a block back.
     agent_unblock at "/api/v1/agents/{id}/unblock";
     /// Approves a machine that waits.
     agent_approve at "/api/v1/agents/{id}/approve";
+    /// Forgets that two machines seemed to share this one's key.
+    agent_clone_clear at "/api/v1/agents/{id}/clone-clear";
 }
 
-/// Asks a machine for a new key; it comes back as a new machine. The answer is the order, as a message.
+/// Asks a machine for a new key; it comes back under a new id. Our own agent's old key vouches for the new one, and what the
+/// machine had goes over to it; one that cannot do that is asked only with `force` where new machines are not let in freely.
+/// The answer is the order, as a message.
 #[utoipa::path(post, path = "/api/v1/agents/{id}/rekey", tag = "agents", params(("id" = String, Path, description = "16 hexadecimal digits")),
-    request_body = Option<Reason>, responses((status = 200, body = MessageRow)))]
+    request_body = Option<RekeyRequest>, responses((status = 200, body = MessageRow)))]
 pub(crate) async fn agent_rekey(
     State(rest): State<Rest>,
     Names(id): Names<String>,
     caller: Caller,
-    JsonOr(reason): JsonOr<Reason>,
+    JsonOr(request): JsonOr<RekeyRequest>,
 ) -> Result<Json<MessageRow>, Failure> {
-    let order = rest.engine.agent_rekey(agent_id(&id)?, &caller.cause(&reason.reason)).await?;
+    let order = rest.engine.agent_rekey(agent_id(&id)?, request.force, &caller.cause(&request.reason)).await?;
     one_row(&rest, order).await.map(Json)
 }
 
@@ -83,7 +87,7 @@ pub(crate) async fn label_delete(
 }
 
 /// Reads a label that the server may give or take; what machines claim themselves is not.
-fn given(text: &str) -> Result<Label, Failure> {
+pub(crate) fn given(text: &str) -> Result<Label, Failure> {
     let label = label(text)?;
     if label.service == labels::CLIENT {
         return Err(Failure::invalid(format!(

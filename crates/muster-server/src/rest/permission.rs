@@ -27,7 +27,7 @@ impl Need {
 use Need::{Admin, Nothing, Reader};
 
 /// Every route there is.
-pub(crate) const TABLE: [(&str, &str, Need); 73] = [
+pub(crate) const TABLE: [(&str, &str, Need); 74] = [
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
     ("GET", "/metrics", Nothing),
@@ -38,6 +38,7 @@ pub(crate) const TABLE: [(&str, &str, Need); 73] = [
     ("POST", "/api/v1/agents/{id}/block", Admin),
     ("POST", "/api/v1/agents/{id}/unblock", Admin),
     ("POST", "/api/v1/agents/{id}/approve", Admin),
+    ("POST", "/api/v1/agents/{id}/clone-clear", Admin),
     ("POST", "/api/v1/agents/{id}/rekey", Admin),
     ("PUT", "/api/v1/agents/{id}/labels/{label}", Admin),
     ("DELETE", "/api/v1/agents/{id}/labels/{label}", Admin),

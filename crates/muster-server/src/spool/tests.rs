@@ -83,7 +83,15 @@ impl World {
 
     async fn agent(&self, key: u8) -> AgentId {
         let id = AgentId::of_key(&[key]);
-        let enrolment = Enrolment { id, key: vec![key], labels: vec![], state: AgentState::Enrolled, token: None };
+        let enrolment = Enrolment {
+            id,
+            key: vec![key],
+            labels: vec![],
+            state: AgentState::Enrolled,
+            token: None,
+            facts: Default::default(),
+            note: String::new(),
+        };
         self.store.agent_enrol(enrolment, self.engine.now()).await.unwrap();
         id
     }

@@ -47,8 +47,12 @@ impl Answer {
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Self {
         let status = match refusal.code {
-            RefusalCode::KeyMismatch | RefusalCode::Deleted | RefusalCode::EnrolmentRefused => StatusCode::FORBIDDEN,
-            RefusalCode::EnrolmentRate | RefusalCode::AgentRate => StatusCode::TOO_MANY_REQUESTS,
+            RefusalCode::KeyMismatch | RefusalCode::Deleted | RefusalCode::Blocked | RefusalCode::EnrolmentRefused => {
+                StatusCode::FORBIDDEN
+            }
+            RefusalCode::EnrolmentRate | RefusalCode::AgentRate | RefusalCode::CloneWait => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             RefusalCode::NotAuthorized | RefusalCode::Unavailable | RefusalCode::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -88,6 +92,8 @@ mod tests {
         let status = |code| Answer::from(Refusal { code, reason: String::new(), retry_after: None }).status.as_u16();
         assert_eq!(status(RefusalCode::KeyMismatch), 403);
         assert_eq!(status(RefusalCode::Deleted), 403);
+        assert_eq!(status(RefusalCode::Blocked), 403);
+        assert_eq!(status(RefusalCode::CloneWait), 429);
         assert_eq!(status(RefusalCode::EnrolmentRefused), 403);
         assert_eq!(status(RefusalCode::EnrolmentRate), 429);
         assert_eq!(status(RefusalCode::AgentRate), 429);

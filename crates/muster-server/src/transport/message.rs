@@ -90,8 +90,10 @@ pub(super) async fn decode(
             return Err(refused(code, error.to_string()).await);
         }
     };
-    let Received { data, labels, .. } = received;
-    Ok((ContactFrom { key: key.to_vec(), address: connection.address.clone(), labels, validation }, data))
+    let Received { data, labels, introduction, .. } = received;
+    let leaving = !introduction.is_empty() && muster_proto::introduction::is_leaving(&introduction);
+    let (key, address) = (key.to_vec(), connection.address.clone());
+    Ok((ContactFrom { key, address, labels, validation, introduction, leaving }, data))
 }
 
 /// Judges the extra signatures of a contact apart from the tasks that serve connections, when there are any.

@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -41,6 +41,11 @@ const STEPS: [Step; 10] = [
         both: include_str!("../migrations/0010.sql"),
         sqlite: include_str!("../migrations/0010.sqlite.sql"),
         postgres: include_str!("../migrations/0010.postgres.sql"),
+    },
+    Step {
+        both: include_str!("../migrations/0011.sql"),
+        sqlite: include_str!("../migrations/0011.sqlite.sql"),
+        postgres: include_str!("../migrations/0011.postgres.sql"),
     },
 ];
 

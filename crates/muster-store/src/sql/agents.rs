@@ -1,28 +1,30 @@
 //! Machines: who they are, and what people change about them.
 
-use super::effects::{LABELS, usage_fault};
+use super::effects::{self, LABELS, usage_fault};
 use super::message_rows::{agent_list, from_json};
-use super::{contacts, endpoints, events, journal, reports, usage};
+use super::states::{self, Change, lock, not_found, note};
+use super::{contacts, endpoints, events, reports, succession, usage};
 use crate::agents::{
     AgentFilter, AgentStateKey, AgentStore, ContactPut, ContactTaken, DeadLetter, Enrolled, Enrolment, EventFilter,
-    EventRow, RecordPut, Recorded,
+    EventRow, Lookalike, RecordPut, Recorded, Succeeded, Succession,
 };
 use crate::db::Tx;
 use crate::db::value::{Field, Fields, Row, Value, params};
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
 use muster_core::{
-    Agent, AgentId, AgentState, Cause, Contact, ContactId, Facts, Label, ResourceUsage, Timestamp, label,
+    Agent, AgentId, AgentState, Cause, Contact, ContactId, Facts, Label, Message, ResourceUsage, Timestamp, label,
 };
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 const COLUMNS: &str = "agent_id, public_key, state, created, last_contact, last_address, last_clock, streaming_to, \
-     nonce_splits, nonce_skips, clone_suspected";
+     nonce_splits, nonce_skips, clone_suspected, state_note, rekey_asked, predecessor, successor, left_at";
 const LABELS_OF: &str = "SELECT agent_id, service, label FROM agent_labels WHERE agent_id = ANY($1)";
 const INSERT: &str = "INSERT INTO machines (agent_id, id_text, public_key, state, created, last_contact, last_address, \
-     streaming_to, nonce_splits, nonce_skips, host_name) VALUES ($1, $2, $3, $4, $5, $5, '', '', 0, 0, '') \
+     streaming_to, nonce_splits, nonce_skips, host_name, state_note) \
+     VALUES ($1, $2, $3, $4, $5, $5, '', '', 0, 0, '', $6) \
      ON CONFLICT (agent_id) DO NOTHING";
 const SPEND_TOKEN: &str = "UPDATE enrol_tokens SET uses_left = uses_left - 1 \
      WHERE sha256 = $1 AND uses_left > 0 AND (expires IS NULL OR expires > $2) RETURNING labels";
@@ -30,22 +32,6 @@ const COUNT: &str = "SELECT state, count(*) FROM machines GROUP BY state";
 const STATES: &str = "SELECT agent_id, state FROM machines WHERE agent_id = ANY($1) ORDER BY agent_id";
 const HEARD: &str = "UPDATE machines SET last_contact = $2 WHERE agent_id = ANY($1) AND streaming_to <> '' \
      AND last_contact < $2";
-const LOCK_STATE: &str = "SELECT state FROM machines WHERE agent_id = $1 FOR UPDATE";
-const SET_STATE: &str = "UPDATE machines SET state = $2 WHERE agent_id = $1";
-const FORGET: &str = "UPDATE machines SET last_address = '', last_clock = NULL, last_nonce = NULL, streaming_to = '', \
-     contact_id = NULL, stream_contact = NULL, host_name = '', facts_at = NULL, clone_suspected = NULL WHERE agent_id = $1";
-const DELETED_WITH_AGENT: [&str; 6] = [
-    "DELETE FROM agent_labels WHERE agent_id = $1",
-    "DELETE FROM agent_facts WHERE agent_id = $1",
-    "DELETE FROM messages WHERE destination_agent = $1 AND state = 0",
-    // Along the chain, from the last.
-    "DELETE FROM contacts WHERE contact_id IN (WITH RECURSIVE chain AS (SELECT contact_id, previous FROM contacts \
-     WHERE agent_id = $1 AND contact_id = (SELECT contact_id FROM machines WHERE agent_id = $1) UNION ALL \
-     SELECT c.contact_id, c.previous FROM chain JOIN contacts c ON c.contact_id = chain.previous \
-     AND c.contact_id < chain.contact_id WHERE c.agent_id = $1) SELECT contact_id FROM chain)",
-    "DELETE FROM usage_records WHERE agent_id = $1",
-    "DELETE FROM broadcast_sent WHERE agent_id = $1",
-];
 const DELETE_LABEL: &str = "DELETE FROM agent_labels WHERE agent_id = $1 AND service = $2 AND label = $3";
 
 impl Field for AgentState {
@@ -88,10 +74,15 @@ fn read(fields: &mut Fields) -> Result<Agent, StoreError> {
         nonce_splits: fields.take()?,
         nonce_skips: fields.take()?,
         clone_suspected: fields.take()?,
+        state_note: fields.take()?,
+        rekey_asked: fields.take()?,
+        predecessor: fields.take()?,
+        successor: fields.take()?,
+        left: fields.take()?,
     })
 }
 
-async fn get(tx: &mut Tx, id: &AgentId) -> Result<Option<Agent>, StoreError> {
+pub(super) async fn get(tx: &mut Tx, id: &AgentId) -> Result<Option<Agent>, StoreError> {
     let rows = tx.query(format!("SELECT {COLUMNS} FROM machines WHERE agent_id = $1"), params![id]).await?;
     Ok(with_labels(tx, rows).await?.pop())
 }
@@ -100,9 +91,7 @@ async fn enrol(tx: &mut Tx, (enrolment, now): &(Enrolment, Timestamp)) -> Result
     if let Some(known) = get(tx, &enrolment.id).await? {
         return Ok(known_before(known, enrolment));
     }
-    let id_text = enrolment.id.to_string();
-    let row = params![&enrolment.id, &id_text, &enrolment.key, enrolment.state as i32, *now];
-    if tx.execute(INSERT, row).await? == 0 {
+    if !insert(tx, enrolment, enrolment.state, *now).await? {
         // Somebody else enrolled it between the two statements.
         let known = get(tx, &enrolment.id).await?;
         return match known {
@@ -119,16 +108,33 @@ async fn enrol(tx: &mut Tx, (enrolment, now): &(Enrolment, Timestamp)) -> Result
         let mut fields = row.fields("enrol_tokens");
         let text: String = fields.take()?;
         let given: Vec<String> = from_json(&fields, &text)?;
-        labels.extend(given.into_iter().map(|label| Label::new(label::OPERATOR, label)));
+        // Checked when the token was made; one that an older version took is an operator's label as it stands.
+        labels
+            .extend(given.iter().map(|text| Label::parse(text).unwrap_or_else(|_| Label::new(label::OPERATOR, text))));
     }
     put_labels(tx, &enrolment.id, &labels).await?;
     endpoints::enrolled(tx, enrolment.id, &labels, *now).await?;
+    if !enrolment.facts.is_empty() {
+        effects::set_facts(tx, enrolment.id, &enrolment.facts, *now).await?;
+    }
     let agent = get(tx, &enrolment.id).await?;
     let agent = agent.ok_or_else(|| StoreError::Statement("an agent that was inserted is not there".into()))?;
     Ok(Enrolled::Yes(Box::new(agent)))
 }
 
-fn known_before(known: Agent, enrolment: &Enrolment) -> Enrolled {
+/// Puts a new machine's row in. `false`: there is one of this id.
+pub(super) async fn insert(
+    tx: &mut Tx,
+    enrolment: &Enrolment,
+    state: AgentState,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let id_text = enrolment.id.to_string();
+    let row = params![&enrolment.id, &id_text, &enrolment.key, state as i32, now, &enrolment.note];
+    Ok(tx.execute(INSERT, row).await? > 0)
+}
+
+pub(super) fn known_before(known: Agent, enrolment: &Enrolment) -> Enrolled {
     match known.state {
         _ if known.key != enrolment.key => Enrolled::OtherKey,
         AgentState::Deleted => Enrolled::Deleted,
@@ -136,7 +142,7 @@ fn known_before(known: Agent, enrolment: &Enrolment) -> Enrolled {
     }
 }
 
-async fn put_labels(tx: &mut Tx, id: &AgentId, labels: &[Label]) -> Result<bool, StoreError> {
+pub(super) async fn put_labels(tx: &mut Tx, id: &AgentId, labels: &[Label]) -> Result<bool, StoreError> {
     let mut rows: Vec<Value<'_>> = Vec::new();
     for label in labels {
         rows.extend([Value::from(id), Value::from(&label.service), Value::from(&label.label)]);
@@ -232,24 +238,6 @@ async fn heard(tx: &mut Tx, (ids, now): &(Vec<AgentId>, Timestamp)) -> Result<()
     tx.execute(HEARD, params![agent_list(ids), *now]).await.map(drop)
 }
 
-fn not_found(id: AgentId) -> StoreError {
-    StoreError::NotFound { what: "agent", id: id.to_string() }
-}
-
-/// A change of one agent by somebody.
-struct Change<T> {
-    id: AgentId,
-    to: T,
-    now: Timestamp,
-    cause: Cause,
-}
-
-/// Returns the agent's state and keeps others from changing it. Not found: it is not known, or was deleted.
-async fn lock(tx: &mut Tx, id: AgentId) -> Result<AgentState, StoreError> {
-    let row = tx.query_opt(LOCK_STATE, params![&id]).await?.ok_or_else(|| not_found(id))?;
-    row.only("machines")
-}
-
 /// Gives a label or takes it away.
 enum LabelChange {
     Put(Label),
@@ -272,44 +260,27 @@ async fn label_set(tx: &mut Tx, change: &Change<LabelChange>) -> Result<(), Stor
     if changed { note(tx, change, action, &json!({ "label": label })).await } else { Ok(()) }
 }
 
-async fn note<T>(tx: &mut Tx, change: &Change<T>, action: &str, details: &serde_json::Value) -> Result<(), StoreError>
-where
-    T: Sync,
-{
-    journal::write(tx, change.now, &change.cause, action, &change.id.to_string(), details).await
-}
-
-async fn state_set(tx: &mut Tx, change: &Change<AgentState>) -> Result<(), StoreError> {
-    let before = lock(tx, change.id).await?;
-    if before == change.to {
-        return Ok(());
-    }
-    if before == AgentState::Deleted {
-        return Err(StoreError::Refused(format!("agent {} was deleted, and its id stays taken", change.id)));
-    }
-    tx.execute(SET_STATE, params![&change.id, change.to as i32]).await?;
-    if change.to == AgentState::Deleted {
-        for delete in DELETED_WITH_AGENT {
-            tx.execute(delete, params![&change.id]).await?;
-        }
-        tx.execute(FORGET, params![&change.id]).await?;
-        endpoints::observed(tx, change.id, &Facts::new(), change.now).await?;
-        endpoints::tagged(tx, change.id, [], change.now).await?;
-    }
-    let action = match (before, change.to) {
-        (AgentState::Waiting, AgentState::Enrolled) => "agent.approve",
-        (_, AgentState::Enrolled) => "agent.unblock",
-        (_, AgentState::Waiting) => "agent.hold",
-        (_, AgentState::Blocked) => "agent.block",
-        (_, AgentState::Deleted) => "agent.delete",
-    };
-    note(tx, change, action, &json!({ "from": before, "to": change.to })).await
-}
-
 #[async_trait]
 impl AgentStore for SqlStore {
     async fn agent_enrol(&self, enrolment: Enrolment, now: Timestamp) -> Result<Enrolled, StoreError> {
         self.write((enrolment, now), |tx, args| Box::pin(enrol(tx, args))).await
+    }
+
+    async fn agent_succeed(&self, succession: Succession, now: Timestamp) -> Result<Succeeded, StoreError> {
+        self.write((succession, now), |tx, args| Box::pin(succession::succeed(tx, args))).await
+    }
+
+    async fn agent_rekey(&self, demand: Message, now: Timestamp, cause: &Cause) -> Result<(), StoreError> {
+        self.write((demand, now, cause.clone()), |tx, args| Box::pin(succession::demand(tx, args))).await
+    }
+
+    async fn agent_lookalikes(&self, id: AgentId) -> Result<Vec<Lookalike>, StoreError> {
+        self.read(id, |tx, args| Box::pin(succession::lookalikes(tx, args))).await
+    }
+
+    async fn agent_clone_clear(&self, id: AgentId, now: Timestamp, cause: &Cause) -> Result<(), StoreError> {
+        let change = Change { id, to: (), now, cause: cause.clone() };
+        self.write(change, |tx, args| Box::pin(states::clone_clear(tx, args))).await
     }
 
     async fn agent_get(&self, id: AgentId) -> Result<Option<Agent>, StoreError> {
@@ -363,7 +334,7 @@ impl AgentStore for SqlStore {
         cause: &Cause,
     ) -> Result<(), StoreError> {
         let change = Change { id, to: state, now, cause: cause.clone() };
-        self.write(change, |tx, args| Box::pin(state_set(tx, args))).await
+        self.write(change, |tx, args| Box::pin(states::set(tx, args))).await
     }
 
     async fn agents_heard(&self, ids: &[AgentId], now: Timestamp) -> Result<(), StoreError> {
@@ -380,6 +351,10 @@ impl AgentStore for SqlStore {
 
     async fn record_put(&self, record: RecordPut) -> Result<Option<Recorded>, StoreError> {
         self.write(record, |tx, args| Box::pin(contacts::record_put(tx, args))).await
+    }
+
+    async fn agent_left(&self, agent: AgentId, contact: ContactId, now: Timestamp) -> Result<(), StoreError> {
+        self.write((agent, contact, now), |tx, args| Box::pin(contacts::agent_left(tx, args))).await
     }
 
     async fn stream_end(&self, agent: AgentId, contact: ContactId) -> Result<(), StoreError> {

@@ -41,9 +41,10 @@ static BEFORE: LazyLock<String> =
     LazyLock::new(|| chain("SELECT previous FROM contacts WHERE contact_id = $3 AND agent_id = $1 AND previous < $3"));
 const UPDATE_AGENT: &str = "UPDATE machines SET last_contact = $2, last_address = $3, last_clock = $4, \
      last_nonce = $5, streaming_to = $6, stream_contact = $7, nonce_splits = $8, nonce_skips = $9, \
-     clone_suspected = $10, contact_id = $11 WHERE agent_id = $1";
+     clone_suspected = $10, contact_id = $11, left_at = NULL WHERE agent_id = $1";
 const DUE_AGAIN: &str = "UPDATE messages SET due = $2 WHERE destination_agent = $1 AND state = 0 AND due > $2 \
      AND attempts > 0 AND contact_id > $3";
+const LEFT: &str = "UPDATE machines SET left_at = $3 WHERE agent_id = $1 AND contact_id = $2";
 const END_STREAM: &str = "UPDATE machines SET streaming_to = '', stream_contact = NULL \
      WHERE agent_id = $1 AND stream_contact = $2";
 
@@ -107,8 +108,10 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
         return Ok(ContactTaken::OtherKey);
     }
     let state: AgentState = fields.take()?;
-    if state == AgentState::Deleted {
-        return Ok(ContactTaken::Deleted);
+    match state {
+        AgentState::Deleted => return Ok(ContactTaken::Deleted),
+        AgentState::Blocked => return Ok(ContactTaken::Blocked),
+        AgentState::Enrolled | AgentState::Waiting | AgentState::Rekeying | AgentState::Replaced => {}
     }
     let mut chain = Chain {
         last_nonce: fields.take::<Option<i64>>()?.map(i64::cast_unsigned),
@@ -220,7 +223,7 @@ pub(super) async fn record_put(tx: &mut Tx, put: &RecordPut) -> Result<Option<Re
         return Ok(None);
     }
     let (mut taken, mut foreign) = (Vec::new(), Vec::new());
-    if state != AgentState::Waiting {
+    if !matches!(state, AgentState::Waiting | AgentState::Blocked) {
         let sender = Sender { agent: put.agent, state, contact: put.contact, at: put.at };
         (taken, foreign) = take_in(tx, &sender, &put.intake).await?;
         put_dead_letters(tx, &put.rejected).await?;
@@ -255,6 +258,14 @@ pub(super) async fn labels(tx: &mut Tx, agent: AgentId) -> Result<Vec<Label>, St
 pub(super) async fn broadcasts_had(tx: &mut Tx, agent: AgentId) -> Result<Vec<BroadcastId>, StoreError> {
     let rows = tx.query(SELECT_HAD, params![&agent]).await?;
     rows.into_iter().map(|row| row.only("broadcast_sent")).collect()
+}
+
+/// Notes that a machine stops, unless a later contact took the place of this one.
+pub(super) async fn agent_left(
+    tx: &mut Tx,
+    (agent, contact, now): &(AgentId, ContactId, Timestamp),
+) -> Result<(), StoreError> {
+    tx.execute(LEFT, params![agent, *contact, *now]).await.map(drop)
 }
 
 /// Notes the end of a stream, unless a later contact took its place.

@@ -11,7 +11,7 @@ use crate::db::Tx;
 use crate::db::dialect::{Insert, Kind};
 use crate::db::value::{Value, params};
 use muster_core::{
-    AgentId, AgentState, ContactId, Facts, MessageId, MessageResult, ResourceUsage, Timestamp, label, limits,
+    AgentId, AgentState, ContactId, Facts, MessageId, MessageResult, ResourceUsage, Timestamp, handover, label, limits,
 };
 
 const SET_ACKNOWLEDGED: &str = "UPDATE messages SET state = 1, due = NULL, type_url = NULL, data = NULL, \
@@ -22,11 +22,20 @@ const SELECT_FOREIGN: &str = "SELECT message_id FROM messages WHERE message_id =
      AND destination_agent IS DISTINCT FROM $2 ORDER BY message_id";
 const SELECT_CLIENT_LABELS: &str = "SELECT label FROM agent_labels WHERE agent_id = $1 AND service = $2";
 const DELETE_CLIENT_LABELS: &str = "DELETE FROM agent_labels WHERE agent_id = $1 AND service = $2 AND label = ANY($3)";
+const PREDECESSOR: &str = "SELECT predecessor FROM machines WHERE agent_id = $1";
 const DELETE_FACTS: &str = "DELETE FROM agent_facts WHERE agent_id = $1";
-const SET_FACTS: &str = "UPDATE machines SET host_name = $2, facts_at = $3 WHERE agent_id = $1";
+const SET_FACTS: &str = "UPDATE machines SET host_name = $2, machine_id = $4, facts_at = $3 WHERE agent_id = $1";
+/// Whether this key came after the machine id was blocked under another one (state 2), and no person has looked at it yet.
+const BLOCKED_BEFORE: &str = "SELECT other.id_text, other.host_name FROM machines m JOIN machines other \
+     ON other.machine_id = m.machine_id AND other.agent_id <> m.agent_id WHERE m.agent_id = $1 AND m.machine_id <> '' \
+     AND m.state_at IS NULL AND other.state = 2 AND m.created >= other.state_at \
+     ORDER BY other.id_text LIMIT 1";
+const SET_WAITING: &str = "UPDATE machines SET state = 1, state_note = $2 WHERE agent_id = $1 AND state IN (0, 1)";
 
 /// The fact that lists of machines show and search.
 const HOST_NAME: &str = "hostname";
+/// Letters of a machine id that are kept.
+const MACHINE_ID_CHARS_MAX: usize = 128;
 
 pub(super) static LABELS: Insert = Insert {
     table: "agent_labels",
@@ -88,11 +97,27 @@ pub(super) async fn take_in(
         }
         let ended: Vec<&ResultPut> =
             new().filter_map(|effect| if let Effect::Result(put) = effect { Some(&**put) } else { None }).collect();
+        let ended = own_results(tx, sender.agent, ended).await?;
         if !ended.is_empty() {
-            results::put(tx, &ended, sender.at).await?;
+            results::put(tx, &ended.iter().collect::<Vec<_>>(), sender.at).await?;
         }
     }
     Ok((taken, foreign))
+}
+
+/// Returns results as those of the sender, or of the machine that it was before it got its new key: an order is answered
+/// under the key that it reached. Whoever claims to be another machine is itself.
+async fn own_results(tx: &mut Tx, sender: AgentId, ended: Vec<&ResultPut>) -> Result<Vec<ResultPut>, StoreError> {
+    let predecessor: Option<AgentId> = if ended.iter().all(|put| put.agent == sender) {
+        None
+    } else {
+        tx.query_opt(PREDECESSOR, params![&sender]).await?.map(|row| row.only("machines")).transpose()?.flatten()
+    };
+    let own = |put: &ResultPut| {
+        let is_own = Some(put.agent) == predecessor;
+        ResultPut { agent: if is_own { put.agent } else { sender }, ..put.clone() }
+    };
+    Ok(ended.into_iter().map(own).collect())
 }
 
 fn new_row<'a>(sender: &Sender, intake: &'a Intake) -> NewRow<'a> {
@@ -112,7 +137,7 @@ fn new_row<'a>(sender: &Sender, intake: &'a Intake) -> NewRow<'a> {
         attempts: 0,
         result: message.result.clone().or(done),
         keeps_body: intake.effect == Effect::Keep,
-        from_blocked: message.from_blocked || sender.state == AgentState::Blocked,
+        from_blocked: message.from_blocked || sender.state.owes_key(),
     }
 }
 
@@ -161,7 +186,7 @@ async fn set_client_labels(tx: &mut Tx, agent: AgentId, labels: &[String], now: 
     endpoints::tagged(tx, agent, labels.iter().map(String::as_str), now).await
 }
 
-async fn set_facts(tx: &mut Tx, agent: AgentId, facts: &Facts, now: Timestamp) -> Result<(), StoreError> {
+pub(super) async fn set_facts(tx: &mut Tx, agent: AgentId, facts: &Facts, now: Timestamp) -> Result<(), StoreError> {
     tx.execute(DELETE_FACTS, params![&agent]).await?;
     let mut rows: Vec<Value<'_>> = Vec::new();
     for (name, value) in facts {
@@ -170,10 +195,24 @@ async fn set_facts(tx: &mut Tx, agent: AgentId, facts: &Facts, now: Timestamp) -
     tx.insert_many(&FACTS, &rows).await?;
     // In lower case, because the two databases do not agree on what that is.
     let host_name = facts.get(HOST_NAME).and_then(serde_json::Value::as_str).unwrap_or_default().to_lowercase();
-    let host_name = muster_core::text::without_nul(&host_name);
-    tx.execute(SET_FACTS, params![&agent, host_name, now]).await?;
+    let host_name = muster_core::text::without_nul(host_name.trim_end_matches('.'));
+    let machine_id = facts.get(handover::MACHINE_ID).and_then(serde_json::Value::as_str).unwrap_or_default();
+    // Longer than any that is one, and it is looked for.
+    let machine_id = muster_core::text::cut(&muster_core::text::without_nul(machine_id), MACHINE_ID_CHARS_MAX);
+    tx.execute(SET_FACTS, params![&agent, host_name, now, machine_id]).await?;
     endpoints::observed(tx, agent, facts, now).await?;
+    hold_if_blocked(tx, agent).await?;
     sessions::facts_note(tx, agent, facts, now).await
+}
+
+/// Has a new key wait whose machine was blocked under another one.
+async fn hold_if_blocked(tx: &mut Tx, agent: AgentId) -> Result<(), StoreError> {
+    let Some(row) = tx.query_opt(BLOCKED_BEFORE, params![&agent]).await? else { return Ok(()) };
+    let mut fields = row.fields("machines");
+    let (id, host): (String, String) = (fields.take()?, fields.take()?);
+    let host = if host.is_empty() { host } else { format!(" ({host})") };
+    let note = format!("it has the machine id of agent {id}{host}, which is blocked");
+    tx.execute(SET_WAITING, params![&agent, note]).await.map(drop)
 }
 
 /// Says what is wrong with a usage record.

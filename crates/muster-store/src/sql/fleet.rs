@@ -19,39 +19,47 @@ const DESTROY: &str = "UPDATE agent_sessions SET destroyed = $3 WHERE agent = (S
 const NUMBERS: &str = "SELECT agent_id, number FROM machines WHERE agent_id = ANY($1) ORDER BY agent_id";
 const BY_NUMBER: &str = "SELECT agent_id FROM machines WHERE number = $1";
 
-const OFFLINE: &str = "SELECT name, min(id_text), count(*), max(last_contact) FROM machines WHERE state IN (0, 2) \
+const OFFLINE: &str = "SELECT name, min(id_text), count(*), max(last_contact) FROM machines WHERE state IN (0, 2, 4) \
      GROUP BY name HAVING max(last_contact) >= $1 AND max(last_contact) < $2 ORDER BY name COLLATE \"C\" \
      LIMIT $3 OFFSET $4";
+/// Names under which several machines were heard of since $1, one line for each of these machines: they share a host name,
+/// or a machine id, which is not what their makers and administrators meant.
+const DOUBLE: &str = "SELECT word, id_text, count, last_contact, queueloc FROM (SELECT 0 AS kind, host_name AS word, \
+     id_text, count(*) OVER (PARTITION BY host_name) AS count, last_contact, queueloc FROM machines \
+     WHERE state IN (0, 1, 2, 4) AND last_contact >= $1 AND host_name <> '' UNION ALL SELECT 1 AS kind, \
+     'machine id ' || machine_id AS word, id_text, count(*) OVER (PARTITION BY machine_id) AS count, last_contact, \
+     queueloc FROM machines WHERE state IN (0, 1, 2, 4) AND last_contact >= $1 AND machine_id <> '') AS doubles \
+     WHERE count > 1 ORDER BY kind, count DESC, word COLLATE \"C\", id_text LIMIT $2 OFFSET $3";
 /// Machines with other sessions heard of since $1, besides a last contact since then.
 const SEVERAL: &str = "FROM machines JOIN (SELECT agent, count(*) AS others FROM agent_sessions WHERE is_current = 0 \
      AND destroyed IS NULL AND last_seen >= $1 GROUP BY agent) AS more ON more.agent = machines.number \
-     WHERE machines.state IN (0, 2) AND machines.last_contact >= $1 \
+     WHERE machines.state IN (0, 2, 4) AND machines.last_contact >= $1 AND machines.left_at IS NULL \
      ORDER BY others DESC, id_text LIMIT $2 OFFSET $3";
-const DISAPPEARED: &str = "FROM machines WHERE state IN (0, 2) AND last_contact >= $1 AND last_contact < $2 \
-     ORDER BY last_contact DESC, id_text LIMIT $3 OFFSET $4";
+const DISAPPEARED: &str = "FROM machines WHERE state IN (0, 2, 4) AND last_contact >= $1 \
+     AND (last_contact < $2 OR left_at IS NOT NULL) ORDER BY last_contact DESC, id_text LIMIT $3 OFFSET $4";
 const VERSIONS: &str = "SELECT COALESCE(agent_sessions.version, ''), '', count(*), max(last_contact) FROM machines \
      LEFT JOIN agent_sessions ON agent_sessions.agent = machines.number AND is_current = 1 \
-     WHERE state IN (0, 2) AND last_contact >= $1 AND agent_sessions.destroyed IS NULL \
+     WHERE state IN (0, 2, 4) AND last_contact >= $1 AND left_at IS NULL AND agent_sessions.destroyed IS NULL \
      GROUP BY COALESCE(agent_sessions.version, '') \
      ORDER BY count(*) DESC, COALESCE(agent_sessions.version, '') COLLATE \"C\" LIMIT $2 OFFSET $3";
 
 /// Every session with the moment it was heard of last.
 const HEARD: &str = "WITH heard AS (SELECT machines.number AS machine, COALESCE(agent_sessions.version, '') AS version, \
-     last_contact AS at, COALESCE(agent_sessions.started, machines.created) AS started FROM machines \
+     last_contact AS at, (left_at IS NULL) AS here, COALESCE(agent_sessions.started, machines.created) AS started FROM machines \
      LEFT JOIN agent_sessions ON agent_sessions.agent = machines.number AND is_current = 1 \
-     WHERE state IN (0, 2) AND agent_sessions.destroyed IS NULL UNION ALL \
-     SELECT agent, agent_sessions.version, last_seen, agent_sessions.started FROM agent_sessions \
-     JOIN machines ON machines.number = agent WHERE state IN (0, 2) AND is_current = 0 \
+     WHERE state IN (0, 2, 4) AND agent_sessions.destroyed IS NULL UNION ALL \
+     SELECT agent, agent_sessions.version, last_seen, (left_at IS NULL), agent_sessions.started FROM agent_sessions \
+     JOIN machines ON machines.number = agent WHERE state IN (0, 2, 4) AND is_current = 0 \
      AND agent_sessions.destroyed IS NULL)";
-const ONLINE_VERSIONS: &str = "SELECT version, count(*) FROM heard WHERE at >= $1 GROUP BY version";
-const IDLE_VERSIONS: &str = "SELECT version, count(*) FROM heard WHERE at >= $2 AND at < $1 AND machine NOT IN \
-     (SELECT machine FROM heard WHERE at >= $1) GROUP BY version";
+const ONLINE_VERSIONS: &str = "SELECT version, count(*) FROM heard WHERE here AND at >= $1 GROUP BY version";
+const IDLE_VERSIONS: &str = "SELECT version, count(*) FROM heard WHERE here AND at >= $2 AND at < $1 AND machine NOT IN \
+     (SELECT machine FROM heard WHERE here AND at >= $1) GROUP BY version";
 const ENDPOINTS: &str = "SELECT count(CASE WHEN online > 0 THEN 1 END), \
      count(CASE WHEN online = 0 AND active > 0 THEN 1 END), \
      count(CASE WHEN newest >= $3 AND before = 0 THEN 1 END), count(CASE WHEN online > 1 THEN 1 END), \
      count(CASE WHEN active = 0 AND last >= $4 THEN 1 END), count(CASE WHEN active > 1 THEN 1 END) \
-     FROM (SELECT machine, count(CASE WHEN at >= $1 THEN 1 END) AS online, \
-     count(CASE WHEN at >= $2 THEN 1 END) AS active, max(at) AS last, max(started) AS newest, \
+     FROM (SELECT machine, count(CASE WHEN here AND at >= $1 THEN 1 END) AS online, \
+     count(CASE WHEN here AND at >= $2 THEN 1 END) AS active, max(at) AS last, max(started) AS newest, \
      count(CASE WHEN at >= $4 AND at < $3 THEN 1 END) AS before FROM heard GROUP BY machine) AS endpoints";
 const PUT: &str = "INSERT INTO agents_stats (at, online_agents, online_agents_by_version, online_endpoints, \
      idle_agents, idle_agents_by_version, idle_endpoints, new_endpoints, multi_agents_endpoints, \
@@ -129,9 +137,9 @@ async fn report(tx: &mut Tx, (report, now, offset, limit): &Asked) -> Result<Vec
             let values = vec![before(now, 30 * DAY).into(), before(now, 5 * MINUTE).into(), limit, offset];
             (OFFLINE.to_owned(), values, false)
         }
-        Report::Double | Report::Flapping => {
-            let since = if *report == Report::Double { before(now, 10 * MINUTE) } else { active_since };
-            (format!("{} {SEVERAL}", columns("others + 1")), vec![since.into(), limit, offset], true)
+        Report::Double => (DOUBLE.to_owned(), vec![active_since.into(), limit, offset], true),
+        Report::Flapping => {
+            (format!("{} {SEVERAL}", columns("others + 1")), vec![active_since.into(), limit, offset], true)
         }
         Report::Disappeared => {
             let values = vec![before(now, 7 * DAY).into(), active_since.into(), limit, offset];

@@ -30,6 +30,8 @@ mod results;
 mod retention;
 mod searches;
 mod sessions;
+mod states;
+mod succession;
 mod targets;
 mod tokens;
 mod trust;

@@ -13,6 +13,12 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 const NUMBERS: &str = "SELECT agent_id, number FROM machines WHERE agent_id = ANY($1)";
+/// The number of the machine that each went on from, of those that went on under a new key.
+const PREDECESSORS: &str = "SELECT m.agent_id, p.number FROM machines m JOIN machines p ON p.agent_id = m.predecessor \
+     WHERE m.agent_id = ANY($1)";
+/// A command that reached the machine under its new key, though it was given to the old one: it is the new one's.
+const MOVE: &str = "UPDATE command_rows SET agent = $3 WHERE action = $1 AND agent = $2 AND state = 1 AND NOT EXISTS \
+     (SELECT 1 FROM command_rows own WHERE own.action = $1 AND own.agent = $3)";
 const END: &str = "UPDATE command_rows SET state = $3, at = $4 WHERE action = $1 AND agent = ANY($2) AND state < 2 \
      RETURNING agent";
 const KNOWN: &str = "SELECT agent FROM command_rows WHERE action = $1 AND agent = ANY($2)";
@@ -54,7 +60,7 @@ struct Incoming<'a> {
 
 /// What results add to the counts of one action.
 #[derive(Default)]
-struct Counts {
+pub(super) struct Counts {
     success: i64,
     failed: i64,
     timeout: i64,
@@ -64,7 +70,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, status: CommandStatus) {
+    pub(super) fn add(&mut self, status: CommandStatus) {
         match status {
             CommandStatus::Success => self.success += 1,
             CommandStatus::Timeout => self.timeout += 1,
@@ -89,6 +95,7 @@ pub(super) async fn put(tx: &mut Tx, puts: &[&ResultPut], now: Timestamp) -> Res
             waiting.push(Incoming { index, agent: *agent, put, digest: digest(put) });
         }
     }
+    commands_move(tx, &waiting).await?;
     let mut counts: BTreeMap<ActionId, Counts> = BTreeMap::new();
     // Of results of one command that come together, each is taken after the one before.
     while !waiting.is_empty() {
@@ -114,6 +121,22 @@ async fn numbers(tx: &mut Tx, puts: &[&ResultPut]) -> Result<HashMap<AgentId, i6
         numbers.insert(fields.take()?, fields.take()?);
     }
     Ok(numbers)
+}
+
+/// Moves commands to the machines that answer them, where these were handed them under a newer key than they were for.
+async fn commands_move(tx: &mut Tx, incoming: &[Incoming<'_>]) -> Result<(), StoreError> {
+    let ids: Vec<&[u8]> = incoming.iter().map(|incoming| &incoming.put.agent.as_bytes()[..]).collect();
+    let mut predecessors: HashMap<AgentId, i64> = HashMap::new();
+    for row in tx.query(PREDECESSORS, params![ids]).await? {
+        let mut fields = row.fields("machines");
+        predecessors.insert(fields.take()?, fields.take()?);
+    }
+    for incoming in incoming {
+        if let Some(old) = predecessors.get(&incoming.put.agent) {
+            tx.execute(MOVE, params![incoming.put.action, *old, incoming.agent]).await?;
+        }
+    }
+    Ok(())
 }
 
 fn digest(put: &ResultPut) -> i64 {
@@ -208,7 +231,7 @@ async fn judge<'a>(
     Ok(incoming.into_iter().map(|incoming| (incoming, answer(&incoming))).collect())
 }
 
-async fn count(tx: &mut Tx, action: ActionId, counts: &Counts, now: Timestamp) -> Result<(), StoreError> {
+pub(super) async fn count(tx: &mut Tx, action: ActionId, counts: &Counts, now: Timestamp) -> Result<(), StoreError> {
     let Counts { success, failed, timeout, cancelled, expired, late } = *counts;
     tx.execute(COUNT, params![action, success, failed, timeout, cancelled, expired, late, now]).await?;
     complete(tx, action, now).await.map(drop)

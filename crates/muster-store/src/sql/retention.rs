@@ -43,8 +43,12 @@ const DELETE_BROADCASTS: &str = "DELETE FROM broadcasts WHERE broadcast_id = ANY
      (SELECT 1 FROM broadcast_sent WHERE broadcast_sent.broadcast_id = broadcasts.broadcast_id) AND NOT EXISTS \
      (SELECT 1 FROM allocations WHERE allocations.broadcast_id = broadcasts.broadcast_id)";
 
+/// No deletion, but a mark that is over: the other machine of the same key was not seen for long.
+const CLONES: &str = "UPDATE machines SET clone_suspected = NULL WHERE agent_id IN (SELECT agent_id FROM machines \
+     WHERE clone_suspected IS NOT NULL AND clone_suspected < $1 LIMIT $2)";
+
 pub(super) async fn sweep(tx: &mut Tx, (retention, limit): &(Retention, u32)) -> Result<u64, StoreError> {
-    let mut deleted = 0;
+    let mut deleted = tx.execute(CLONES, params![retention.clones_before, *limit]).await?;
     for (statement, before) in BY_TIME {
         deleted += tx.execute(statement, params![before(retention), *limit]).await?;
     }

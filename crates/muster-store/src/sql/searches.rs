@@ -281,11 +281,16 @@ async fn with_results(tx: &mut Tx, found: Vec<Bare>) -> Result<Vec<CommandFound>
 /// The condition that a machine stands in one of these ways.
 fn stands(states: &[AgentStatus], online: &str, idle: &str) -> String {
     let one = |state: &AgentStatus| match state {
-        AgentStatus::Online => format!("(machines.destroyed IS NULL AND machines.last_contact >= {online})"),
+        AgentStatus::Online => {
+            format!("(machines.destroyed IS NULL AND machines.left_at IS NULL AND machines.last_contact >= {online})")
+        }
         AgentStatus::Idle => format!(
-            "(machines.destroyed IS NULL AND machines.last_contact < {online} AND machines.last_contact >= {idle})"
+            "(machines.destroyed IS NULL AND machines.left_at IS NULL AND machines.last_contact < {online} \
+             AND machines.last_contact >= {idle})"
         ),
-        AgentStatus::Offline => format!("(machines.destroyed IS NULL AND machines.last_contact < {idle})"),
+        AgentStatus::Offline => {
+            format!("(machines.destroyed IS NULL AND (machines.left_at IS NOT NULL OR machines.last_contact < {idle}))")
+        }
         AgentStatus::Destroyed => "machines.destroyed IS NOT NULL".to_owned(),
     };
     let any: Vec<String> = states.iter().map(one).collect();
@@ -296,7 +301,7 @@ async fn machines(tx: &mut Tx, (filter, now): &(SearchFilter, Timestamp)) -> Res
     let since = Since::read(tx, *now).await?;
     let mut search = Search::new(tx, filter);
     let (online, idle) = (search.place(since.online), search.place(since.idle));
-    let mut wheres = vec!["machines.state IN (0, 2)".to_owned()];
+    let mut wheres = vec!["machines.state IN (0, 2, 4)".to_owned()];
     wheres.extend(search.machines.iter().cloned());
     if let Some(status) = &filter.status {
         wheres.push(stands(&status.agent_states(), &online, &idle));

@@ -82,7 +82,9 @@ impl<'a> Condition<'a> {
         let active = match reach {
             Reach::Active => {
                 let idle = self.place(self.since.idle, "BIGINT");
-                format!(" AND machines.last_contact >= {idle} AND machines.destroyed IS NULL")
+                format!(
+                    " AND machines.last_contact >= {idle} AND machines.left_at IS NULL AND machines.destroyed IS NULL"
+                )
             }
             Reach::Enrolled => String::new(),
         };
@@ -251,8 +253,8 @@ impl<'a> Condition<'a> {
 /// The word for how a machine stands, given the parameters of [`Since`].
 pub(super) fn status_of(online: &str, idle: &str) -> String {
     format!(
-        "CASE WHEN machines.destroyed IS NOT NULL THEN 'destroyed' WHEN machines.last_contact >= {online} \
-         THEN 'online' WHEN machines.last_contact >= {idle} THEN 'idle' ELSE 'offline' END"
+        "CASE WHEN machines.destroyed IS NOT NULL THEN 'destroyed' WHEN machines.left_at IS NOT NULL THEN 'offline' \
+         WHEN machines.last_contact >= {online} THEN 'online' WHEN machines.last_contact >= {idle} THEN 'idle' ELSE 'offline' END"
     )
 }
 

@@ -31,6 +31,11 @@ for_each_backend! {
             nonce_splits: 0,
             nonce_skips: 0,
             clone_suspected: None,
+            state_note: String::new(),
+            rekey_asked: None,
+            predecessor: None,
+            successor: None,
+            left: None,
         };
         assert_eq!(row, wanted);
         let two = stage.agent_in(2, AgentState::Blocked, &[]).await;
@@ -111,7 +116,7 @@ for_each_backend! {
 
     async fn filters_pick_by_state_labels_and_contact(stage) {
         stage.agent_in(1, AgentState::Enrolled, &labels(&["a", "b"])).await;
-        stage.agent_in(2, AgentState::Blocked, &labels(&["a"])).await;
+        stage.agent_in(2, AgentState::Rekeying, &labels(&["a"])).await;
         stage.agent_in(3, AgentState::Enrolled, &labels(&["client:a"])).await;
         stage.agent_in(4, AgentState::Enrolled, &[]).await;
         stage.store.agent_state_set(agent(4), AgentState::Deleted, at(1), &cause()).await.unwrap();

@@ -144,6 +144,7 @@ for_each_backend! {
         stage.store.broadcast_create(crate::broadcasts::broadcast(2, 0), at(0), &cause()).await.unwrap();
         stage.store.broadcast_create(crate::broadcasts::broadcast(3, 1), at(0), &cause()).await.unwrap();
         let retention = Retention {
+            clones_before: at(-1),
             contacts_before: at(3),
             contents_before: at(0),
             broadcasts_before: at(3),

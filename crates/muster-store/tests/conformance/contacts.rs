@@ -90,7 +90,7 @@ for_each_backend! {
         for n in 0..3 {
             stage.contact(contact(1, at(n))).await;
         }
-        let old = Retention { contacts_before: at(9), contents_before: at(0), broadcasts_before: at(0) };
+        let old = Retention { clones_before: at(-1), contacts_before: at(9), contents_before: at(0), broadcasts_before: at(0) };
         assert_eq!(stage.store.retention_sweep(old, 100).await.unwrap(), 3);
         assert_eq!(stage.store.contact_page(one, None, 9).await.unwrap(), []);
         let mut since = Vec::new();
@@ -253,11 +253,11 @@ for_each_backend! {
         assert_eq!(stage.store.dead_letter_page(None, 9).await.unwrap(), []);
     }
 
-    async fn a_blocked_agents_messages_are_flagged_and_do_little(stage) {
+    async fn the_messages_of_an_agent_that_owes_a_key_are_flagged_and_do_little(stage) {
         let one = stage.agent(1).await;
         stage.put(to_agent(1, one, "s")).await;
         stage.put(to_agent(2, one, "s")).await;
-        stage.store.agent_state_set(one, AgentState::Blocked, at(1), &cause()).await.unwrap();
+        stage.store.agent_state_set(one, AgentState::Rekeying, at(1), &cause()).await.unwrap();
         let effects = vec![
             Effect::ClientLabels(vec!["x".into()]),
             Effect::Facts(BTreeMap::from([("hostname".into(), "h".into())])),
@@ -267,7 +267,7 @@ for_each_backend! {
             Effect::Deliver { due: at(3) },
         ];
         let recorded = stage.contact(ContactPut { claim: Some(all()), ..with(1, at(2), effects) }).await;
-        assert_eq!((recorded.state, recorded.claimed, recorded.labels), (AgentState::Blocked, vec![], vec![]));
+        assert_eq!((recorded.state, recorded.claimed, recorded.labels), (AgentState::Rekeying, vec![], vec![]));
         for n in 100..106 {
             assert!(stage.row(id(n)).await.message.from_blocked);
         }
@@ -275,6 +275,20 @@ for_each_backend! {
         assert_eq!(stage.row(id(2)).await.state, MessageState::Failed);
         assert_eq!(stage.store.facts_get(one).await.unwrap(), None);
         assert_eq!(stage.store.usage_list(one, at(0), at(99)).await.unwrap(), []);
+    }
+
+    async fn nothing_of_a_blocked_agent_is_stored(stage) {
+        let one = stage.agent(1).await;
+        let contact = stage.contact(with(1, at(1), vec![])).await.contact;
+        stage.store.agent_state_set(one, AgentState::Blocked, at(2), &cause()).await.unwrap();
+        let taken = stage.store.contact_put(with(1, at(3), vec![Effect::Nothing])).await.unwrap();
+        assert_eq!(taken, ContactTaken::Blocked);
+        assert_eq!(stage.store.contact_page(one, None, 9).await.unwrap().len(), 1);
+        let record = RecordPut { agent: one, contact, at: at(4), intake: vec![intake(to_server(100, one, "s"), Effect::Nothing)], rejected: vec![letter(1)] };
+        let recorded = stage.store.record_put(record).await.unwrap().unwrap();
+        assert_eq!((recorded.state, recorded.taken), (AgentState::Blocked, vec![]));
+        assert_eq!(stage.store.message_get(&[id(100)], true).await.unwrap(), []);
+        assert_eq!(stage.store.dead_letter_page(None, 9).await.unwrap(), []);
     }
 
     async fn a_contact_claims_what_is_due(stage) {

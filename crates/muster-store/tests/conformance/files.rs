@@ -26,7 +26,12 @@ impl Stage {
     }
 
     async fn sweep_contents(&self, ms: i64) -> u64 {
-        let retention = Retention { contacts_before: at(-1), contents_before: at(ms), broadcasts_before: at(-1) };
+        let retention = Retention {
+            clones_before: at(-1),
+            contacts_before: at(-1),
+            contents_before: at(ms),
+            broadcasts_before: at(-1),
+        };
         self.store.retention_sweep(retention, 1000).await.unwrap()
     }
 }

@@ -9,7 +9,7 @@ use muster_store::agents::{ContactPut, Effect};
 use muster_store::investigators::{InvestigatorPut, ModuleWeight, PERMISSIONS_ADMIN, PERMISSIONS_ALL};
 use muster_store::reports::{AgentTimes, Report, SESSIONS_MAX};
 use muster_store::targets::{Reach, TargetQuery};
-use muster_store::{AgentStore, ClusterStore, ErrorKind, InvestigatorStore, JournalStore, ReportStore};
+use muster_store::{AgentStore, ClusterStore, ErrorKind, InvestigatorStore, JournalStore, ReportStore, TargetStore};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -155,14 +155,12 @@ for_each_backend! {
         run(&stage, 5, 21, ago(15 * MINUTE), ago(15 * MINUTE)).await;
         stage.contact(contact(5, ago(MINUTE))).await;
         assert_eq!(lines(&stage, Report::Offline, now).await, [(name(2), 1), (name(3), 1)]);
-        assert_eq!(lines(&stage, Report::Double, now).await, [(name(4), 2)]);
+        assert_eq!(lines(&stage, Report::Double, now).await, [], "what was started anew is one machine");
         assert_eq!(lines(&stage, Report::Flapping, now).await, [(name(4), 2), (name(5), 2)]);
         assert_eq!(lines(&stage, Report::Disappeared, now).await, [(name(3), 1)]);
         assert_eq!(lines(&stage, Report::Versions, now).await, [(String::new(), 3)]);
         let page = stage.store.report(Report::Offline, now, 1, 1).await.unwrap();
         assert_eq!(page.iter().map(|row| row.name.clone()).collect::<Vec<_>>(), [name(3)]);
-        let double = stage.store.report(Report::Double, now, 0, 9).await.unwrap();
-        assert_eq!((double[0].agent, double[0].queueloc.as_str()), (Some(agent(4)), "agent.0000000000000004"));
 
         let stats = stage.store.agents_stats_put(now).await.unwrap();
         assert_eq!((stats.online_agents, stats.online_endpoints), (5, 3));
@@ -171,6 +169,46 @@ for_each_backend! {
         assert_eq!(stats.disappeared_endpoints, 1);
         assert_eq!(stats.new_endpoints, 1, "machine 5 was started anew and not heard of in the week before");
         assert_eq!(stage.store.agents_stats_last().await.unwrap(), Some(stats));
+    }
+
+    async fn case_11_several_machines_of_one_name_or_machine_id_are_doubles(stage) {
+        let facts = |host: &str, machine: &str| {
+            Effect::Facts([("hostname".to_owned(), host.into()), ("machine_id".to_owned(), machine.into())].into())
+        };
+        for (n, host, machine) in [(1, "Web1.", "aa"), (2, "web1", "bb"), (3, "db1", "bb"), (4, "db2", ""), (5, "web1", "cc")] {
+            stage.agent(n).await;
+            let told = intake(to_server(n, agent(n), "s"), facts(host, machine));
+            stage.contact(ContactPut { intake: vec![told], ..contact(n, at(MINUTE)) }).await;
+        }
+        stage.store.agent_state_set(agent(5), AgentState::Deleted, at(MINUTE), &cause()).await.unwrap();
+        let rows = stage.store.report(Report::Double, at(2 * MINUTE), 0, 9).await.unwrap();
+        let shown: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.agent, row.count)).collect();
+        let of = |n| Some(agent(n));
+        assert_eq!(shown, [("web1", of(1), 2), ("web1", of(2), 2), ("machine id bb", of(2), 2), ("machine id bb", of(3), 2)]);
+        assert_eq!(stage.store.report(Report::Double, at(2 * DAY), 0, 9).await.unwrap(), []);
+    }
+
+    async fn an_agent_that_said_that_it_stops_is_offline_until_it_is_back(stage) {
+        stage.agent(1).await;
+        let first = stage.contact(contact(1, at(MINUTE))).await.contact;
+        let stats = async |ms| {
+            let stats = stage.store.agents_stats_put(at(ms)).await.unwrap();
+            (stats.online_endpoints, stats.idle_endpoints, stats.disappeared_endpoints)
+        };
+        let reached = async |ms| {
+            let target = muster_core::target::Target::parse("status='online'").unwrap();
+            let query = TargetQuery { target, reach: Reach::Active, now: at(ms) };
+            stage.store.target_count(query).await.unwrap()
+        };
+        assert_eq!((stats(2 * MINUTE).await, reached(2 * MINUTE).await), ((1, 0, 0), 1));
+        stage.store.agent_left(agent(1), first, at(2 * MINUTE)).await.unwrap();
+        assert_eq!((stats(2 * MINUTE + 1).await, reached(2 * MINUTE + 1).await), ((0, 0, 1), 0));
+        let row = stage.store.target_row(agent(1), vec![], at(2 * MINUTE + 1)).await.unwrap().unwrap();
+        assert_eq!(row.status, "offline");
+        stage.contact(contact(1, at(3 * MINUTE))).await;
+        assert_eq!((stats(3 * MINUTE).await, reached(3 * MINUTE).await), ((1, 0, 0), 1));
+        stage.store.agent_left(agent(1), first, at(3 * MINUTE)).await.unwrap();
+        assert_eq!(reached(4 * MINUTE).await, 1, "it has been back since");
     }
 
     async fn d16_new_endpoints_are_right_at_each_run(stage) {

@@ -24,6 +24,7 @@ mod servers;
 mod stage;
 mod tables;
 mod targets;
+mod who;
 
 /// The page that says where each case is names only cases that are there.
 #[test]

@@ -304,7 +304,8 @@ impl Model {
         match agent.state {
             AgentState::Deleted => return "Deleted".to_owned(),
             AgentState::Waiting => return "Waiting [] [] [] []".to_owned(),
-            AgentState::Enrolled | AgentState::Blocked => {}
+            AgentState::Blocked => return "Blocked".to_owned(),
+            AgentState::Enrolled | AgentState::Rekeying | AgentState::Replaced => {}
         }
         let (mut taken, mut named) = (Vec::new(), BTreeSet::new());
         for (n, bring) in brings {

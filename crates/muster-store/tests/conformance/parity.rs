@@ -234,7 +234,8 @@ async fn script(stage: Stage) -> Vec<String> {
     };
     told(log, "journal", store.journal_put(line).await);
     told(log, "journal", store.journal_page(None, 99).await);
-    let old = Retention { contacts_before: at(9), contents_before: at(9), broadcasts_before: at(9) };
+    let old =
+        Retention { clones_before: at(-1), contacts_before: at(9), contents_before: at(9), broadcasts_before: at(9) };
     told(log, "sweep", store.retention_sweep(old, 3).await);
     told(log, "sweep", store.retention_sweep(old, 300).await);
     told(log, "sweep", store.messages_sweep(at(9), 0, 300).await);

@@ -33,8 +33,8 @@ fn limit() -> impl Strategy<Value = u64> {
 }
 
 fn state() -> impl Strategy<Value = AgentState> {
-    use AgentState::{Blocked, Deleted, Enrolled, Waiting};
-    prop_oneof![4 => Just(Enrolled), 2 => Just(Blocked), 1 => Just(Waiting), 1 => Just(Deleted)]
+    use AgentState::{Blocked, Deleted, Enrolled, Rekeying, Waiting};
+    prop_oneof![4 => Just(Enrolled), 1 => Just(Blocked), 2 => Just(Rekeying), 1 => Just(Waiting), 1 => Just(Deleted)]
 }
 
 fn bring() -> impl Strategy<Value = Bring> {

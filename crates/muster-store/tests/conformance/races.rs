@@ -214,6 +214,7 @@ for_each_backend! {
             store.file_finish(info, &cause()).await.unwrap();
         }).await;
         let retention = muster_store::cluster::Retention {
+            clones_before: at(-1),
             contacts_before: at(0), contents_before: at(2), broadcasts_before: at(0),
         };
         assert_eq!(stage.store.retention_sweep(retention, 100).await.unwrap(), 14, "seven contents and their pieces go");

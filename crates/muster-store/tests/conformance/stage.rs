@@ -1,7 +1,7 @@
 //! What every case stands on: an empty store, and short words for what cases say.
 
 use muster_core::{
-    Address, AgentId, AgentState, Cause, ContactId, Label, Message, MessageId, Payload, ResourceUsage, Timestamp,
+    Address, AgentId, AgentState, Cause, ContactId, Facts, Label, Message, MessageId, Payload, ResourceUsage, Timestamp,
 };
 use muster_store::agents::{Claim, ContactPut, ContactTaken, Effect, Enrolled, Enrolment, Intake, Recorded};
 use muster_store::{AgentStore, MessageStore, SqlStore, StoreOptions};
@@ -189,7 +189,8 @@ pub(crate) fn key(n: u8) -> Vec<u8> {
 }
 
 pub(crate) fn enrolment(n: u8, state: AgentState, labels: &[Label]) -> Enrolment {
-    Enrolment { id: agent(n), key: key(n), labels: labels.to_vec(), state, token: None }
+    let note = String::new();
+    Enrolment { id: agent(n), key: key(n), labels: labels.to_vec(), state, token: None, facts: Facts::new(), note }
 }
 
 pub(crate) fn id(n: u8) -> MessageId {

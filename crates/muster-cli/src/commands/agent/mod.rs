@@ -1,5 +1,6 @@
 //! `muster agent`: machines.
 
+mod approve;
 mod config;
 mod show;
 mod trust;
@@ -12,7 +13,9 @@ use super::{ReasonArgs, Stake, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, time, yes};
 use crate::{Context, Exit, Failure, resolve, values};
-use muster_api::agents::{AgentDetail, AgentQuery, AgentSummary, ContactRow, DeadLetterRow, UsageQuery, UsageRow};
+use muster_api::agents::{
+    AgentDetail, AgentQuery, AgentSummary, ContactRow, DeadLetterRow, RekeyRequest, UsageQuery, UsageRow,
+};
 use muster_core::Label;
 use reqwest::Method;
 use serde_json::Value;
@@ -59,14 +62,30 @@ enum Command {
         #[arg(required = true, value_parser = label)]
         labels: Vec<String>,
     },
-    /// Keep machines out: they are told to make a new key, and what they send is set aside
+    /// Keep machines out: their keys are refused, and new keys of theirs wait for approval
     Block(Change),
     /// Let blocked machines in again
     Unblock(Change),
-    /// Let waiting machines in
-    Approve(Change),
-    /// Have machines make a new key; each comes back as a new agent
-    Rekey(Change),
+    /// Let waiting machines in, after a look at what they say they are
+    Approve {
+        /// Which, and why
+        #[command(flatten)]
+        change: Change,
+        /// Do not ask; without a terminal nobody is asked
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Have machines make a new key; each goes on under a new id, with its labels and weights
+    Rekey {
+        /// Which, and why
+        #[command(flatten)]
+        change: Change,
+        /// Ask also a machine that would not be let in under its new key: it may be lost until somebody visits it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Forget that two machines seemed to share a key
+    CloneClear(Change),
     /// Delete machines for good; their keys are never let in again
     Delete {
         /// Which, and why
@@ -102,7 +121,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ListCommand {
     /// Only in this state; without it: any but deleted
-    #[arg(long, value_parser = ["enrolled", "waiting", "blocked", "deleted"])]
+    #[arg(long, value_parser = ["enrolled", "waiting", "blocked", "deleted", "rekeying", "replaced"])]
     state: Option<String>,
     /// Only with this label (SERVICE:LABEL); several must all be there
     #[arg(long = "label", value_name = "LABEL", value_parser = label)]
@@ -162,8 +181,9 @@ impl Args {
             Command::Unlabel { id, labels } => set_labels(context, &id, &labels, &Method::DELETE).await,
             Command::Block(change) => change.run(context, "block").await,
             Command::Unblock(change) => change.run(context, "unblock").await,
-            Command::Approve(change) => change.run(context, "approve").await,
-            Command::Rekey(change) => change.run(context, "rekey").await,
+            Command::Approve { change, yes } => approve::run(context, change, yes).await,
+            Command::Rekey { change, force } => change.rekey(context, force).await,
+            Command::CloneClear(change) => change.run(context, "clone-clear").await,
             Command::Delete { change, yes } => change.delete(context, yes).await,
             Command::Contacts { id, list } => contacts(context, &id, &list).await,
             Command::Usage(usage) => usage.run(context).await,
@@ -192,11 +212,11 @@ impl ListCommand {
         }
         let mut table = Table::new(&["ID", "HOST", "STATE", "LABELS", "LAST CONTACT", "ADDRESS", "STREAM"]);
         for row in rows.read::<AgentSummary>(context, WHAT)? {
-            let clone = if row.clone_suspected.is_some() { " (cloned?)" } else { "" };
+            let state = state(&row);
             table.row([
                 row.id,
                 row.hostname.unwrap_or_else(|| "-".to_owned()),
-                format!("{}{clone}", row.state),
+                state,
                 row.labels.join(" "),
                 time(&row.last_contact),
                 row.last_address,
@@ -207,6 +227,24 @@ impl ListCommand {
         rows.note_more(context);
         Ok(())
     }
+}
+
+/// How a machine stands, in few words.
+fn state(row: &AgentSummary) -> String {
+    let mut state = row.state.clone();
+    if let Some(successor) = &row.successor {
+        state.push_str(&format!(" by {successor}"));
+    }
+    if let Some(predecessor) = &row.predecessor {
+        state.push_str(&format!(" (was {predecessor})"));
+    }
+    if row.rekey_asked.is_some() {
+        state.push_str(" (new key asked)");
+    }
+    if row.clone_suspected.is_some() {
+        state.push_str(" (cloned?)");
+    }
+    state
 }
 
 async fn set_labels(context: &Context, id: &str, labels: &[String], method: &Method) -> Result<(), Failure> {
@@ -233,8 +271,22 @@ impl Change {
             let answer = context.api.send(&what, Method::POST, &["agents", &id, verb], &self.reason.body()).await?;
             if !context.out.json {
                 let state = answer.get("state").and_then(Value::as_str).unwrap_or_default();
-                let word = if verb == "rekey" { "asked for a new key" } else { state };
-                context.out.line(&crate::output::safe(&format!("{id}  {word}")))?;
+                context.out.line(&crate::output::safe(&format!("{id}  {state}")))?;
+            }
+            answers.push(answer);
+        }
+        if context.out.json { one_or_all(context, answers) } else { Ok(()) }
+    }
+
+    async fn rekey(self, context: &Context, force: bool) -> Result<(), Failure> {
+        let mut answers = Vec::new();
+        for text in &self.ids {
+            let id = resolve::agent(context, text).await?;
+            let what = format!("could not rekey agent {id}");
+            let request = RekeyRequest { reason: self.reason.body().reason, force };
+            let answer = context.api.send(&what, Method::POST, &["agents", &id, "rekey"], &request).await?;
+            if !context.out.json {
+                context.out.line(&format!("{id}  asked for a new key"))?;
             }
             answers.push(answer);
         }

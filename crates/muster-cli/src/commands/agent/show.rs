@@ -2,7 +2,7 @@
 
 use crate::output::{Table, safe, size, time, time_or_dash, yes};
 use crate::{Context, Failure, resolve};
-use muster_api::agents::AgentDetail;
+use muster_api::agents::{AgentDetail, Lookalike};
 use serde_json::Value;
 
 /// Shows the machine that `id` names.
@@ -19,15 +19,21 @@ pub(super) async fn run(context: &Context, id: &str) -> Result<(), Failure> {
         ("Id", summary.id.clone()),
         ("Host", summary.hostname.clone().unwrap_or_default()),
         ("State", summary.state.clone()),
+        ("Why", summary.state_note.clone()),
+        ("Was", summary.predecessor.clone().unwrap_or_default()),
+        ("Goes on as", summary.successor.clone().unwrap_or_default()),
+        ("New key asked", summary.rekey_asked.as_deref().map(time).unwrap_or_default()),
         ("Labels", summary.labels.join(" ")),
         ("First seen", time(&summary.created)),
         ("Last contact", time(&summary.last_contact)),
+        ("Stopped", summary.left.as_deref().map(time).unwrap_or_default()),
         ("From", summary.last_address.clone()),
         ("Its clock then", detail.last_clock.as_deref().map(time).unwrap_or_default()),
         ("Stream", yes(summary.streaming)),
         ("Messages waiting", detail.pending_messages.to_string()),
         ("Cloned?", summary.clone_suspected.as_deref().map(|at| format!("suspected {}", time(at))).unwrap_or_default()),
         ("Nonce chain", nonces(&detail)),
+        ("Looks like", lookalikes(&detail).join("; ")),
     ])?;
     if detail.facts.is_empty() {
         context.out.note("It has told no facts.");
@@ -43,6 +49,19 @@ pub(super) async fn run(context: &Context, id: &str) -> Result<(), Failure> {
     context.out.table(&table, "")
 }
 
+/// Machines that look like this one, a line for each.
+pub(super) fn lookalikes(detail: &AgentDetail) -> Vec<String> {
+    let line = |other: &Lookalike| {
+        let what = match (other.same_machine_id, other.same_hostname) {
+            (true, true) => "machine id and host name",
+            (true, false) => "machine id",
+            _ => "host name",
+        };
+        format!("{} {}, {}: same {what}", other.id, other.hostname, other.state)
+    };
+    detail.lookalikes.iter().map(line).collect()
+}
+
 fn nonces(detail: &AgentDetail) -> String {
     match (detail.nonce_splits, detail.nonce_skips) {
         (0, 0) => String::new(),
@@ -52,7 +71,7 @@ fn nonces(detail: &AgentDetail) -> String {
 
 /// Returns a fact as lines of name and value: objects and lists of objects by their parts, lists of plain values in one
 /// line.
-fn flat(name: &str, value: &Value) -> Vec<(String, String)> {
+pub(super) fn flat(name: &str, value: &Value) -> Vec<(String, String)> {
     let below = |key: &str, value: &Value| flat(&format!("{name}.{key}"), value);
     match value {
         Value::Object(parts) if !parts.is_empty() => parts.iter().flat_map(|(key, part)| below(key, part)).collect(),

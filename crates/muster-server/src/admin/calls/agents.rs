@@ -42,7 +42,7 @@ impl AdminCalls {
         let blocked_too = request.include_blacklisted;
         let filter = AgentFilter { contact_after, ..AgentFilter::default() };
         let ids = agent_pages(self.engine.clone(), filter).try_filter_map(move |agent| async move {
-            let wanted = blocked_too || agent.state != AgentState::Blocked;
+            let wanted = blocked_too || !(agent.state == AgentState::Blocked || agent.state.owes_key());
             let client_id = Bytes::copy_from_slice(agent.id.as_bytes());
             Ok(wanted.then_some(wire::StreamClientIdsResponse { client_id }))
         });
@@ -71,15 +71,15 @@ impl AdminCalls {
         Ok(answers.boxed())
     }
 
-    /// Blocks a machine. The original says nothing when there is none of that id; somebody who mistyped it would
-    /// believe the machine blocked.
-    pub(super) async fn agent_block(
+    /// Blacklists a machine, as the original means it: a new key is demanded of it. The original says nothing when there is
+    /// none of that id; somebody who mistyped it would believe the machine blacklisted.
+    pub(super) async fn agent_blacklist(
         &self,
         request: &wire::BlacklistClientRequest,
         cause: &Cause,
     ) -> Result<EmptyMessage, Status> {
         let id = agent_id(&request.client_id)?;
-        self.engine.agent_block(id, cause).await.map_err(status::of_operator)?;
+        self.engine.agent_blacklist(id, cause).await.map_err(status::of_operator)?;
         Ok(EmptyMessage::default())
     }
 

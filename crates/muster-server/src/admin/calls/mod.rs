@@ -163,7 +163,7 @@ impl Admin for AdminCalls {
 
     async fn blacklist_client(&self, request: Request<wire::BlacklistClientRequest>) -> Answer<EmptyMessage> {
         let (cause, request) = parts(request)?;
-        self.agent_block(&request, &cause).await.map(Response::new)
+        self.agent_blacklist(&request, &cause).await.map(Response::new)
     }
 
     async fn fetch_client_resource_usage_records(

@@ -96,7 +96,15 @@ impl Live {
     /// Makes a machine known, as if it had been in contact.
     pub(crate) async fn an_agent(&self, key: &[u8]) -> AgentId {
         let id = AgentId::of_key(key);
-        let enrolment = Enrolment { id, key: key.to_vec(), labels: vec![], state: AgentState::Enrolled, token: None };
+        let enrolment = Enrolment {
+            id,
+            key: key.to_vec(),
+            labels: vec![],
+            state: AgentState::Enrolled,
+            token: None,
+            facts: Default::default(),
+            note: String::new(),
+        };
         self.store().agent_enrol(enrolment, Timestamp::from_secs(1_700_000_000)).await.unwrap();
         id
     }

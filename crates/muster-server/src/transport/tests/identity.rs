@@ -16,7 +16,7 @@ use rustls_pki_types::PrivateKeyDer;
 use std::collections::BTreeSet;
 
 #[tokio::test]
-async fn s04_a_key_on_five_machines_is_noticed_and_blocking_it_leaves_five_machines() {
+async fn s04_a_key_on_five_machines_is_noticed_and_blacklisting_it_leaves_five_machines() {
     let world = world().await;
     let shared = Agent::new();
     let first = poll(&world, &way(&shared), contact(vec![])).await.contact().sequencing_nonce;
@@ -38,7 +38,7 @@ async fn s04_a_key_on_five_machines_is_noticed_and_blocking_it_leaves_five_machi
     }
     assert!(suspected().await, "five machines with one key went unnoticed");
 
-    world.engine.agent_block(shared.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_blacklist(shared.id(), &Cause::server()).await.unwrap();
     let mut ids = BTreeSet::new();
     for nonce in nonces {
         let said = wire::ContactData { sequencing_nonce: nonce, ..data(vec![]) };

@@ -119,18 +119,29 @@ async fn a_message_wakes_its_stream_at_once() {
 }
 
 #[tokio::test]
-async fn a_block_reaches_an_open_stream_which_ends_when_the_new_key_is_taken() {
+async fn a_demand_reaches_an_open_stream_which_ends_when_the_new_key_is_taken() {
     let world = world().await;
     let agent = Agent::new();
     let (mut stream, _) = Streamer::open(&world, &way(&agent), vec![]).await;
     let started = Instant::now();
-    world.engine.agent_block(agent.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_blacklist(agent.id(), &Cause::server()).await.unwrap();
     let record = stream.next().await.unwrap();
     assert_eq!(record.messages[0].message_type, "RekeyRequest");
     assert!(started.elapsed() < Duration::from_secs(5));
     stream.send(vec![ack(&[record.messages[0].message_id.clone()], b"rekeyed")]).await;
     let rest = stream.rest().await;
     assert_eq!(rest.iter().map(|record| record.ack_index).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn a_block_ends_an_open_stream_at_once() {
+    let world = world().await;
+    let agent = Agent::new();
+    let (mut stream, _) = Streamer::open(&world, &way(&agent), vec![]).await;
+    let started = Instant::now();
+    world.engine.agent_block(agent.id(), &Cause::server()).await.unwrap();
+    assert!(stream.rest().await.is_empty(), "nothing is asked of it");
+    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

@@ -52,10 +52,14 @@ async fn an_agent_is_labelled_blocked_unblocked_and_deleted_with_reasons() {
     live.done(Method::DELETE, &path("/labels/web"), None).await;
     let blocked: AgentDetail = live.post(&path("/block"), json!({ "reason": "stolen" })).await;
     assert_eq!(blocked.summary.state, "blocked");
-    let order: MessageRow = live.post(&path("/rekey"), json!({})).await;
-    assert_eq!(order.message_type, "RekeyRequest");
+    assert_eq!(blocked.summary.state_note, "stolen");
+    is(&problem(live.admin(Method::POST, &path("/rekey"))).await, StatusCode::CONFLICT, "conflict");
     let open: AgentDetail = live.done(Method::POST, &path("/unblock"), None).await.json().await.unwrap();
     assert_eq!(open.summary.state, "enrolled");
+    let order: MessageRow = live.post(&path("/rekey"), json!({ "reason": "copied", "force": true })).await;
+    assert_eq!(order.message_type, "RekeyRequest");
+    let asked: AgentDetail = live.post(&path("/clone-clear"), json!({})).await;
+    assert!(asked.summary.rekey_asked.is_some() && asked.lookalikes.is_empty());
     live.done(Method::DELETE, &path(""), Some(json!({ "reason": "gone" }))).await;
     let listed: Page<AgentSummary> = live.get("/api/v1/agents").await;
     assert!(listed.items.is_empty());
@@ -203,11 +207,17 @@ async fn tokens_are_made_shown_without_their_secret_and_withdrawn() {
 #[tokio::test(flavor = "multi_thread")]
 async fn enrolment_tokens_are_made_and_withdrawn() {
     let live = Live::start().await;
-    let body = json!({ "name": "web", "uses": 3, "labels": ["web"], "expires_in": "2h" });
+    let body = json!({ "name": "web", "uses": 3, "labels": ["web", "site:berlin"], "expires_in": "2h" });
     let secret: Secret = live.post("/api/v1/enrol-tokens", body).await;
     assert!(secret.token.len() > 40);
     let rows: Vec<EnrolTokenRow> = live.get("/api/v1/enrol-tokens").await;
-    assert_eq!((rows[0].uses_left, rows[0].labels.as_slice()), (3, ["web".to_owned()].as_slice()));
+    assert_eq!(
+        (rows[0].uses_left, rows[0].labels.as_slice()),
+        (3, ["operator:web".to_owned(), "site:berlin".to_owned()].as_slice())
+    );
+    let claimed =
+        live.admin(Method::POST, "/api/v1/enrol-tokens").json(&json!({ "name": "x", "labels": ["client:web"] }));
+    is(&problem(claimed).await, StatusCode::BAD_REQUEST, "invalid_request");
     let none = live.admin(Method::POST, "/api/v1/enrol-tokens").json(&json!({ "name": "x", "uses": 0 }));
     is(&problem(none).await, StatusCode::BAD_REQUEST, "invalid_request");
     live.done(Method::DELETE, "/api/v1/enrol-tokens/web", None).await;

@@ -152,13 +152,9 @@ fn cut_at(text: &str) -> Option<usize> {
 /// Returns `text` with everything escaped that could steer a terminal or change how its neighbours read: control
 /// characters, and the marks that turn the direction of writing.
 pub fn safe(text: &str) -> String {
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}')
-    };
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if steers(c) {
+        if muster_core::text::steers(c) {
             safe.extend(c.escape_default());
         } else {
             safe.push(c);

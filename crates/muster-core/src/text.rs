@@ -33,6 +33,30 @@ pub enum TextError {
         /// What the text is for.
         what: &'static str,
     },
+    /// A character that turns the direction of writing, so that people read another name than programs do.
+    #[error("{what} must not hold characters that turn the direction of writing, such as U+{:04X}", u32::from(*.found))]
+    Direction {
+        /// What the text is for.
+        what: &'static str,
+        /// The first of them.
+        found: char,
+    },
+}
+
+/// Returns whether a character turns the direction of writing or begins a line unseen (Unicode's bidirectional controls
+/// and its separators of lines and paragraphs): what people see around it need not be what is there.
+pub fn turns_writing(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Returns whether a character could steer a terminal or change how its neighbours read.
+pub fn steers(c: char) -> bool {
+    c.is_control() || turns_writing(c)
+}
+
+/// Accepts a text that people read as it is: without characters that turn the direction of writing.
+pub fn direction(what: &'static str, text: &str) -> Result<(), TextError> {
+    text.chars().find(|c| turns_writing(*c)).map_or(Ok(()), |found| Err(TextError::Direction { what, found }))
 }
 
 /// Accepts free text of at most `max` bytes without a zero byte.
@@ -46,7 +70,8 @@ pub fn free(what: &'static str, text: &str, max: usize) -> Result<(), TextError>
     Ok(())
 }
 
-/// Accepts a name: not empty, at most [`limits::NAME_BYTES_MAX`] bytes, no control characters.
+/// Accepts a name: not empty, at most [`limits::NAME_BYTES_MAX`] bytes, no control characters, none that turn the
+/// direction of writing.
 pub fn name(what: &'static str, text: &str) -> Result<(), TextError> {
     bounded_name(what, text, limits::NAME_BYTES_MAX)
 }
@@ -65,7 +90,7 @@ fn bounded_name(what: &'static str, text: &str, max: usize) -> Result<(), TextEr
     if text.chars().any(char::is_control) {
         return Err(TextError::Control { what });
     }
-    Ok(())
+    direction(what, text)
 }
 
 /// Returns the first `max` characters of `text`; when it was longer, the last three of them are dots.
@@ -92,6 +117,19 @@ mod tests {
         assert_eq!(name("x", "a\0"), Err(TextError::Nul { what: "x" }));
         assert_eq!(name("x", "a\r\nSet-Cookie: b"), Err(TextError::Control { what: "x" }));
         assert!(matches!(name("x", &"a".repeat(129)), Err(TextError::TooLong { have: 129, .. })));
+    }
+
+    #[test]
+    fn names_read_as_they_are_written() {
+        for c in "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200e}\u{200f}\u{61c}\u{2028}".chars()
+        {
+            let refused = name("x", &format!("photo{c}gnp.exe")).unwrap_err();
+            assert_eq!(refused, TextError::Direction { what: "x", found: c });
+            assert!(refused.to_string().contains(&format!("U+{:04X}", u32::from(c))), "{refused}");
+        }
+        // Letters that are written from right to left are letters like others.
+        assert_eq!(name("x", "שלום"), Ok(()));
+        assert_eq!(name("x", "می\u{200c}خواهم"), Ok(()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// target with the very same signature.
 pub const MARKERS: &[&str] = &[";target=", ";validfrom=", ";expireafter=", ";operations="];
 
-/// Accepts a name: one line, bounded, without [`MARKERS`].
+/// Accepts a name: one line, bounded, without [`MARKERS`] and without characters that turn the direction of writing.
 pub fn name_check(name: &str) -> Result<(), ActionError> {
     if name.is_empty() {
         return Err(ActionError::NameEmpty);
@@ -19,7 +19,8 @@ pub fn name_check(name: &str) -> Result<(), ActionError> {
     field_check("name", name)
 }
 
-/// Accepts a target's text: bounded, without [`MARKERS`]. Whether it is an expression is asked elsewhere.
+/// Accepts a target's text: bounded, without [`MARKERS`] and without characters that turn the direction
+/// of writing. Whether it is an expression is asked elsewhere.
 pub fn target_check(target: &str) -> Result<(), ActionError> {
     if target.is_empty() {
         return Err(ActionError::TargetEmpty);
@@ -40,9 +41,24 @@ fn text_check(field: &'static str, value: &str) -> Result<(), ActionError> {
 
 fn field_check(field: &'static str, value: &str) -> Result<(), ActionError> {
     text_check(field, value)?;
+    direction_check(field, value)?;
     match MARKERS.iter().find(|marker| value.contains(**marker)) {
         Some(marker) => Err(ActionError::Ambiguous { field, marker }),
         None => Ok(()),
+    }
+}
+
+/// Who signs must read what is there.
+fn direction_check(field: &'static str, value: &str) -> Result<(), ActionError> {
+    match value.chars().find(|c| text::turns_writing(*c)) {
+        None => Ok(()),
+        Some(found) => {
+            let problem = format!(
+                "must not hold characters that turn the direction of writing, such as U+{:04X}",
+                u32::from(found)
+            );
+            Err(ActionError::Text { field, problem })
+        }
     }
 }
 
@@ -73,6 +89,7 @@ impl Action {
         }
         for (field, value) in self.notes() {
             text_check(field, value)?;
+            direction_check(field, value)?;
         }
         if self.pgp_signatures.is_empty() {
             return Err(ActionError::SignaturesEmpty);

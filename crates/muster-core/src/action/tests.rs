@@ -264,3 +264,16 @@ fn ids_are_whole_numbers_that_a_double_holds() {
     }
     assert!(serde_json::from_str::<InvestigatorId>("0").is_err());
 }
+
+#[test]
+fn names_and_targets_read_as_they_are_written() {
+    for c in ["\\u202e", "\\u202a", "\\u2066", "\\u2069", "\\u200f", "\\u061c", "\\u2028"] {
+        for field in ["name", "target"] {
+            let refused = checked(&[(field, &format!("\"name = 'a{c}b'\""))]).unwrap_err();
+            assert!(matches!(refused, ActionError::Text { field: of, .. } if of == field), "{c}: {refused}");
+        }
+        let author = format!("{{\"author\": \"a{c}b\"}}");
+        assert!(checked(&[("description", &author)]).is_err(), "{c}");
+    }
+    assert_eq!(checked(&[("name", "\"שלום\"")]), Ok(()));
+}

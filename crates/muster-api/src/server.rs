@@ -116,39 +116,3 @@ pub struct PageQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
-
-/// What an agent's configuration is wanted for.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AgentConfigRequest {
-    /// `muster` or `fleetspeak`.
-    pub format: String,
-    /// `host:port` where the agent will find the server; several may be given.
-    pub servers: Vec<String>,
-    /// The directory the files will lie in, as the agent's machine names it.
-    pub directory: String,
-    /// Whether to hold a stream (else poll).
-    #[serde(default)]
-    pub streaming: Option<bool>,
-    /// Labels it shall claim.
-    #[serde(default)]
-    pub labels: Vec<String>,
-    /// `none` or `deflate`.
-    #[serde(default)]
-    pub compression: Option<String>,
-    /// Whether to speak HTTP/2.
-    #[serde(default)]
-    pub http2: Option<bool>,
-    /// An enrolment token to show.
-    #[serde(default)]
-    pub enrol_token: Option<String>,
-}
-
-/// A file of an agent's configuration.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct ConfigFile {
-    /// Its name below the directory; a name that ends in `/` is an empty directory.
-    pub name: String,
-    /// Its content.
-    pub text: String,
-}

@@ -17,6 +17,7 @@ pub mod save;
 pub mod values;
 
 mod api;
+mod authority;
 mod list;
 mod proof;
 mod resolve;

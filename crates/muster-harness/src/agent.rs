@@ -37,7 +37,7 @@ impl Agent {
         let (address, out) = (server.addresses.agents.to_string(), directory.display().to_string());
         let keys: Vec<String> = people.iter().map(|person| person.public_key().display().to_string()).collect();
         let signers_min = signers_min.to_string();
-        let mut args = vec!["agent", "config", "--format", "muster", "--server", &address, "--out", &out];
+        let mut args = vec!["agent", "config", "--format", "muster", "--server", &address, "--out", &out, "--replace"];
         args.extend(keys.iter().flat_map(|key| ["--trust", key]));
         if !people.is_empty() {
             args.extend(["--trust-min", &signers_min]);
@@ -53,7 +53,10 @@ impl Agent {
     /// The same, with a program in front of it, such as one that moves its clock, with its arguments.
     pub fn start_behind(wrapper: &[String], directory: &Path) -> Result<Self> {
         let config = config_file(directory)?;
-        let program = Program::behind(wrapper, "muster-agent", programs::program("muster-agent")?, directory);
+        // Beside its directory, in which set-up suffers nothing but its own files.
+        let logs = directory.with_extension("log");
+        std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+        let program = Program::behind(wrapper, "muster-agent", programs::program("muster-agent")?, &logs);
         let process = program.args(["run".into(), "--config".into(), config]).start()?;
         Ok(Self { process, directory: directory.to_owned() })
     }

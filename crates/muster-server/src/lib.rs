@@ -4,7 +4,6 @@
 //! the store's. Not here: SQL, policy, and what any other program would need.
 
 pub mod admin;
-pub mod agent_config;
 mod auth;
 pub mod codec;
 pub mod config;

@@ -133,15 +133,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serving()?.block_on(args.run(&globals)),
         Command::Dev(args) => asking()?.block_on(args.run(&globals)),
-        Command::Operator(command) => {
-            if let Operator::Ask(args) = &command
-                && let Some(help) = args.module_help()
-            {
-                return out.bytes(help.as_bytes());
-            }
-            let context = Context::new(&globals)?;
-            interruptible(command.run(&context))
-        }
+        Command::Operator(command) => operate(command, &globals, out),
         Command::Action(args) => interruptible(args.run(&globals)),
         Command::Trust(args) => interruptible(args.run(&globals)),
         Command::Module(args) => args.run(out),
@@ -159,6 +151,23 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Reference => out.bytes(book::reference(definition()).as_bytes()),
         Command::Version => version(out),
     }
+}
+
+/// Runs a command that speaks with a server, unless it turns out to need none.
+fn operate(command: Operator, globals: &Globals, out: Output) -> Result<(), Failure> {
+    let command = match command {
+        Operator::Ask(args) => match args.module_help() {
+            Some(help) => return out.bytes(help.as_bytes()),
+            None => Operator::Ask(args),
+        },
+        Operator::Agent(args) => match args.run_offline(out) {
+            Ok(result) => return result,
+            Err(args) => Operator::Agent(args),
+        },
+        other => other,
+    };
+    let context = Context::new(globals)?;
+    interruptible(command.run(&context))
 }
 
 fn man(out: Output, dir: &std::path::Path) -> Result<(), Failure> {

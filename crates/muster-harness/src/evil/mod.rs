@@ -6,9 +6,11 @@
 //! Not here: who signs, and what is tried (`tests/it/evil`).
 
 mod caller;
+mod impostor;
 mod machine;
 mod tls;
 
+pub use impostor::{Asked, Impostor};
 pub use machine::{Belief, Machine};
 
 use crate::wait;

@@ -5,7 +5,6 @@
 //! carries its cause into the journal. Not here: rules (the engine), rows (the store), sockets (`door`).
 
 mod actions;
-mod agent_configs;
 mod agents;
 mod broadcasts;
 mod enrolment;

@@ -1,7 +1,7 @@
 //! The list of routes, and the OpenAPI document that is made from it.
 
 use super::{
-    Rest, actions, agent_configs, agents, broadcasts, enrolment, events, files, health, investigators, messages,
+    Rest, actions, agents, broadcasts, enrolment, events, files, health, investigators, messages,
     orders, reports, results, server, services, targets, tokens, trust,
 };
 use axum::Router;
@@ -85,7 +85,6 @@ pub(crate) fn routes() -> (Router<Rest>, OpenApi) {
         .routes(routes!(server::doctor))
         .routes(routes!(server::agent_trust))
         .routes(routes!(server::backup))
-        .routes(routes!(agent_configs::agent_config_create))
         .routes(routes!(tokens::token_list, tokens::token_create))
         .routes(routes!(tokens::token_delete))
         .split_for_parts();

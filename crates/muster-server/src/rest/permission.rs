@@ -27,7 +27,7 @@ impl Need {
 use Need::{Admin, Nothing, Reader};
 
 /// Every route there is.
-pub(crate) const TABLE: [(&str, &str, Need); 74] = [
+pub(crate) const TABLE: [(&str, &str, Need); 73] = [
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
     ("GET", "/metrics", Nothing),
@@ -97,7 +97,6 @@ pub(crate) const TABLE: [(&str, &str, Need); 74] = [
     ("GET", "/api/v1/server", Reader),
     ("GET", "/api/v1/doctor", Reader),
     ("GET", "/api/v1/agent-trust", Reader),
-    ("POST", "/api/v1/agent-configs", Admin),
     ("GET", "/api/v1/tokens", Reader),
     ("POST", "/api/v1/tokens", Admin),
     ("DELETE", "/api/v1/tokens/{name}", Admin),

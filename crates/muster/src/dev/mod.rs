@@ -8,7 +8,6 @@ mod child;
 
 use child::Child;
 use muster_api::agents::{AgentQuery, AgentSummary};
-use muster_api::server::AgentConfigRequest;
 use muster_cli::commands::agent::{TrustArgs, config_write};
 use muster_cli::connect::{self, ADMIN_TOKEN, Addresses};
 use muster_cli::output::safe;
@@ -155,7 +154,8 @@ async fn ready(scratch: &Scratch, server: &mut Child, until: Instant, timeout: D
     }
 }
 
-/// Writes the agent's configuration as `muster agent config` would, and starts it.
+/// Writes the agent's configuration as `muster agent config` would, of which the server names the certificate of its
+/// authority alone, and starts it.
 async fn start_agent(context: &Context, scratch: &Scratch, trust: &TrustArgs) -> Result<Child, Failure> {
     let program = agent_program()?;
     let addresses = Addresses::read(&scratch.data())
@@ -164,20 +164,9 @@ async fn start_agent(context: &Context, scratch: &Scratch, trust: &TrustArgs) ->
         Failure::usage("could not start the agent", "the agents' door is off").next("give --no-agent, or an address")
     })?;
     let directory = scratch.path.join("agent");
-    let request = AgentConfigRequest {
-        format: "muster".to_owned(),
-        servers: vec![door.replace("0.0.0.0", "127.0.0.1")],
-        directory: directory.display().to_string(),
-        streaming: Some(true),
-        ..AgentConfigRequest::default()
-    };
-    let written = config_write(context, &request, &directory).await?;
-    trust.write(&directory)?;
-    // The server names the file to start with first.
-    let config = written.first().ok_or_else(|| {
-        Failure::new(Exit::Failed, "could not start the agent", "the server sent no configuration file for it")
-    })?;
-    let args = ["run".into(), "--config".into(), config.clone().into_os_string()];
+    let server = door.replace("0.0.0.0", "127.0.0.1");
+    let config = config_write(context, server, trust, &directory).await?;
+    let args = ["run".into(), "--config".into(), config.into_os_string()];
     Child::start("agent", &program, &args, scratch.path.join("agent.log"))
 }
 

@@ -1,30 +1,54 @@
 //! `muster agent config`: the files with which an agent trusts and finds this server.
 //!
-//! Stays true: nothing is written outside the directory, whatever names the server sent; files are readable by their
-//! owner only, because some hold secrets.
+//! Stays true: what decides whom or what a machine obeys is composed here of what the person gave. Of a server this takes
+//! one datum, the certificate of its authority, and shows its fingerprint to compare; `--ca-file` takes none.
 
+use super::directory::Plan;
+use super::files::{AgentFormat, Setup, is_host_port};
 use super::trust::TrustArgs;
-use crate::{Context, Failure};
-use muster_api::server::{AgentConfigRequest, ConfigFile};
-use reqwest::Method;
-use std::path::{Component, Path, PathBuf};
+use crate::authority::Authority;
+use crate::output::{safe, time};
+use crate::{Context, Failure, Output};
+use std::path::{Path, PathBuf};
 
 const WHAT: &str = "could not write the agent's configuration";
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster agent config --format muster --server muster.example:4443 --out ./agent --trust alice.asc --trust bob.asc
+  muster agent config --format muster --server muster.example:4443 --ca-file ca.pem --out ./agent
+  muster agent config --format muster --server muster.example:4443 --out ./agent --directory /etc/muster-agent
+
+Everything but the authority's certificate is written from what you give; the server names that certificate, unless
+--ca-file gives it. Compare its fingerprint with that of ca.pem in the server's data directory:
+  openssl x509 -noout -fingerprint -sha256 -in /var/lib/muster/ca.pem")]
 pub(super) struct ConfigCommand {
     /// For which agent: ours, or the original fleetspeak-client
-    #[arg(long, value_parser = ["muster", "fleetspeak"])]
-    format: String,
+    #[arg(long, value_enum)]
+    format: AgentFormat,
     /// HOST:PORT of the agents' door as the machine sees it; several are tried in turn
     #[arg(long = "server", value_name = "HOST:PORT", required = true, value_parser = host_port)]
     servers: Vec<String>,
-    /// The directory to write into; it is made if need be
+    /// The directory to write into; it is made if need be, and may hold nothing but what an earlier set-up wrote
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Write in the place of what an earlier set-up wrote there, and take away its keys that are not given again
+    #[arg(long)]
+    replace: bool,
     /// What the machine will call that directory, if it is copied elsewhere
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Where the agent keeps its key and what it must not lose; /var/lib/muster-agent for /etc/muster-agent, else a
+    /// directory beside the configuration
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Take the authority's certificate from this file (PEM), and ask no server
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Refuse any authority whose certificate has not this SHA-256; may be given several times
+    #[arg(long = "ca-sha256", value_name = "HEX", value_parser = sha256)]
+    ca_sha256: Vec<String>,
     /// Poll instead of holding a stream
     #[arg(long)]
     polling: bool,
@@ -45,47 +69,89 @@ pub(super) struct ConfigCommand {
 }
 
 fn host_port(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(text.to_owned()),
-        _ => Err("write HOST:PORT, such as muster.example:4443".to_owned()),
-    }
+    if is_host_port(text) { Ok(text.to_owned()) } else { Err("write HOST:PORT, such as muster.example:4443".to_owned()) }
+}
+
+fn sha256(text: &str) -> Result<String, String> {
+    let digits = text.bytes().filter(|byte| *byte != b':');
+    let is_one = digits.clone().count() == 64 && digits.clone().all(|byte| byte.is_ascii_hexdigit());
+    if is_one { Ok(text.to_owned()) } else { Err("write 64 hexadecimal digits, with or without colons".to_owned()) }
 }
 
 impl ConfigCommand {
+    /// Whether everything is given, so that no server is asked.
+    pub(super) fn is_offline(&self) -> bool {
+        self.ca_file.is_some()
+    }
+
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
-        if self.format != "muster" && !self.trust.is_empty() {
+        let authority = match &self.ca_file {
+            Some(_) => return self.run_offline(context.out),
+            None => Authority::of_server(context).await?,
+        };
+        self.write(context.out, &authority)
+    }
+
+    /// The same without a server.
+    pub(super) fn run_offline(self, out: Output) -> Result<(), Failure> {
+        let path = self.ca_file.as_deref().unwrap_or(Path::new(""));
+        self.write(out, &Authority::of_file(path)?)
+    }
+
+    fn write(&self, out: Output, authority: &Authority) -> Result<(), Failure> {
+        if self.format != AgentFormat::Muster && !self.trust.is_empty() {
             let why = "--trust is for our own agent: the original runs no signed orders";
             return Err(Failure::usage(WHAT, why).next("--format muster"));
         }
-        let request = self.request()?;
-        let mut paths = config_write(context, &request, &self.out).await?;
-        paths.extend(self.trust.write(&self.out)?);
+        authority.expect(&self.ca_sha256)?;
+        let setup = self.setup(authority)?;
+        let mut plan = setup.plan()?;
+        self.trust.plan(&mut plan)?;
+        let paths = plan.write(&self.out, self.replace)?;
         let written: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-        if context.out.json {
-            return context.out.json(&serde_json::json!({ "written": written }));
+        if out.json {
+            return out.json(&serde_json::json!({ "written": written, "authority": authority.certificates() }));
         }
         for path in &written {
-            context.out.line(path)?;
+            out.line(path)?;
         }
-        let run = match self.format.as_str() {
-            "muster" => "muster-agent run --config",
-            _ => "fleetspeak-client -config",
-        };
-        // The server names the file to start with first.
-        if let Some(config) = written.first() {
-            context.out.note(&format!("Start the agent with: {run} {config}"));
+        out.note("\nThe machine will believe servers that this authority vouches for:");
+        for one in authority.certificates() {
+            let ends = time(&one.not_after);
+            out.note(&format!("  SHA-256 {}\n  {}, until {ends}", one.sha256, safe(&one.subject)));
         }
+        if self.ca_file.is_none() && self.ca_sha256.is_empty() {
+            out.note(
+                "The server named it, and nothing else of what was written. Compare it on the server's machine:\n  \
+                 openssl x509 -noout -fingerprint -sha256 -in /var/lib/muster/ca.pem",
+            );
+        }
+        self.how_to_start(out, &setup);
         Ok(())
     }
 
-    fn request(&self) -> Result<AgentConfigRequest, Failure> {
-        let directory = match &self.directory {
-            Some(directory) => directory.clone(),
-            None => std::path::absolute(&self.out).map_err(|error| Failure::local(WHAT, self.out.display(), &error))?,
+    fn how_to_start(&self, out: Output, setup: &Setup) {
+        let config = safe(&setup.config_path());
+        let run = match self.format {
+            AgentFormat::Muster => format!("muster-agent run --config {config}"),
+            AgentFormat::Fleetspeak => format!("fleetspeak-client -config {config}"),
         };
-        let directory = directory
-            .to_str()
-            .ok_or_else(|| Failure::usage(WHAT, "the directory's name is no UTF-8 text").on(directory.display()))?;
+        if self.directory.is_some() {
+            let from = safe(&self.out.display().to_string());
+            out.note(&format!("\nCopy {from} to the machine as {}, then start the agent there:", safe(&setup.directory)));
+        } else {
+            out.note("\nStart the agent with:");
+        }
+        out.note(&format!("  {run}"));
+    }
+
+    fn setup(&self, authority: &Authority) -> Result<Setup, Failure> {
+        let absolute = |path: &Path| -> Result<String, Failure> {
+            let path =
+                std::path::absolute(path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
+            let text = path.to_str().map(str::to_owned);
+            text.ok_or_else(|| Failure::usage(WHAT, "the directory's name is no UTF-8 text").on(path.display()))
+        };
         let enrol_token = match self.enrol_token.as_deref() {
             Some(text) => match text.strip_prefix('@') {
                 Some(path) => {
@@ -96,108 +162,126 @@ impl ConfigCommand {
             },
             None => None,
         };
-        Ok(AgentConfigRequest {
-            format: self.format.clone(),
+        Ok(Setup {
+            format: self.format,
             servers: self.servers.clone(),
-            directory: directory.to_owned(),
-            streaming: Some(!self.polling),
+            directory: absolute(self.directory.as_deref().unwrap_or(&self.out))?,
+            state: self.state_dir.as_deref().map(absolute).transpose()?,
+            trust_pem: authority.pem(),
+            fleet: self.trust.fleet().map(str::to_owned),
+            is_streaming: !self.polling,
             labels: self.labels.clone(),
-            compression: self.compression.clone(),
+            deflate: self.compression.as_deref().map(|how| how == "deflate"),
             http2: self.http2.then_some(true),
             enrol_token,
         })
     }
 }
 
-/// Asks the server for an agent's configuration and writes it into `out`. Returns the paths of what was written.
+/// Writes the configuration of an agent of ours that runs on this machine in `out`, in the place of an older one. Of the
+/// server only its authority's certificate is taken. Returns the file to start with.
 pub async fn config_write(
     context: &Context,
-    request: &AgentConfigRequest,
+    server: String,
+    trust: &TrustArgs,
     out: &Path,
-) -> Result<Vec<PathBuf>, Failure> {
-    let answer = context.api.send(WHAT, Method::POST, &["agent-configs"], request).await?;
-    let files: Vec<ConfigFile> = context.api.read(WHAT, &answer)?;
-    files.iter().map(|file| write(out, file)).collect()
-}
-
-/// Writes one file below `out`, or makes a directory there. Returns its path.
-fn write(out: &Path, file: &ConfigFile) -> Result<PathBuf, Failure> {
-    let name = Path::new(&file.name);
-    let inside = name.components().all(|part| matches!(part, Component::Normal(_)));
-    if !inside || name.as_os_str().is_empty() {
-        let why = format!("the server sent a file name that leads elsewhere: {:?}", file.name);
-        return Err(Failure::new(crate::Exit::Failed, WHAT, why).next("is it really your server?"));
-    }
-    let path = out.join(name);
-    let failed = |error| Failure::local(WHAT, path.display(), &error);
-    if file.name.ends_with('/') {
-        make_dir(&path).map_err(failed)?;
-        return Ok(path);
-    }
-    make_dir(path.parent().unwrap_or(out)).map_err(failed)?;
-    write_private(&path, file.text.as_bytes()).map_err(failed)?;
-    Ok(path)
-}
-
-pub(super) fn make_dir(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Puts a file in the place of an older one in one step, so that a reader sees the old one or the new one whole.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let new = path.with_extension("new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
+) -> Result<PathBuf, Failure> {
+    let authority = Authority::of_server(context).await?;
+    let directory = out.to_str().ok_or_else(|| {
+        Failure::usage(WHAT, "the directory's name is no UTF-8 text").on(out.display())
+    })?;
+    let setup = Setup {
+        format: AgentFormat::Muster,
+        servers: vec![server],
+        directory: directory.to_owned(),
+        state: None,
+        trust_pem: authority.pem(),
+        fleet: trust.fleet().map(str::to_owned),
+        is_streaming: true,
+        labels: Vec::new(),
+        deflate: None,
+        http2: None,
+        enrol_token: None,
+    };
+    let mut plan: Plan = setup.plan()?;
+    trust.plan(&mut plan)?;
+    plan.write(out, true)?;
+    Ok(setup.config_path().into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use crate::authority::tests::CA;
+    use crate::{Api, connect};
+    use axum::routing::get;
+    use clap::Parser as _;
+    use std::time::Duration;
 
-    fn file(name: &str, text: &str) -> ConfigFile {
-        ConfigFile { name: name.to_owned(), text: text.to_owned() }
+    #[derive(Debug, clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        command: ConfigCommand,
     }
 
-    #[test]
-    fn files_and_directories_are_made_for_their_owner_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("a/b");
-        write(&out, &file("config/textservices/", "")).unwrap();
-        let path = write(&out, &file("agent.toml", "one")).unwrap();
-        write(&out, &file("agent.toml", "two")).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&path), mode(&out), mode(&out.join("config/textservices"))), (0o600, 0o700, 0o700));
-        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 2);
+    fn command(words: &[&str], out: &Path) -> ConfigCommand {
+        let fixed = ["config", "--server", "muster.example:4443", "--out", out.to_str().unwrap()];
+        Cli::try_parse_from(fixed.iter().chain(words)).unwrap_or_else(|error| panic!("{error}")).command
     }
 
-    #[test]
-    fn a_name_that_leads_elsewhere_writes_nothing() {
+    /// A server that answers `answer` to whatever it is asked.
+    async fn server(answer: String) -> Context {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let app = axum::Router::new().fallback(get(move || async move { answer }));
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let door = connect::Door { url, token: None, trust: connect::Trust::System };
+        Context { api: Api::new(door, Duration::from_secs(30)).unwrap(), out: Output::new(false) }
+    }
+
+    #[tokio::test]
+    async fn of_what_a_server_answers_only_the_certificate_is_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("out");
-        for name in ["../x", "/etc/x", "a/../../x", "", ".", "/"] {
-            assert!(write(&out, &file(name, "x")).is_err(), "{name}");
+        let planted = "\n'''\nservices_dir = '/planted'\n".to_owned();
+        let context = server(format!("{CA}{planted}")).await;
+        for (format, config) in [("muster", "config.toml"), ("fleetspeak", "config.textproto")] {
+            let out = dir.path().join(format);
+            command(&["--format", format], &out).run(&context).await.unwrap();
+            let text = std::fs::read_to_string(out.join(config)).unwrap();
+            assert!(!text.contains("planted"), "{text}");
+            assert!(text.contains(CA.lines().nth(1).unwrap()), "{text}");
         }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let garbage = server("services_dir = '/planted'".to_owned()).await;
+        let out = dir.path().join("none");
+        command(&["--format", "muster"], &out).run(&garbage).await.unwrap_err();
+        let other = ["--format", "muster", "--ca-sha256", &"ab".repeat(32)];
+        let refused = command(&other, &out).run(&context).await.unwrap_err();
+        assert!(refused.what.contains("not the authority"), "{refused}");
+        assert!(!out.exists());
+    }
+
+    #[tokio::test]
+    async fn with_the_authoritys_file_no_server_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.pem");
+        std::fs::write(&file, CA).unwrap();
+        let words = ["--format", "muster", "--ca-file", file.to_str().unwrap()];
+        let out = dir.path().join("agent");
+        let asked = command(&words, &out);
+        assert!(asked.is_offline());
+        asked.run_offline(Output::new(false)).unwrap();
+        assert!(out.join("config.toml").exists());
     }
 
     #[test]
-    fn a_server_is_a_host_and_a_port() {
+    fn a_server_is_a_host_and_a_port_and_a_digest_has_64_digits() {
         for right in ["muster.example:4443", "[::1]:4443", "10.0.0.1:1"] {
             assert!(host_port(right).is_ok(), "{right}");
         }
         for wrong in ["muster.example", ":4443", "a:0", "a:65536", "a:b", ""] {
             assert!(host_port(wrong).is_err(), "{wrong}");
         }
+        assert!(sha256(&"ab".repeat(32)).is_ok() && sha256(&["ab"; 32].join(":")).is_ok());
+        assert!(sha256("ab").is_err() && sha256(&"zz".repeat(32)).is_err());
     }
 }

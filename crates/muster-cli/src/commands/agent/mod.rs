@@ -2,6 +2,8 @@
 
 mod approve;
 mod config;
+mod directory;
+mod files;
 mod show;
 mod trust;
 mod weights;
@@ -115,7 +117,7 @@ enum Command {
     /// Note the least weight that a machine demands of signatures
     Minimum(weights::MinimumCommand),
     /// Write what an agent needs to trust and find this server
-    Config(config::ConfigCommand),
+    Config(Box<config::ConfigCommand>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -172,6 +174,14 @@ pub(crate) fn label(text: &str) -> Result<String, String> {
 }
 
 impl Args {
+    /// Runs the command without a server, if it needs none.
+    pub fn run_offline(self, out: crate::Output) -> Result<Result<(), Failure>, Self> {
+        match self.command {
+            Command::Config(command) if command.is_offline() => Ok(command.run_offline(out)),
+            _ => Err(self),
+        }
+    }
+
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {

@@ -1,9 +1,9 @@
 //! Whose orders a machine runs: the keyring and the weights that lie beside its configuration.
 //!
-//! Stays true: they are written by the person who sets the machine up, from keys that this person has; the server is not
-//! asked and takes no part.
+//! Stays true: they are planned from keys that the person has who sets the machine up; the server is not asked and takes
+//! no part, neither here nor in where the agent looks for them.
 
-use super::config::{make_dir, write_private};
+use super::directory::{ADMINISTRATORS, KEYRING, Plan, WEIGHTS};
 use crate::commands::investigator::read_key;
 use crate::{Context, Exit, Failure};
 use muster_api::investigators::InvestigatorRequest;
@@ -11,13 +11,9 @@ use muster_core::limits::WEIGHT_MAX;
 use muster_trust::Certificate;
 use reqwest::Method;
 use serde_json::{Map, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const WHAT: &str = "could not write whose orders the agent runs";
-/// Where an agent looks for keys and weights, beside its configuration.
-const KEYRING: &str = "agentkeys";
-const WEIGHTS: &str = "acl.cfg";
-const ADMINISTRATORS: &str = "administrators";
 /// MIG's bits for whoever asks machines: to search, and to see and make actions (docs/reference/mig-api.md).
 const INVESTIGATOR: u32 = 63;
 /// How many of them an agent wants unless its configuration says otherwise.
@@ -36,6 +32,9 @@ pub struct TrustArgs {
     /// An administrator's public key: the machine takes documents of trust that two of them signed (see `muster trust`)
     #[arg(long = "administrator", value_name = "FILE")]
     administrators: Vec<PathBuf>,
+    /// The name of the fleet that the machine belongs to: documents of trust for another fleet do not count
+    #[arg(long, value_name = "NAME")]
+    fleet: Option<String>,
 }
 
 impl TrustArgs {
@@ -49,16 +48,20 @@ impl TrustArgs {
         !self.keys.is_empty()
     }
 
-    /// Writes keys and weights beside the configuration in `out`. Returns the paths of what was written.
-    pub fn write(&self, out: &Path) -> Result<Vec<PathBuf>, Failure> {
+    /// The fleet whose documents of trust count.
+    pub(super) fn fleet(&self) -> Option<&str> {
+        self.fleet.as_deref()
+    }
+
+    /// Plans keys and weights beside the configuration.
+    pub(super) fn plan(&self, plan: &mut Plan) -> Result<(), Failure> {
         let (keys, administrators) = (read(&self.keys)?, read(&self.administrators)?);
         if (1..ADMINISTRATORS_MIN).contains(&administrators.len()) {
             let why = format!("{ADMINISTRATORS_MIN} administrators must sign a document, and there would be fewer");
             return Err(Failure::usage(WHAT, why).next("give --administrator for each of them"));
         }
-        let mut written = put_keys(&out.join(ADMINISTRATORS), &administrators)?;
-        written.extend(self.write_orders(out, &keys)?);
-        Ok(written)
+        plan_keys(plan, ADMINISTRATORS, &administrators);
+        self.plan_orders(plan, &keys)
     }
 
     /// Tells a server who these investigators are, those that it does not know yet.
@@ -79,15 +82,15 @@ impl TrustArgs {
         Ok(())
     }
 
-    fn write_orders(&self, out: &Path, keys: &[Certificate]) -> Result<Vec<PathBuf>, Failure> {
+    fn plan_orders(&self, plan: &mut Plan, keys: &[Certificate]) -> Result<(), Failure> {
         if keys.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         if self.signers_min as usize > keys.len() {
             let why = format!("--trust-min is {}, with --trust given {} times", self.signers_min, keys.len());
             return Err(Failure::usage(WHAT, why).next("give the keys of as many investigators as must sign"));
         }
-        let mut written = put_keys(&out.join(KEYRING), keys)?;
+        plan_keys(plan, KEYRING, keys);
         let mut investigators = Map::new();
         for certificate in keys {
             let fingerprint = certificate.fingerprint().to_string();
@@ -96,8 +99,8 @@ impl TrustArgs {
         let weights = json!({ "default": { "minimumweight": self.signers_min, "investigators": investigators } });
         let mut text = serde_json::to_string_pretty(&weights).expect("texts and numbers can always be written as JSON");
         text.push('\n');
-        written.push(put(out.join(WEIGHTS), &text)?);
-        Ok(written)
+        plan.files.push((WEIGHTS.to_owned(), text));
+        Ok(())
     }
 }
 
@@ -113,18 +116,12 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Certificate>, Failure> {
     Ok(keys)
 }
 
-fn put_keys(directory: &Path, keys: &[Certificate]) -> Result<Vec<PathBuf>, Failure> {
+fn plan_keys(plan: &mut Plan, directory: &str, keys: &[Certificate]) {
     if keys.is_empty() {
-        return Ok(Vec::new());
+        return;
     }
-    make_dir(directory).map_err(|error| Failure::local(WHAT, directory.display(), &error))?;
-    let file = |key: &Certificate| directory.join(format!("{}.asc", key.fingerprint()));
-    keys.iter().map(|key| put(file(key), &key.to_armored())).collect()
-}
-
-fn put(path: PathBuf, text: &str) -> Result<PathBuf, Failure> {
-    write_private(&path, text.as_bytes()).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
-    Ok(path)
+    plan.directories.push(directory.to_owned());
+    plan.files.extend(keys.iter().map(|key| (format!("{directory}/{}.asc", key.fingerprint()), key.to_armored())));
 }
 
 /// Names a key for people; two keys of one name stay two, since their fingerprints differ.
@@ -138,6 +135,7 @@ fn name(certificate: &Certificate) -> String {
 mod tests {
     use super::*;
     use muster_trust::{Acl, Keyring};
+    use std::path::Path;
 
     const ALICE: &str = include_str!("keys/one.asc");
     const BOB: &str = include_str!("keys/two.asc");
@@ -148,36 +146,39 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         });
-        TrustArgs { keys: keys.collect(), signers_min, administrators: Vec::new() }
+        TrustArgs { keys: keys.collect(), signers_min, administrators: Vec::new(), fleet: None }
+    }
+
+    fn planned(args: &TrustArgs) -> Result<Plan, Failure> {
+        let mut plan = Plan::default();
+        args.plan(&mut plan).map(|()| plan)
     }
 
     #[test]
-    fn what_is_written_is_what_an_agent_reads() {
+    fn what_is_planned_is_what_an_agent_reads() {
         let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("agent");
-        let written = args(dir.path(), &[ALICE, BOB], 2).write(&out).unwrap();
-        let texts: Vec<Vec<u8>> = written.iter().map(|path| std::fs::read(path).unwrap()).collect();
-        let [alice, bob, weights] = &texts[..] else { panic!("{written:?}") };
-        let (keyring, bad) = Keyring::from_files([("alice", &alice[..]), ("bob", &bob[..])]);
+        let plan = planned(&args(dir.path(), &[ALICE, BOB], 2)).unwrap();
+        let texts: Vec<&[u8]> = plan.files.iter().map(|(_, text)| text.as_bytes()).collect();
+        let [alice, bob, weights] = texts[..] else { panic!("{plan:?}") };
+        let (keyring, bad) = Keyring::from_files([("alice", alice), ("bob", bob)]);
         assert!(bad.is_empty(), "{bad:?}");
         let weights = Acl::parse(weights).unwrap();
         weights.keys_check(&keyring).unwrap();
         let signers = |count| keyring.certificates().iter().take(count).map(|one| one.fingerprint().clone()).collect();
         assert!(weights.permit([("file", 1)], &signers(2)).is_ok());
         assert!(weights.permit([("file", 1)], &signers(1)).is_err());
+        assert_eq!(plan.directories, [KEYRING]);
     }
 
     #[test]
     fn what_could_not_be_met_or_counts_twice_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("agent");
-        assert!(args(dir.path(), &[ALICE], 2).write(&out).is_err());
-        assert!(args(dir.path(), &["no key"], 1).write(&out).is_err());
-        assert!(args(dir.path(), &[ALICE, ALICE], 1).write(&out).is_err());
-        assert!(!out.exists());
-        assert!(args(dir.path(), &[], 1).write(&out).unwrap().is_empty());
+        assert!(planned(&args(dir.path(), &[ALICE], 2)).is_err());
+        assert!(planned(&args(dir.path(), &["no key"], 1)).is_err());
+        assert!(planned(&args(dir.path(), &[ALICE, ALICE], 1)).is_err());
+        assert!(planned(&args(dir.path(), &[], 1)).unwrap().files.is_empty());
         let mut lonely = args(dir.path(), &[ALICE], 1);
         lonely.administrators = lonely.keys.clone();
-        assert!(lonely.write(&out).unwrap_err().why.contains("2 administrators"));
+        assert!(planned(&lonely).unwrap_err().why.contains("2 administrators"));
     }
 }

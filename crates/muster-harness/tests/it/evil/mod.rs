@@ -9,6 +9,7 @@ mod modules;
 mod orders;
 mod people;
 mod replays;
+mod set_up;
 mod tampering;
 mod words;
 

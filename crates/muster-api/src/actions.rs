@@ -13,7 +13,7 @@ pub struct ActionRequest {
     /// Also for machines that are offline now, and for those that are first seen before it expires.
     #[serde(default)]
     pub standing: bool,
-    /// If it matches more machines than this, none is given it (a standing one stops there).
+    /// If it matches more machines than this, it is refused (a standing one stops there).
     #[serde(default)]
     pub hosts_max: Option<u64>,
     /// Shares of the matching machines, in rising per cent, that get it one after the other, such as `[1, 10]`; all the
@@ -24,6 +24,33 @@ pub struct ActionRequest {
     #[serde(default)]
     pub halt_percent: Option<u8>,
     /// Why; kept in the journal.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// An action to look at before anybody has signed it, or before it is launched.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PreviewRequest {
+    /// The action's file as a text: JSON in MIG's format of version 2. It needs no signatures, and whoever sends one
+    /// gives it away.
+    pub action: String,
+    /// Who will sign, or has signed: fingerprints or key ids in hexadecimal. They are believed here, and nowhere else.
+    #[serde(default)]
+    pub signers: Vec<String>,
+    /// As for a launch.
+    #[serde(default)]
+    pub standing: bool,
+    /// As for a launch: more matching machines than this are a problem.
+    #[serde(default)]
+    pub hosts_max: Option<u64>,
+    /// As for a launch.
+    #[serde(default)]
+    pub rings: Vec<u8>,
+    /// As for a launch.
+    #[serde(default)]
+    pub halt_percent: Option<u8>,
+    /// Not kept.
     #[serde(default)]
     pub reason: String,
 }
@@ -167,8 +194,12 @@ pub struct ActionQuery {
 pub struct Preview {
     /// Who signed.
     pub signers: Vec<Signer>,
-    /// Why signatures were not counted: broken ones, or of nobody who is known. One sentence each.
+    /// Why it would not be taken: signatures that do not count, too many machines, weights that nobody reaches. One
+    /// sentence each.
     pub problems: Vec<String>,
+    /// The number of the action with the same signed text, if it was launched before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<i64>,
     /// Machines that match its target and are reached (online, idle, or any if it is standing).
     pub matched: u64,
     /// Of these, how many were asked for what they would say: at most some thousands.

@@ -74,7 +74,7 @@ impl Answers {
 }
 
 /// Where answers go.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Sink {
     out: Output,
     format: Format,
@@ -89,6 +89,8 @@ pub(crate) struct Sink {
     order: Option<[u8; 32]>,
     /// Whether every result must be signed.
     is_strict: bool,
+    /// The machines whose signed results were taken: each answers an order once.
+    proven: BTreeSet<String>,
     /// Results that are not their machine's, and results that no machine signed.
     broken: u64,
     unsigned: u64,
@@ -105,6 +107,7 @@ impl Sink {
             tells_news: false,
             order: None,
             is_strict: false,
+            proven: BTreeSet::new(),
             broken: 0,
             unsigned: 0,
         }
@@ -124,11 +127,19 @@ impl Sink {
     pub(crate) fn take(&mut self, row: &CommandRow, line: &str) -> Result<(), Failure> {
         match self.order.map(|order| proof::check(row, &order)) {
             Some(Proof::Broken(why)) => {
-                self.broken += 1;
-                self.out.note(&safe(&format!("{}: the result is left out, {why}", name_of(row))));
+                self.leave_out(row, why);
                 return Ok(());
             }
-            Some(Proof::None) if row.results.is_some() => self.unsigned += 1,
+            Some(Proof::Holds) if !self.proven.insert(row.agent.clone()) => {
+                self.leave_out(row, "its machine has answered before");
+                return Ok(());
+            }
+            Some(Proof::None) if is_of_machine(row) => {
+                self.unsigned += 1;
+                if self.is_strict {
+                    return Ok(());
+                }
+            }
             _ => {}
         }
         match self.format {
@@ -144,17 +155,27 @@ impl Sink {
         }
     }
 
+    fn leave_out(&mut self, row: &CommandRow, why: &str) {
+        self.broken += 1;
+        self.out.note(&safe(&format!("{}: the result is left out, {why}", name_of(row))));
+    }
+
     /// Prints what is printed at the end. An error: there were results that are not their machine's.
     pub(crate) fn end(self) -> Result<(), Failure> {
         self.print_end()?;
         let unsigned = if self.is_strict { self.unsigned } else { 0 };
         let why = match (self.broken, unsigned) {
             (0, 0) => return Ok(()),
-            (0, unsigned) => format!("{unsigned} results are signed by no machine"),
+            (0, unsigned) => {
+                let why = format!("{unsigned} results are signed by no machine, and were left out");
+                let next = "an agent that is too old to sign, or somebody on the way, leaves the signature out: --unproven \
+                            prints them all the same";
+                return Err(Failure::new(Exit::Failed, "not all results are proven", why).next(next));
+            }
             (broken, 0) => format!("{broken} results are not signed by their machines as they are, and were left out"),
             (broken, unsigned) => format!(
-                "{broken} results are not signed by their machines as they are, and were left out; {unsigned} are signed \
-                 by no machine"
+                "{broken} results are not signed by their machines as they are, {unsigned} are signed by no machine: they \
+                 were left out"
             ),
         };
         let next = "trust neither server nor database until you know why; `muster-agent status` on a machine tells what \
@@ -209,7 +230,7 @@ impl Sink {
         if !std::mem::replace(&mut self.begun, true) {
             text.push_str(CSV_HEAD);
         }
-        let found = row.found.map(|found| found.to_string()).unwrap_or_default();
+        let found = found(row).map(|found| found.to_string()).unwrap_or_default();
         for value in values(row, &self.modules) {
             let host = row.hostname.clone().unwrap_or_default();
             let fields = [row.agent.as_str(), &host, &row.status, &found, &value];
@@ -227,9 +248,29 @@ fn cell(text: String) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
-/// Returns how the machine of a row is shown.
+/// Returns how the machine of a row is shown: by its id, which its signature proves, and by the name that the server has
+/// of it.
 pub(crate) fn name_of(row: &CommandRow) -> String {
-    row.hostname.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| row.agent.clone())
+    match row.hostname.as_deref() {
+        Some(name) if !name.is_empty() => format!("{name} ({})", row.agent),
+        _ => row.agent.clone(),
+    }
+}
+
+/// Whether a row claims to be a machine's word. That a machine has not answered is the server's.
+fn is_of_machine(row: &CommandRow) -> bool {
+    row.results.is_some() || !matches!(row.status.as_str(), "sent" | "expired" | "cancelled")
+}
+
+/// Whether something was found: by the results, which the machine signed, and not by what the server says of them.
+fn found(row: &CommandRow) -> Option<bool> {
+    #[derive(serde::Deserialize)]
+    struct Finding {
+        #[serde(default)]
+        foundanything: bool,
+    }
+    let results: Vec<Finding> = serde_json::from_str(row.results.as_ref()?.get()).ok()?;
+    Some(results.iter().any(|finding| finding.foundanything))
 }
 
 /// Returns what a machine answered, one text for each thing it found, each once.

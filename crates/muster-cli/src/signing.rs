@@ -1,15 +1,15 @@
 //! Signing on the investigator's own machine, by `gpg` or by a key file.
 //!
-//! Stays true: no secret key and no passphrase leaves this machine; a signature that a machine would not accept (a weak
-//! hash, a revoked or expired key) is not handed on. Not here: what is signed (muster-trust), who counts how much.
+//! Stays true: whose key will sign is known before anything is signed, and no other signs then; no secret key and no
+//! passphrase leaves this machine; a signature that a machine would not accept (a weak hash, a revoked or expired key) is
+//! not handed on. Not here: what is signed (muster-trust), who counts how much.
 
 mod gpg;
 mod key_file;
 
-pub(crate) use gpg::public_keys;
+pub(crate) use gpg::{keys_of, public_keys};
 
 use crate::{Exit, Failure, values};
-use muster_core::Timestamp;
 use muster_core::action::Fingerprint;
 use muster_trust::{Certificate, Keyring, verify};
 use std::path::{Path, PathBuf};
@@ -33,6 +33,24 @@ pub(crate) struct SignArgs {
     pub(crate) gpg: PathBuf,
 }
 
+/// Whoever will sign, or signed: known before anything is signed.
+#[derive(Debug, Clone)]
+pub(crate) struct Signer {
+    certificate: Certificate,
+}
+
+impl Signer {
+    /// Returns the fingerprint of the key.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.certificate.fingerprint().to_string()
+    }
+
+    /// Returns how people are shown it: the name in the key and its fingerprint.
+    pub(crate) fn name(&self) -> String {
+        name_of(&self.certificate)
+    }
+}
+
 /// A signature that was just made, and verified.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -43,40 +61,59 @@ pub(crate) struct Made {
 }
 
 impl SignArgs {
-    /// Signs `text`, unless one of the signatures in `before` is by the same person, who is then told what comes `after`.
-    pub(crate) async fn sign(&self, text: &str, before: &[String], after: &str) -> Result<Made, Failure> {
-        let now = values::now();
-        let (line, certificate) = match &self.key {
-            Some(path) => key_file::sign(path, self.passphrase_file.as_deref(), text, now).await?,
-            None => gpg::sign(&self.gpg, self.local_user.as_deref(), text).await?,
+    /// Says whose key would sign. Nothing is signed, and no passphrase is asked for.
+    pub(crate) async fn signer(&self) -> Result<Signer, Failure> {
+        let certificate = match &self.key {
+            Some(path) => key_file::certificate(path, values::now())?,
+            None => gpg::signer(&self.gpg, self.local_user.as_deref()).await?,
         };
-        self.accept(line, certificate, text, before).map_err(|failure| match failure.exit {
-            Exit::Conflict => failure.next(after),
-            _ => failure,
-        })
+        Ok(Signer { certificate })
     }
 
-    fn accept(&self, line: String, certificate: Certificate, text: &str, before: &[String]) -> Result<Made, Failure> {
-        let signer = name_of(&certificate);
-        let failure = |why: String| Failure::new(Exit::Failed, WHAT, why).on(&signer);
-        let keyring = Keyring::new(vec![certificate]).map_err(|error| failure(error.to_string()))?;
-        let good = |line: &str, now: Timestamp| verify(&keyring, line, text.as_bytes(), now);
-        // The clock is read again: a passphrase or a smartcard may have taken its time.
+    /// Signs `text`, unless one of the signatures in `before` is by the same person, who is then told what comes `after`.
+    pub(crate) async fn sign(&self, text: &str, before: &[String], after: &str) -> Result<Made, Failure> {
+        let signer = self.signer().await?;
+        self.sign_as(&signer, text, before, after).await
+    }
+
+    /// Signs as [`Self::sign`] does, by the key that was announced and no other.
+    pub(crate) async fn sign_as(
+        &self,
+        signer: &Signer,
+        text: &str,
+        before: &[String],
+        after: &str,
+    ) -> Result<Made, Failure> {
+        let keyring = signer.keyring()?;
+        // Whoever has signed is not asked for a passphrase.
         let now = values::now();
-        if before.iter().any(|line| good(line, now).is_ok()) {
-            return Err(
-                Failure::new(Exit::Conflict, WHAT, "this key has signed it already: nobody counts twice").on(&signer)
-            );
+        if before.iter().any(|line| verify(&keyring, line, text.as_bytes(), now).is_ok()) {
+            let why = "this key has signed it already: nobody counts twice";
+            return Err(Failure::new(Exit::Conflict, WHAT, why).on(signer.name()).next(after));
         }
-        match good(&line, now) {
-            Ok(_) => Ok(Made { line, signer }),
+        let made = match &self.key {
+            Some(path) => key_file::sign(path, self.passphrase_file.as_deref(), text, now).await?,
+            None => gpg::sign(&self.gpg, &signer.fingerprint(), text).await?,
+        };
+        // The clock is read again: a passphrase or a smartcard may have taken its time.
+        match verify(&keyring, &made, text.as_bytes(), values::now()) {
+            Ok(_) => Ok(Made { line: made, signer: signer.name() }),
             Err(error) => {
-                Err(failure(format!("no machine would accept the signature: {error}")).next(match &self.key {
-                    Some(_) => "sign with another key: --key or --local-user",
-                    None => "see `gpg --list-keys` and gpg.conf, or sign with another key: --local-user or --key",
-                }))
+                Err(Failure::new(Exit::Failed, WHAT, format!("no machine would accept the signature: {error}"))
+                    .on(signer.name())
+                    .next(match &self.key {
+                        Some(_) => "sign with another key: --key or --local-user",
+                        None => "see `gpg --list-keys` and gpg.conf, or sign with another key: --local-user or --key",
+                    }))
             }
         }
+    }
+}
+
+impl Signer {
+    fn keyring(&self) -> Result<Keyring, Failure> {
+        Keyring::new(vec![self.certificate.clone()])
+            .map_err(|error| Failure::new(Exit::Failed, WHAT, error.to_string()).on(self.name()))
     }
 }
 

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 /// Bytes that an answer may have.
 const ANSWER_BYTES_MAX: u64 = 4096;
+/// Bytes of what waits on standard input that are looked at.
+const WAITING_BYTES_MAX: usize = 16;
 
 /// Asks, and returns the line that is typed.
 pub(crate) async fn ask(question: &str) -> Result<String, Error> {
@@ -29,6 +31,29 @@ pub(crate) async fn ask_hidden(question: &str) -> Result<String, Error> {
 pub(crate) async fn line_or_end() -> Result<Option<String>, Error> {
     let text = elsewhere(read_line).await?;
     Ok((!text.is_empty()).then(|| without_end(&text)))
+}
+
+/// Returns what waits on standard input, as far as it has come, and leaves it there for whoever reads it.
+pub(crate) fn waiting() -> Vec<u8> {
+    use rustix::fs::{FileType, fstat, tell};
+    let stdin = rustix::stdio::stdin();
+    let mut bytes = [0; WAITING_BYTES_MAX];
+    let kind = fstat(stdin).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    let read = match kind {
+        Ok(FileType::RegularFile) => tell(stdin).and_then(|at| rustix::io::pread(stdin, &mut bytes, at)),
+        Ok(FileType::Fifo) => copied(&mut bytes),
+        _ => Ok(0),
+    };
+    // What cannot be looked at says nothing.
+    bytes[..read.unwrap_or(0)].to_vec()
+}
+
+/// Copies what a pipe holds now, without taking it out.
+fn copied(bytes: &mut [u8]) -> rustix::io::Result<usize> {
+    use rustix::pipe::{SpliceFlags, pipe, tee};
+    let (read, write) = pipe()?;
+    let copied = tee(rustix::stdio::stdin(), &write, bytes.len(), SpliceFlags::NONBLOCK)?;
+    if copied == 0 { Ok(0) } else { rustix::io::read(&read, bytes) }
 }
 
 async fn line() -> Result<String, Error> {

@@ -121,7 +121,9 @@ mod tests {
 
     #[test]
     fn names_read_as_they_are_written() {
-        for c in "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200e}\u{200f}\u{61c}\u{2028}".chars()
+        for c in
+            "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200e}\u{200f}\u{61c}\u{2028}"
+                .chars()
         {
             let refused = name("x", &format!("photo{c}gnp.exe")).unwrap_err();
             assert_eq!(refused, TextError::Direction { what: "x", found: c });

@@ -429,9 +429,15 @@ impl Engine {
         self.inner.action_resume(id, cause).await
     }
 
-    /// Says what would come of an action, as JSON, if it were launched now.
-    pub async fn action_preview(&self, json: &[u8], standing: bool) -> Result<ActionPreview, OperatorError> {
-        self.inner.action_preview(json, standing).await
+    /// Says what would come of an action, as JSON, if it were launched now, signed by those who signed it and by those of
+    /// whom the caller says so.
+    pub async fn action_preview(
+        &self,
+        json: &[u8],
+        spread: Spread,
+        signers: &[String],
+    ) -> Result<ActionPreview, OperatorError> {
+        self.inner.action_preview(json, &spread, signers).await
     }
 
     /// Says what would come of a stored action if it were launched now.

@@ -24,5 +24,6 @@ pub mod recorder;
 pub mod rest;
 pub mod server;
 pub mod swarm;
+pub mod terminal;
 pub mod wait;
 pub mod wire;

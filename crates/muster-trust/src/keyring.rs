@@ -76,6 +76,16 @@ impl Keyring {
         self.certificates.iter().find(|certificate| certificate.fingerprint() == fingerprint)
     }
 
+    /// Returns the certificate that holds the key with this fingerprint or key id, primary or below it; `None` when there
+    /// is none, or more than one that it may mean.
+    pub fn owner(&self, handle: &str) -> Option<&Certificate> {
+        let handle: KeyHandle = handle.parse().ok()?;
+        let (known, _) = self.candidates(std::slice::from_ref(&handle));
+        let mut owners = known.into_iter().map(|(certificate, _)| certificate);
+        let owner = owners.next()?;
+        owners.all(|other| other.fingerprint() == owner.fingerprint()).then_some(owner)
+    }
+
     /// Returns every certificate, in the order given.
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates

@@ -54,6 +54,19 @@ impl fmt::Debug for SecretKey {
     }
 }
 
+/// Returns the public half of a secret key that could sign at `now`. It needs no passphrase, and nothing is signed.
+pub fn public_of(bytes: &[u8], now: Timestamp) -> Result<Certificate, SignError> {
+    let cert = read(bytes)?;
+    signing_key(&cert, &policy(now), now)?;
+    public_half(cert)
+}
+
+fn public_half(cert: Cert) -> Result<Certificate, SignError> {
+    let malformed = |error: &dyn fmt::Display| SignError::Malformed(error.to_string());
+    let public = cert.strip_secret_key_material().to_vec().map_err(|error| malformed(&error))?;
+    Certificate::parse(&public).map_err(|error| malformed(&error))
+}
+
 impl SecretKey {
     /// Reads a secret key, armored or binary, and opens it with `passphrase` if it is locked.
     ///
@@ -71,10 +84,7 @@ impl SecretKey {
             secret = secret.decrypt_secret(&passphrase.into()).map_err(|_| SignError::PassphraseWrong)?;
         }
         let pair = secret.into_keypair().map_err(|error| SignError::Malformed(error.to_string()))?;
-        let malformed = |error: &dyn fmt::Display| SignError::Malformed(error.to_string());
-        let public = cert.strip_secret_key_material().to_vec().map_err(|error| malformed(&error))?;
-        let public = Certificate::parse(&public).map_err(|error| malformed(&error))?;
-        Ok(Self { pair, signer, public })
+        Ok(Self { pair, signer, public: public_half(cert)? })
     }
 
     /// Returns the public half of the key.

@@ -144,6 +144,17 @@ pub fn one_line(signature: &[u8]) -> Result<String, SignatureError> {
     Ok(encode(&bytes))
 }
 
+/// Returns the keys that a signature says it is by: fingerprints or key ids, in hexadecimal. Nothing is verified.
+pub fn issuers(signature: &str) -> Result<Vec<String>, SignatureError> {
+    let bytes = decode(signature)?;
+    let read = std::panic::catch_unwind(|| parse(&bytes).map(|signature| signature.get_issuers()));
+    let issuers = read.unwrap_or(Err(SignatureError::Malformed))?;
+    // The fingerprint says more than the key id that stands beside it.
+    let mut issuers: Vec<String> = issuers.iter().map(|issuer| format!("{issuer:X}")).collect();
+    issuers.sort_by_key(|issuer| std::cmp::Reverse(issuer.len()));
+    Ok(issuers)
+}
+
 fn verify_packet(keyring: &Keyring, bytes: &[u8], data: &[u8], now: Timestamp) -> Result<Signed, SignatureError> {
     let signature = parse(bytes)?;
     form_check(&signature)?;

@@ -155,17 +155,15 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 /// Runs a command that speaks with a server, unless it turns out to need none.
 fn operate(command: Operator, globals: &Globals, out: Output) -> Result<(), Failure> {
-    let command = match command {
-        Operator::Ask(args) => match args.module_help() {
-            Some(help) => return out.bytes(help.as_bytes()),
-            None => Operator::Ask(args),
-        },
-        Operator::Agent(args) => match args.run_offline(out) {
-            Ok(result) => return result,
-            Err(args) => Operator::Agent(args),
-        },
-        other => other,
+    let offline = match &command {
+        Operator::Ask(args) => args.module_help().map(|help| out.bytes(help.as_bytes())),
+        Operator::Agent(args) => args.run_offline(out),
+        Operator::Target(args) => args.run_offline(out),
+        _ => None,
     };
+    if let Some(result) = offline {
+        return result;
+    }
     let context = Context::new(globals)?;
     interruptible(command.run(&context))
 }

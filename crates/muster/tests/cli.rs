@@ -324,6 +324,12 @@ fn an_agents_configuration_is_written_for_both_programs() {
         assert!(text.contains("muster.example:4443"), "{text}");
         assert_eq!(std::fs::metadata(&first).unwrap().permissions().mode() & 0o777, 0o600);
     }
+    // What is there is not overwritten unasked.
+    let (out, other) = (server.directory.path().join("muster").display().to_string(), "other.example:4443");
+    let args = ["agent", "config", "--format", "muster", "--server", other, "--out", &out];
+    let (code, text) = server.fails(&args);
+    assert!(code == 6 && text.contains("config.toml") && text.contains("--replace"), "{code}: {text}");
+    server.text(&[&args[..], &["--replace"]].concat());
     let config = server.directory.path().join("fleetspeak/config.textproto");
     assert!(std::fs::read_to_string(config).unwrap().contains("BEGIN CERTIFICATE"));
 }
@@ -437,23 +443,33 @@ fn key(name: &str) -> String {
 #[test]
 fn a_named_target_is_written_out_before_anything_is_signed() {
     let server = Server::start();
-    server.text(&["target", "put", "linux", "os='linux'"]);
+    let (home, nobody) = (server.directory.path().join("config"), "http://127.0.0.1:1");
+    // What a person keeps is kept on the person's machine: no server is asked, nor needed.
+    let here = |words: &[&str]| {
+        let mut command = muster();
+        command.env("XDG_CONFIG_HOME", &home).args(["--url", nobody]).args(words).output().unwrap()
+    };
+    assert!(here(&["target", "save", "linux", "os='linux'"]).status.success());
     let file = server.directory.path().join("q.json").display().to_string();
     let new = |target: &'static str| {
         ["action", "new", "--replace", "--name", "q", "--target", target, "--out", &file, "timedrift"]
     };
-    server.text(&new("@linux AND status='online'"));
+    assert!(here(&new("@linux AND status='online'")).status.success());
     let action: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(action["target"], "(os='linux') AND status='online'");
     let (code, text) = server.fails(&new("@missing OR true"));
     assert!(code == 2 && text.contains("no target has the name \"missing\""), "{code}: {text}");
-    // Without a name nobody is asked; an at sign in a text is none.
-    let alone = muster().args(["--url", "http://127.0.0.1:1"]).args(new("name = 'a@linux'")).output().unwrap();
+    // An at sign in a text is no name.
+    let alone = here(&new("name = 'a@linux'"));
     assert!(alone.status.success(), "{alone:?}");
+    // What the server means by a name is the server's word, and there is nobody here to agree to it.
+    server.text(&["target", "put", "theirs", "os='linux'"]);
+    let (code, text) = server.fails(&new("@theirs"));
+    assert!(code == 2 && text.contains("The server says that @theirs means: os='linux'"), "{code}: {text}");
     // What is shown before it is signed is what will be signed.
     server.text(&["investigator", "add", "Ann", "--key", &key("first.asc")]);
     let ask = ["ask", "--key", &key("first.key"), "--target", "@linux", "--yes", "timedrift"];
-    let (code, text) = server.fails(&ask);
+    let (code, text) = failed(&server.command(&ask).env("XDG_CONFIG_HOME", &home).output().unwrap());
     assert!(code == 3 && text.contains("Target      (os='linux')"), "{code}: {text}");
 }
 
@@ -468,8 +484,8 @@ fn an_action_that_nobody_signed_is_previewed() {
     assert!(text.contains("needs signatures before it can be launched"), "{text}");
     let preview = server.json(&["action", "preview", &file]);
     assert_eq!((&preview["ready"], &preview["matched"]), (&Value::Bool(false), &Value::from(0)));
-    let (_, text) = server.fails(&["action", "launch", &file, "--yes"]);
-    assert!(text.contains("pgpsignatures is empty"), "{text}");
+    let (code, text) = server.fails(&["action", "launch", &file, "--yes"]);
+    assert!(code == 2 && text.contains("nobody has signed it"), "{code}: {text}");
 }
 
 /// Runs a command with something on standard input, which is no terminal.
@@ -510,10 +526,11 @@ fn an_action_that_would_be_refused_is_previewed_so() {
     server.text(&["action", "new", "--name", "q", "--target", "true", "--out", &file, "timedrift"]);
     server.text(&["action", "sign", &file, "--key", &key("first.key")]);
     let text = String::from_utf8(server.run(&["action", "preview", &file]).stderr).unwrap();
-    assert!(text.contains("Launching it would be refused: signature 1 does not count"), "{text}");
+    assert!(text.contains("Launching it would be refused: the key ") && text.contains("of no investigator"), "{text}");
     assert!(!text.contains("wait for more"), "{text}");
+    // Nobody is asked whether to launch what would be refused.
     let (code, text) = server.fails(&["action", "launch", &file]);
-    assert!(code == 2 && text.contains("signature 1 does not count"), "{code}: {text}");
+    assert!(code == 4 && text.contains("of no investigator") && !text.contains("--yes"), "{code}: {text}");
 }
 
 /// A server with an investigator, and how she asks.
@@ -547,6 +564,10 @@ fn a_question_in_a_loop_leaves_standard_input_to_the_loop() {
         assert!(code == 7 && !text.contains("was launched before"), "{code}: {text}");
     }
     assert_eq!(server.json(&["action", "list"])["items"].as_array().unwrap().len(), 2);
+    // A lone no is one.
+    let (code, text) = told(server.command(&words), "n\n");
+    assert!(code == 1 && text.contains("not confirmed"), "{code}: {text}");
+    assert_eq!(server.json(&["action", "list"])["items"].as_array().unwrap().len(), 2);
     let (code, text) = server.fails(&["--json", "action", "results", "1", "--format", "csv"]);
     assert!(code == 2 && text.contains("contradict"), "{code}: {text}");
 }
@@ -571,6 +592,8 @@ fn a_standing_action_without_machines_is_told_as_one_and_its_csv_has_a_head() {
     let (code, text) = failed(&output);
     assert!(code == 7 && text.contains("it is standing") && !text.contains("0 of 0 machines"), "{code}: {text}");
     assert_eq!(output.stdout, b"agent,hostname,status,found,value\r\n");
-    assert_eq!(server.text(&["action", "results", "1", "--format", "csv"]), "agent,hostname,status,found,value\r\n");
+    let keys = key("first.asc");
+    let results = ["action", "results", "1", "--format", "csv", "--keyring", &keys];
+    assert_eq!(server.text(&results), "agent,hostname,status,found,value\r\n");
     server.text(&["action", "cancel", "1"]);
 }

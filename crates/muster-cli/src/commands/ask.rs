@@ -1,14 +1,18 @@
 //! `muster ask`: a question to machines in one line, signed on this machine.
 //!
-//! Stays true: what is asked is shown before it is signed; nothing is launched that was not previewed and confirmed.
+//! Stays true: nothing signed leaves this machine before its person saw the text that is signed, who signs it and what
+//! would come of it, and agreed; what could not run is not signed.
 
+use super::ReasonArgs;
+use super::action::consent::{self, ConsentArgs, Origin, checks_before_signing};
 use super::action::file;
-use super::action::life::{SpreadArgs, again, launch, preview, show_preview, stake, waits};
+use super::action::life::{SpreadArgs, again, launch, waits};
 use super::action::new::{Draft, PART, Words, draft, of_words};
+use super::action::order::Order;
 use super::action::results::HowArgs;
+use super::action::shown::Shown;
 use super::action::sign::sign;
-use super::target::written_out;
-use super::{ReasonArgs, confirm};
+use super::named::written_out;
 use crate::output::safe;
 use crate::signing::SignArgs;
 use crate::values::duration;
@@ -30,15 +34,16 @@ Examples:
   muster ask netstat --lp 22 --found --yes
   muster ask --key alice.key timedrift
 
-Without a terminal a question that changes nothing is launched without being confirmed, and standard input is not read; one
-that changes machines is not launched without --yes. It ends with 0 when something answered, with 1 when every machine
-refused or failed, and with 4 when further investigators must sign it first. A mark behind its name (#3f9a1c) makes each
-question one of its own.
+What is asked is shown with whose key will sign it and what would come of it, and signed only when you say yes to that:
+at the terminal, or by --yes. Without a terminal a question that changes nothing is signed all the same, unless a lone `n`
+stands on standard input, which is not read; one that may change machines is not signed without --yes. It ends with 0 when
+something answered, with 1 when every machine refused or failed, and with 4 when further investigators must sign it first.
+A mark behind its name (#3f9a1c) makes each question one of its own.
 
 Flags of this command may stand before or after the module, unless the module has one of that name: then it is the
 module's. `muster module help NAME` explains a module's arguments.")]
 pub struct Args {
-    /// Which machines: an expression; @NAME stands for one that has a name, and is signed as written out
+    /// Which machines: an expression; @NAME stands for one that you keep (`muster target save`), signed as written out
     #[arg(long, value_name = "EXPRESSION", default_value = "status='online'")]
     target: String,
     /// What it is for, in your words; the question itself unless told
@@ -55,9 +60,8 @@ pub struct Args {
     how: HowArgs,
     #[command(flatten)]
     reason: ReasonArgs,
-    /// Do not ask before it is launched; without a terminal nothing that changes machines is launched unless this is given
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    consent: ConsentArgs,
     /// A module and its own arguments; `--` parts several
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "MODULE ARGUMENTS")]
     words: Vec<String>,
@@ -80,20 +84,23 @@ impl Args {
             Err(Words::Wrong(failure)) => return Err(*failure),
         };
         self.how.check(context.out)?;
+        self.spread.check(WHAT)?;
         let name = of_its_own(&self.title.unwrap_or_else(|| title(&self.words)));
-        let target = written_out(context, WHAT, self.target).await?;
+        let target = written_out(WHAT, self.target, || Ok(context.clone())).await?;
         let question = Draft { name, target, operations, expires_in: self.expires_in };
         let mut action = draft(question, None, values::now())?;
-        sign(context.out, &self.with, &mut action).await?;
-        let request = self.spread.request(&action, &self.reason);
-        let foreseen = preview(context, &request).await?;
-        show_preview(context, &foreseen);
-        if foreseen.matched == 0 && !self.spread.standing {
-            let why = "no machine matches that is reached";
-            return Err(Failure::new(crate::Exit::NotFound, WHAT, why).on(&action.target).next("muster agent list"));
-        }
-        confirm("Launch it?", self.yes, stake(&action, &foreseen)).await?;
-        let (_, launched) = launch(context, &request).await?;
+        file::window_check(WHAT, &action)?;
+        let signer = self.with.signer().await?;
+        let preview = self.spread.preview(context, &action, vec![signer.fingerprint()]).await?;
+        let text = file::check(WHAT, &action, values::now())?;
+        let shown = Shown::of(&action, &text);
+        let notes = checks_before_signing(&action, &shown, Origin::Own)?;
+        consent::show(&shown, &notes);
+        self.spread.foresee(context, &action, &preview)?;
+        let question = format!("Sign it as {} and launch it?", signer.name());
+        consent::agree(&question, &self.consent, shown.changes || preview.changes).await?;
+        sign(&self.with, &signer, &mut action, &text).await?;
+        let (_, launched) = launch(context, &self.spread.request(&action, &self.reason)).await?;
         let id = launched.action.summary.id;
         if launched.again {
             context.out.note(&safe(&again(&launched.action.summary)));
@@ -101,8 +108,8 @@ impl Args {
         if launched.action.summary.status == "waiting" {
             return Err(waits(id));
         }
-        let note = format!("action {id}: {}", file::sha256(&launched.action.signed_text));
-        self.how.follow_noted(context, id, &action, Some(&note)).await
+        let note = format!("action {id}: {}", shown.digest);
+        self.how.follow_noted(context, id, &Order::own(&action), Some(&note)).await
     }
 }
 
@@ -119,7 +126,7 @@ fn of_its_own(title: &str) -> String {
 }
 
 fn title(words: &[String]) -> String {
-    let clean: String = words.join(" ").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean: String = words.join(" ").chars().map(|c| if muster_core::text::steers(c) { ' ' } else { c }).collect();
     // What parts the fields of a signed text cannot stand in a name.
     muster_core::text::cut(&clean.replace(';', ","), TITLE_CHARS_MAX)
 }

@@ -13,6 +13,7 @@ pub mod investigator;
 pub mod journal;
 pub mod message;
 pub mod module;
+mod named;
 pub mod report;
 pub mod server;
 pub mod service;
@@ -98,23 +99,15 @@ impl ReasonArgs {
 pub(crate) enum Stake {
     /// It changes machines, or deletes them: somebody must say yes.
     Machines,
-    /// A question, which changes nothing: scripts ask it in loops, and their standard input is not read.
-    Question,
     /// Nothing of a machine is at stake: scripts need not say yes, but a no is a no.
     Else,
-}
-
-impl Stake {
-    fn of_action(changes: bool) -> Self {
-        if changes { Self::Machines } else { Self::Question }
-    }
 }
 
 /// How long an answer that does not come from a terminal is waited for: whoever writes one into a pipe does it at once.
 const PIPED_ANSWER: Duration = Duration::from_secs(5);
 
-/// Asks a person at a terminal whether to go on. Without a terminal a question goes on; for what deletes something, whatever
-/// stands on standard input is the answer; what has machines at stake does not go on.
+/// Asks a person at a terminal whether to go on. Without a terminal, whatever stands on standard input is the answer; where
+/// there is nothing, only what has no machine at stake goes on. What is signed is agreed to elsewhere (`action::consent`).
 async fn confirm(question: &str, yes: bool, stake: Stake) -> Result<(), Failure> {
     const WHAT: &str = "nothing was done";
     if yes {
@@ -127,9 +120,6 @@ async fn confirm(question: &str, yes: bool, stake: Stake) -> Result<(), Failure>
     let unasked = |why: &str| Err(Failure::usage(WHAT, why).on(question).next("pass --yes"));
     if stake == Stake::Machines {
         return unasked("machines are changed only when somebody says so, and there is no terminal to ask at");
-    }
-    if stake == Stake::Question {
-        return Ok(());
     }
     match tokio::time::timeout(PIPED_ANSWER, crate::terminal::line_or_end()).await {
         Err(_) => unasked("there is no terminal to ask at, and standard input gave no answer"),

@@ -1,12 +1,13 @@
 //! `muster target`: expressions that pick machines.
 
+use super::action::consent;
+use super::named::{self, Kept};
 use super::{Stake, confirm};
 use crate::output::{Table, safe, time, yes};
 use crate::{Context, Exit, Failure, resolve};
 use muster_api::targets::{NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMistake};
-use muster_core::target::{self, TargetError};
+use muster_core::target::TargetError;
 use reqwest::Method;
-use std::collections::BTreeMap;
 
 /// `muster target`.
 #[derive(Debug, clap::Args)]
@@ -14,9 +15,11 @@ use std::collections::BTreeMap;
 Examples:
   muster target check \"environment->>'os' = 'linux' AND name LIKE 'web%'\"
   muster target check \"tags->>'operator' = 'IT'\" --agent 1122334455667788
-  muster target put web \"name LIKE 'web%' OR tags->>'role' = 'web'\" --description 'all web servers'
+  muster target save web \"name LIKE 'web%' OR tags->>'role' = 'web'\"    on this machine, for what you sign
+  muster target put web \"name LIKE 'web%'\" --description 'all web servers'    on the server
   muster target check \"@web AND status = 'online'\"
 
+What a server says that a name means is signed only when you agree to it at the terminal.
 docs/reference/targets.md lists columns, operators and regular expressions.")]
 pub struct Args {
     #[command(subcommand)]
@@ -36,9 +39,23 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=100))]
         limit: u32,
     },
-    /// List the targets that have names
+    /// Keep a target under a name on this machine: what you sign with @NAME means this, whatever a server says
+    Save {
+        /// Its name: letters, digits, _ - and .
+        name: String,
+        /// The target; that of the server under this name, if you agree to it, unless told
+        target: Option<String>,
+    },
+    /// List the targets that are kept on this machine
+    Saved,
+    /// Forget a target that is kept on this machine
+    Forget {
+        /// Its name
+        name: String,
+    },
+    /// List the targets that have names on the server
     List,
-    /// Keep a target under a name, in the place of an older one
+    /// Keep a target under a name on the server, for everybody to look up, in the place of an older one
     Put {
         /// Its name: letters, digits, _ - and .
         name: String,
@@ -59,6 +76,16 @@ enum Command {
 }
 
 impl Args {
+    /// Runs the command without a server; `None`: it needs one.
+    pub fn run_offline(&self, out: crate::Output) -> Option<Result<(), Failure>> {
+        match &self.command {
+            Command::Save { name, target: Some(target) } => Some(save(out, name, target)),
+            Command::Saved => Some(saved(out)),
+            Command::Forget { name } => Some(Kept::read().and_then(|kept| kept.forget(name))),
+            _ => None,
+        }
+    }
+
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
@@ -69,6 +96,10 @@ impl Args {
                 }
                 check(context, TargetCheckRequest { target, agents, limit: Some(limit) }).await
             }
+            Command::Save { name, target: Some(target) } => save(context.out, &name, &target),
+            Command::Save { name, target: None } => save_theirs(context, &name).await,
+            Command::Saved => saved(context.out),
+            Command::Forget { name } => Kept::read()?.forget(&name),
             Command::List => run_list(context).await,
             Command::Put { name, target, description } => {
                 let what = format!("could not keep target {name}");
@@ -86,6 +117,35 @@ impl Args {
             }
         }
     }
+}
+
+fn save(out: crate::Output, name: &str, target: &str) -> Result<(), Failure> {
+    let kept = Kept::read()?.save(name, target)?;
+    out.note(&format!("{}  kept in {}, write @{0} for it", safe(name), kept.path().display()));
+    Ok(())
+}
+
+/// Keeps what the server says that a name means, if the person agrees to it.
+async fn save_theirs(context: &Context, name: &str) -> Result<(), Failure> {
+    let what = format!("could not keep target {name}");
+    let meaning = named::of_server(context, &what).await?.remove(name).ok_or_else(|| {
+        Failure::new(Exit::NotFound, &what, "the server has no target of this name").next("muster target list")
+    })?;
+    consent::say(&[format!("The server says that @{} means: {}", safe(name), safe(&meaning))]);
+    consent::ask("Is this what you mean?", "read it, and write it: muster target save NAME TARGET").await?;
+    save(context.out, name, &meaning)
+}
+
+fn saved(out: crate::Output) -> Result<(), Failure> {
+    let kept = Kept::read()?;
+    if out.json {
+        return out.json(kept.targets());
+    }
+    let mut table = Table::new(&["NAME", "TARGET"]);
+    for (name, target) in kept.targets() {
+        table.row([name.clone(), target.clone()]);
+    }
+    out.table(&table, "No targets are kept on this machine.")
 }
 
 async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Failure> {
@@ -131,36 +191,6 @@ async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Fai
     context.out.table(&table, "No machines to show.")
 }
 
-/// Returns a target with its names written out. What names stand for is asked of the server; all else stays as it was
-/// written, byte by byte, so that a server cannot choose what is signed. Without names nobody is asked.
-pub(crate) async fn written_out(context: &Context, what: &str, text: String) -> Result<String, Failure> {
-    if !holds_names(&text) {
-        return Ok(text);
-    }
-    let answer = context.api.get(what, &["named-targets"], &()).await?;
-    let known: Vec<NamedTargetRow> = context.api.read(what, &answer)?;
-    let known: BTreeMap<String, String> = known.into_iter().map(|row| (row.name, row.expression)).collect();
-    let written = target::expand(&text, |name| known.get(name).cloned()).map_err(|error| {
-        let next =
-            error.hint.clone().unwrap_or_else(|| "`muster target list` shows the names that there are".to_owned());
-        context.out.note(&error.pointed(&text).lines().map(safe).collect::<Vec<_>>().join("\n"));
-        Failure::usage("could not read the target", error.message).on(&text).next(next)
-    })?;
-    context.out.note(&format!("With names written out: {}", safe(&written)));
-    Ok(written)
-}
-
-/// Whether a target holds names, so that it must be written out before it is signed.
-pub(crate) fn holds_names(text: &str) -> bool {
-    let mut found = false;
-    // What cannot be read is told by whoever reads it next.
-    let _ = target::expand(text, |_| {
-        found = true;
-        Some("true".to_owned())
-    });
-    found
-}
-
 /// The part of the target around its mistake, with a caret below it.
 fn pointed(target: &str, mistake: &TargetMistake) -> String {
     let position = usize::try_from(mistake.position).unwrap_or(usize::MAX).min(target.chars().count());
@@ -184,16 +214,6 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_told_from_at_signs_in_text() {
-        for with in ["@web", "status = 'online' AND @web", "NOT (@a OR @b)"] {
-            assert!(holds_names(with), "{with}");
-        }
-        for without in ["", "name = 'a@b'", "name = '@web'", "true", "name ="] {
-            assert!(!holds_names(without), "{without}");
-        }
-    }
 
     #[test]
     fn a_caret_stands_under_the_mistake() {

@@ -28,7 +28,10 @@ fn answers_are_grouped_by_value_the_commonest_first() {
     let shown: Vec<_> =
         sink.sorted().into_iter().map(|(value, (count, named))| (value.as_str(), count, named)).collect();
     assert_eq!(shown[0].0, "\"b\"");
-    assert_eq!((shown[0].1, shown[0].2), (2, &["host2".to_owned(), "host3".to_owned()][..]));
+    assert_eq!(
+        (shown[0].1, shown[0].2),
+        (2, &["host2 (0000000000000002)".to_owned(), "host3 (0000000000000003)".to_owned()][..])
+    );
     assert_eq!((shown[1].0, shown[1].1), ("\"a\"", 1));
 }
 
@@ -94,7 +97,13 @@ fn a_result_that_is_not_its_machines_is_left_out_and_fails_the_command() {
     plain.end().unwrap();
     let mut strict = sink(Format::Table).checked([1; 32], true);
     strict.take(&row(2, "b", &results), "{}").unwrap();
-    assert!(strict.end().is_err());
+    // That a machine answered, and what it found, is the machine's word; that it did not is the server's.
+    let word = |status: &str| CommandRow { status: status.into(), results: None, ..row(3, "c", &json!([])) };
+    strict.take(&word("success"), "{}").unwrap();
+    strict.take(&word("expired"), "{}").unwrap();
+    assert_eq!(strict.counts(), [("(expired)".to_owned(), 1)]);
+    let failure = strict.end().unwrap_err();
+    assert!(failure.why.contains("2 results are signed by no machine"), "{failure}");
 }
 
 #[test]

@@ -13,29 +13,41 @@ use tokio::process::Command;
 /// Lines on standard error with which gpg speaks to programs.
 const STATUS: &str = "[GNUPG:] ";
 
-/// Signs `text`; returns the signature as one line, and whose it is.
-pub(super) async fn sign(program: &Path, user: Option<&str>, text: &str) -> Result<(String, Certificate), Failure> {
+/// A file that there cannot be. gpg chooses the key before it opens what it shall sign.
+const NOTHING: &str = "/dev/null/nothing-to-sign";
+
+/// Says which key would sign: gpg chooses one, as its configuration has it, and then finds nothing to sign.
+pub(super) async fn signer(program: &Path, user: Option<&str>) -> Result<Certificate, Failure> {
+    let mut arguments = vec!["--status-fd=2", "--output=-"];
+    arguments.extend(user.into_iter().flat_map(|user| ["--local-user", user]));
+    arguments.extend(["--detach-sign", "--", NOTHING]);
+    let answer = answer(program, &arguments, b"").await?;
+    let Some(key) = considered(&answer.stderr) else { return Err(failed(program, &answer)) };
+    let export = run(program, &["--no-armor", "--export-options=export-minimal", "--export", &key], b"").await?;
+    Certificate::parse(&export.stdout)
+        .map_err(|error| Failure::new(Exit::Failed, WHAT, error.to_string()).on(format!("key {key}")))
+}
+
+/// Signs `text` with the key of this fingerprint; returns the signature as one line.
+pub(super) async fn sign(program: &Path, key: &str, text: &str) -> Result<String, Failure> {
     // Settings of a person's own gpg.conf that would make a signature of another kind are overruled.
     let mut arguments = vec!["--status-fd=2", "--no-armor", "--no-textmode", "--digest-algo=SHA256", "--output=-"];
-    if let Some(user) = user {
-        arguments.extend(["--local-user", user]);
-    }
-    arguments.push("--detach-sign");
+    arguments.extend(["--local-user", key, "--detach-sign"]);
     let answer = run(program, &arguments, text.as_bytes()).await?;
-    let line = signature::one_line(&answer.stdout).map_err(|error| {
+    signature::one_line(&answer.stdout).map_err(|error| {
         Failure::new(Exit::Failed, WHAT, format!("gpg made something else than one signature: {error}"))
             .on(program.display())
             .next("does gpg.conf name several keys? choose one with --local-user")
-    })?;
-    let key = key_of(&answer.stderr)
-        .ok_or_else(|| Failure::new(Exit::Failed, WHAT, "gpg did not say which key it used").on(program.display()))?;
-    let export = run(program, &["--no-armor", "--export-options=export-minimal", "--export", &key], b"").await?;
-    let certificate = Certificate::parse(&export.stdout)
-        .map_err(|error| Failure::new(Exit::Failed, WHAT, error.to_string()).on(format!("key {key}")))?;
-    Ok((line, certificate))
+    })
 }
 
 async fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output, Failure> {
+    let answer = answer(program, arguments, input).await?;
+    if answer.status.success() { Ok(answer) } else { Err(failed(program, &answer)) }
+}
+
+/// Runs gpg, and returns what it said however it ended.
+async fn answer(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output, Failure> {
     let mut command = Command::new(program);
     // Who interrupts the command is not kept waiting by a question for a passphrase.
     command.kill_on_drop(true);
@@ -57,24 +69,37 @@ async fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output,
         // A gpg that ends before it has read says why itself.
         let _ = pipe.write_all(input).await;
     }
-    let answer = child.wait_with_output().await.map_err(|error| Failure::local(WHAT, program.display(), &error))?;
-    if answer.status.success() {
-        return Ok(answer);
-    }
+    child.wait_with_output().await.map_err(|error| Failure::local(WHAT, program.display(), &error))
+}
+
+fn failed(program: &Path, answer: &Output) -> Failure {
     let said = String::from_utf8_lossy(&answer.stderr);
     let said: Vec<_> = said.lines().filter(|line| !line.starts_with(STATUS)).collect();
     let why = if said.is_empty() { format!("it ended with {}", answer.status) } else { said.join("; ") };
-    Err(Failure::new(Exit::Failed, WHAT, why)
+    Failure::new(Exit::Failed, WHAT, why)
         .on(program.display())
-        .next("`gpg --list-secret-keys` shows the keys there are; choose one with --local-user"))
+        .next("`gpg --list-secret-keys` shows the keys there are; choose one with --local-user")
 }
 
-/// Returns the fingerprint of the key that gpg says it signed with.
-fn key_of(stderr: &[u8]) -> Option<String> {
+/// Returns the fingerprint of the key that gpg came to in the end, unless it found none that can sign.
+fn considered(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
-    let line = text.lines().find_map(|line| line.strip_prefix(STATUS)?.strip_prefix("SIG_CREATED "))?;
-    let key = line.split_whitespace().nth(5)?;
+    let mut said = text.lines().filter_map(|line| line.strip_prefix(STATUS));
+    if said.clone().any(|line| line.starts_with("INV_SGNR ")) {
+        return None;
+    }
+    let key = said.rfind(|line| line.starts_with("KEY_CONSIDERED "))?.split_whitespace().nth(1)?;
     key.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| key.to_owned())
+}
+
+/// Returns the public keys that gpg has of these owners; those that it has not are left out.
+pub(crate) async fn keys_of(program: &Path, owners: &[String]) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut keys = Vec::new();
+    for owner in owners {
+        let arguments = ["--no-armor", "--export-options=export-minimal", "--export", &format!("0x{owner}")];
+        keys.extend(Some(answer(program, &arguments, b"").await?.stdout).filter(|key| !key.is_empty()));
+    }
+    Ok(keys)
 }
 
 /// Returns every public key that gpg has, one by one.

@@ -106,12 +106,42 @@ impl Inner {
         Ok(blocking(move || verify_all(&keys, &text, &signatures, now)).await)
     }
 
+    /// Adds those who will sign, by their keys, as far as that is said and not shown.
+    pub(super) async fn signers_add(
+        &self,
+        signatures: &mut Signatures,
+        signers: &[String],
+    ) -> Result<(), OperatorError> {
+        if signers.len() > limits::ACTION_SIGNATURES_MAX {
+            let most = limits::ACTION_SIGNATURES_MAX;
+            return Err(OperatorError::Invalid(format!("an action is signed by at most {most} people")));
+        }
+        let keys = self.keys().await?;
+        for key in signers {
+            let owner = keys.keyring.owner(key).and_then(|owner| keys.people.get(owner.fingerprint()));
+            match owner {
+                Some(row) if signatures.signers.iter().any(|have| have.id == row.id) => {}
+                Some(row) => signatures.signers.push(row.clone()),
+                None => {
+                    let key = text::cut(key, limits::NAME_BYTES_MAX);
+                    let problem = format!(
+                        "the key {key} is of no investigator of the server: `muster investigator add` says whose it is"
+                    );
+                    signatures.problems.push(problem);
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) async fn investigator_add(
         &self,
         new: NewInvestigator,
         cause: &Cause,
     ) -> Result<InvestigatorId, OperatorError> {
+        // Whoever reads who signed must read the name that is there.
         text::free("name", &new.name, limits::NAME_BYTES_MAX)
+            .and_then(|()| text::direction("name", &new.name))
             .map_err(|error| OperatorError::Invalid(error.to_string()))?;
         let certificate = match new.public_key {
             Some(key) => Some(self.key_check(key, None).await?),

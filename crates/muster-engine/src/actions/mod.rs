@@ -160,6 +160,10 @@ impl Inner {
             return Err(OperatorError::Invalid(problem.clone()));
         }
         let preview = self.preview_of(&action, &signatures, (spread.standing, Detail::Verdict), now).await?;
+        // Nobody's signature is spent on what cannot run.
+        if let Some(problem) = preview.impossible(&action, &spread, now) {
+            return Err(OperatorError::Conflict(format!("nothing was taken: {problem}")));
+        }
         spread.rings = rings(spread.rings, preview.changes);
         let id = self.store.action_id_take().await;
         let id = id.map_err(|failure| self.operator_error("number the action", failure))?;
@@ -255,6 +259,9 @@ impl Inner {
         }
         let signer = signatures.signers.last().expect("as many signers as signatures without a problem");
         let preview = self.preview_of(&action, &signatures, (row.spread.standing, Detail::Verdict), now).await?;
+        if let Some(problem) = preview.impossible(&action, &row.spread, now) {
+            return Err(OperatorError::Conflict(format!("the signature was not taken: {problem}")));
+        }
         let put = SignaturePut {
             action: id,
             investigator: signer.id,
@@ -294,11 +301,25 @@ impl Inner {
     }
 
     /// Says what would come of an action that is not launched; nobody needs to have signed it.
-    pub(crate) async fn action_preview(&self, json: &[u8], standing: bool) -> Result<ActionPreview, OperatorError> {
+    pub(crate) async fn action_preview(
+        &self,
+        json: &[u8],
+        spread: &Spread,
+        signers: &[String],
+    ) -> Result<ActionPreview, OperatorError> {
         let now = self.now();
-        let Read { action, text, .. } = read(json, now, Unsigned::Taken)?;
-        let signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
-        self.preview_of(&action, &signatures, (standing, Detail::Whole), now).await
+        let Read { action, text, signed } = read(json, now, Unsigned::Taken)?;
+        spread_check(spread)?;
+        let known = self.store.action_find(signed).await;
+        let known = known.map_err(|failure| self.operator_error("look for the action", failure))?;
+        let mut signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
+        self.signers_add(&mut signatures, signers).await?;
+        let mut preview = self.preview_of(&action, &signatures, (spread.standing, Detail::Whole), now).await?;
+        match known {
+            Some(row) => preview.known = row.action.id,
+            None => preview.problems.extend(preview.impossible(&action, spread, now)),
+        }
+        Ok(preview)
     }
 
     /// Says what would come of an action that is stored, if it were launched now.

@@ -6,9 +6,10 @@
 
 use super::Signatures;
 use crate::engine::{Inner, OperatorError};
-use muster_core::action::{Action, Fingerprint};
+use muster_core::action::{Action, ActionId, Fingerprint};
 use muster_core::target::Target;
 use muster_core::{AgentId, Timestamp, limits};
+use muster_store::actions::Spread;
 use muster_store::investigators::{InvestigatorRow, TrustTold};
 use muster_store::targets::{Reach, TargetQuery};
 use muster_trust::weights::Assessment;
@@ -83,12 +84,16 @@ impl PreviewDemand {
 pub struct ActionPreview {
     /// Who signed.
     pub signers: Vec<InvestigatorRow>,
-    /// Why signatures do not count.
+    /// The same signed bytes, if they were launched before.
+    pub known: Option<ActionId>,
+    /// Why signatures do not count, and why it could not run.
     pub problems: Vec<String>,
     /// Machines that it means.
     pub matched: u64,
     /// Those that would run it.
     pub willing: u64,
+    /// Those that would run it if everybody signed whom they believe.
+    pub possible: u64,
     /// Those that never told what they demand.
     pub unknown: u64,
     /// Of these, machines of which the server notes something; at most [`limits::PREVIEW_NOTED_MAX`] are looked at.
@@ -122,6 +127,20 @@ impl ActionPreview {
         }
         let lacks_weight = self.refusals.iter().any(|refusal| refusal.code == RefusalCode::Weight);
         self.problems.is_empty() && (self.willing > 0 || self.unknown > 0 || !lacks_weight)
+    }
+
+    /// Says why an action cannot run as it is, whatever happens to it: it would only use up its signatures. One that
+    /// begins later, or is for machines that come later, may meet others than there are now.
+    pub(super) fn impossible(&self, action: &Action, spread: &Spread, now: Timestamp) -> Option<String> {
+        if spread.standing || action.valid_from > now {
+            return None;
+        }
+        if let Some(most) = spread.hosts_max.filter(|most| self.matched > *most) {
+            return Some(format!("it matches {} machines, and at most {most} are allowed", self.matched));
+        }
+        let lacks_weight = self.refusals.iter().find(|refusal| refusal.code == RefusalCode::Weight)?;
+        let is_hopeless = self.willing + self.unknown + self.possible == 0;
+        is_hopeless.then(|| format!("no machine would run it, whoever else signs: {}", lacks_weight.reason))
     }
 }
 
@@ -159,6 +178,9 @@ impl Inner {
                 && let Some(demand) = demand(&told, action, &signers)
             {
                 demands.add(SaidBy::Machines, demand, group.agents, group.example);
+            }
+            if could(&told, action) {
+                preview.possible += group.agents;
             }
             match judge(&told, action, &signers) {
                 Ok(()) => preview.willing += group.agents,
@@ -255,6 +277,12 @@ fn judge(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> 
     acl.permit(modules, signers).map_err(|error| (RefusalCode::Weight, error.to_string()))
 }
 
+/// Whether a machine would run an action that all signed whom it believes.
+fn could(told: &TrustTold, action: &Action) -> bool {
+    let everybody = told.keyring.iter().filter_map(|key| key.parse().ok()).collect();
+    judge(told, action, &everybody).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,6 +325,27 @@ mod tests {
         assert_eq!(code(&alone, "file", &[ONE, TWO]), Some(RefusalCode::KeyUnknown));
         let silent = TrustTold { acl: String::new(), ..told() };
         assert_eq!(code(&silent, "file", &[ONE, TWO]), Some(RefusalCode::Weight));
+    }
+
+    #[test]
+    fn what_nobody_could_ever_have_run_is_impossible() {
+        let json = r#"{"validfrom":"2026-01-02T03:04:05Z","operations":[{"module":"file"}]}"#;
+        let action = Action::parse(json.as_bytes()).unwrap();
+        let now = action.valid_from;
+        assert!(could(&told(), &action));
+        assert!(!could(&TrustTold { keyring: vec![ONE.into()], ..told() }, &action), "one of two");
+        let refusal = |code| PreviewRefusal { code, reason: "too light".into(), agents: 3, examples: Vec::new() };
+        let light = ActionPreview { matched: 3, refusals: vec![refusal(RefusalCode::Weight)], ..Default::default() };
+        let said = |preview: &ActionPreview, spread: Spread| preview.impossible(&action, &spread, now);
+        assert!(said(&light, Spread::default()).unwrap().contains("too light"));
+        let standing = Spread { standing: true, hosts_max: Some(1), ..Spread::default() };
+        assert_eq!(said(&light, standing), None, "others may come");
+        assert_eq!(said(&ActionPreview { possible: 1, ..light.clone() }, Spread::default()), None, "it waits");
+        assert_eq!(light.impossible(&action, &Spread::default(), now.minus(std::time::Duration::from_secs(1))), None);
+        let three = ActionPreview { matched: 3, willing: 3, ..Default::default() };
+        let most = |hosts_max| Spread { hosts_max: Some(hosts_max), ..Spread::default() };
+        assert!(said(&three, most(2)).unwrap().contains("matches 3 machines, and at most 2"));
+        assert_eq!(said(&three, most(3)), None);
     }
 
     #[test]

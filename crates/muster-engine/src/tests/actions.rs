@@ -257,7 +257,7 @@ async fn an_action_that_nobody_signed_is_previewed_and_shows_what_it_needs() {
         shown.collect()
     };
     let unsigned = order(&world, "look", &[]);
-    let preview = engine.action_preview(&unsigned, false).await.unwrap();
+    let preview = engine.action_preview(&unsigned, Spread::default(), &[]).await.unwrap();
     assert_eq!((preview.matched, preview.willing, preview.unknown, preview.noted), (4, 0, 3, 2));
     assert!(preview.signers.is_empty() && preview.problems.is_empty() && !preview.is_ready());
     let agent = |number| machine(number).agent();
@@ -271,12 +271,54 @@ async fn an_action_that_nobody_signed_is_previewed_and_shows_what_it_needs() {
     assert_eq!(sorted(said(&preview)), wanted);
     // Signed by one, it weighs something; and what the server notes holds nothing back.
     let signed = order(&world, "look", &[0]);
-    let preview = engine.action_preview(&signed, false).await.unwrap();
+    let preview = engine.action_preview(&signed, Spread::default(), &[]).await.unwrap();
     let mut wanted =
         [("machines", agent(1), Some(2), 1), ("server", agent(2), Some(7), 3), ("server", agent(3), None, 0)];
     wanted.sort_unstable();
     assert_eq!((sorted(said(&preview)), preview.is_ready()), (wanted.to_vec(), true));
     assert!(engine.action_launch(&unsigned, Spread::default(), &cause()).await.is_err(), "a preview launches nothing");
+}
+
+#[tokio::test]
+async fn a_preview_needs_no_signature_to_know_what_signers_weigh() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    tell(&engine, &machine(1), vec![demands_two(1)]).await;
+    let unsigned = order(&world, "look", &[]);
+    let key = |person: usize| {
+        let action = Action::parse(&order(&world, "look", &[person])).unwrap();
+        muster_trust::signature::issuers(&action.pgp_signatures[0]).unwrap().remove(0)
+    };
+    let foreseen =
+        async |signers: &[String]| engine.action_preview(&unsigned, Spread::default(), signers).await.unwrap();
+    let one = foreseen(&[key(0)]).await;
+    assert_eq!((one.signers.len(), one.willing, one.is_ready()), (1, 0, false));
+    let both = foreseen(&[key(0), key(1), key(0)]).await;
+    assert_eq!((both.signers.len(), both.willing, both.is_ready()), (2, 1, true));
+    let stranger = foreseen(&["AB".repeat(20)]).await;
+    assert!(stranger.problems[0].contains(&"AB".repeat(20)) && !stranger.is_ready(), "{stranger:?}");
+    let many = vec![key(0); muster_core::limits::ACTION_SIGNATURES_MAX + 1];
+    assert!(engine.action_preview(&unsigned, Spread::default(), &many).await.is_err());
+}
+
+#[tokio::test]
+async fn an_action_that_could_not_run_is_refused_and_its_signature_still_good() {
+    let world = World::new().await;
+    let engine = world.plain();
+    people(&engine).await;
+    for number in 1..=3 {
+        tell(&engine, &machine(number), vec![demands_two(number)]).await;
+    }
+    let json = order(&world, "look", &[0, 1]);
+    let most = |hosts_max| Spread { hosts_max: Some(hosts_max), ..Spread::default() };
+    let refused = engine.action_launch(&json, most(2), &cause()).await.unwrap_err();
+    assert!(matches!(&refused, OperatorError::Conflict(why) if why.contains("matches 3")), "{refused}");
+    let preview = engine.action_preview(&json, most(2), &[]).await.unwrap();
+    assert!(preview.problems[0].contains("matches 3") && !preview.is_ready());
+    // The same bytes are as good as before.
+    let taken = engine.action_launch(&json, most(3), &cause()).await.unwrap();
+    assert!(matches!(taken, ActionTaken::New(_)), "{taken:?}");
 }
 
 #[tokio::test]
@@ -291,7 +333,7 @@ async fn a_target_that_holds_a_name_is_refused() {
     let json = serde_json::to_vec(&action).unwrap();
     let refused = engine.action_launch(&json, Spread::default(), &cause()).await.unwrap_err();
     assert!(matches!(&refused, OperatorError::Invalid(reason) if reason.contains("@all")), "{refused}");
-    let refused = engine.action_preview(&json, false).await.unwrap_err();
+    let refused = engine.action_preview(&json, Spread::default(), &[]).await.unwrap_err();
     assert!(matches!(refused, OperatorError::Invalid(_)), "{refused}");
 }
 
@@ -412,6 +454,9 @@ async fn a_disabled_investigator_signs_nothing_and_a_key_has_one_owner() {
     let refused = engine.investigator_add(twice, &cause()).await.unwrap_err();
     assert!(matches!(refused, OperatorError::Conflict(_)), "{refused}");
     let secret = NewInvestigator { name: "x".into(), public_key: Some(PEOPLE[0].0.into()), permissions: 0 };
+    let turned = NewInvestigator { name: "Al\u{202e}eci".to_owned(), ..NewInvestigator::default() };
+    let refused = engine.investigator_add(turned, &cause()).await.unwrap_err();
+    assert!(matches!(&refused, OperatorError::Invalid(why) if why.contains("U+202E")), "{refused}");
     let refused = engine.investigator_add(secret, &cause()).await.unwrap_err();
     assert!(refused.to_string().contains("secret key"), "{refused}");
     let json = order(&world, "look", &[0]);

@@ -15,7 +15,7 @@ async fn an_action_of_two_people_waits_for_the_second() {
     people(&engine).await;
     tell(&engine, &machine(1), vec![demands_two(1)]).await;
     let json = order(&world, "look", &[0]);
-    let preview = engine.action_preview(&json, false).await.unwrap();
+    let preview = engine.action_preview(&json, Spread::default(), &[]).await.unwrap();
     assert_eq!((preview.matched, preview.willing, preview.unknown), (1, 0, 0));
     assert_eq!(preview.refusals[0].code.as_str(), "weight");
     assert_eq!((preview.refusals[0].agents, preview.refusals[0].examples[0]), (1, machine(1).agent()));

@@ -105,7 +105,8 @@ async fn serve(mut stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &Answer) 
         let said = answer(&asked);
         log.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
         let (status, body) = said.map_or(("404 Not Found", "{}".to_owned()), |body| ("200 OK", body));
-        let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head =
+            format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.context("answering")?;
     }
 }

@@ -120,14 +120,15 @@ async fn what_takes_two_people_is_refused_with_one_signature_and_run_with_two() 
     let id = number(&launched);
     let text = id.to_string();
     // The same person does not count twice, neither on her machine nor on the server.
-    let again = alice.muster(server, &["action", "sign", "--yes", &text]).unwrap_err().to_string();
+    let digest = detail(server, id).await.signed_sha256;
+    let again = alice.muster(server, &["action", "sign", &text, "--digest", &digest]).unwrap_err().to_string();
     assert!(again.contains("nobody counts twice"), "{again}");
     let waiting = detail(server, id).await;
     let signature = alice.sign(waiting.signed_text.as_bytes()).unwrap();
     let refused = server.rest.post::<Value>(&format!("/actions/{id}/sign"), &json!({ "signature": signature })).await;
     assert!(refused.unwrap_err().to_string().contains("Alice has signed before"));
     assert_eq!((waiting.summary.counters.sent, commands(server, id).await.len()), (0, 0), "it was given out");
-    bob.muster(server, &["action", "sign", "--yes", &text]).unwrap();
+    bob.muster(server, &["action", "sign", &text, "--digest", &digest]).unwrap();
     let done = completed(server, id).await;
     let names: Vec<_> = done.signers.iter().map(|signer| signer.name.as_str()).collect();
     assert_eq!((names, done.summary.counters.success), (vec!["Alice", "Bob"], 1));
@@ -175,7 +176,7 @@ async fn results_that_a_server_or_database_changed_are_found_out() {
     let id = number(&scene.server.muster(&["action", "launch", "--yes", &file]).unwrap());
     completed(&scene.server, id).await;
     let id = id.to_string();
-    let shown = scene.server.muster(&["action", "results", &id, "--proven", "--format", "csv"]).unwrap();
+    let shown = alice.muster(&scene.server, &["action", "results", &id, "--format", "csv"]).unwrap();
     assert!(shown.contains("/etc/passwd") && shown.contains("refused (weight)"), "{shown}");
 
     let path = scene.server.data().join("muster.db");
@@ -184,7 +185,13 @@ async fn results_that_a_server_or_database_changed_are_found_out() {
         database.busy_timeout(CEILING).unwrap();
         database.execute_batch(sql).unwrap();
     };
-    let results = |more: &[&str]| scene.server.muster(&[&["action", "results", &id, "--format", "csv"], more].concat());
+    let results =
+        |more: &[&str]| alice.muster(&scene.server, &[&["action", "results", &id, "--format", "csv"], more].concat());
+    // Who has neither the signers' keys nor the file does not know whose question was answered.
+    let unknown = bob.muster(&scene.server, &["action", "results", &id]).unwrap_err().to_string();
+    assert!(unknown.contains("no signature of it is by a key that you have"), "{unknown}");
+    let held = bob.muster(&scene.server, &["action", "results", &id, "--order", &file, "--format", "csv"]).unwrap();
+    assert_eq!(held, shown);
     let of = |agent: &str| format!("agent = (SELECT number FROM machines WHERE agent_id = x'{agent}')");
     change(&format!("UPDATE result_rows SET results = replace(results, 'passwd', 'shadow') WHERE {}", of(&first)));
     let told = results(&[]).unwrap_err().to_string();
@@ -194,10 +201,11 @@ async fn results_that_a_server_or_database_changed_are_found_out() {
     let taken = |column: &str| format!("{column} = (SELECT {column} FROM result_rows WHERE {})", of(&second));
     change(&format!("UPDATE result_rows SET {}, {} WHERE {}", taken("results"), taken("signature"), of(&first)));
     assert!(results(&[]).unwrap_err().to_string().contains("1 results are not signed"));
-    // Whoever takes the signature away as well is found out by those who demand one.
+    // Whoever takes the signature away as well is found out, too.
     change(&format!("UPDATE result_rows SET signature = NULL WHERE {}", of(&first)));
-    results(&[]).unwrap();
-    assert!(results(&["--proven"]).unwrap_err().to_string().contains("signed by no machine"));
+    let told = results(&[]).unwrap_err().to_string();
+    assert!(told.contains("1 results are signed by no machine") && !told.contains(&first), "{told}");
+    assert!(results(&["--unproven"]).unwrap().contains(&first));
 }
 
 #[tokio::test]

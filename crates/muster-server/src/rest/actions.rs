@@ -10,7 +10,7 @@ use axum::extract::State;
 use http::StatusCode;
 use muster_api::actions::{
     ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, OperationDemand, Preview,
-    PreviewDemand, PreviewRefusal, SignatureRequest, Signer,
+    PreviewDemand, PreviewRefusal, PreviewRequest, SignatureRequest, Signer,
 };
 use muster_api::{Page, Reason};
 use muster_core::action::{ActionId, Counters, InvestigatorId};
@@ -59,14 +59,17 @@ pub(crate) async fn action_create(
     Ok((status, Json(ActionLaunched { again, action })))
 }
 
-/// Says what would come of an action that is not launched. Nobody needs to have signed it: then it says what is needed.
-#[utoipa::path(post, path = "/api/v1/actions/preview", tag = "actions", request_body = ActionRequest,
+/// Says what would come of an action that is not launched. Nobody needs to have signed it: who will is said by their keys.
+#[utoipa::path(post, path = "/api/v1/actions/preview", tag = "actions", request_body = PreviewRequest,
     responses((status = 200, body = Preview)))]
 pub(crate) async fn action_preview(
     State(rest): State<Rest>,
-    Body(request): Body<ActionRequest>,
+    Body(request): Body<PreviewRequest>,
 ) -> Result<Json<Preview>, Failure> {
-    let preview = rest.engine.action_preview(request.action.as_bytes(), request.standing).await?;
+    let PreviewRequest { action, signers, standing, hosts_max, rings, halt_percent, reason: _ } = request;
+    let halt_percent = halt_percent.unwrap_or(limits::ACTION_HALT_PERCENT);
+    let spread = Spread { standing, hosts_max, rings, halt_percent };
+    let preview = rest.engine.action_preview(action.as_bytes(), spread, &signers).await?;
     Ok(Json(show_preview(preview)))
 }
 
@@ -236,6 +239,7 @@ fn show_preview(preview: ActionPreview) -> Preview {
         noted: preview.noted,
         signers: preview.signers.iter().map(signer).collect(),
         problems: preview.problems,
+        known: preview.known.map(ActionId::get),
         matched: preview.matched,
         asked: preview.matched - preview.unknown,
         willing: preview.willing,

@@ -1,8 +1,8 @@
 //! The list of routes, and the OpenAPI document that is made from it.
 
 use super::{
-    Rest, actions, agents, broadcasts, enrolment, events, files, health, investigators, messages,
-    orders, reports, results, server, services, targets, tokens, trust,
+    Rest, actions, agents, broadcasts, enrolment, events, files, health, investigators, messages, orders, reports,
+    results, server, services, targets, tokens, trust,
 };
 use axum::Router;
 use axum::response::IntoResponse;

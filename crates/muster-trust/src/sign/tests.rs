@@ -77,3 +77,20 @@ fn a_secret_does_not_show() {
     let shown = format!("{:?}", SecretKey::open(&file(&person), None, at(10)).unwrap());
     assert_eq!(shown, format!("SecretKey {{ signer: \"{}\", .. }}", person.fingerprint()));
 }
+
+#[test]
+fn whose_a_key_is_is_known_before_it_is_opened_and_of_a_signature_before_it_is_verified() {
+    let locked = Person::built(|builder| builder.set_password(Some("open sesame".into())));
+    assert_eq!(*public_of(&file(&locked), at(10)).unwrap().fingerprint(), locked.fingerprint());
+    assert!(public_of(&file(&locked), at(-10)).is_err(), "not born yet");
+    let person = Person::with_subkey();
+    let ring = keyring(&[&locked, &person]);
+    let line = SecretKey::open(&file(&person), None, at(10)).unwrap().sign(DATA, at(20)).unwrap();
+    let issuers = signature::issuers(&line).unwrap();
+    assert!(!issuers.is_empty());
+    for issuer in issuers {
+        assert_eq!(*ring.owner(&issuer).unwrap().fingerprint(), person.fingerprint(), "{issuer}");
+    }
+    assert!(ring.owner(&"0".repeat(16)).is_none() && ring.owner("x").is_none());
+    assert!(signature::issuers("AAAA=AAAA").is_err());
+}

@@ -1,21 +1,18 @@
-//! Actions as files, and what a person is shown of one before signing it.
+//! Actions as files, and the checks that one must pass to be signed.
 
 use super::packing;
-use crate::commands::target::holds_names;
+use crate::commands::named::holds_names;
 use crate::save::{self, ReplaceArgs};
 use crate::signing::read_file;
 use crate::{Context, Exit, Failure, Globals, Output};
-use muster_core::Timestamp;
 use muster_core::action::{Action, ActionError, Operation};
 use muster_core::target::{Target, TargetError};
+use muster_core::{Timestamp, limits};
 use muster_modules::message::unpacked;
-use muster_modules::{Effect, Refused, registry};
+use muster_modules::{Refused, registry};
 use muster_trust::signed_text;
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
-
-/// Characters of an operation's parameters that are shown.
-const PARAMETERS_SHOWN: usize = 600;
 
 /// Where an action is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +98,13 @@ pub(crate) fn check(what: &str, action: &Action, now: Timestamp) -> Result<Strin
     signed_text(action).map_err(|error| failure(error.to_string()))
 }
 
+/// Refuses a window that machines refuse unless they are configured otherwise, and servers always.
+pub(crate) fn window_check(what: &str, action: &Action) -> Result<(), Failure> {
+    action
+        .window_length_check(limits::ACTION_WINDOW_MAX)
+        .map_err(|error| Failure::usage(what, error.to_string()).next("give a shorter --expires-in"))
+}
+
 /// What modules of other programs take is not known here.
 fn parameters_check(operation: &Operation) -> Result<(), Refused> {
     let Some(module) = registry::find(&operation.module) else { return Ok(()) };
@@ -118,24 +122,6 @@ pub(crate) fn sha256(text: &str) -> String {
     hex::encode(Sha256::digest(text.as_bytes()))
 }
 
-/// Shows on standard error what a signature will cover.
-pub(crate) fn show(out: Output, action: &Action, text: &str) {
-    let mut lines = vec![
-        ("Name", action.name.clone()),
-        ("Target", action.target.clone()),
-        ("Valid from", crate::output::time(&action.valid_from.to_string())),
-        ("Expires", crate::output::time(&action.expire_after.to_string())),
-    ];
-    for operation in &action.operations {
-        let parameters = muster_core::text::cut(operation.parameters.as_str(), PARAMETERS_SHOWN);
-        lines.push(("Runs", format!("{} {parameters}{}", operation.module, changes(&operation.module))));
-    }
-    lines.push(("SHA-256", sha256(text)));
-    for (name, value) in lines {
-        out.note(&format!("{name:<12}{}", crate::output::safe(&value)));
-    }
-}
-
 /// Refuses a target that no machine can read, such as one with names that were not written out.
 fn target_check(target: &str) -> Result<(), Failure> {
     let refused = |error: TargetError| {
@@ -147,22 +133,6 @@ fn target_check(target: &str) -> Result<(), Failure> {
         Failure::usage("could not read the target", error.to_string()).on(target).next(next)
     };
     Target::parse(target).map(drop).map_err(refused)
-}
-
-/// Whether an operation changes machines, as far as its module is known here.
-pub(crate) fn changes_machines(action: &Action) -> bool {
-    let changes = |operation: &Operation| {
-        registry::find(&operation.module).is_some_and(|module| module.info().effect == Effect::Changes)
-    };
-    action.operations.iter().any(changes)
-}
-
-fn changes(module: &str) -> &'static str {
-    match registry::find(module) {
-        Some(module) if module.info().effect == Effect::Changes => "  [changes the machine]",
-        Some(_) => "",
-        None => "  [a module of another program]",
-    }
 }
 
 /// Says what an action of the server must not be when somebody is to sign it.

@@ -1,15 +1,20 @@
 //! `muster action launch|preview|list|show|cancel|resume`.
 
+use super::consent::{self, ConsentArgs};
 use super::file::{self, Place};
-use crate::commands::{ReasonArgs, Stake, confirm};
+use super::order::Order;
+use super::shown::Shown;
+use crate::commands::ReasonArgs;
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, safe, time, time_or_dash, yes};
-use crate::{Context, Exit, Failure, Globals};
+use crate::{Context, Exit, Failure, Globals, values};
 use muster_api::actions::{
-    ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Preview, PreviewDemand,
+    ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Preview, PreviewDemand, PreviewRequest,
+    Signer,
 };
 use muster_core::Action;
 use reqwest::Method;
+use serde_json::Value;
 
 /// How an action is spread over the machines.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -29,7 +34,29 @@ pub(crate) struct SpreadArgs {
     pub(crate) halt_percent: Option<u8>,
 }
 
+/// Shares of the machines, at most.
+const RINGS_MAX: usize = 16;
+
 impl SpreadArgs {
+    /// Checks what the flags say, before any key is asked for.
+    pub(crate) fn check(&self, what: &str) -> Result<(), Failure> {
+        let wrong = |why: String, flag: &str| Err(Failure::usage(what, why).on(flag));
+        if self.hosts_max == Some(0) {
+            return wrong("it must be at least 1; leave it out for any number of machines".to_owned(), "--hosts-max 0");
+        }
+        if self.rings.len() > RINGS_MAX {
+            return wrong(format!("there are at most {RINGS_MAX} shares"), "--rings");
+        }
+        let is_share = |share: &u8| (1..=100).contains(share);
+        if !self.rings.iter().all(is_share) || self.rings.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return wrong("shares must rise and lie between 1 and 100 per cent".to_owned(), "--rings");
+        }
+        if self.halt_percent.is_some_and(|percent| percent > 100) {
+            return wrong("it must be at most 100".to_owned(), "--halt-percent");
+        }
+        Ok(())
+    }
+
     pub(crate) fn request(&self, action: &Action, reason: &ReasonArgs) -> ActionRequest {
         ActionRequest {
             action: file::to_json(action),
@@ -40,7 +67,70 @@ impl SpreadArgs {
             reason: reason.reason.clone(),
         }
     }
+
+    /// Asks what would come of an action that `signers` sign. The signatures that it has stay here: who answers need not
+    /// be who may have them.
+    async fn ask(&self, context: &Context, action: &Action, signers: Vec<String>) -> Result<Value, Failure> {
+        let unsigned = Action { pgp_signatures: Vec::new(), ..action.clone() };
+        let request = PreviewRequest {
+            action: file::to_json(&unsigned),
+            signers,
+            standing: self.standing,
+            hosts_max: self.hosts_max,
+            rings: self.rings.clone(),
+            halt_percent: self.halt_percent,
+            reason: String::new(),
+        };
+        context.api.send(PREVIEW, Method::POST, &["actions", "preview"], &request).await
+    }
+
+    /// Asks what would come of an action that `signers` sign.
+    pub(crate) async fn preview(
+        &self,
+        context: &Context,
+        action: &Action,
+        signers: Vec<String>,
+    ) -> Result<Preview, Failure> {
+        let answer = self.ask(context, action, signers).await?;
+        context.api.read(PREVIEW, &answer)
+    }
+
+    /// Shows what would come of an action, and refuses one that could not run: nobody is asked to sign or to launch it.
+    pub(crate) fn foresee(&self, context: &Context, action: &Action, preview: &Preview) -> Result<(), Failure> {
+        show_preview(context, preview, &self.rings);
+        // What was launched before is only looked at again.
+        if preview.known.is_some() { Ok(()) } else { self.feasible(action, preview) }
+    }
+
+    fn feasible(&self, action: &Action, preview: &Preview) -> Result<(), Failure> {
+        const WHAT: &str = "the action would not run";
+        let no = |exit, why: String| Err(Failure::new(exit, WHAT, why).on(&action.target));
+        if let Some(most) = self.hosts_max.filter(|most| preview.matched > *most && !self.standing) {
+            let why = format!("it matches {} machines, and --hosts-max allows {most}", preview.matched);
+            return no(Exit::Conflict, why).map_err(|failure| failure.next("choose a narrower target, or allow more"));
+        }
+        if !preview.problems.is_empty() {
+            return no(Exit::Refused, format!("the server would refuse it: {}", preview.problems.join("; ")));
+        }
+        if self.standing || action.valid_from > values::now() {
+            return Ok(());
+        }
+        if preview.matched == 0 {
+            return no(Exit::NotFound, "no machine matches that is reached".to_owned())
+                .map_err(|failure| failure.next("muster agent list; or --standing, for those that come later"));
+        }
+        let waits = preview.refusals.iter().any(|refusal| refusal.code == WEIGHT);
+        if preview.willing == 0 && preview.unknown == 0 && !waits {
+            let why = preview.refusals.iter().map(|refusal| refusal.reason.as_str()).collect::<Vec<_>>().join("; ");
+            return no(Exit::Refused, format!("every machine that it means would refuse it: {why}"));
+        }
+        Ok(())
+    }
 }
+
+const PREVIEW: &str = "could not preview the action";
+/// The word for machines that would run it if others signed it too.
+const WEIGHT: &str = "weight";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct LaunchArgs {
@@ -50,9 +140,8 @@ pub(super) struct LaunchArgs {
     spread: SpreadArgs,
     #[command(flatten)]
     reason: ReasonArgs,
-    /// Do not ask; without a terminal nothing that changes machines is launched unless this is given
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    consent: ConsentArgs,
     /// Stay, and print results as they arrive
     #[arg(long)]
     watch: bool,
@@ -63,20 +152,28 @@ pub(super) struct LaunchArgs {
 impl LaunchArgs {
     pub(super) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         const WHAT: &str = "could not launch the action";
+        self.spread.check(WHAT)?;
         let context = Context::new(globals)?;
         self.how.check(context.out)?;
         let action = here(WHAT, &self.action)?.read(globals, WHAT).await?;
-        let request = self.spread.request(&action, &self.reason);
-        let foreseen = preview(&context, &request).await?;
-        show_preview(&context, &foreseen);
-        confirm("Launch it?", self.yes, stake(&action, &foreseen)).await?;
-        let (answer, launched) = launch(&context, &request).await?;
+        let text = file::check(WHAT, &action, values::now())?;
+        file::window_check(WHAT, &action)?;
+        if action.pgp_signatures.is_empty() {
+            let next = format!("muster action sign {}", self.action);
+            return Err(Failure::usage(WHAT, "nobody has signed it").on(&self.action).next(next));
+        }
+        let shown = Shown::of(&action, &text);
+        consent::show(&shown, &[]);
+        let preview = self.spread.preview(&context, &action, signers_of(&action)?).await?;
+        self.spread.foresee(&context, &action, &preview)?;
+        consent::agree("Launch it?", &self.consent, shown.changes || preview.changes).await?;
+        let (answer, launched) = launch(&context, &self.spread.request(&action, &self.reason)).await?;
         let summary = &launched.action.summary;
         if launched.again {
             context.out.note(&safe(&again(summary)));
         }
         if self.watch {
-            return self.how.follow(&context, summary.id, &action).await;
+            return self.how.follow(&context, summary.id, &Order::own(&action)).await;
         }
         if context.out.json {
             context.out.json(&answer)?;
@@ -95,6 +192,18 @@ impl LaunchArgs {
     }
 }
 
+/// Whose signatures an action says that it has: fingerprints or key ids.
+fn signers_of(action: &Action) -> Result<Vec<String>, Failure> {
+    let mut signers = Vec::new();
+    for (number, line) in (1..).zip(&action.pgp_signatures) {
+        let issuers = muster_trust::signature::issuers(line).map_err(|error| {
+            Failure::usage("could not read the action", format!("signature {number} does not count: {error}"))
+        })?;
+        signers.extend(issuers.into_iter().next());
+    }
+    Ok(signers)
+}
+
 fn here(what: &str, text: &str) -> Result<Place, Failure> {
     match Place::of(text) {
         Place::Server(id) => {
@@ -105,19 +214,11 @@ fn here(what: &str, text: &str) -> Result<Place, Failure> {
 }
 
 /// Launches an action; returns the answer as it was, and read.
-pub(crate) async fn launch(
-    context: &Context,
-    request: &ActionRequest,
-) -> Result<(serde_json::Value, ActionLaunched), Failure> {
+pub(crate) async fn launch(context: &Context, request: &ActionRequest) -> Result<(Value, ActionLaunched), Failure> {
     const WHAT: &str = "could not launch the action";
     let answer = context.api.send(WHAT, Method::POST, &["actions"], request).await?;
     let launched = context.api.read(WHAT, &answer)?;
     Ok((answer, launched))
-}
-
-/// What launching an action puts at stake, by what is known of its modules here and by what the machines said.
-pub(crate) fn stake(action: &Action, foreseen: &Preview) -> Stake {
-    Stake::of_action(foreseen.changes || file::changes_machines(action))
 }
 
 /// Says how an action stands that was launched before. Signatures that it had not yet may have been added to it.
@@ -139,21 +240,14 @@ pub(crate) fn waits(id: i64) -> Failure {
         .next(format!("another investigator adds one: muster action sign {id}; then muster action watch {id}"))
 }
 
-/// Asks what would come of an action.
-pub(crate) async fn preview(context: &Context, request: &ActionRequest) -> Result<Preview, Failure> {
-    const WHAT: &str = "could not preview the action";
-    let answer = context.api.send(WHAT, Method::POST, &["actions", "preview"], request).await?;
-    context.api.read(WHAT, &answer)
-}
-
 /// Shows a preview on standard error.
-pub(crate) fn show_preview(context: &Context, preview: &Preview) {
+fn show_preview(context: &Context, preview: &Preview, rings: &[u8]) {
     let Preview { matched, willing, unknown, .. } = preview;
-    let signers: Vec<_> = preview.signers.iter().map(|signer| signer.name.as_str()).collect();
-    let signed = match (signers.is_empty(), preview.problems.is_empty()) {
+    let name = |signer: &Signer| format!("{} ({})", signer.name, signer.fingerprint);
+    let signed = match (preview.signers.is_empty(), preview.problems.is_empty()) {
         (true, true) => "nobody yet".to_owned(),
         (true, false) => "nobody that the server knows".to_owned(),
-        (false, _) => signers.join(", "),
+        (false, _) => preview.signers.iter().map(name).collect::<Vec<_>>().join(", "),
     };
     context.out.note(&format!("Signed by {}.", safe(&signed)));
     let asked = if preview.asked < *matched { format!(", {} of them looked at", preview.asked) } else { String::new() };
@@ -170,14 +264,26 @@ pub(crate) fn show_preview(context: &Context, preview: &Preview) {
             safe(&examples)
         ));
     }
-    if preview.changes {
-        context.out.note("It changes machines: unless --rings says otherwise it goes to 1 %, to 10 %, then to all.");
-    }
     for demand in preview.demands.iter().filter(|demand| !demand.met) {
         context.out.note(&format!("  {}", demanded(demand)));
     }
+    if preview.changes {
+        context.out.note(&spread_of(rings));
+    }
     if let Some(outlook) = outlook(preview) {
         context.out.note(&safe(&outlook));
+    }
+}
+
+/// Says in which shares an action reaches machines that it changes.
+fn spread_of(rings: &[u8]) -> String {
+    let shares: Vec<_> = rings.iter().filter(|share| **share < 100).map(|share| format!("{share} %")).collect();
+    match (rings, shares.is_empty()) {
+        ([], _) => "It changes machines: it goes to 1 %, to 10 %, then to all (--rings says otherwise).".to_owned(),
+        (_, true) => "It changes machines: it goes to all at once, as --rings says.".to_owned(),
+        (_, false) => {
+            format!("It changes machines: it goes to {}, then to all, as --rings says.", shares.join(", to "))
+        }
     }
 }
 
@@ -217,20 +323,20 @@ pub(super) struct PreviewArgs {
 
 impl PreviewArgs {
     pub(super) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        const WHAT: &str = "could not preview the action";
+        self.spread.check(PREVIEW)?;
         let context = Context::new(globals)?;
         let answer = match Place::of(&self.action) {
-            Place::Server(id) => context.api.get(WHAT, &["actions", &id.to_string(), "preview"], &()).await?,
+            Place::Server(id) => context.api.get(PREVIEW, &["actions", &id.to_string(), "preview"], &()).await?,
             place => {
-                let action = place.read(globals, WHAT).await?;
-                let request = self.spread.request(&action, &ReasonArgs::default());
-                context.api.send(WHAT, Method::POST, &["actions", "preview"], &request).await?
+                let action = place.read(globals, PREVIEW).await?;
+                let signers = signers_of(&action)?;
+                self.spread.ask(&context, &action, signers).await?
             }
         };
         if context.out.json {
             return context.out.json(&answer);
         }
-        show_preview(&context, &context.api.read(WHAT, &answer)?);
+        show_preview(&context, &context.api.read(PREVIEW, &answer)?, &self.spread.rings);
         Ok(())
     }
 }
@@ -239,8 +345,8 @@ impl PreviewArgs {
 pub(super) struct ListCommand {
     #[command(flatten)]
     list: ListArgs,
-    /// Only with this status: waiting, pending, scheduled, preparing, inflight, completed, invalid, cancelled
-    #[arg(long)]
+    /// Only with this status; one that halted is inflight
+    #[arg(long, value_parser = ["waiting", "pending", "scheduled", "preparing", "inflight", "completed", "invalid", "cancelled"])]
     status: Option<String>,
     /// Only signed by the investigator with this number
     #[arg(long, value_name = "ID")]
@@ -267,11 +373,12 @@ impl ListCommand {
         let mut table = Table::new(&head);
         for row in rows.read::<ActionSummary>(context, WHAT)? {
             let failed = row.counters.failed + row.counters.timeout;
+            let status = status_of(&row);
             table.row([
                 row.id.to_string(),
                 row.name,
                 row.target,
-                if row.halted.is_some() { "halted".to_owned() } else { row.status },
+                status,
                 row.counters.done.to_string(),
                 row.counters.sent.max(row.matched).to_string(),
                 failed.to_string(),
@@ -285,12 +392,13 @@ impl ListCommand {
     }
 }
 
+/// How an action stands, in one word for people.
+fn status_of(summary: &ActionSummary) -> String {
+    if summary.halted.is_some() { "halted".to_owned() } else { summary.status.clone() }
+}
+
 /// Asks for an action; returns the answer as it was, and read.
-pub(crate) async fn detail(
-    context: &Context,
-    what: &str,
-    id: i64,
-) -> Result<(serde_json::Value, ActionDetail), Failure> {
+pub(crate) async fn detail(context: &Context, what: &str, id: i64) -> Result<(Value, ActionDetail), Failure> {
     let answer = context.api.get(what, &["actions", &id.to_string()], &()).await?;
     let detail = context.api.read(what, &answer)?;
     Ok((answer, detail))
@@ -305,14 +413,14 @@ pub(super) async fn show(context: &Context, id: i64, raw: bool) -> Result<(), Fa
         return context.out.json(&answer);
     }
     let ActionDetail { summary, signers, .. } = detail;
-    let counters = summary.counters;
+    let (counters, status) = (summary.counters, status_of(&summary));
     let signers: Vec<_> = signers.iter().map(|signer| format!("{} ({})", signer.name, signer.fingerprint)).collect();
     let per_cent = |shares: &[u8]| shares.iter().map(|share| format!("{share} %")).collect::<Vec<_>>().join(", ");
     context.out.pairs(&[
         ("Id", summary.id.to_string()),
         ("Name", summary.name),
         ("Target", summary.target),
-        ("Status", summary.status),
+        ("Status", status),
         ("Why", summary.reason),
         ("Signed by", signers.join(", ")),
         ("Valid from", time(&summary.valid_from)),
@@ -359,6 +467,7 @@ mod tests {
                 fingerprint: "AA".into(),
             }],
             problems: Vec::new(),
+            known: None,
             matched: 3,
             asked: 3,
             willing: 3,
@@ -387,6 +496,61 @@ mod tests {
         assert_eq!(refused, "Launching it would be refused: signature 1 does not count: nobody has the key AA.");
         let unsigned = said(|preview| (preview.ready, preview.signers) = (false, Vec::new())).unwrap();
         assert!(unsigned.contains("needs signatures"), "{unsigned}");
+    }
+
+    fn action() -> Action {
+        Action::parse(br#"{"target": "true", "operations": [{"module": "timedrift"}]}"#).unwrap()
+    }
+
+    #[test]
+    fn flags_that_cannot_work_are_refused_before_any_key_is_asked_for() {
+        let with = |change: fn(&mut SpreadArgs)| {
+            let mut spread = SpreadArgs::default();
+            change(&mut spread);
+            spread.check("x").map_err(|failure| failure.on)
+        };
+        assert!(with(|_| {}).is_ok() && with(|spread| spread.rings = vec![1, 10, 100]).is_ok());
+        for rings in [vec![0], vec![101], vec![10, 1], vec![5, 5], vec![1; 17]] {
+            assert!(SpreadArgs { rings, ..SpreadArgs::default() }.check("x").is_err());
+        }
+        assert_eq!(with(|spread| spread.halt_percent = Some(101)).unwrap_err(), "--halt-percent");
+        assert_eq!(with(|spread| spread.hosts_max = Some(0)).unwrap_err(), "--hosts-max 0");
+    }
+
+    #[test]
+    fn what_could_not_run_is_neither_signed_nor_launched() {
+        let refused = |spread: SpreadArgs, change: fn(&mut Preview)| {
+            spread.feasible(&action(), &preview(change)).map_err(|failure| (failure.exit, failure.why))
+        };
+        let plain = SpreadArgs::default;
+        assert!(refused(plain(), |_| {}).is_ok());
+        let few = SpreadArgs { hosts_max: Some(2), ..plain() };
+        assert_eq!(refused(few, |_| {}).unwrap_err().0, Exit::Conflict);
+        assert!(refused(SpreadArgs { hosts_max: Some(3), ..plain() }, |_| {}).is_ok());
+        let problem = refused(plain(), |preview| preview.problems = vec!["nobody has the key".into()]);
+        assert_eq!(problem.unwrap_err().0, Exit::Refused);
+        let nobody: fn(&mut Preview) = |preview| (preview.matched, preview.willing) = (0, 0);
+        assert_eq!(refused(plain(), nobody).unwrap_err().0, Exit::NotFound);
+        assert!(refused(SpreadArgs { standing: true, ..plain() }, nobody).is_ok());
+        let all_refuse = |code: &str| {
+            let refusal = muster_api::actions::PreviewRefusal {
+                code: code.into(),
+                reason: "why".into(),
+                agents: 3,
+                examples: Vec::new(),
+            };
+            let preview = preview(|preview| (preview.willing, preview.refusals) = (0, vec![refusal]));
+            plain().feasible(&action(), &preview).map_err(|failure| failure.exit)
+        };
+        assert_eq!(all_refuse("unknown-module"), Err(Exit::Refused));
+        assert_eq!(all_refuse("weight"), Ok(()), "it waits for more signatures");
+    }
+
+    #[test]
+    fn shares_are_told_as_they_were_asked_for() {
+        assert!(spread_of(&[]).contains("1 %, to 10 %"));
+        assert!(spread_of(&[5, 50]).contains("goes to 5 %, to 50 %, then"));
+        assert!(spread_of(&[100]).contains("all at once"));
     }
 
     #[test]

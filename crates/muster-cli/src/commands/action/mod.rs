@@ -3,11 +3,14 @@
 //! Stays true: what is signed is worked out on this machine from the action itself, never taken from the server; the
 //! commands that take a file ask no server, but for what named targets stand for.
 
+pub(crate) mod consent;
 pub(crate) mod file;
 pub(crate) mod life;
 pub(crate) mod new;
+pub(crate) mod order;
 pub(crate) mod packing;
 pub(crate) mod results;
+pub(crate) mod shown;
 pub(crate) mod sign;
 pub(crate) mod verify;
 mod window;
@@ -71,6 +74,8 @@ enum Command {
         id: i64,
         #[command(flatten)]
         how: results::HowArgs,
+        #[command(flatten)]
+        order: order::OrderArgs,
     },
     /// Print results
     Results(results::ResultsArgs),
@@ -101,11 +106,12 @@ impl Args {
             Command::Launch(args) => args.run(globals).await,
             Command::List(args) => args.run(&Context::new(globals)?).await,
             Command::Show { id, file } => life::show(&Context::new(globals)?, id, file).await,
-            Command::Watch { id, how } => {
+            Command::Watch { id, how, order } => {
                 let context = Context::new(globals)?;
                 how.check(context.out)?;
                 let action = file::fetch(&context, &format!("could not watch action {id}"), id).await?;
-                how.follow(&context, id, &action).await
+                let order = order::Order::of_server(&context, (id, &action), &order, how.unproven).await?;
+                how.follow(&context, id, &order).await
             }
             Command::Results(args) => args.run(&Context::new(globals)?).await,
             Command::Cancel { id, reason } => life::order(&Context::new(globals)?, id, "cancel", &reason).await,

@@ -1,13 +1,13 @@
 //! `muster action new`: an action of version 2 from flags.
 
 use super::{file, packing};
-use crate::commands::target::{holds_names, written_out};
+use crate::commands::named::written_out;
 use crate::save::{self, ReplaceArgs};
 use crate::values::duration;
 use crate::{Context, Failure, Globals, Output, values};
 use muster_core::action::{Action, Description, Json, Operation, SYNTAX_VERSION, Threat};
 use muster_core::{Timestamp, limits};
-use muster_modules::{ArgumentError, params_from_args};
+use muster_modules::{ArgumentError, params_from_args, registry};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +23,8 @@ pub(super) struct NewArgs {
     /// What it is for, in your words; signed
     #[arg(long)]
     name: String,
-    /// Which machines it is for: an expression such as os='linux', @NAME for one that has a name; signed as written out
+    /// Which machines it is for: an expression such as os='linux', @NAME for one that you keep (`muster target save`);
+    /// signed as written out
     #[arg(long, value_name = "EXPRESSION")]
     target: String,
     /// How long machines may start it, from now or from --valid-from
@@ -85,11 +86,7 @@ impl NewArgs {
         }
         let now = values::now();
         let name = self.name;
-        let target = if holds_names(&self.target) {
-            written_out(&Context::new(globals)?, WHAT, self.target).await?
-        } else {
-            self.target
-        };
+        let target = written_out(WHAT, self.target, || Context::new(globals)).await?;
         let mut action = draft(Draft { name, target, operations, expires_in: self.expires_in }, self.valid_from, now)?;
         action.description =
             Description { author: self.author, email: self.email, url: self.read_on, revision: self.revision };
@@ -124,7 +121,10 @@ pub(crate) struct Draft {
 pub(crate) fn draft(draft: Draft, from: Option<Timestamp>, now: Timestamp) -> Result<Action, Failure> {
     // Signatures cover whole seconds, so that nothing else is promised.
     let whole = |moment: Timestamp| Timestamp::from_secs(moment.to_parts().0);
-    let valid_from = whole(from.unwrap_or_else(|| now.minus(EARLY)));
+    let until = now.plus(draft.expires_in);
+    // What is allowed at most from now on is allowed, too, when the window begins earlier by itself.
+    let early = now.minus(EARLY).max(until.minus(limits::ACTION_WINDOW_MAX)).min(now);
+    let valid_from = whole(from.unwrap_or(early));
     let action = Action {
         id: None,
         name: draft.name,
@@ -157,7 +157,10 @@ pub(crate) fn of_words(words: &[String]) -> Result<Vec<Operation>, Words> {
         let parameters = params_from_args(&part[0], &part[1..]).map_err(|error| match error {
             ArgumentError::Help(text) => Words::Help(text),
             other => {
-                let next = format!("muster module help {}", part[0]);
+                let next = match registry::find(&part[0]) {
+                    Some(_) => format!("muster module help {}", part[0]),
+                    None => "muster module list; --operation for modules of other programs".to_owned(),
+                };
                 Words::Wrong(Box::new(
                     Failure::usage("could not make the module's parameters", other.to_string()).next(next),
                 ))

@@ -3,14 +3,13 @@
 //! Stays true: each machine's answer is printed once; what machines answered cannot steer the terminal.
 
 use super::life::{detail, waits};
+use super::order::{Order, OrderArgs};
 use crate::output::{Bar, Format, safe};
 use crate::results::{Answers, Sink, name_of};
 use crate::values::duration;
 use crate::{Context, Exit, Failure};
 use muster_api::Page;
 use muster_api::actions::{ActionCounters, ActionDetail, CommandQuery, CommandRow, ResultQuery};
-use muster_core::Action;
-use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,9 +37,13 @@ pub(crate) struct HowArgs {
     /// How long to wait for results
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
     pub(crate) wait: Duration,
-    /// Fail unless each result carries its machine's own signature (one that does not hold always fails)
+    /// Print also results that no machine signed, as old agents send them; else they are left out, and the command ends
+    /// with 1 (one whose signature does not hold is always left out)
     #[arg(long)]
-    pub(crate) proven: bool,
+    pub(crate) unproven: bool,
+    /// What goes without saying now
+    #[arg(long, hide = true, conflicts_with = "unproven")]
+    proven: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,6 +55,8 @@ pub(super) struct ResultsArgs {
     status: Option<String>,
     #[command(flatten)]
     how: HowArgs,
+    #[command(flatten)]
+    order: OrderArgs,
     /// Wait for further results
     #[arg(long)]
     follow: bool,
@@ -63,10 +68,11 @@ impl ResultsArgs {
         let what = format!("could not show the results of action {}", self.id);
         let (_, detail) = detail(context, &what, self.id).await?;
         let action = super::file::parse(&what, &format!("action {}", self.id), detail.action.as_bytes())?;
+        let order = Order::of_server(context, (self.id, &action), &self.order, self.how.unproven).await?;
         if self.follow {
-            return self.how.follow(context, self.id, &action).await;
+            return self.how.follow(context, self.id, &order).await;
         }
-        let mut sink = self.how.sink(context, &action);
+        let mut sink = self.how.sink(context, &order);
         let query = ResultQuery { status: self.status, found: self.how.found.then_some(true) };
         Answers::default().read(context, &what, self.id, &query, &mut sink).await?;
         sink.end()?;
@@ -88,19 +94,15 @@ impl HowArgs {
             .next("leave one of them out (MUSTER_JSON counts as --json); --json prints JSON lines"))
     }
 
-    fn sink(&self, context: &Context, action: &Action) -> Sink {
+    fn sink(&self, context: &Context, order: &Order) -> Sink {
         let format = if context.out.json { Format::Jsonl } else { self.format.unwrap_or(Format::Table) };
-        let modules = action.operations.iter().map(|operation| operation.module.clone()).collect();
-        let sink = Sink::new(context.out, format, modules);
-        match muster_trust::signed_text(action) {
-            Ok(text) => sink.checked(Sha256::digest(text.as_bytes()).into(), self.proven),
-            Err(_) => sink,
-        }
+        let sink = Sink::new(context.out, format, order.modules.clone());
+        order.digest.map_or(sink.clone(), |digest| sink.checked(digest, !self.unproven))
     }
 
     /// Prints results as they arrive, until the action is over.
-    pub(crate) async fn follow(&self, context: &Context, id: i64, action: &Action) -> Result<(), Failure> {
-        self.follow_noted(context, id, action, None).await
+    pub(crate) async fn follow(&self, context: &Context, id: i64, order: &Order) -> Result<(), Failure> {
+        self.follow_noted(context, id, order, None).await
     }
 
     /// The same after a note, from which on an interrupt says how to go on.
@@ -108,7 +110,7 @@ impl HowArgs {
         &self,
         context: &Context,
         id: i64,
-        action: &Action,
+        order: &Order,
         note: Option<&str>,
     ) -> Result<(), Failure> {
         let mut interrupts = signal(SignalKind::interrupt())
@@ -124,7 +126,7 @@ impl HowArgs {
             answers: Answers::default(),
             known: None,
             bar: Bar::new(context.out.json),
-            sink: self.sink(context, action),
+            sink: self.sink(context, order),
         };
         let outcome = tokio::select! {
             // Whoever holds the program back knows less of what goes on than this.

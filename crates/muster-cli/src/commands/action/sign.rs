@@ -1,12 +1,14 @@
 //! `muster action sign`: one more signature, of a file or of an action that waits on the server.
 
+use super::consent::{Origin, UnseenArgs, agree_to_servers, checks_before_signing, show, uninterrupted};
 use super::file::{self, Place};
 use super::packing;
+use super::shown::Shown;
 use super::window::WindowArgs;
-use crate::commands::{ReasonArgs, Stake, confirm};
+use crate::commands::ReasonArgs;
 use crate::output::safe;
 use crate::save::{self, ReplaceArgs};
-use crate::signing::{SignArgs, WHAT};
+use crate::signing::{SignArgs, Signer, WHAT};
 use crate::{Context, Exit, Failure, Globals, Output, values};
 use muster_api::actions::{ActionDetail, SignatureRequest};
 use muster_core::Action;
@@ -26,10 +28,11 @@ pub(super) struct SignCommand {
     out: Option<PathBuf>,
     #[command(flatten)]
     replace: ReplaceArgs,
-    /// Do not ask before signing what came from the server; without a terminal nothing that changes machines is signed so
-    /// unless this is given
-    #[arg(long, short)]
-    yes: bool,
+    /// Sign only what has this SHA-256. Without a terminal, what comes from the server is signed only so
+    #[arg(long, value_name = "SHA256")]
+    digest: Option<String>,
+    #[command(flatten)]
+    unseen: UnseenArgs,
     #[command(flatten)]
     reason: ReasonArgs,
 }
@@ -53,7 +56,15 @@ impl SignCommand {
         if action.pgp_signatures.is_empty() {
             action.operations = action.operations.into_iter().map(packing::pack).collect();
         }
-        let signer = sign(out, &self.with, &mut action).await?;
+        let text = file::check(WHAT, &action, values::now())?;
+        // What nobody signed yet is the person's own; what somebody did may be anybody's.
+        let origin = if action.pgp_signatures.is_empty() { Origin::Own } else { Origin::Elsewhere(&self.unseen) };
+        let shown = shown(&action, &text, origin)?;
+        if let Some(given) = &self.digest {
+            agree_to_servers("Sign this?", Some(given), &shown).await?;
+        }
+        let signer = self.with.signer().await?;
+        sign(&self.with, &signer, &mut action, &text).await?;
         let (path, replace) = match (&self.out, place) {
             (Some(path), _) => (save::named(Some(path)), self.replace),
             // The file gains a signature, and loses nothing.
@@ -62,7 +73,7 @@ impl SignCommand {
         };
         file::write(out, WHAT, path, &action, replace).await?;
         let where_to = path.map(|path| path.display().to_string()).unwrap_or_default();
-        out.note(&format!("{where_to}  signed by {}, {} in all", safe(&signer), action.pgp_signatures.len()));
+        out.note(&format!("{where_to}  signed by {}, {} in all", safe(&signer.name()), action.pgp_signatures.len()));
         Ok(())
     }
 
@@ -74,9 +85,12 @@ impl SignCommand {
         let action = file::parse(WHAT, &format!("action {id}"), detail.action.as_bytes())?;
         // What is signed is worked out here: the server must not choose it.
         let text = file::check(WHAT, &action, values::now())?;
-        file::show(context.out, &action, &text);
-        confirm("Sign this?", self.yes, Stake::of_action(file::changes_machines(&action))).await?;
-        let made = self.with.sign(&text, &action.pgp_signatures, "let another investigator sign it").await?;
+        let shown = shown(&action, &text, Origin::Elsewhere(&self.unseen))?;
+        let signer = self.with.signer().await?;
+        let question = format!("Sign this as {}?", signer.name());
+        agree_to_servers(&question, self.digest.as_deref(), &shown).await?;
+        let after = "let another investigator sign it";
+        let made = uninterrupted(self.with.sign_as(&signer, &text, &action.pgp_signatures, after)).await?;
         let request = SignatureRequest { signature: made.line, reason: self.reason.reason.clone() };
         let answer = context.api.send(WHAT, Method::POST, &["actions", &path, "sign"], &request).await?;
         if context.out.json {
@@ -88,12 +102,18 @@ impl SignCommand {
     }
 }
 
-/// Adds a signature to an action; returns whose it is.
-pub(crate) async fn sign(out: Output, with: &SignArgs, action: &mut Action) -> Result<String, Failure> {
-    let text = file::check(WHAT, action, values::now())?;
-    file::show(out, action, &text);
+/// Shows what would be signed, unless it must not be.
+fn shown(action: &Action, text: &str, origin: Origin<'_>) -> Result<Shown, Failure> {
+    let shown = Shown::of(action, text);
+    let notes = checks_before_signing(action, &shown, origin);
+    show(&shown, notes.as_deref().unwrap_or_default());
+    notes.map(|_| shown)
+}
+
+/// Adds a signature to an action that was shown as `text`.
+pub(crate) async fn sign(with: &SignArgs, signer: &Signer, action: &mut Action, text: &str) -> Result<(), Failure> {
     let after = "let another investigator sign it, or launch it";
-    let made = with.sign(&text, &action.pgp_signatures, after).await?;
+    let made = uninterrupted(with.sign_as(signer, text, &action.pgp_signatures, after)).await?;
     action.pgp_signatures.push(made.line);
     // The file is read elsewhere: what it says there must be what was signed.
     let again = file::parse(WHAT, "the signed action", file::to_json(action).as_bytes())?;
@@ -101,5 +121,5 @@ pub(crate) async fn sign(out: Output, with: &SignArgs, action: &mut Action) -> R
         let why = "written to a file, it would say something else than what was signed";
         return Err(Failure::new(Exit::Failed, WHAT, why).next("write its times and numbers in a simpler form"));
     }
-    Ok(made.signer)
+    Ok(())
 }

@@ -129,7 +129,7 @@ fn keyring_of(out: Output, keys: &[(String, Vec<u8>)]) -> Keyring {
 }
 
 /// Parts a file of several armored keys, one below the other.
-fn apart(bytes: Vec<u8>) -> Vec<Vec<u8>> {
+pub(crate) fn apart(bytes: Vec<u8>) -> Vec<Vec<u8>> {
     const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
     match std::str::from_utf8(&bytes) {
         Ok(text) if text.matches(BEGIN).count() > 1 => {

@@ -69,7 +69,11 @@ pub(super) struct ConfigCommand {
 }
 
 fn host_port(text: &str) -> Result<String, String> {
-    if is_host_port(text) { Ok(text.to_owned()) } else { Err("write HOST:PORT, such as muster.example:4443".to_owned()) }
+    if is_host_port(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("write HOST:PORT, such as muster.example:4443".to_owned())
+    }
 }
 
 fn sha256(text: &str) -> Result<String, String> {
@@ -93,7 +97,7 @@ impl ConfigCommand {
     }
 
     /// The same without a server.
-    pub(super) fn run_offline(self, out: Output) -> Result<(), Failure> {
+    pub(super) fn run_offline(&self, out: Output) -> Result<(), Failure> {
         let path = self.ca_file.as_deref().unwrap_or(Path::new(""));
         self.write(out, &Authority::of_file(path)?)
     }
@@ -138,7 +142,10 @@ impl ConfigCommand {
         };
         if self.directory.is_some() {
             let from = safe(&self.out.display().to_string());
-            out.note(&format!("\nCopy {from} to the machine as {}, then start the agent there:", safe(&setup.directory)));
+            out.note(&format!(
+                "\nCopy {from} to the machine as {}, then start the agent there:",
+                safe(&setup.directory)
+            ));
         } else {
             out.note("\nStart the agent with:");
         }
@@ -147,8 +154,7 @@ impl ConfigCommand {
 
     fn setup(&self, authority: &Authority) -> Result<Setup, Failure> {
         let absolute = |path: &Path| -> Result<String, Failure> {
-            let path =
-                std::path::absolute(path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
+            let path = std::path::absolute(path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
             let text = path.to_str().map(str::to_owned);
             text.ok_or_else(|| Failure::usage(WHAT, "the directory's name is no UTF-8 text").on(path.display()))
         };
@@ -187,9 +193,8 @@ pub async fn config_write(
     out: &Path,
 ) -> Result<PathBuf, Failure> {
     let authority = Authority::of_server(context).await?;
-    let directory = out.to_str().ok_or_else(|| {
-        Failure::usage(WHAT, "the directory's name is no UTF-8 text").on(out.display())
-    })?;
+    let directory =
+        out.to_str().ok_or_else(|| Failure::usage(WHAT, "the directory's name is no UTF-8 text").on(out.display()))?;
     let setup = Setup {
         format: AgentFormat::Muster,
         servers: vec![server],

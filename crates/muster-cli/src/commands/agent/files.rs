@@ -254,7 +254,9 @@ mod tests {
         assert_eq!(table(&installed)["state_dir"].as_str(), Some("/var/lib/muster-agent"));
         assert!(installed.plan().unwrap().kept.is_empty());
         let unit = include_str!("../../../../../packaging/muster-agent.service");
-        assert!(unit.contains("StateDirectory=muster-agent") && unit.contains("--config /etc/muster-agent/config.toml"));
+        assert!(
+            unit.contains("StateDirectory=muster-agent") && unit.contains("--config /etc/muster-agent/config.toml")
+        );
         let told = Setup { state: Some("/srv/state".into()), ..installed };
         assert_eq!(table(&told)["state_dir"].as_str(), Some("/srv/state"));
     }

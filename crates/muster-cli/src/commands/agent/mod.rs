@@ -174,11 +174,11 @@ pub(crate) fn label(text: &str) -> Result<String, String> {
 }
 
 impl Args {
-    /// Runs the command without a server, if it needs none.
-    pub fn run_offline(self, out: crate::Output) -> Result<Result<(), Failure>, Self> {
-        match self.command {
-            Command::Config(command) if command.is_offline() => Ok(command.run_offline(out)),
-            _ => Err(self),
+    /// Runs the command without a server; `None`: it needs one.
+    pub fn run_offline(&self, out: crate::Output) -> Option<Result<(), Failure>> {
+        match &self.command {
+            Command::Config(command) if command.is_offline() => Some(command.run_offline(out)),
+            _ => None,
         }
     }
 

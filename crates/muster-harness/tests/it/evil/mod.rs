@@ -3,6 +3,7 @@
 //! Whether something ran is told by a file that the module itself writes. Each story begins and ends with an order that
 //! is good, which runs exactly once: a story in which nothing could run would prove nothing.
 
+mod command_line;
 mod disk;
 mod documents;
 mod modules;

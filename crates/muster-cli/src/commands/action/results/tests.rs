@@ -56,11 +56,14 @@ async fn double(states: Vec<Value>) -> (Context, Arc<AtomicUsize>) {
     (Context { api, out: Output { json: false, terminal: false, color: false } }, reads)
 }
 
+fn order() -> Order {
+    Order::own(&muster_core::Action::parse(ACTION.as_bytes()).unwrap())
+}
+
 async fn follow(states: Vec<Value>, wait: Duration) -> (Result<(), Failure>, usize) {
     let (context, reads) = double(states).await;
-    let how = HowArgs { format: Some(Format::Csv), found: false, wait, proven: false };
-    let action = Action::parse(ACTION.as_bytes()).unwrap();
-    let outcome = how.follow(&context, 7, &action).await;
+    let how = HowArgs { format: Some(Format::Csv), found: false, wait, unproven: true, proven: false };
+    let outcome = how.follow(&context, 7, &order()).await;
     (outcome, reads.load(Ordering::SeqCst))
 }
 
@@ -97,7 +100,7 @@ async fn how_watching_ended_is_the_exit_code() {
 
 #[test]
 fn json_and_a_format_that_is_none_contradict_each_other() {
-    let how = |format| HowArgs { format, found: false, wait: Duration::ZERO, proven: false };
+    let how = |format| HowArgs { format, found: false, wait: Duration::ZERO, unproven: false, proven: false };
     let out = |json| Output { json, terminal: false, color: false };
     for format in [Format::Csv, Format::Table] {
         let failure = how(Some(format)).check(out(true)).unwrap_err();
@@ -111,8 +114,8 @@ fn json_and_a_format_that_is_none_contradict_each_other() {
 #[tokio::test]
 async fn an_answer_is_taken_once_however_often_it_is_read() {
     let (context, _) = double(vec![row("completed", 2, 2)]).await;
-    let how = HowArgs { format: None, found: false, wait: Duration::ZERO, proven: false };
-    let mut sink = how.sink(&context, &Action::parse(ACTION.as_bytes()).unwrap());
+    let how = HowArgs { format: None, found: false, wait: Duration::ZERO, unproven: true, proven: false };
+    let mut sink = how.sink(&context, &order());
     let mut answers = Answers::default();
     for _ in 0..3 {
         answers.read(&context, "could not read", 7, &ResultQuery::default(), &mut sink).await.unwrap();
@@ -159,4 +162,16 @@ fn what_is_waited_for_is_said_as_it_is() {
         standing,
         "every machine that was given it has answered; it is standing, for machines that come until 2026-01-02 03:04:05Z"
     );
+}
+
+#[tokio::test]
+async fn a_result_without_its_machines_word_is_no_result_unless_that_is_wanted() {
+    let (context, _) = double(vec![row("completed", 1, 1)]).await;
+    for (unproven, seen) in [(false, 0), (true, 1)] {
+        let how = HowArgs { format: None, found: false, wait: Duration::ZERO, unproven, proven: false };
+        let mut sink = how.sink(&context, &order());
+        Answers::default().read(&context, "x", 7, &ResultQuery::default(), &mut sink).await.unwrap();
+        assert_eq!(sink.counts().is_empty(), seen == 0, "{unproven}");
+        assert_eq!(sink.end().is_ok(), unproven);
+    }
 }

@@ -3,6 +3,7 @@
 //! Stays true: each chore installs what it needs when it is missing, says what it does, and fails with what to do next.
 //! Not here: what is tested and measured (muster-harness); this program stays small, because it is built before all else.
 
+mod cases;
 mod fuzz;
 mod install;
 mod run;
@@ -33,6 +34,11 @@ enum Chore {
         /// Leave out the real peers and the crash runs
         #[arg(long)]
         quick: bool,
+    },
+    /// Run what people met with neighbouring programs as one suite: all cases, or those of these numbers
+    Cases {
+        /// Such as `1 5`
+        numbers: Vec<u8>,
     },
     /// Install what the tests need, and nothing else
     Install,
@@ -126,6 +132,7 @@ fn main() -> Result<()> {
             harness(Profile::Dev, ["demo"].into_iter().chain(no_wait.then_some("--no-wait")))
         }
         Chore::Test { quick } => test::run(if quick { test::Extent::Quick } else { test::Extent::Whole }),
+        Chore::Cases { numbers } => cases::run(&numbers),
         Chore::Install => install::test_tools(),
         Chore::Bench(bench) => run_bench(bench),
         Chore::Crash { args, release } => {

@@ -1,7 +1,7 @@
 //! What a module is.
 //!
 //! Stays true: everything a module needs of the world comes with its [`Context`]; a module looks at [`Context::stop`]
-//! in every loop whose length a stranger decides.
+//! in every loop whose length a stranger decides, and notes in [`Context::progress`] what may hang and what it has found.
 
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::parameters;
@@ -12,8 +12,9 @@ use muster_core::limits::MODULE_PARAMETERS_BYTES_MAX;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Whether a module leaves the machine as it was.
@@ -113,6 +114,54 @@ pub struct Asker {
     pub executable: PathBuf,
 }
 
+/// What a module has come to, for whoever has to answer when it hangs.
+#[derive(Clone, Default)]
+pub struct Progress(Arc<Mutex<Step>>);
+
+/// Makes the result of what was found so far.
+type SoFar = Arc<dyn Fn() -> ModuleResult + Send + Sync>;
+
+#[derive(Default)]
+struct Step {
+    doing: String,
+    so_far: Option<SoFar>,
+}
+
+impl Progress {
+    /// Notes what is about to be done, such as `reading /home`, before a call of the system that may never return.
+    pub fn doing(&self, what: impl FnOnce() -> String) {
+        let what = what();
+        self.step().doing = what;
+    }
+
+    /// Notes how to make a result of what was found so far. It is called from another thread, while the module hangs.
+    pub fn so_far(&self, result: impl Fn() -> ModuleResult + Send + Sync + 'static) {
+        self.step().so_far = Some(Arc::new(result));
+    }
+
+    /// Returns the result of a module that hangs: what it found so far, and what it was doing. It is no success.
+    pub(crate) fn unfinished(&self, name: &str) -> ModuleResult {
+        let (doing, so_far) = {
+            let step = self.step();
+            (step.doing.clone(), step.so_far.clone())
+        };
+        let result = so_far.map(|so_far| so_far()).unwrap_or_default();
+        let at = if doing.is_empty() { String::new() } else { format!(" while {doing}") };
+        let why = format!("module '{name}' was stopped before its end: it hangs{at}; what it found until then is here");
+        ModuleResult { success: false, ..result }.with_errors(vec![why])
+    }
+
+    fn step(&self) -> MutexGuard<'_, Step> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Progress").field(&self.step().doing).finish()
+    }
+}
+
 /// The world around a module.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -124,12 +173,14 @@ pub struct Context {
     pub root: PathBuf,
     /// The agent that asks; `None` when a person runs the module.
     pub asker: Option<Asker>,
+    /// Where the module notes what it has come to.
+    pub progress: Progress,
 }
 
 impl Context {
     /// Returns the world of this machine.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, stop: Stop::default(), root: PathBuf::from("/"), asker: None }
+        Self { clock, stop: Stop::default(), root: PathBuf::from("/"), asker: None, progress: Progress::default() }
     }
 
     /// Returns where an absolute path of the machine lies.

@@ -14,8 +14,9 @@ pub(crate) mod sysinfo;
 pub(crate) mod timedrift;
 pub(crate) mod users;
 
-mod list;
+pub(crate) mod list;
 mod packages;
+mod program;
 
 #[cfg(test)]
 pub(crate) mod testing;

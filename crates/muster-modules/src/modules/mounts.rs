@@ -1,19 +1,16 @@
 //! mounts: what file systems are mounted where, of which kind, with which options, and how full they are.
 
-use super::list::{Wanted, at_most};
+use super::list::{Unread, Wanted, at_most, shown};
 use crate::arguments::{ArgumentError, Flag, Given};
+use crate::filesystems::{self, Table};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
 use crate::sandbox::Needs;
-use procfs::process::MountInfo;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
 
 pub(crate) struct Mounts;
-
-/// File systems on a network: asking one whose server is gone would wait for ever.
-const REMOTE: &[&str] = &["nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "afs", "9p", "ncpfs"];
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,19 +72,18 @@ impl Typed for Mounts {
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
         let (paths, types) = (Wanted::new(&parameters.paths)?, Wanted::new(&parameters.types)?);
         let (devices, options) = (Wanted::new(&parameters.devices)?, Wanted::new(&parameters.options)?);
-        let table = context.path("/proc/self/mountinfo");
-        let text = reading::text(&table).map_err(|error| Refused(reading::open_error(&table, &error)))?;
+        let path = context.path("/proc/self/mountinfo");
+        let table = Table::read(&path).map_err(|error| Refused(reading::open_error(&path, &error)))?;
         let mut errors = Vec::new();
         let mut mounts = Vec::new();
-        for line in text.lines() {
-            let Ok(info) = MountInfo::from_line(line) else {
-                errors.push(format!("{}: a line cannot be read: {line}", table.display()));
-                continue;
-            };
-            let mount = Mount::new(info);
-            let wanted = paths.wants(&mount.path) && types.wants(&mount.kind) && devices.wants(&mount.device);
-            if wanted && mount.options.iter().any(|option| options.wants(option)) {
-                mounts.push(mount.measured(context));
+        errors.extend(Unread::of(&table.unread).told(&path, table.rows.len() + table.unread.len()));
+        for row in &table.rows {
+            let wanted = paths.wants_bytes(row.path.as_os_str().as_bytes())
+                && types.wants(&row.kind)
+                && devices.wants_bytes(&row.device)
+                && (parameters.options.is_empty() || row.options.iter().any(|option| options.wants_bytes(option)));
+            if wanted {
+                mounts.push(Mount::new(row).measured(row, &table, context));
             }
         }
         at_most(&mut mounts, &mut errors);
@@ -105,22 +101,25 @@ impl Typed for Mounts {
 }
 
 impl Mount {
-    fn new(info: MountInfo) -> Self {
-        let options = info.mount_options.into_iter().chain(info.super_options);
-        let options: BTreeSet<String> =
-            options.map(|(option, value)| value.map_or(option.clone(), |value| format!("{option}={value}"))).collect();
+    fn new(row: &filesystems::Mount) -> Self {
         Self {
-            path: unescaped(&info.mount_point.to_string_lossy()),
-            device: unescaped(&info.mount_source.unwrap_or_default()),
-            kind: info.fs_type,
-            options: options.into_iter().collect(),
+            path: shown(row.path.as_os_str().as_bytes()).into_owned(),
+            device: shown(&row.device).into_owned(),
+            kind: row.kind.clone(),
+            options: row.options.iter().map(|option| shown(option).into_owned()).collect(),
             ..Self::default()
         }
     }
 
-    fn measured(mut self, context: &Context) -> Self {
-        let remote = REMOTE.contains(&self.kind.as_str()) || self.kind.starts_with("fuse") || self.kind == "autofs";
-        if !remote && let Ok(sizes) = rustix::fs::statvfs(context.path(&self.path)) {
+    /// Adds the sizes, unless asking for them may take for ever.
+    fn measured(mut self, row: &filesystems::Mount, table: &Table, context: &Context) -> Self {
+        let may_hang = filesystems::Mount::may_hang;
+        let is_user_space = row.kind == "fuse" || row.kind.starts_with("fuse.");
+        if is_user_space || may_hang(row) || table.on_the_way(&row.path, may_hang).is_some() {
+            return self;
+        }
+        context.progress.doing(|| format!("asking how full {} is", row.path.display()));
+        if let Ok(sizes) = rustix::fs::statvfs(context.path(&row.path)) {
             self.total_bytes = Some(sizes.f_blocks.saturating_mul(sizes.f_frsize));
             self.free_bytes = Some(sizes.f_bavail.saturating_mul(sizes.f_frsize));
         }
@@ -137,18 +136,12 @@ impl Mount {
     }
 }
 
-/// Reads what the kernel writes for blanks, line ends and backslashes, so that a line stays a line.
-fn unescaped(text: &str) -> String {
-    let pairs = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    pairs.iter().fold(text.to_owned(), |text, (escape, letter)| text.replace(escape, letter))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::module::Module as _;
-    use crate::modules::testing::context;
-    use serde_json::json;
+    use crate::modules::testing::{context, lay};
+    use serde_json::{Value, json};
 
     const TABLE: &str = "\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
@@ -183,14 +176,85 @@ damaged
         let result = run(&json!({}));
         assert!(result.elements["mounts"][0]["total_bytes"].is_u64());
         assert!(result.elements["mounts"][1]["total_bytes"].is_null());
-        assert!(result.errors()[0].ends_with("a line cannot be read: damaged"));
+        assert!(result.errors()[0].ends_with("/mountinfo: 1 of 4 rows could not be read and was left out: line 4"));
         let lines = <Mounts as Typed>::lines(&result, Lines::Found);
-        assert_eq!(lines[1], "/net [device:server:/export, type:nfs4] options nosuid,rw,vers=4.2");
+        assert_eq!(lines[1], "/net [device:server:/export, type:nfs4] options rw,nosuid,vers=4.2");
     }
 
     #[test]
     fn what_is_no_expression_is_refused() {
         assert!(Mounts.validate(&json!({"types": ["("]})).unwrap_err().0.starts_with("Invalid regexp '('"));
         assert!(Mounts.validate(&json!({"nosuch": []})).is_err(), "a module of our own refuses what it does not know");
+    }
+
+    fn case(parameters: &Value) -> ModuleResult {
+        let dir = tempfile::tempdir().unwrap();
+        lay(dir.path(), "proc/self/mountinfo", "03-mountinfo/mountinfo");
+        Mounts.run(parameters, &context(dir.path()))
+    }
+
+    /// Returns a field of the one mount whose path ends so.
+    fn field(path: &str, field: &str) -> Value {
+        let result = case(&json!({"paths": [format!("{path}$")]}));
+        let mounts = result.elements["mounts"].as_array().unwrap();
+        assert_eq!(mounts.len(), 1, "{path}: {result:#?}");
+        mounts[0][field].clone()
+    }
+
+    #[test]
+    fn case_03_every_row_is_read() {
+        let result = case(&json!({}));
+        assert_eq!(result.elements["mounts"].as_array().unwrap().len(), 21, "{result:#?}");
+        assert!(result.errors().is_empty(), "{result:?}");
+    }
+
+    #[test]
+    fn case_03_every_field_is_undone_of_all_escapes() {
+        for (path, device) in [
+            ("/srv/with blank", "tmpfs"),
+            ("/srv/with\ttab\nline\\\\back", "tmpfs"),
+            ("/srv/with#hash", "tmp#fs"),
+            ("/mnt/c", "C:\\"),
+            ("/srv/empty-source", ""),
+            ("/srv/none-source", "none"),
+            ("/srv/dash-source", "-"),
+            ("/srv/name-dash - x", "tmpfs"),
+            ("/srv/minus-in-optional", "tmpfs"),
+            ("/srv/caf.", "tmpfs"),
+        ] {
+            if path == "/srv/caf." {
+                let result = case(&json!({"paths": ["/srv/caf.$"]}));
+                let paths = ["/srv/café", "/srv/caf\u{fffd}"].map(|path| json!(path));
+                assert_eq!([0, 1].map(|at| result.elements["mounts"][at]["path"].clone()), paths);
+                continue;
+            }
+            assert_eq!(field(path, "device"), json!(device), "{path}");
+        }
+        assert_eq!(field("/srv/big-device", "device"), json!("/dev/vdd1"));
+    }
+
+    #[test]
+    fn case_03_options_are_whole_each_one_and_in_order() {
+        for (path, options) in [
+            (
+                "/mnt/d",
+                json!([
+                    "rw",
+                    "noatime",
+                    "dirsync",
+                    "aname=drvfs;path=D:\\;uid=1000;label=my disk;symlinkroot=/mnt/",
+                    "access=client"
+                ]),
+            ),
+            ("/srv/many-lower", json!(["rw", "lowerdir+=/a", "lowerdir+=/b", "datadir+=/c", "upperdir=/u"])),
+            ("/srv/option-escape", json!(["rw", "lowerdir=/with blank:/with,comma", "upperdir=/u"])),
+            ("/srv/context", json!(["rw", "context=\"system_u:object_r:x_t:s0:c1,c2\"", "attr2"])),
+            ("/srv/no-super-options", json!(["rw"])),
+            ("/srv/empty-source", json!(["rw", "size=4k"])),
+            ("^/", json!(["rw", "relatime", "errors=remount-ro"])),
+        ] {
+            assert_eq!(field(path, "options"), options, "{path}");
+        }
+        assert!(case(&json!({"options": ["^access=client$"]})).elements["mounts"].as_array().unwrap().len() == 2);
     }
 }

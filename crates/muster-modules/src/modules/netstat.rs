@@ -4,6 +4,7 @@
 //! shows is one of version 4.
 
 mod addresses;
+mod rows;
 mod tables;
 
 use crate::arguments::{ArgumentError, Flag, Given};
@@ -77,6 +78,9 @@ struct Element {
     remoteport: u16,
     #[serde(skip_serializing_if = "String::is_empty")]
     namespace: String,
+    /// What is said of a neighbour that is not complete, or of a socket in a state that is not known here.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    state: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
@@ -139,7 +143,23 @@ impl Typed for Netstat {
             })?;
         }
         localip.iter().chain(neighborip).chain(connectedip).try_for_each(|value| Range::parse(value).map(drop))?;
-        listeningport.iter().try_for_each(|value| port(value).map(drop))
+        for value in neighborip {
+            if Range::parse(value)?.is_of_version_6() {
+                return Err(Refused(format!(
+                    "neighbours are known by addresses of version 4 alone, which {value} is not"
+                )));
+            }
+        }
+        listeningport.iter().try_for_each(|value| port(value).map(drop))?;
+        if [localmac, localip, neighbormac, neighborip, connectedip, listeningport]
+            .iter()
+            .all(|values| values.is_empty())
+        {
+            return Err(Refused(
+                "nothing is asked: without an address or a port to look for, nothing is found".to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
@@ -157,7 +177,7 @@ impl Typed for Netstat {
             elements.localip.insert(value, found);
         }
         for value in parameters.neighbormac {
-            let wanted = pattern::compile(&value).map_err(Refused)?;
+            let wanted = pattern::compile_any_case(&value).map_err(Refused)?;
             let found = machine.neighbours(|neighbour| wanted.is_match(&neighbour.hardware));
             elements.neighbormac.insert(value, found);
         }
@@ -169,14 +189,14 @@ impl Typed for Netstat {
         for value in parameters.connectedip {
             let range = Range::parse(&value)?;
             let found = machine.sockets(|socket| {
-                (socket.is_connected() && range.contains(socket.remote.ip())).then(|| socket.connection())
+                (socket.may_be_connected() && range.contains(socket.remote.ip())).then(|| socket.connection())
             });
             elements.connectedip.insert(value, found);
         }
         for value in parameters.listeningport {
             let port = port(&value)?;
             let found = machine
-                .sockets(|socket| (socket.is_listening() && socket.local.port() == port).then(|| socket.listener()));
+                .sockets(|socket| (socket.may_listen() && socket.local.port() == port).then(|| socket.listener()));
             elements.listeningport.insert(value, found);
         }
         let statistics = Statistics {
@@ -219,21 +239,22 @@ impl Typed for Netstat {
 
 impl Element {
     fn text(&self, kind: &str) -> String {
-        let Self { localmacaddr, remotemacaddr, localaddr, localport, remoteaddr, remoteport, namespace } = self;
-        let namespace = match namespace.as_str() {
-            "" | tables::DEFAULT_NAMESPACE => String::new(),
-            other => format!(" in namespace {other}"),
-        };
+        let Self { localmacaddr, remotemacaddr, localaddr, localport, remoteaddr, remoteport, namespace, state } = self;
+        let mut behind = if state.is_empty() { String::new() } else { format!(" ({state})") };
+        if !matches!(namespace.as_str(), "" | tables::DEFAULT_NAMESPACE) {
+            behind.push_str(" in namespace ");
+            behind.push_str(namespace);
+        }
         match kind {
             "localmac" => format!("found local mac {localmacaddr}"),
-            "neighbormac" => format!("found neighbor mac {remotemacaddr} {remoteaddr}{namespace}"),
+            "neighbormac" => format!("found neighbor mac {remotemacaddr} {remoteaddr}{behind}"),
             "localip" => format!("found local ip {localaddr}"),
-            "neighborip" => format!("found neighbor ip {remoteaddr} {remotemacaddr}{namespace}"),
+            "neighborip" => format!("found neighbor ip {remoteaddr} {remotemacaddr}{behind}"),
             "connectedip" => {
                 let local = format!("{localaddr}:{localport}");
-                format!("found connected tuple {remoteaddr}:{remoteport} with local tuple {local}{namespace}")
+                format!("found connected tuple {remoteaddr}:{remoteport} with local tuple {local}{behind}")
             }
-            _ => format!("found listening port {localport}{namespace}"),
+            _ => format!("found listening port {localport}{behind}"),
         }
     }
 }
@@ -241,7 +262,8 @@ impl Element {
 impl Socket {
     fn listener(&self) -> Element {
         let (localaddr, localport) = (self.local.ip().to_string(), self.local.port());
-        Element { localaddr, localport, namespace: self.namespace.to_string(), ..Element::default() }
+        let (namespace, state) = (self.namespace.to_string(), self.odd_state());
+        Element { localaddr, localport, namespace, state, ..Element::default() }
     }
 
     fn connection(&self) -> Element {

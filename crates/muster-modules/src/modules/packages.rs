@@ -1,76 +1,107 @@
-//! The packages that are installed, as dpkg and rpm know them.
+//! The packages that are installed, as dpkg, rpm and apk know them.
+//!
+//! Stays true: each package manager is asked by itself, so one that hangs or is damaged costs no other's packages; a
+//! database that nothing here can read is named, never taken for an empty one.
 
+use super::list::{Unread, shown};
+use super::program;
 use crate::module::Context;
+pub(super) use crate::packages::Package;
+use crate::packages::{APK_INSTALLED, DPKG_PARTS, DPKG_STATUS, DpkgList, Listed, RPM_DATABASES, apk, dpkg};
 use crate::reading;
-use muster_core::limits::WHOLE_FILE_BYTES_MAX;
-use serde::{Deserialize, Serialize};
-use std::io::Read as _;
-use std::process::{Command, Stdio};
+use std::io;
+use std::path::{Path, PathBuf};
 
-/// One installed package.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Package {
-    pub(super) name: String,
-    pub(super) version: String,
-    #[serde(rename = "type")]
-    pub(super) kind: String,
-    pub(super) arch: String,
+/// What a machine has.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    pub(super) packages: Vec<Package>,
+    pub(super) errors: Vec<String>,
+    /// At least one list of packages could be read.
+    pub(super) is_known: bool,
 }
 
-/// Returns what is installed: rpm's packages, then dpkg's. A machine that has neither has none.
+/// Returns what is installed: rpm's packages, then dpkg's, then apk's.
 pub(super) fn installed(context: &Context, errors: &mut Vec<String>) -> Vec<Package> {
-    let mut packages = rpm(context, errors);
-    let status = context.path("/var/lib/dpkg/status");
-    let mut files = vec![status];
-    // Images without a package manager list what they are made of here.
-    if let Ok(listed) = std::fs::read_dir(context.path("/var/lib/dpkg/status.d")) {
-        files.extend(listed.flatten().map(|entry| entry.path()));
+    let inventory = Inventory::read(context);
+    errors.extend(inventory.errors);
+    inventory.packages
+}
+
+impl Inventory {
+    pub(super) fn read(context: &Context) -> Self {
+        let mut inventory = Self::default();
+        inventory.ask_rpm(context);
+        inventory.read_list(&context.path(DPKG_STATUS), |bytes| dpkg(bytes, DpkgList::Status));
+        inventory.read_dpkg_parts(&context.path(DPKG_PARTS));
+        inventory.read_list(&context.path(APK_INSTALLED), apk);
+        if !inventory.is_known && inventory.errors.is_empty() {
+            let why = "no list of packages is known here: there is none of dpkg, rpm or apk".to_owned();
+            inventory.errors.push(why);
+        }
+        inventory
     }
-    for file in files {
-        match reading::text(&file) {
-            Ok(text) => packages.extend(text.split("\n\n").filter_map(dpkg)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => errors.push(reading::open_error(&file, &error)),
+
+    fn read_list(&mut self, path: &Path, parse: impl FnOnce(&[u8]) -> Listed) {
+        match reading::whole(path) {
+            Ok(bytes) => {
+                let listed = parse(&bytes);
+                self.is_known = true;
+                self.note_unread(path, &listed.unread, listed.stanzas);
+                self.packages.extend(listed.packages);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.errors.push(reading::open_error(path, &error)),
         }
     }
-    packages
-}
 
-/// Reads one stanza of dpkg's list. A package that is not fully installed is none.
-fn dpkg(stanza: &str) -> Option<Package> {
-    let field = |name: &str| {
-        let lines = stanza.lines().filter_map(|line| line.split_once(": "));
-        lines.into_iter().find(|(field, _)| *field == name).map(|(_, value)| value.trim().to_owned())
-    };
-    // A stanza below status.d has no state: the image is what it is.
-    if field("Status").is_some_and(|status| !status.ends_with(" ok installed")) {
-        return None;
+    fn note_unread(&mut self, path: &Path, lines: &[usize], rows: usize) {
+        self.errors.extend(Unread::of(lines).told(path, rows));
     }
-    let arch = field("Architecture").unwrap_or_default();
-    Some(Package { name: field("Package")?, version: field("Version")?, kind: "dpkg".to_owned(), arch })
-}
 
-fn rpm(context: &Context, errors: &mut Vec<String>) -> Vec<Package> {
-    let program = context.path("/usr/bin/rpm");
-    if !program.is_file() {
-        return Vec::new();
+    fn read_dpkg_parts(&mut self, directory: &Path) {
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.errors.push(reading::open_error(directory, &error)),
+        };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        // Beside each list may lie one of what its files hash to.
+        for file in files.iter().filter(|file| file.extension().is_none_or(|extension| extension != "md5sums")) {
+            self.read_list(file, |bytes| dpkg(bytes, DpkgList::Part));
+        }
     }
-    let mut command = Command::new(&program);
-    command.args(["-qa", "--queryformat", "%{NAME} %{EVR} %{ARCH}\\n"]).stdin(Stdio::null()).stderr(Stdio::null());
-    let read = command.stdout(Stdio::piped()).spawn().and_then(|mut child| {
-        let mut text = String::new();
-        let taken = child.stdout.take().expect("the stream was asked for as a pipe");
-        let read = taken.take(WHOLE_FILE_BYTES_MAX).read_to_string(&mut text);
-        let ended = child.wait()?;
-        read?;
-        if ended.success() { Ok(text) } else { Err(std::io::Error::other(format!("it ended with {ended}"))) }
-    });
-    match read {
-        Ok(text) => text.lines().filter_map(rpm_line).collect(),
-        Err(error) => {
-            errors.push(format!("{}: {}", program.display(), crate::gotext::reason(&error)));
-            Vec::new()
+
+    fn ask_rpm(&mut self, context: &Context) {
+        let is_there =
+            |path: &PathBuf| std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0);
+        let database = RPM_DATABASES.iter().map(|path| context.path(path)).find(is_there);
+        let Some(program) = program::find(context, "rpm") else {
+            if let Some(database) = database {
+                let why = "there is no rpm on this machine to read it, so its packages are not known";
+                self.errors.push(format!("{}: {why}", database.display()));
+            }
+            return;
+        };
+        let said = program::ask(&program, &["-qa", "--queryformat", "%{NAME} %{EVR} %{ARCH}\\n"], context);
+        let (mut rows, mut unread) = (0, Vec::new());
+        for (line, number) in said.bytes.split(|byte| *byte == b'\n').zip(1..) {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            rows += 1;
+            match rpm_line(&shown(line)) {
+                Some(package) => self.packages.push(package),
+                None => unread.push(number),
+            }
+        }
+        self.note_unread(&program, &unread, rows);
+        self.is_known |= said.failure.is_none() || rows > 0;
+        if let Some(why) = said.failure {
+            let database = database.map(|path| format!("; the database is {}", path.display())).unwrap_or_default();
+            let packages = if rows == 0 { "no package of rpm is known" } else { "packages of rpm may be missing" };
+            self.errors.push(format!("{} -qa: {why}: {packages}{database}", program.display()));
         }
     }
 }
@@ -78,7 +109,10 @@ fn rpm(context: &Context, errors: &mut Vec<String>) -> Vec<Package> {
 fn rpm_line(line: &str) -> Option<Package> {
     let mut words = line.split_whitespace();
     let (name, version, arch) = (words.next()?, words.next()?, words.next().unwrap_or_default());
+    // A package without an epoch has none, whatever an old rpm writes.
+    let version = version.strip_prefix("(none):").unwrap_or(version);
     // Keys are kept as packages that no machine can run.
     let arch = if arch == "(none)" { "" } else { arch };
-    Some(Package { name: name.into(), version: version.into(), kind: "rpm".into(), arch: arch.into() })
+    let (name, version, arch) = (name.to_owned(), version.to_owned(), arch.to_owned());
+    Some(Package { name, version, kind: "rpm".to_owned(), arch, ..Package::default() })
 }

@@ -1,7 +1,10 @@
 //! pkg: which packages are installed, by name and version.
+//!
+//! Stays true: whatever has files on the disk is named, with its state; a machine whose packages cannot be read is no
+//! machine without packages.
 
 use super::list::at_most;
-use super::packages::{Package, installed};
+use super::packages::{Inventory, Package};
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
@@ -60,7 +63,7 @@ impl Typed for Pkg {
     type Parameters = Parameters;
     const INFO: ModuleInfo = ModuleInfo {
         name: "pkg",
-        summary: "installed packages of dpkg and rpm, by name and version",
+        summary: "installed packages of dpkg, rpm and apk, by name and version",
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::None,
@@ -85,8 +88,7 @@ impl Typed for Pkg {
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
         let begun = Instant::now();
         let (names, version) = (parameters.names()?, parameters.version()?);
-        let mut errors = Vec::new();
-        let installed = installed(context, &mut errors);
+        let Inventory { packages: installed, mut errors, is_known } = Inventory::read(context);
         let mut packages = Vec::new();
         for name in &names {
             let right = |package: &&Package| {
@@ -99,13 +101,15 @@ impl Typed for Pkg {
         at_most(&mut packages, &mut errors);
         let found = !packages.is_empty();
         let statistics = json!({"execruntime": gotext::duration(begun.elapsed())});
-        Ok(ModuleResult::ran(found, Elements { packages }, statistics).with_errors(errors))
+        let result = ModuleResult::ran(found, Elements { packages }, statistics).with_errors(errors);
+        Ok(ModuleResult { success: is_known, ..result })
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
         let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap_or_default();
-        let line = |Package { name, version, kind, arch }: &Package| {
-            format!("pkgmatch name={name} version={version} type={kind} arch={arch}")
+        let line = |Package { name, version, kind, arch, state }: &Package| {
+            let state = if state.is_empty() { String::new() } else { format!(" state=\"{state}\"") };
+            format!("pkgmatch name={name} version={version} type={kind} arch={arch}{state}")
         };
         let mut out: Vec<_> = elements.packages.iter().map(line).collect();
         if lines == Lines::All {
@@ -121,10 +125,12 @@ impl Typed for Pkg {
 mod tests {
     use super::*;
     use crate::module::Module as _;
-    use crate::modules::testing::{context, fixture, same_form};
+    use crate::module::Stop;
+    use crate::modules::testing::{case, context, fixture, lay, same_form};
     use serde_json::Value;
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
 
     const STATUS: &str = "\
 Package: bash
@@ -202,7 +208,7 @@ Architecture: i386
         assert_eq!(names(&dir, &parameters), ["bash 5.1.8-9.el9", "gpg-pubkey 1-2"]);
         write("exit 3");
         let result = Pkg.run(&parameters, &context(dir.path()));
-        assert!(result.success && result.errors()[0].contains("exit status: 3"), "{result:?}");
+        assert!(!result.success && result.errors()[0].contains("exit status: 3"), "{result:?}");
     }
 
     #[test]
@@ -211,5 +217,137 @@ Architecture: i386
         assert_eq!(refused(json!({})), "must specify at least one package to match");
         assert!(refused(json!({"pkgmatch": {"matches": ["("]}})).contains("unclosed group"));
         assert!(refused(json!({"pkgmatch": {"matches": ["a"]}, "vermatch": "!("})).contains("unclosed group"));
+    }
+
+    /// Asks a machine for all its packages; returns each with its state, and the whole result.
+    fn all(dir: &tempfile::TempDir, stop: Stop) -> (Vec<String>, ModuleResult) {
+        let context = Context { stop, ..context(dir.path()) };
+        let result = Pkg.run(&json!({"pkgmatch": {"matches": ["."]}}), &context);
+        let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap();
+        let text =
+            |Package { name, version, state, .. }: &Package| format!("{name} {version} {state}").trim_end().to_owned();
+        (elements.packages.iter().map(text).collect(), result)
+    }
+
+    fn with_list(to: &str, from: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        lay(dir.path(), to, from);
+        dir
+    }
+
+    #[test]
+    fn case_01_whatever_has_files_is_named_with_its_state() {
+        let dir = with_list("var/lib/dpkg/status", "01-dpkg-states/status");
+        let (packages, result) = all(&dir, Stop::default());
+        assert_eq!(
+            packages,
+            [
+                "normal-one 1.0-1",
+                "held-one 2:5.4-3 hold ok installed",
+                "waits-for-triggers 1.1-1 install ok triggers-awaited",
+                "has-triggers 1.2-1 install ok triggers-pending",
+                "half-done 3.0-2 install ok half-configured",
+                "only-unpacked 3.1-2 install ok unpacked",
+                "needs-again 0.9-1 install reinstreq half-installed",
+                "to-be-removed 4.0 deinstall ok installed",
+                "to-be-purged 4.1 purge ok installed",
+            ]
+        );
+        assert!(result.success && result.errors().is_empty(), "{result:?}");
+        let line = &<Pkg as Typed>::lines(&result, Lines::Found)[1];
+        assert!(line.ends_with(" arch=amd64 state=\"hold ok installed\""), "{line}");
+    }
+
+    #[test]
+    fn case_01_the_list_is_read_as_dpkg_reads_it() {
+        let dir = with_list("var/lib/dpkg/status", "01-dpkg-states/status-odd");
+        let (packages, result) = all(&dir, Stop::default());
+        let names: Vec<_> = packages.iter().map(|package| package.split(' ').next().unwrap()).collect();
+        let want = [
+            "plain",
+            "latin1-maintainer",
+            "lower-case-fields",
+            "no-space-after-colon",
+            "after-three-blank-lines",
+            "last-without-line-end",
+        ];
+        assert_eq!(names, want);
+        assert!(result.errors().is_empty(), "{result:?}");
+        let dir = with_list("var/lib/dpkg/status", "01-dpkg-states/status-crlf");
+        assert_eq!(all(&dir, Stop::default()).0, ["crlf-1 1.0", "crlf-2 2.0", "crlf-3 3.0"]);
+    }
+
+    #[test]
+    fn case_02_a_database_that_nothing_reads_is_an_error_that_names_it() {
+        let dir = with_list("var/lib/rpm/rpmdb.sqlite", "02-rpm-without-rpm/rpmdb/rpmdb.sqlite");
+        let (packages, result) = all(&dir, Stop::default());
+        assert!(packages.is_empty() && !result.success && result.errors().len() == 1, "{result:?}");
+        assert!(result.errors()[0].contains("/var/lib/rpm/rpmdb.sqlite: there is no rpm"), "{result:?}");
+        // dpkg is answered beside it.
+        fs::create_dir_all(dir.path().join("var/lib/dpkg")).unwrap();
+        fs::write(dir.path().join("var/lib/dpkg/status"), STATUS).unwrap();
+        let (packages, result) = all(&dir, Stop::default());
+        assert!(packages.len() == 2 && result.success && result.errors().len() == 1, "{result:?}");
+        let none = all(&tempfile::tempdir().unwrap(), Stop::default()).1;
+        assert!(!none.success && none.errors()[0].contains("none of dpkg, rpm or apk"), "{none:?}");
+    }
+
+    #[test]
+    fn case_02_the_list_of_apk_is_read() {
+        let dir = with_list("lib/apk/db/installed", "02-rpm-without-rpm/apk/installed");
+        let (packages, result) = all(&dir, Stop::default());
+        assert_eq!(packages, ["musl 1.2.4-r2", "busybox 1.36.1-r5"]);
+        assert!(result.success && result.errors().is_empty() && result.elements["packages"][0]["type"] == json!("apk"));
+    }
+
+    /// A machine with dpkg's list and this stub for rpm, in this directory.
+    fn with_rpm(stub: &str, directory: &str) -> tempfile::TempDir {
+        let dir = with_list(&format!("{directory}/rpm"), &format!("02-rpm-without-rpm/stubs/{stub}"));
+        fs::create_dir_all(dir.path().join("var/lib/dpkg")).unwrap();
+        fs::write(dir.path().join("var/lib/dpkg/status"), STATUS).unwrap();
+        let rpm = dir.path().join(directory).join("rpm");
+        fs::set_permissions(rpm, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(case("02-rpm-without-rpm/stubs").join(stub).exists());
+        dir
+    }
+
+    #[test]
+    fn case_02_an_odd_letter_costs_one_letter_and_no_epoch_is_none() {
+        let (packages, result) = all(&with_rpm("rpm-latin1", "usr/bin"), Stop::default());
+        assert_eq!(packages[..3], ["bash 5.1-1", "m\u{fffd}decin 1.0-1", "zsh 5.8-1"]);
+        assert!(packages.len() == 5 && result.errors().is_empty(), "{result:?}");
+        let (packages, result) = all(&with_rpm("rpm-odd-words", "bin"), Stop::default());
+        assert_eq!(
+            packages[..4],
+            ["gpg-pubkey 0123abcd-5f5f5f5f", "kernel 0:5.14.0-1", "kernel 0:5.14.0-2", "bash 5.1-1"]
+        );
+        assert!(packages.len() == 6 && result.errors().is_empty(), "{result:?}");
+    }
+
+    #[test]
+    fn case_02_an_rpm_that_dies_is_named_and_what_it_said_is_kept() {
+        let (packages, result) = all(&with_rpm("rpm-dies", "usr/bin"), Stop::default());
+        assert_eq!(packages, ["bash 5.1-1", "bash 5.2.15-2+b8", "libc6 2.36-9 hold ok installed"]);
+        let error = &result.errors()[0];
+        assert!(error.contains("usr/bin/rpm -qa: it was ended by signal 9: packages of rpm may be missing"), "{error}");
+    }
+
+    #[test]
+    fn case_02_an_rpm_that_hangs_is_ended_and_dpkg_is_answered() {
+        let begun = Instant::now();
+        let (packages, result) = all(&with_rpm("rpm-hangs", "usr/bin"), Stop::after(Duration::from_millis(700)));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert_eq!(packages, ["bash 5.2.15-2+b8", "libc6 2.36-9 hold ok installed"]);
+        let error = &result.errors()[0];
+        assert!(
+            error.contains("/rpm -qa: it had not ended after ") && error.contains("no package of rpm is known"),
+            "{error}"
+        );
+        let (packages, result) = all(&with_rpm("rpm-leaves-child", "usr/bin"), Stop::default());
+        assert!(
+            packages.len() == 3 && result.errors().is_empty(),
+            "what it left is ended, what it said is whole: {result:?}"
+        );
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 }

@@ -1,21 +1,26 @@
 //! process: which processes run, by name, program, command line, user or number.
 //!
 //! Stays true: command lines are told only when asked for, because they hold secrets; a process that ends while it is
-//! looked at is left out.
+//! looked at is left out; names and command lines are searched whatever bytes they have; processes that could not be
+//! looked at are counted.
 
-use super::list::{Wanted, at_most};
+mod look;
+
+use super::list::{Wanted, at_most, shown};
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
 use crate::sandbox::Needs;
+use look::{Exe, Running, look};
 use muster_core::Timestamp;
 use muster_core::limits::SEARCH_VALUES_MAX;
-use procfs::process::{Process as Running, all_processes_with_root};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) struct Process;
@@ -98,31 +103,47 @@ impl Typed for Process {
         let begun = Instant::now();
         let (names, exes) = (Wanted::new(&parameters.names)?, Wanted::new(&parameters.exes)?);
         let (cmdlines, users) = (Wanted::new(&parameters.cmdlines)?, Wanted::new(&parameters.users)?);
-        let accounts = accounts(context);
-        let booted = booted(context);
-        let table = context.path("/proc");
-        let running = all_processes_with_root(&table).map_err(|error| Refused(error.to_string()))?;
-        let (mut processes, mut errors, mut examined) = (Vec::new(), Vec::new(), 0_u64);
-        for process in running {
+        let mut errors = Vec::new();
+        let accounts = accounts(context, &mut errors);
+        let booted = booted(context, &mut errors);
+        let directories = directories(context)?;
+        let (mut processes, mut examined, mut unread) = (Vec::new(), 0_u64, Unread::default());
+        for directory in directories {
             if context.stop.is_asked() {
                 errors.push("the search was stopped before its end".to_owned());
                 break;
             }
-            let Some(mut found) = process.ok().and_then(|process| look(&process, &accounts, booted)) else { continue };
-            examined += 1;
-            let wanted = names.wants(&found.name)
-                && exes.wants(&found.exe)
-                && cmdlines.wants(&found.cmdline)
-                && (users.wants(&found.user) || users.wants(&found.uid.to_string()))
-                && (parameters.pids.is_empty() || parameters.pids.contains(&found.pid))
-                && (found.deleted || !parameters.deleted);
-            if wanted {
-                if !parameters.returncmdline {
-                    found.cmdline.clear();
+            context.progress.doing(|| format!("looking at {}", directory.display()));
+            let running = match look(&directory) {
+                Ok(Some(running)) => running,
+                Ok(None) => continue,
+                Err(error) => {
+                    unread.failed(&directory, &error);
+                    continue;
                 }
-                processes.push(found);
+            };
+            examined += 1;
+            let (exe, is_deleted) = match &running.exe {
+                Exe::At { path, is_deleted } => (&path[..], *is_deleted),
+                Exe::None | Exe::Hidden => (&[][..], false),
+            };
+            unread.exes += u64::from(running.exe == Exe::Hidden);
+            unread.cmdlines += u64::from(running.cmdline.is_none());
+            let user = accounts.get(&running.uid).cloned().unwrap_or_else(|| running.uid.to_string());
+            let wanted = names.wants_bytes(&running.name)
+                && exes.wants_bytes(exe)
+                && cmdlines.wants_bytes(running.cmdline.as_deref().unwrap_or_default())
+                && (users.wants(&user) || users.wants(&running.uid.to_string()))
+                && (parameters.pids.is_empty() || parameters.pids.contains(&running.pid))
+                && (is_deleted || !parameters.deleted);
+            if wanted {
+                let cmdline = running.cmdline.as_deref().filter(|_| parameters.returncmdline).unwrap_or_default();
+                let cmdline = shown(cmdline).into_owned();
+                let exe = shown(exe).into_owned();
+                processes.push(Found { cmdline, exe, deleted: is_deleted, user, ..Found::of(&running, booted) });
             }
         }
+        unread.report(&parameters, &mut errors);
         at_most(&mut processes, &mut errors);
         let statistics = json!({"examined": examined, "exectime": gotext::duration(begun.elapsed())});
         Ok(ModuleResult::ran(!processes.is_empty(), Elements { processes }, statistics).with_errors(errors))
@@ -141,7 +162,62 @@ impl Typed for Process {
     }
 }
 
+/// What could not be read of processes.
+#[derive(Debug, Default)]
+struct Unread {
+    /// Processes of which nothing is known, and why of the first.
+    processes: u64,
+    first: String,
+    /// Processes whose program is not known.
+    exes: u64,
+    /// Processes whose command line is not known.
+    cmdlines: u64,
+}
+
+impl Unread {
+    fn failed(&mut self, directory: &Path, error: &io::Error) {
+        if self.processes == 0 {
+            self.first = format!("{}: {}", directory.display(), gotext::reason(error));
+        }
+        self.processes += 1;
+    }
+
+    /// Says what was asked about and could not be read.
+    fn report(self, asked: &Parameters, errors: &mut Vec<String>) {
+        let Self { processes, first, exes, cmdlines } = self;
+        if processes > 0 {
+            errors.push(format!("{processes} processes could not be looked at, the first of them {first}"));
+        }
+        if exes > 0 && (asked.deleted || !asked.exes.is_empty()) {
+            errors.push(format!(
+                "{exes} processes did not let their program be read, and may be others that were asked for"
+            ));
+        }
+        if cmdlines > 0 && (asked.returncmdline || !asked.cmdlines.is_empty()) {
+            errors.push(format!(
+                "{cmdlines} processes did not let their command line be read, and may be others that were asked for"
+            ));
+        }
+    }
+}
+
 impl Found {
+    /// Returns what everybody may know of a process.
+    fn of(running: &Running, booted: Option<Timestamp>) -> Self {
+        let ticks = procfs::ticks_per_second().max(1);
+        let after_boot = Duration::from_millis(running.start_ticks.saturating_mul(1000) / ticks);
+        let page_bytes = procfs::page_size();
+        Self {
+            pid: running.pid,
+            ppid: running.ppid,
+            name: shown(&running.name).into_owned(),
+            uid: running.uid,
+            starttime: booted.map(|booted| booted.plus(after_boot).to_string()).unwrap_or_default(),
+            memory_bytes: running.memory_pages.saturating_mul(page_bytes),
+            ..Self::default()
+        }
+    }
+
     fn line(&self) -> String {
         let Self { pid, ppid, name, exe, user, starttime, .. } = self;
         let deleted = if self.deleted { " (deleted)" } else { "" };
@@ -150,31 +226,23 @@ impl Found {
     }
 }
 
-/// Looks at one process. `None` when it ended meanwhile.
-fn look(process: &Running, accounts: &BTreeMap<u32, String>, booted: Option<Timestamp>) -> Option<Found> {
-    let stat = process.stat().ok()?;
-    let uid = process.uid().ok()?;
-    // Threads of the kernel have no program.
-    let exe = process.exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-    let deleted = exe.ends_with(" (deleted)");
-    let ticks = procfs::ticks_per_second().max(1);
-    let after_boot = Duration::from_millis(stat.starttime.saturating_mul(1000) / ticks);
-    Some(Found {
-        pid: stat.pid,
-        ppid: stat.ppid,
-        name: stat.comm,
-        exe: exe.trim_end_matches(" (deleted)").to_owned(),
-        cmdline: process.cmdline().map(|words| words.join(" ")).unwrap_or_default(),
-        uid,
-        user: accounts.get(&uid).cloned().unwrap_or_else(|| uid.to_string()),
-        starttime: booted.map(|booted| booted.plus(after_boot).to_string()).unwrap_or_default(),
-        memory_bytes: stat.rss.saturating_mul(procfs::page_size()),
-        deleted,
-    })
+/// Returns the directories of all processes, in the order of their numbers.
+fn directories(context: &Context) -> Result<Vec<PathBuf>, Refused> {
+    let table = context.path("/proc");
+    let entries = std::fs::read_dir(&table).map_err(|error| Refused(reading::open_error(&table, &error)))?;
+    let mut numbers: Vec<u32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers.iter().map(|number| table.join(number.to_string())).collect())
 }
 
-fn accounts(context: &Context) -> BTreeMap<u32, String> {
-    let text = reading::text(&context.path("/etc/passwd")).unwrap_or_default();
+fn accounts(context: &Context, errors: &mut Vec<String>) -> BTreeMap<u32, String> {
+    let path = context.path("/etc/passwd");
+    let text = reading::text(&path).unwrap_or_else(|error| {
+        // Users keep their numbers then.
+        errors.push(reading::open_error(&path, &error));
+        String::new()
+    });
     let account = |line: &str| {
         let mut fields = line.split(':');
         let name = fields.next()?;
@@ -188,10 +256,16 @@ fn accounts(context: &Context) -> BTreeMap<u32, String> {
     accounts
 }
 
-fn booted(context: &Context) -> Option<Timestamp> {
-    let text = reading::text(&context.path("/proc/stat")).ok()?;
-    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    Some(Timestamp::from_secs(seconds))
+fn booted(context: &Context, errors: &mut Vec<String>) -> Option<Timestamp> {
+    let path = context.path("/proc/stat");
+    let seconds = reading::text(&path).ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("btime "))?;
+        line.trim().parse().ok()
+    });
+    if seconds.is_none() {
+        errors.push(format!("{}: it does not say when the machine started", path.display()));
+    }
+    seconds.map(Timestamp::from_secs)
 }
 
 #[cfg(test)]
@@ -199,8 +273,10 @@ mod tests {
     use super::*;
     use crate::module::Module as _;
     use crate::modules::testing::context;
-    use std::path::Path;
-    use std::process::Command;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Child, Command};
 
     fn run(parameters: &serde_json::Value) -> ModuleResult {
         Process.run(parameters, &context(Path::new("/")))
@@ -252,5 +328,108 @@ mod tests {
         assert!(Process.validate(&json!({"pids": vec![1; 1001]})).is_err());
         let error = crate::params_from_args("process", &["-pid", "x"].map(String::from)).unwrap_err();
         assert_eq!(error.to_string(), "-pid takes a number, not \"x\"");
+    }
+
+    /// A sleeping process, which ends with this value.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        /// `word` is the first of its command line.
+        fn start(program: &Path, word: &[u8]) -> Self {
+            let mut command = Command::new(program);
+            Self(command.arg0(OsStr::from_bytes(word)).arg("1000").spawn().unwrap())
+        }
+
+        fn found(&self, mut parameters: serde_json::Value) -> Option<serde_json::Value> {
+            parameters["pids"] = json!([self.0.id()]);
+            parameters["returncmdline"] = json!(true);
+            run(&parameters).elements["processes"].get(0).cloned()
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Starts a copy of `sleep` of this name.
+    fn copy(dir: &Path, name: &[u8]) -> (PathBuf, Sleeper) {
+        let program = dir.join(OsStr::from_bytes(name));
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let sleeper = Sleeper::start(&program, program.as_os_str().as_bytes());
+        (program, sleeper)
+    }
+
+    #[test]
+    fn case_06_command_lines_are_searched_as_bytes() {
+        let evil = Sleeper::start(Path::new("/bin/sleep"), b"evil-\xe9");
+        for (expression, want) in
+            [("^evil", true), ("^evil-.", true), ("\\xe9", true), ("!evil", false), ("^vil", false)]
+        {
+            assert_eq!(evil.found(json!({"cmdlines": [expression]})).is_some(), want, "{expression}");
+        }
+        assert_eq!(evil.found(json!({})).unwrap()["cmdline"], json!("evil-\u{fffd} 1000"));
+        let empty = Sleeper::start(Path::new("/bin/sleep"), b"");
+        assert_eq!(empty.found(json!({"cmdlines": ["^ "]})).unwrap()["cmdline"], json!(" 1000"));
+    }
+
+    #[test]
+    fn case_06_a_name_that_ends_like_the_mark_of_a_removed_program_is_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (honest, there) = copy(dir.path(), b"honest (deleted)");
+        let found = there.found(json!({})).unwrap();
+        assert_eq!((&found["exe"], &found["deleted"]), (&json!(honest.to_str()), &json!(false)));
+        assert_eq!(there.found(json!({"deleted": true})), None);
+        let ((plain, one), (marked, other)) = (copy(dir.path(), b"gone"), copy(dir.path(), b"gone (deleted)"));
+        for program in [&plain, &marked] {
+            std::fs::remove_file(program).unwrap();
+        }
+        for (sleeper, program) in [(&one, &plain), (&other, &marked)] {
+            let found = sleeper.found(json!({"deleted": true})).unwrap();
+            assert_eq!((&found["exe"], &found["deleted"]), (&json!(program.to_str()), &json!(true)));
+        }
+        // Another file at the place of the one that runs is not the one that runs.
+        let (replaced, sleeper) = copy(dir.path(), b"new (deleted)");
+        std::fs::rename(&honest, &replaced).unwrap();
+        assert_eq!(sleeper.found(json!({})).unwrap()["deleted"], json!(true));
+    }
+
+    #[test]
+    fn case_06_names_with_odd_letters_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, expression) in [
+            (&b" lead"[..], "^ lead$"),
+            (b") R 1 1 (x", "^\\) R 1 1 \\(x$"),
+            (b"two\nlines", "^two\nlines$"),
+            (b"latin\xe9", "^latin.$"),
+            (b"esc\x1b[31mred", "31mred$"),
+        ] {
+            let (_, sleeper) = copy(dir.path(), name);
+            assert!(sleeper.found(json!({"names": [expression]})).is_some(), "{expression}");
+            assert!(sleeper.found(json!({"exes": [expression.trim_start_matches('^')]})).is_some(), "{expression}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_counted_and_the_rest_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = |number: &str, stat: &str| {
+            let directory = dir.path().join("proc").join(number);
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(directory.join("stat"), stat).unwrap();
+            std::fs::write(directory.join("status"), "Name:\tx\nUid:\t7\t0\t0\t0\n").unwrap();
+            std::fs::write(directory.join("cmdline"), "x\0").unwrap();
+        };
+        process("5", "5 (x) S 1 2 3 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 1234 9 77 1");
+        process("6", "6 (x");
+        let result = Process.run(&json!({"names": ["x"]}), &context(dir.path()));
+        assert_eq!(result.elements["processes"].as_array().unwrap().len(), 1, "{result:?}");
+        assert_eq!(
+            (&result.elements["processes"][0]["uid"], &result.elements["processes"][0]["starttime"]),
+            (&json!(7), &json!(""))
+        );
+        assert!(result.errors()[2].starts_with("1 processes could not be looked at, the first of them "), "{result:?}");
     }
 }

@@ -1,16 +1,18 @@
 //! services: the units of systemd, whether they run, and whether they start with the machine.
+//!
+//! Stays true: names are those that systemd has, without marks; an odd letter costs one letter; what systemd does not say
+//! is unknown, never inactive.
 
-use super::list::{Wanted, at_most};
+use super::list::{Unread, Wanted, at_most, shown};
+use super::program;
 use crate::arguments::{ArgumentError, Flag, Given};
-use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::result::ModuleResult;
 use crate::sandbox::Needs;
-use muster_core::limits::WHOLE_FILE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::{self, Read as _};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 pub(crate) struct Services;
 
@@ -75,10 +77,12 @@ impl Typed for Services {
         let (names, states) = (Wanted::new(&parameters.names)?, Wanted::new(&parameters.states)?);
         let enablements = Wanted::new(&parameters.enablements)?;
         let mut errors = Vec::new();
-        let mut ask = |what: &[&str]| match systemctl(context, what) {
-            Ok(text) => Some(text),
+        // The place that every system has is named when none has it.
+        let program = program::find(context, "systemctl").unwrap_or_else(|| context.path("/usr/bin/systemctl"));
+        let mut ask = |what: &[&str]| match systemctl(&program, what, context) {
+            Ok(rows) => Some(rows),
             Err(error) => {
-                errors.push(format!("systemctl {}: {}", what[0], gotext::reason(&error)));
+                errors.push(format!("systemctl {}: {error}", what[0]));
                 None
             }
         };
@@ -88,7 +92,7 @@ impl Typed for Services {
         let is_known =
             (units.is_some() || parameters.states.is_empty()) && (files.is_some() || parameters.enablements.is_empty());
         let success = is_known && (files.is_some() || units.is_some());
-        let mut units: Vec<_> = merge(files.as_deref(), units.as_deref())
+        let mut units: Vec<_> = merge(files.as_deref(), units.as_deref(), &program, &mut errors)
             .into_values()
             .filter(|unit| names.wants(&unit.name) && states.wants(&unit.active) && enablements.wants(&unit.enabled))
             .collect();
@@ -113,51 +117,109 @@ impl Typed for Services {
     }
 }
 
+/// One row of what systemd says, as its columns: with names where it wrote JSON, in their order where it wrote text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Row {
+    Named(BTreeMap<String, String>),
+    Words(Vec<String>),
+}
+
 /// Asks systemd's own program, which speaks with whichever version is there.
-fn systemctl(context: &Context, what: &[&str]) -> io::Result<String> {
-    let mut command = Command::new(context.path("/usr/bin/systemctl"));
-    command.args(what).args(["--full", "--plain", "--no-legend", "--no-pager"]);
-    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let taken = "the stream was asked for as a pipe";
-    let mut text = String::new();
-    let read = child.stdout.take().expect(taken).take(WHOLE_FILE_BYTES_MAX).read_to_string(&mut text);
-    let mut noise = String::new();
-    // It writes a line or none here; what it wrote explains how it ended.
-    let _ = child.stderr.take().expect(taken).take(4096).read_to_string(&mut noise);
-    let ended = child.wait()?;
-    read?;
-    if ended.success() {
-        return Ok(text);
+fn systemctl(program: &Path, what: &[&str], context: &Context) -> Result<Vec<Row>, String> {
+    // A version that writes no JSON here takes the wish and writes text.
+    let how = ["--full", "--plain", "--no-legend", "--no-pager", "--output=json"];
+    let said = program::ask(program, &[what, &how].concat(), context);
+    if let Some(failure) = said.failure {
+        return Err(failure);
     }
-    Err(io::Error::other(noise.lines().next().map_or_else(|| ended.to_string(), str::to_owned)))
+    let text = shown(&said.bytes);
+    if text.trim_start().starts_with('[') {
+        return named(&text);
+    }
+    let words = |line: &str| Row::Words(line.split_whitespace().map(str::to_owned).collect());
+    Ok(text.lines().filter(|line| !line.trim().is_empty()).map(words).collect())
+}
+
+fn named(text: &str) -> Result<Vec<Row>, String> {
+    let rows: Vec<BTreeMap<String, Value>> =
+        serde_json::from_str(text).map_err(|error| format!("what it wrote cannot be read: {error}"))?;
+    // What is null is not known, as a column of text would say it by a dash.
+    let value = |value: Value| if let Value::String(text) = value { text } else { String::new() };
+    Ok(rows.into_iter().map(|row| Row::Named(row.into_iter().map(|(name, v)| (name, value(v))).collect())).collect())
+}
+
+/// What systemd may be about to do with a unit: the words of a column that is there only when a unit has such a job.
+const JOBS: &[&str] =
+    &["start", "verify-active", "stop", "reload", "restart", "reload-or-start", "try-restart", "try-reload", "nop"];
+
+impl Row {
+    /// Returns the unit's name and how it is started.
+    fn file(&self) -> Option<(String, String)> {
+        match self {
+            Self::Named(row) => Some((row.get("unit_file")?.clone(), row.get("state")?.clone())),
+            Self::Words(words) => {
+                let words = without_mark(words);
+                Some((words.first()?.clone(), words.get(1)?.clone()))
+            }
+        }
+    }
+
+    /// Returns the unit, but how it is started.
+    fn unit(&self) -> Option<Unit> {
+        let (name, load, active, sub, description) = match self {
+            Self::Named(row) => {
+                let field = |name: &str| row.get(name).cloned();
+                let description = field("description").unwrap_or_default();
+                (field("unit")?, field("load")?, field("active")?, field("sub")?, description)
+            }
+            Self::Words(words) => {
+                let words = without_mark(words);
+                let word = |at: usize| words.get(at).cloned();
+                let rest = words.get(4..).unwrap_or_default();
+                let rest = if rest.len() > 1 && JOBS.contains(&rest[0].as_str()) { &rest[1..] } else { rest };
+                (word(0)?, word(1)?, word(2)?, word(3)?, rest.join(" "))
+            }
+        };
+        Some(Unit { name, load, active, sub, description, ..Unit::default() })
+    }
+}
+
+/// Leaves out what stands in front of a unit that is not well or is changing. No unit's name is one letter.
+fn without_mark(words: &[String]) -> &[String] {
+    let has_mark = words.first().is_some_and(|word| word.chars().count() == 1);
+    if has_mark { &words[1..] } else { words }
 }
 
 /// Puts together what systemd says of unit files and of units; `None` when it says nothing of them.
-fn merge(files: Option<&str>, units: Option<&str>) -> BTreeMap<String, Unit> {
+fn merge(
+    files: Option<&[Row]>,
+    units: Option<&[Row]>,
+    program: &Path,
+    errors: &mut Vec<String>,
+) -> BTreeMap<String, Unit> {
     let mut merged = BTreeMap::new();
     // A unit that systemd has not loaded does not run. Whether it has, only systemd knows.
     let active = if units.is_some() { "inactive" } else { UNKNOWN };
-    for line in files.unwrap_or_default().lines() {
-        let mut words = line.split_whitespace();
-        let (Some(name), Some(enabled)) = (words.next(), words.next()) else { continue };
-        let unit = Unit { name: name.into(), active: active.into(), enabled: enabled.into(), ..Unit::default() };
-        merged.insert(name.to_owned(), unit);
-    }
-    for line in units.unwrap_or_default().lines() {
-        // A unit that is not well has a dot in front.
-        let mut words = line.trim_start_matches(['●', '*', '×', ' ']).split_whitespace();
-        let (Some(name), Some(load), Some(active), Some(sub)) =
-            (words.next(), words.next(), words.next(), words.next())
-        else {
+    let mut unread = Unread::default();
+    for (row, number) in files.unwrap_or_default().iter().zip(1..) {
+        let Some((name, enabled)) = row.file() else {
+            unread.add(number);
             continue;
         };
-        let unit: &mut Unit = merged.entry(name.to_owned()).or_default();
-        name.clone_into(&mut unit.name);
-        load.clone_into(&mut unit.load);
-        active.clone_into(&mut unit.active);
-        sub.clone_into(&mut unit.sub);
-        unit.description = words.collect::<Vec<_>>().join(" ");
+        let unit = Unit { name: name.clone(), active: active.into(), enabled, ..Unit::default() };
+        merged.insert(name, unit);
     }
+    errors.extend(unread.told(&program.join("list-unit-files"), files.unwrap_or_default().len()));
+    let mut unread = Unread::default();
+    for (row, number) in units.unwrap_or_default().iter().zip(1..) {
+        let Some(unit) = row.unit() else {
+            unread.add(number);
+            continue;
+        };
+        let enabled = merged.remove(&unit.name).unwrap_or_default().enabled;
+        merged.insert(unit.name.clone(), Unit { enabled, ..unit });
+    }
+    errors.extend(unread.told(&program.join("list-units"), units.unwrap_or_default().len()));
     merged
 }
 
@@ -165,9 +227,12 @@ fn merge(files: Option<&str>, units: Option<&str>) -> BTreeMap<String, Unit> {
 mod tests {
     use super::*;
     use crate::module::Module as _;
+    use crate::module::Stop;
     use crate::modules::testing::context;
-    use serde_json::{Value, json};
+    use crate::modules::testing::lay;
+    use serde_json::json;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::{Duration, Instant};
 
     const SCRIPT: &str = "#!/bin/sh
 case $1 in
@@ -222,8 +287,91 @@ esac
     fn a_machine_without_systemd_says_so() {
         let result = run("#!/bin/sh\necho 'System has not been booted with systemd' >&2; exit 1", &json!({}));
         assert!(!result.success && !result.foundanything);
-        assert_eq!(result.errors()[0], "systemctl list-unit-files: system has not been booted with systemd");
+        assert_eq!(result.errors()[0], "systemctl list-unit-files: System has not been booted with systemd");
         let none = Services.run(&json!({}), &context(std::path::Path::new("/nonexistent")));
         assert_eq!(none.errors()[1], "systemctl list-units: no such file or directory");
+        assert!(!none.success);
+    }
+
+    /// A machine with the stub that people met, in this directory.
+    fn with_stub(directory: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let program = format!("{directory}/systemctl");
+        lay(dir.path(), &program, "09-systemctl/systemctl-stub");
+        std::fs::set_permissions(dir.path().join(program), std::fs::Permissions::from_mode(0o755)).unwrap();
+        dir
+    }
+
+    fn units(result: &ModuleResult) -> Vec<Unit> {
+        let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap();
+        elements.units
+    }
+
+    #[test]
+    fn case_09_names_are_those_of_systemd_without_marks_and_columns() {
+        let dir = with_stub("bin");
+        let result = Services.run(&json!({}), &context(dir.path()));
+        assert!(result.success && result.errors().is_empty(), "{result:?}");
+        let units = units(&result);
+        let find =
+            |name: &str| units.iter().find(|unit| unit.name == name).unwrap_or_else(|| panic!("{name} in {units:#?}"));
+        for (name, active, description) in [
+            ("bad.service", "failed", "A service that failed"),
+            ("again.service", "reloading", "Being reloaded"),
+            ("asleep.service", "inactive", "A white dot in front"),
+            ("gone.service", "failed", "gone.service"),
+            ("ascii.service", "failed", "A star in front"),
+            ("systemd-fsck@dev-disk-by\\x2duuid-AB\\x2dCD.service", "active", "Check of /dev/disk/by-uuid/AB-CD"),
+            ("two-jobs.service", "activating", "A job is told in a column of its own"),
+            ("-.mount", "active", "Root Mount"),
+            ("namé.service", "inactive", ""),
+        ] {
+            assert_eq!((find(name).active.as_str(), find(name).description.as_str()), (active, description), "{name}");
+        }
+        assert_eq!(
+            (find("ssh.service").enabled.as_str(), find("no-preset.service").enabled.as_str()),
+            ("enabled", "transient")
+        );
+        assert!(units.iter().all(|unit| unit.name.contains('.')), "{units:#?}");
+    }
+
+    #[test]
+    fn case_09_an_odd_letter_costs_one_letter() {
+        let dir = with_stub("usr/bin");
+        let program = dir.path().join("usr/bin/systemctl");
+        let script = std::fs::read_to_string(&program).unwrap().replace("${LATIN:-}", "1");
+        std::fs::write(&program, script).unwrap();
+        let result = Services.run(&json!({"names": ["^kiosk"]}), &context(dir.path()));
+        assert_eq!(units(&result)[0].description, "Caf\u{fffd} kiosk", "{result:?}");
+        assert_eq!((units(&result)[0].active.as_str(), result.errors().len()), ("active", 0));
+    }
+
+    #[test]
+    fn case_09_a_program_that_never_ends_is_ended() {
+        let dir = with_stub("usr/bin");
+        std::fs::write(dir.path().join("usr/bin/systemctl"), "#!/bin/sh\nexec sleep 60\n").unwrap();
+        let begun = Instant::now();
+        let context = Context { stop: Stop::after(Duration::from_millis(500)), ..context(dir.path()) };
+        let result = Services.run(&json!({}), &context);
+        assert!(begun.elapsed() < Duration::from_secs(20) && !result.success, "{result:?}");
+        assert!(result.errors()[0].starts_with("systemctl list-unit-files: it had not ended after "), "{result:?}");
+        assert!(result.errors()[1].contains("was not asked"), "{result:?}");
+    }
+
+    #[test]
+    fn case_09_what_newer_versions_write_is_read_too() {
+        let script = "#!/bin/sh
+case $1 in
+list-unit-files) echo '[{\"unit_file\":\"ssh.service\",\"state\":\"enabled\",\"preset\":null}]';;
+list-units) echo '[{\"unit\":\"ssh.service\",\"load\":\"loaded\",\"active\":\"active\",\"sub\":\"running\",\"description\":\"start  it\"},{}]';;
+esac
+";
+        let result = run(script, &json!({}));
+        let ssh = &units(&result)[0];
+        assert_eq!(
+            (ssh.enabled.as_str(), ssh.sub.as_str(), ssh.description.as_str()),
+            ("enabled", "running", "start  it")
+        );
+        assert!(result.errors()[0].ends_with("1 of 2 rows could not be read and was left out: line 2"), "{result:?}");
     }
 }

@@ -26,7 +26,7 @@ struct Elements {
     memory_bytes: u64,
     memory_available_bytes: u64,
     swap_bytes: u64,
-    /// When the machine was started, RFC 3339.
+    /// When the machine was started, RFC 3339; empty, and no uptime, when that is not known.
     boottime: String,
     uptime_s: u64,
     load: [f64; 3],
@@ -63,21 +63,26 @@ impl Typed for Sysinfo {
 
     fn answer(_: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
         let mut errors = Vec::new();
-        let mut read = |path: &str| {
-            let path = context.path(path);
-            reading::text(&path).unwrap_or_else(|error| {
-                errors.push(reading::open_error(&path, &error));
-                String::new()
-            })
+        let mut read = |path: &str, otherwise: &str, has: &str| {
+            let paths = [path, otherwise].map(|path| context.path(path));
+            let text = reading::text(&paths[0]).or_else(|error| reading::text(&paths[1]).map_err(|_| error));
+            let text = text.unwrap_or_else(|error| {
+                errors.push(reading::open_error(&paths[0], &error));
+                has.to_owned()
+            });
+            if !text.contains(has) {
+                errors.push(format!("{}: it does not say {}", paths[0].display(), has.trim_end_matches([' ', ':'])));
+            }
+            text
         };
-        let release = assignments(&read("/etc/os-release"));
-        let meminfo = read("/proc/meminfo");
+        let release = assignments(&read("/etc/os-release", "/usr/lib/os-release", "ID="));
+        let meminfo = read("/proc/meminfo", "/proc/meminfo", "MemTotal:");
         let memory = memory(&meminfo);
-        let boot = number_after(&read("/proc/stat"), "btime ").unwrap_or_default();
-        let load = load(&read("/proc/loadavg"));
+        let boot = number_after(&read("/proc/stat", "/proc/stat", "btime "), "btime ");
+        let load = load(&read("/proc/loadavg", "/proc/loadavg", ""));
         let name = rustix::system::uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
-        let booted = Timestamp::from_secs(i64::try_from(boot).unwrap_or_default());
+        let booted = boot.and_then(|seconds| i64::try_from(seconds).ok()).map(Timestamp::from_secs);
         let field = |name: &str| release.get(name).cloned().unwrap_or_default();
         let kilobytes = |name: &str| memory.get(name).copied().unwrap_or_default().saturating_mul(1024);
         let elements = Elements {
@@ -89,8 +94,8 @@ impl Typed for Sysinfo {
             memory_bytes: kilobytes("MemTotal"),
             memory_available_bytes: kilobytes("MemAvailable"),
             swap_bytes: kilobytes("SwapTotal"),
-            boottime: booted.to_string(),
-            uptime_s: context.clock.now().since(booted).as_secs(),
+            boottime: booted.map(|booted| booted.to_string()).unwrap_or_default(),
+            uptime_s: booted.map(|booted| context.clock.now().since(booted).as_secs()).unwrap_or_default(),
             load,
         };
         Ok(ModuleResult::ran(true, elements, ()).with_errors(errors))
@@ -162,6 +167,20 @@ mod tests {
         // What could not be read is an error that ends nothing.
         assert!(result.success && result.errors().len() == 1, "{result:?}");
         assert!(<Sysinfo as Typed>::lines(&result, Lines::Found)[0].contains("os:Debian 12"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_moment_long_ago() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+        std::fs::create_dir_all(dir.path().join("usr/lib")).unwrap();
+        std::fs::write(dir.path().join("usr/lib/os-release"), "ID=alpine\n").unwrap();
+        std::fs::write(dir.path().join("proc/stat"), "cpu 1 2\n").unwrap();
+        let result = Sysinfo.run(&json!({}), &context(dir.path()));
+        assert_eq!((&result.elements["boottime"], &result.elements["uptime_s"]), (&json!(""), &json!(0)));
+        assert_eq!(result.elements["os"]["id"], json!("alpine"));
+        let errors = result.errors();
+        assert!(errors.len() == 3 && errors[1].ends_with("/proc/stat: it does not say btime"), "{errors:?}");
     }
 
     #[test]

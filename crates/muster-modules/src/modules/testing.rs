@@ -23,6 +23,18 @@ pub(crate) fn context(root: &Path) -> Context {
     Context { root: root.to_owned(), ..Context::new(Arc::new(Still(now))) }
 }
 
+/// An input that people met elsewhere, by its path below `fixtures/cases`.
+pub(crate) fn case(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cases").join(path)
+}
+
+/// Copies an input below a machine's root to where the machine has it.
+pub(crate) fn lay(root: &Path, to: &str, from: &str) {
+    let to = root.join(to);
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    std::fs::copy(case(from), to).unwrap();
+}
+
 /// A result that the original gave.
 pub(crate) fn fixture(name: &str) -> ModuleResult {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.json"));

@@ -1,8 +1,9 @@
 //! users: the accounts of a machine, their groups, and who can log in.
 //!
-//! Stays true: only what everybody on the machine may read is looked at, never a password or its hash.
+//! Stays true: only what everybody on the machine may read is looked at, never a password or its hash; a line is read as
+//! glibc reads it, and one that cannot be read costs itself.
 
-use super::list::{Wanted, at_most};
+use super::list::{Unread, Wanted, at_most};
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
@@ -91,11 +92,22 @@ impl Typed for Users {
             errors.push(error);
             String::new()
         });
-        let table: Vec<_> = table.lines().filter_map(group).collect();
-        let mut users = Vec::new();
-        for line in accounts.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '+', '-'])) {
-            let Some(user) = user(line, &table) else {
-                errors.push("/etc/passwd: a line cannot be read".to_owned());
+        let mut unread = Unread::default();
+        let (mut groups_known, mut rows) = (Vec::new(), 0);
+        for (line, number) in entries(&table) {
+            rows += 1;
+            match group(line) {
+                Some(group) => groups_known.push(group),
+                None => unread.add(number),
+            }
+        }
+        errors.extend(unread.told(&context.path("/etc/group"), rows));
+        let mut unread = Unread::default();
+        let (mut users, mut rows) = (Vec::new(), 0);
+        for (line, number) in entries(&accounts) {
+            rows += 1;
+            let Some(user) = user(line, &groups_known) else {
+                unread.add(number);
                 continue;
             };
             let wanted = names.wants(&user.name)
@@ -104,6 +116,7 @@ impl Typed for Users {
                 && (user.login || !parameters.login);
             users.extend(wanted.then_some(user));
         }
+        errors.extend(unread.told(&context.path("/etc/passwd"), rows));
         at_most(&mut users, &mut errors);
         Ok(ModuleResult::ran(!users.is_empty(), Elements { users }, ()).with_errors(errors))
     }
@@ -122,9 +135,17 @@ impl Typed for Users {
     }
 }
 
+/// Returns the lines that name somebody, with their numbers: no notes, and none that sends to another table.
+fn entries(table: &str) -> impl Iterator<Item = (&str, usize)> {
+    let lines = table.lines().map(str::trim_start).zip(1..);
+    lines.filter(|(line, _)| !line.is_empty() && !line.starts_with(['#', '+', '-']))
+}
+
+/// Reads an account as glibc does: the shell is the rest of the line, and what is missing behind the numbers is empty.
 fn user(line: &str, groups: &[Group]) -> Option<User> {
-    let fields: Vec<_> = line.split(':').collect();
-    let [name, _, uid, gid, description, home, shell] = fields[..] else { return None };
+    let mut fields = line.splitn(7, ':');
+    let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let [description, home, shell] = [(); 3].map(|()| fields.next().unwrap_or_default());
     let gid = gid.parse().ok()?;
     let member = |group: &&Group| group.gid == gid || group.members.iter().any(|member| member == name);
     // An empty shell means the standard one.
@@ -142,9 +163,10 @@ fn user(line: &str, groups: &[Group]) -> Option<User> {
 }
 
 fn group(line: &str) -> Option<Group> {
-    let fields: Vec<_> = line.split(':').collect();
-    let [name, _, gid, members] = fields[..] else { return None };
-    let members = members.split(',').filter(|member| !member.is_empty()).map(str::to_owned).collect();
+    let mut fields = line.splitn(4, ':');
+    let (name, _, gid) = (fields.next()?, fields.next()?, fields.next()?);
+    let members =
+        fields.next().unwrap_or_default().split(',').filter(|member| !member.is_empty()).map(str::to_owned).collect();
     Some(Group { name: name.to_owned(), gid: gid.parse().ok()?, members })
 }
 
@@ -183,8 +205,33 @@ mod tests {
     fn an_account_tells_its_groups() {
         let result = run(&json!({"names": ["kim"]}));
         assert_eq!(result.elements["users"][0]["groups"], json!(["sudo", "kim"]));
-        assert_eq!(result.errors(), ["/etc/passwd: a line cannot be read"]);
+        let error = &result.errors()[0];
+        assert!(error.ends_with("/etc/passwd: 1 of 4 rows could not be read and was left out: line 4"), "{error}");
         let lines = <Users as Typed>::lines(&result, Lines::Found);
         assert_eq!(lines, ["kim [uid:1000, gid:1000, home:/k, shell:/bin/zsh] groups sudo,kim"]);
+    }
+
+    #[test]
+    fn lines_are_read_as_glibc_reads_them_and_the_others_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        let passwd = "# a note\nroot:x:0:0:root:/r:/bin/bash\nshort:x:5:5\n  blank:x:6:6:::\neight:x:7:7:d:/h:/bin/sh:more\n\
+                      bad:x\nlarge:x:4294967296:1:::\nname only\n:\n";
+        std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
+        std::fs::write(dir.path().join("etc/group"), "wheel:x:10\nbad\nmany:x:11:short,eight\n").unwrap();
+        let result = Users.run(&json!({}), &context(dir.path()));
+        let elements: Elements = serde_json::from_value(result.elements.clone()).unwrap();
+        let shells: Vec<_> = elements.users.iter().map(|user| format!("{} {}", user.name, user.shell)).collect();
+        assert_eq!(shells, ["root /bin/bash", "short ", "blank ", "eight /bin/sh:more"]);
+        assert_eq!(elements.users[3].groups, ["many"]);
+        let errors = result.errors();
+        assert!(
+            errors[0].ends_with("/etc/group: 1 of 3 rows could not be read and was left out: line 2"),
+            "{errors:?}"
+        );
+        assert!(
+            errors[1].ends_with("/etc/passwd: 4 of 8 rows could not be read and were left out: lines 6, 7, 8, 9"),
+            "{errors:?}"
+        );
     }
 }

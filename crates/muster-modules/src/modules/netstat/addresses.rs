@@ -29,6 +29,11 @@ impl Range {
         Ok(Self { first, bits: bits.ok_or_else(invalid)? })
     }
 
+    /// Tells whether the range holds addresses of version 6 alone.
+    pub(super) fn is_of_version_6(&self) -> bool {
+        self.first.is_ipv6()
+    }
+
     /// Tells whether `address` is in the range.
     pub(super) fn contains(&self, address: IpAddr) -> bool {
         match (self.first, address.to_canonical()) {

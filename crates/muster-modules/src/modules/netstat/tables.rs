@@ -1,36 +1,36 @@
 //! The kernel's tables: interfaces, neighbours and sockets, of one network namespace or of all.
+//!
+//! Stays true: what could not be read is counted and named, and the rest is answered.
 
+use super::rows::{self, Protocol, State};
 use super::{Element, Parameters};
 use crate::gotext;
 use crate::module::Context;
+use crate::modules::list::Unread;
+use crate::reading;
 use muster_core::limits::MODULE_FOUND_MAX;
-use procfs::net::{ArpEntries, TcpNetEntries, TcpState, UdpNetEntries, UdpState};
-use procfs::{FromRead as _, FromReadSI as _, ProcError};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use sysinfo::Networks;
+use sysinfo::{NetworkData, Networks};
 
 /// What MIG calls the namespace the agent is in.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
-/// Sockets and neighbours that are looked at, at most.
+/// Rows of one table that are looked at, at most.
 const ROWS_MAX: usize = 2_000_000;
+/// Bytes of one row that are looked at; the kernel's have about 150.
+const ROW_BYTES_MAX: u64 = 4096;
 
 /// A machine that is known to be on the same network.
 #[derive(Debug, Clone)]
 pub(super) struct Neighbour {
     pub(super) address: IpAddr,
     pub(super) hardware: String,
+    state: &'static str,
     namespace: Arc<str>,
-}
-
-/// How far a socket has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Listening,
-    Connected,
-    Other,
 }
 
 /// One socket.
@@ -43,12 +43,19 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn is_listening(&self) -> bool {
-        self.state == State::Listening
+    /// Tells whether the socket listens, or is in a state that is not known here.
+    pub(super) fn may_listen(&self) -> bool {
+        matches!(self.state, State::Listening | State::Unknown(_))
     }
 
-    pub(super) fn is_connected(&self) -> bool {
-        self.state == State::Connected
+    /// Tells whether the socket is connected, or in a state that is not known here.
+    pub(super) fn may_be_connected(&self) -> bool {
+        matches!(self.state, State::Connected | State::Unknown(_))
+    }
+
+    /// Returns what is said of a state that is not known here; nothing of others.
+    pub(super) fn odd_state(&self) -> String {
+        if let State::Unknown(number) = self.state { format!("unknown state {number:02X}") } else { String::new() }
     }
 }
 
@@ -68,7 +75,7 @@ impl Machine {
     pub(super) fn read(parameters: &Parameters, context: &Context) -> Self {
         let mut machine = Self::default();
         if !(parameters.localmac.is_empty() && parameters.localip.is_empty()) {
-            machine.read_interfaces();
+            machine.read_interfaces(context);
         }
         let neighbours = !(parameters.neighbormac.is_empty() && parameters.neighborip.is_empty());
         let sockets = !(parameters.connectedip.is_empty() && parameters.listeningport.is_empty());
@@ -90,12 +97,12 @@ impl Machine {
         machine
     }
 
-    fn read_interfaces(&mut self) {
+    fn read_interfaces(&mut self, context: &Context) {
         match Networks::new_with_refreshed_list() {
             Ok(networks) => {
-                for (_, network) in &networks {
+                for (name, network) in &networks {
                     let addresses = network.ip_networks().iter().map(|network| network.addr).collect();
-                    self.interfaces.push((network.mac_address().to_string(), addresses));
+                    self.interfaces.push((hardware(name, network, context), addresses));
                 }
                 self.interfaces.sort();
             }
@@ -104,42 +111,62 @@ impl Machine {
     }
 
     fn read_neighbours(&mut self, namespace: &Arc<str>, directory: &Path) {
-        match ArpEntries::from_file(directory.join("arp")) {
-            Ok(ArpEntries(entries)) => {
-                self.neighbours.extend(entries.into_iter().take(ROWS_MAX).map(|entry| Neighbour {
-                    address: entry.ip_address.into(),
-                    hardware: hardware(entry.hw_address.unwrap_or_default()),
-                    namespace: namespace.clone(),
-                }));
-            }
-            Err(error) => self.errors.push(told(&error)),
-        }
+        let mut neighbours = Vec::new();
+        self.read_table(&directory.join("arp"), |row| {
+            let row = rows::neighbour(row)?;
+            let (address, hardware, state) = (row.address, row.hardware, row.state);
+            neighbours.push(Neighbour { address, hardware, state, namespace: namespace.clone() });
+            Some(())
+        });
+        self.neighbours.extend(neighbours);
     }
 
     fn read_sockets(&mut self, namespace: &Arc<str>, directory: &Path) {
-        let system = procfs::current_system_info();
-        for table in ["tcp", "tcp6", "udp", "udp6"] {
+        for (table, protocol) in
+            [("tcp", Protocol::Tcp), ("tcp6", Protocol::Tcp), ("udp", Protocol::Udp), ("udp6", Protocol::Udp)]
+        {
             let file = directory.join(table);
-            let rows: Result<Vec<_>, ProcError> = if table.starts_with("tcp") {
-                TcpNetEntries::from_file(&file, system).map(|TcpNetEntries(rows)| {
-                    rows.into_iter().map(|row| (row.local_address, row.remote_address, tcp(&row.state))).collect()
-                })
-            } else {
-                UdpNetEntries::from_file(&file, system).map(|UdpNetEntries(rows)| {
-                    rows.into_iter().map(|row| (row.local_address, row.remote_address, udp(&row.state))).collect()
-                })
-            };
-            match rows {
-                Ok(rows) => self.sockets.extend(rows.into_iter().take(ROWS_MAX).map(|(local, remote, state)| Socket {
-                    local: canonical(local),
-                    remote: canonical(remote),
-                    namespace: namespace.clone(),
-                    state,
-                })),
-                // A machine without version 6 has no tables of it.
-                Err(ProcError::NotFound(_)) if table.ends_with('6') => {}
-                Err(error) => self.errors.push(told(&error)),
+            // A machine without version 6 has no tables of it.
+            if table.ends_with('6') && !file.exists() {
+                continue;
             }
+            let mut sockets = Vec::new();
+            self.read_table(&file, |row| {
+                let (local, remote, state) = rows::socket(row, protocol)?;
+                sockets.push(Socket { local, remote, namespace: namespace.clone(), state });
+                Some(())
+            });
+            self.sockets.extend(sockets);
+        }
+    }
+
+    /// Hands in each row of a table below its heading. Rows that `take` takes for none are counted and named.
+    fn read_table(&mut self, table: &Path, mut take: impl FnMut(&[u8]) -> Option<()>) {
+        let mut read = || -> io::Result<Option<String>> {
+            let mut reader = BufReader::new(reading::open(table)?.0);
+            let (mut line, mut rows, mut unread) = (Vec::new(), 0, Unread::default());
+            for number in 1_usize.. {
+                line.clear();
+                if reader.by_ref().take(ROW_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
+                    break;
+                }
+                let row = line.trim_ascii_end();
+                if number == 1 || row.is_empty() {
+                    continue;
+                }
+                if rows == ROWS_MAX {
+                    return Ok(Some(format!("{}: only the first {ROWS_MAX} rows were read", table.display())));
+                }
+                rows += 1;
+                if take(row).is_none() {
+                    unread.add(number);
+                }
+            }
+            Ok(unread.told(table, rows))
+        };
+        match read() {
+            Ok(told) => self.errors.extend(told),
+            Err(error) => self.errors.push(reading::open_error(table, &error)),
         }
     }
 
@@ -153,7 +180,8 @@ impl Machine {
 
     /// Returns the hardware addresses of this machine that are wanted.
     pub(super) fn hardware(&mut self, wanted: impl Fn(&str) -> bool) -> Option<Vec<Element>> {
-        let found = self.interfaces.iter().filter(|(address, _)| wanted(address));
+        // An interface such as the loopback has none.
+        let found = self.interfaces.iter().filter(|(address, _)| !address.is_empty() && wanted(address));
         let found = found.map(|(address, _)| Element { localmacaddr: address.clone(), ..Element::default() }).collect();
         self.keep(self.interfaces.len(), found)
     }
@@ -171,6 +199,7 @@ impl Machine {
         let found = self.neighbours.iter().filter(|neighbour| wanted(neighbour)).map(|neighbour| Element {
             remoteaddr: neighbour.address.to_string(),
             remotemacaddr: neighbour.hardware.clone(),
+            state: neighbour.state.to_owned(),
             namespace: neighbour.namespace.to_string(),
             ..Element::default()
         });
@@ -185,34 +214,12 @@ impl Machine {
     }
 }
 
-fn tcp(state: &TcpState) -> State {
-    match state {
-        TcpState::Listen => State::Listening,
-        TcpState::Close => State::Other,
-        _ => State::Connected,
-    }
-}
-
-fn udp(state: &UdpState) -> State {
-    // A UDP socket without a partner takes packets from everybody.
-    if matches!(state, UdpState::Established) { State::Connected } else { State::Listening }
-}
-
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-fn hardware(address: [u8; 6]) -> String {
-    address.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-fn told(error: &ProcError) -> String {
-    match error {
-        ProcError::NotFound(Some(path)) => format!("open {}: no such file or directory", path.display()),
-        ProcError::PermissionDenied(Some(path)) => format!("open {}: permission denied", path.display()),
-        ProcError::Io(error, Some(path)) => format!("open {}: {}", path.display(), gotext::reason(error)),
-        other => other.to_string(),
-    }
+/// Returns the hardware address of an interface, as long as the kernel writes it; nothing when it has none.
+fn hardware(name: &OsStr, network: &NetworkData, context: &Context) -> String {
+    let path = context.path("/sys/class/net").join(name).join("address");
+    let address = reading::text(&path).map(|text| text.trim().to_owned());
+    let address = address.unwrap_or_else(|_| network.mac_address().to_string());
+    if address.bytes().all(|byte| matches!(byte, b'0' | b':')) { String::new() } else { address }
 }
 
 /// Returns the network namespaces to look into, each with a directory of tables.
@@ -227,19 +234,27 @@ fn namespaces(all: bool, context: &Context, errors: &mut Vec<String>) -> Vec<(Ar
             return Vec::new();
         }
     };
-    let mut seen = BTreeSet::new();
-    let mut found = Vec::new();
+    let (mut seen, mut found, mut hidden) = (BTreeSet::new(), Vec::new(), 0_u64);
     for process in processes.flatten() {
-        let number = process.file_name().to_string_lossy().bytes().all(|digit| digit.is_ascii_digit());
-        // One process tells for all of its namespace. One that has ended meanwhile tells nothing.
-        let Some(name) = number.then(|| std::fs::read_link(process.path().join("ns/net")).ok()).flatten() else {
+        if !process.file_name().to_string_lossy().bytes().all(|digit| digit.is_ascii_digit()) {
             continue;
+        }
+        // One process tells for all of its namespace. One that has ended meanwhile tells nothing.
+        let name = match std::fs::read_link(process.path().join("ns/net")) {
+            Ok(name) => name,
+            Err(error) => {
+                hidden += u64::from(error.kind() == io::ErrorKind::PermissionDenied);
+                continue;
+            }
         };
         let directory = process.path().join("net");
         if !seen.contains(&name) && directory.join("tcp").exists() {
             found.push((name.to_string_lossy().into(), directory));
             seen.insert(name);
         }
+    }
+    if hidden > 0 {
+        errors.push(format!("{hidden} processes did not let their network namespace be read"));
     }
     found.sort();
     found

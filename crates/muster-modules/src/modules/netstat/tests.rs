@@ -1,7 +1,7 @@
 use super::addresses::Range;
 use super::*;
 use crate::module::Module as _;
-use crate::modules::testing::{context, fixture, same_form};
+use crate::modules::testing::{context, fixture, lay, same_form};
 use serde_json::{Value, json};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -136,4 +136,143 @@ fn a_command_line_asks_as_migs_does() {
     let words = ["-ci", "10.0.0.0/8", "-ci", "::1", "-lp", "22", "-namespaces"].map(String::from);
     let parameters = crate::params_from_args("netstat", &words).unwrap();
     assert_eq!(parameters, json!({"connectedip": ["10.0.0.0/8", "::1"], "listeningport": ["22"], "namespaces": true}));
+}
+
+/// A machine with one table of those that people met, and empty ones beside it.
+fn with_table(name: &str, from: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("proc/net")).unwrap();
+    for table in ["tcp", "tcp6", "udp", "udp6", "arp"] {
+        std::fs::write(dir.path().join("proc/net").join(table), HEAD).unwrap();
+    }
+    lay(dir.path(), &format!("proc/net/{name}"), from);
+    dir
+}
+
+fn found_in(name: &str, from: &str, parameters: &Value) -> (Vec<String>, Vec<String>) {
+    let dir = with_table(name, from);
+    let result = Netstat.run(parameters, &context(dir.path()));
+    assert!(result.success, "{result:?}");
+    let root = dir.path().to_str().unwrap();
+    let errors = result.errors().iter().map(|error| error.replace(root, "")).collect();
+    (<Netstat as Typed>::lines(&result, Lines::Found), errors)
+}
+
+/// Returns the neighbours found by an expression for their hardware addresses, and the errors.
+fn neighbours(from: &str, expression: &str) -> (Vec<String>, Vec<String>) {
+    let (lines, errors) = found_in("arp", &format!("04-arp/{from}"), &json!({"neighbormac": [expression]}));
+    let short =
+        |line: &String| line.strip_prefix("found neighbor mac ").unwrap().split(" for ").next().unwrap().to_owned();
+    (lines.iter().map(short).collect(), errors)
+}
+
+#[test]
+fn case_04_hardware_addresses_are_whole_whatever_their_length() {
+    let long = "80:00:02:08:fe:80:00:00:00:00:00:00:00:11:22:33:44:55:66:77 192.0.2.10";
+    let (found, errors) = neighbours("arp-infiniband", ".");
+    assert_eq!(found, ["52:54:00:12:34:56 192.0.2.1", "80:00:02:08:fe:80:00:00:00 192.0.2.9", long]);
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(neighbours("arp-infiniband", "66:77$").0, [long]);
+    assert_eq!(neighbours("arp-ax25", "^n0call").0, ["N0CALL-1 192.0.2.7"], "letters of either case");
+}
+
+#[test]
+fn case_04_a_neighbour_without_an_address_costs_no_other() {
+    let (found, errors) = found_in("arp", "04-arp/arp-no-hardware", &json!({"neighborip": ["192.0.2.0/24"]}));
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[1].starts_with("found neighbor ip 192.0.2.5  for "), "{found:?}");
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(neighbours("arp-no-hardware", ".").0.len(), 2, "what has no address has none that matches");
+    assert_eq!(neighbours("arp-empty", "."), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn case_04_a_neighbour_that_is_not_complete_is_shown_as_such() {
+    let (found, _) = neighbours("arp-incomplete", ".");
+    assert_eq!(
+        found,
+        [
+            "52:54:00:12:34:56 192.0.2.1",
+            "00:00:00:00:00:00 192.0.2.2 (incomplete)",
+            "52:54:00:12:34:57 192.0.2.3",
+            "02:00:00:00:00:01 192.0.2.4 (published)",
+        ]
+    );
+}
+
+/// Returns what is found in a table of sockets, without what was asked, and the errors.
+fn sockets(table: &str, from: &str) -> (Vec<String>, Vec<String>) {
+    let parameters = json!({
+        "connectedip": ["192.0.2.11", "192.0.2.12"],
+        "listeningport": ["22", "631", "8081", "8082", "68", "69", "70"],
+    });
+    let (lines, errors) = found_in(table, &format!("05-proc-net-tcp/{from}"), &parameters);
+    let short = |line: &String| line.strip_prefix("found ").unwrap().split(" for ").next().unwrap().to_owned();
+    (lines.iter().map(short).collect(), errors)
+}
+
+const SSH: &str = "listening port 22";
+const TO_11: &str = "connected tuple 192.0.2.11:50000 with local tuple 192.0.2.10:443";
+const TO_12: &str = "connected tuple 192.0.2.12:50001 with local tuple 192.0.2.10:8080";
+
+#[test]
+fn case_05_a_bad_row_costs_itself_and_is_counted() {
+    assert_eq!(sockets("tcp", "tcp-plain"), (vec![TO_11.into(), TO_12.into(), SSH.into()], Vec::new()));
+    for bad in ["tcp-garbage-row", "tcp-cut-row"] {
+        let (found, errors) = sockets("tcp", bad);
+        assert_eq!(found, [TO_11, TO_12, SSH], "{bad}");
+        assert_eq!(errors, ["/proc/net/tcp: 1 of 4 rows could not be read and was left out: line 4"], "{bad}");
+    }
+}
+
+#[test]
+fn case_05_states_that_are_not_known_are_shown_as_such() {
+    assert_eq!(sockets("tcp", "tcp-state-0C").0, [TO_11, TO_12, SSH], "a request of a connection does not listen");
+    let odd = "listening port 8081 (unknown state 0D)";
+    assert_eq!(sockets("tcp", "tcp-state-0D"), (vec![TO_11.into(), TO_12.into(), SSH.into(), odd.into()], Vec::new()));
+    let (found, errors) = sockets("udp", "udp-state-02");
+    assert_eq!(found, ["listening port 68", "listening port 69 (unknown state 02)", "listening port 70"]);
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn case_05_rows_beyond_9999_and_mapped_addresses_are_read() {
+    let (found, errors) = sockets("tcp", "tcp-10000-rows");
+    assert_eq!((found.len(), errors.len()), (10, 0), "{found:?} {errors:?}");
+    let (found, errors) = sockets("tcp6", "tcp6-mapped");
+    assert_eq!(found, [SSH, "listening port 631", "listening port 8082"]);
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn case_05_a_table_that_cannot_be_read_is_named_and_the_others_are_searched() {
+    let dir = with_table("tcp6", "05-proc-net-tcp/tcp6-mapped");
+    std::fs::remove_file(dir.path().join("proc/net/tcp")).unwrap();
+    let result = Netstat.run(&json!({"listeningport": ["22"]}), &context(dir.path()));
+    assert!(result.foundanything && result.errors().len() == 1, "{result:?}");
+    assert!(result.errors()[0].ends_with("/proc/net/tcp: no such file or directory"), "{result:?}");
+}
+
+#[test]
+fn a_question_that_cannot_find_anything_is_refused() {
+    let refused = |parameters: Value| Netstat.validate(&parameters).unwrap_err().0;
+    assert!(refused(json!({})).starts_with("nothing is asked"));
+    assert!(refused(json!({"namespaces": true})).starts_with("nothing is asked"));
+    assert!(refused(json!({"neighborip": ["2001:db8::/32"]})).contains("version 4 alone"));
+}
+
+#[test]
+fn the_loopback_has_no_hardware_address_and_others_have_theirs_whole() {
+    let lo = Netstat.run(&json!({"localmac": ["."]}), &context(Path::new("/")));
+    let found = lo.elements["localmac"]["."].as_array().cloned().unwrap_or_default();
+    assert!(found.iter().all(|element| element["localmacaddr"] != json!("00:00:00:00:00:00")), "{lo:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let long = "80:00:02:08:fe:80:00:00:00:00:00:00:00:11:22:33:44:55:66:77";
+    for interface in std::fs::read_dir("/sys/class/net").unwrap().flatten() {
+        let path = dir.path().join("sys/class/net").join(interface.file_name());
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("address"), format!("{long}\n")).unwrap();
+    }
+    let found = Netstat.run(&json!({"localmac": ["66:77$"]}), &context(dir.path()));
+    assert_eq!(found.elements["localmac"]["66:77$"][0]["localmacaddr"], json!(long));
 }

@@ -21,8 +21,8 @@ pub(crate) const SPOOL_DAMAGED: &str = "agent_spool_damaged";
 
 /// Values that change by themselves, or differ from one look to the next.
 const VOLATILE: [&str; 4] = ["boot_time", "memory_available_bytes", "root_free_bytes", "uptime_seconds"];
-/// Bytes of any one of the small files that are read.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of any one of the files that are read. A larger one is not read at all: a part of it would tell half the truth.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Entries in a list of disks or addresses.
 const LIST_MAX: usize = 256;
 
@@ -70,7 +70,8 @@ impl Observer {
             put(name, release.get(key).map(|value| value.as_str().into()));
         }
         let cpu = self.text("proc/cpuinfo").unwrap_or_default();
-        put("cpu_count", Some(cpu.lines().filter(|line| line.starts_with("processor")).count().into()));
+        let cpus = cpu.lines().filter(|line| line.starts_with("processor")).count();
+        put("cpu_count", (cpus > 0).then(|| cpus.into()));
         put("cpu_model", cpu_model(&cpu).map(Into::into));
         let memory = self.text("proc/meminfo").unwrap_or_default();
         for (name, key) in [
@@ -87,8 +88,8 @@ impl Observer {
         put("time_zone", Some(self.time_zone().into()));
         put("machine_id", self.line("etc/machine-id").map(Into::into));
         put("virtualisation", Some(virtualisation::detect(&self.root, &cpu).into()));
-        let disks = disks::list(&self.text("proc/self/mounts").unwrap_or_default(), LIST_MAX);
-        put("disks", Some(disks.into()));
+        let mounts = read_whole(&self.path("proc/self/mountinfo"), FILE_BYTES_MAX);
+        put("disks", mounts.map(|table| disks::list(&table, LIST_MAX).into()));
         put("root_free_bytes", disks::free("/").map(Into::into));
         let (addresses, interfaces) = network();
         put("addresses", Some(addresses.into()));
@@ -127,19 +128,21 @@ impl Observer {
         known.into_iter().find(|known| *known == starts).or_else(|| is_sysvinit().then_some("sysvinit"))
     }
 
-    /// The name with its domain, as /etc/hosts has it; the plain name when it does not.
+    /// The name with its domain, as /etc/hosts has it; the plain name when it does not. In small letters and without a dot
+    /// at the end, because names of hosts are the same in either case and machines are found by them.
     fn fqdn(&self, hostname: &str) -> String {
+        let plain = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+        let hostname = plain(hostname);
         if hostname.contains('.') {
-            return hostname.to_owned();
+            return hostname;
         }
         let hosts = self.text("etc/hosts").unwrap_or_default();
         let longer = hosts.lines().find_map(|line| {
-            let mut names = line.split('#').next()?.split_whitespace().skip(1).peekable();
-            let first = *names.peek()?;
-            let is_ours = names.any(|name| name == hostname) || first == hostname;
-            (is_ours && first.starts_with(&format!("{hostname}."))).then(|| first.to_owned())
+            let names: Vec<_> = line.split('#').next()?.split_whitespace().skip(1).map(plain).collect();
+            let is_ours = names.contains(&hostname) || names.first().is_some_and(|first| is_below(first, &hostname));
+            is_ours.then(|| names.into_iter().find(|name| is_below(name, &hostname)))?
         });
-        longer.unwrap_or_else(|| hostname.to_owned())
+        longer.unwrap_or(hostname)
     }
 
     fn uptime(&self) -> Option<Duration> {
@@ -158,6 +161,11 @@ impl Observer {
     }
 }
 
+/// Tells whether a name is that of the host with a domain behind it.
+fn is_below(name: &str, hostname: &str) -> bool {
+    !hostname.is_empty() && name.strip_prefix(hostname).is_some_and(|rest| rest.starts_with('.') && rest.len() > 1)
+}
+
 /// Whether two looks at the machine found the same, apart from what changes all the time.
 pub(crate) fn same(one: &Facts, other: &Facts) -> bool {
     let stable = |facts: &Facts| -> BTreeMap<String, Value> {
@@ -168,10 +176,16 @@ pub(crate) fn same(one: &Facts, other: &Facts) -> bool {
 }
 
 fn read_text(path: &Path) -> Option<String> {
+    let bytes = read_whole(path, FILE_BYTES_MAX)?;
+    Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+}
+
+/// Reads a file that has at most so many bytes, and no part of a larger one.
+fn read_whole(path: &Path, bytes_max: u64) -> Option<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+    std::fs::File::open(path).ok()?.take(bytes_max + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= bytes_max).then_some(bytes)
 }
 
 fn whole_second(moment: Timestamp) -> Timestamp {
@@ -308,6 +322,41 @@ mod tests {
         assert_eq!(observer.fqdn("web1"), "web1.example.org");
         assert_eq!(observer.fqdn("db1"), "db1");
         assert_eq!(observer.fqdn("a.b"), "a.b");
+    }
+
+    #[test]
+    fn case_11_the_full_name_of_a_host_is_one_name_however_its_file_is_written() {
+        for (hostname, hosts, want) in [
+            ("web1", "127.0.0.1 localhost\n192.0.2.10 web1.example.org web1\n", "web1.example.org"),
+            ("web1", "127.0.0.1 localhost\n192.0.2.10 web1 web1.example.org\n", "web1.example.org"),
+            ("web1", "127.0.1.1 WEB1.Example.ORG web1\n", "web1.example.org"),
+            ("web1", "192.0.2.66 other.example.net web1\n127.0.1.1 web1.example.org web1\n", "web1.example.org"),
+            ("web1", "127.0.0.1 localhost.localdomain localhost web1\n", "web1"),
+            ("web1", "127.0.1.1\tweb1.example.org.\tweb1 # a note\n", "web1.example.org"),
+            ("web1.example.org", "127.0.0.1 localhost\n", "web1.example.org"),
+            ("web1.example.org", "127.0.1.1 web1.example.org.example.org web1.example.org\n", "web1.example.org"),
+            ("localhost", "127.0.0.1 localhost\n", "localhost"),
+            ("WEB1", "127.0.1.1 web1.example.org web1\n", "web1.example.org"),
+            ("web_1", "", "web_1"),
+            ("(none)", "", "(none)"),
+            ("web1", "# nothing\n", "web1"),
+            ("web1", "192.0.2.1 web1. web1\n", "web1"),
+            ("web1", "192.0.2.1 web10.example.org\n192.0.2.2 web1x web1.\n", "web1"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            write(root.path(), "etc/hosts", hosts);
+            assert_eq!(observer(root.path()).fqdn(hostname), want, "{hostname} in {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_would_be_read_in_part_is_not_read_and_no_processor_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("x");
+        std::fs::write(&file, "12345").unwrap();
+        assert_eq!((read_whole(&file, 5), read_whole(&file, 4)), (Some(b"12345".to_vec()), None));
+        let facts = observer(root.path()).observe();
+        assert!(!facts.contains_key("cpu_count") && !facts.contains_key("disks"), "{facts:?}");
     }
 
     #[test]

@@ -1,12 +1,18 @@
 //! How many packages are installed, counted in the package managers' own files.
+//!
+//! Stays true: lists are read by the same parser as the modules', so that the count is how many packages `pkg` names.
 
 #[path = "rpm.rs"]
 mod rpm;
 
+use muster_modules::packages::{APK_INSTALLED, DPKG_PARTS, DPKG_STATUS, DpkgList, Listed, apk, dpkg};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// Bytes of a list that are read; larger ones have no count.
+const LIST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Counts the packages in a file; `None` when it cannot be read.
 type Count = fn(&Path) -> Option<u64>;
@@ -24,8 +30,10 @@ const RPM: [(&str, Count); 6] = [
 /// Returns the kind of the first package database with packages in it, and how many: `None` when that cannot be told. A
 /// machine may have the tools of a package manager that is not its own, whose database is empty.
 pub(super) fn count(root: &Path) -> Option<(&'static str, Option<u64>)> {
-    let dpkg = || count_lines(&root.join("var/lib/dpkg/status"), |line| line == b"Status: install ok installed");
-    let apk = || count_lines(&root.join("lib/apk/db/installed"), |line| line.starts_with(b"P:"));
+    let at = |path: &str| root.join(path.trim_start_matches('/'));
+    let status = || listed(&at(DPKG_STATUS), |bytes| dpkg(bytes, DpkgList::Status));
+    let dpkg = || status().into_iter().chain(parts(&at(DPKG_PARTS))).reduce(|one, other| one + other);
+    let apk = || listed(&at(APK_INSTALLED), apk);
     let of = |kind, count: Option<u64>| count.filter(|count| *count > 0).map(|count| (kind, Some(count)));
     of("dpkg", dpkg()).or_else(|| of("apk", apk())).or_else(|| {
         let found: Vec<_> = RPM.iter().map(|(path, count)| (root.join(path), count)).collect();
@@ -39,17 +47,17 @@ fn count_sqlite(path: &Path) -> Option<u64> {
     count_rows(path, "Packages")
 }
 
-fn count_lines(path: &Path, is_one: impl Fn(&[u8]) -> bool) -> Option<u64> {
-    let mut reader = BufReader::new(File::open(path).ok()?);
-    let mut line = Vec::new();
-    let mut count = 0;
-    loop {
-        line.clear();
-        if reader.read_until(b'\n', &mut line).ok()? == 0 {
-            return Some(count);
-        }
-        count += u64::from(is_one(line.trim_ascii_end()));
-    }
+/// Counts the packages of a list; `None` when it cannot be read whole.
+fn listed(path: &Path, parse: impl Fn(&[u8]) -> Listed) -> Option<u64> {
+    let bytes = super::read_whole(path, LIST_BYTES_MAX)?;
+    u64::try_from(parse(&bytes).packages.len()).ok()
+}
+
+/// Counts what an image without a package manager is made of; `None` when there is no such list.
+fn parts(directory: &Path) -> Option<u64> {
+    let files = std::fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
+    let lists = files.filter(|file| file.extension().is_none_or(|extension| extension != "md5sums"));
+    Some(lists.filter_map(|file| listed(&file, |bytes| dpkg(bytes, DpkgList::Part))).sum())
 }
 
 /// Counts the rows of a table in an SQLite file, by walking its tree of pages. What is in a write-ahead log beside it
@@ -249,12 +257,32 @@ mod tests {
     fn dpkg_counts_what_is_installed_and_not_what_was() {
         let status = "Package: a\nStatus: install ok installed\n\nPackage: b\nStatus: deinstall ok config-files\n\n\
                       Package: c\nStatus: install ok installed\n";
-        assert_eq!(count(root_with("var/lib/dpkg/status", status.as_bytes()).path()), Some(("dpkg", Some(2))));
+        let root = root_with("var/lib/dpkg/status", status.as_bytes());
+        assert_eq!(count(root.path()), Some(("dpkg", Some(2))));
+        std::fs::create_dir(root.path().join("var/lib/dpkg/status.d")).unwrap();
+        std::fs::write(root.path().join("var/lib/dpkg/status.d/base"), "Package: base\nVersion: 1\n").unwrap();
+        std::fs::write(root.path().join("var/lib/dpkg/status.d/base.md5sums"), "0 x\n").unwrap();
+        assert_eq!(count(root.path()), Some(("dpkg", Some(3))));
+    }
+
+    #[test]
+    fn case_01_the_count_is_how_many_packages_the_module_names() {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../muster-modules/fixtures/cases/01-dpkg-states");
+        for (list, want) in [("status", 9), ("status-odd", 6), ("status-crlf", 3)] {
+            let root = root_with("var/lib/dpkg/status", &std::fs::read(cases.join(list)).unwrap());
+            assert_eq!(count(root.path()), Some(("dpkg", Some(want))), "{list}");
+            let clock = std::sync::Arc::new(crate::world::SystemClock);
+            let context =
+                muster_modules::Context { root: root.path().to_owned(), ..muster_modules::Context::new(clock) };
+            let all = serde_json::json!({"pkgmatch": {"matches": ["."]}});
+            let result = muster_modules::registry::find("pkg").unwrap().run(&all, &context);
+            assert_eq!(result.elements["packages"].as_array().unwrap().len() as u64, want, "{list}");
+        }
     }
 
     #[test]
     fn apk_counts_its_packages() {
-        let root = root_with("lib/apk/db/installed", b"C:Q1\nP:musl\nV:1\n\nC:Q2\nP:zlib\n");
+        let root = root_with("lib/apk/db/installed", b"C:Q1\nP:musl\nV:1\n\nC:Q2\nP:zlib\nV:2\n");
         assert_eq!(count(root.path()), Some(("apk", Some(2))));
     }
 

@@ -213,18 +213,23 @@ impl Process {
     fn converse(&mut self, parameters: &Value, patience: Patience, stop: &Stop) -> Ended {
         self.to_write = Message::parameters(parameters.clone()).to_line().into_bytes();
         let begun = Instant::now();
-        let mut stop_asked: Option<Instant> = None;
+        // A module that ends before its time is over can still say what it found.
+        let early = STOP_TIME.min(patience.time / 2);
+        let mut wished: Option<Instant> = None;
+        let mut is_stopping = false;
         loop {
-            if stop_asked.is_none() && stop.is_asked() {
-                self.to_write.extend_from_slice(Message::stop().to_line().as_bytes());
-                stop_asked = Some(Instant::now());
-            }
-            if stop_asked.is_some_and(|asked| asked.elapsed() >= STOP_TIME) {
-                return Ended::Stopped;
-            }
             let Some(left) = patience.time.checked_sub(begun.elapsed()) else {
                 return Ended::TimedOut(patience.time);
             };
+            if wished.is_none() && stop.is_asked() {
+                wished = Some(Instant::now());
+            }
+            if wished.is_some_and(|wished| wished.elapsed() >= STOP_TIME) {
+                return Ended::Stopped;
+            }
+            if (wished.is_some() || left <= early) && !std::mem::replace(&mut is_stopping, true) {
+                self.to_write.extend_from_slice(Message::stop().to_line().as_bytes());
+            }
             self.wait(left.min(LOOK));
             self.write();
             self.hear_noise();

@@ -597,3 +597,26 @@ fn a_standing_action_without_machines_is_told_as_one_and_its_csv_has_a_head() {
     assert_eq!(server.text(&results), "agent,hostname,status,found,value\r\n");
     server.text(&["action", "cancel", "1"]);
 }
+
+#[test]
+fn case_08_a_limit_ends_a_module_that_hangs_and_keeps_what_it_found() {
+    // A program that never ends stands for whatever hangs; it is found because there is no other of its name.
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("systemctl");
+    std::fs::write(&program, "#!/bin/sh\necho 'half.service enabled'\nsleep 1000.0625\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let begun = Instant::now();
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", r#"mount --bind "$1" /usr/bin/systemctl; shift; exec "$@""#, "sh"])
+        .args([program.as_os_str(), PROGRAM.as_ref()])
+        .args(["module", "run", "--limit", "1s", "services"])
+        .output()
+        .unwrap();
+    assert!(begun.elapsed() < CEILING);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("systemctl list-unit-files: it had not ended after 1."), "{told}");
+    assert!(!output.status.success(), "{told}");
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let left = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    assert_eq!(left.filter(|words| words.windows(9).any(|word| word == b"1000.0625")).count(), 0);
+}

@@ -122,6 +122,7 @@ impl Typed for Ping {
         let Parameters { destination, destinationport, protocol, count, timeout } = parameters;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0 to 65535")]
         let port = destinationport as u16;
+        context.progress.doing(|| format!("looking up {destination}"));
         let address = resolve(&destination, port)?;
         let count = if count == 0.0 { COUNT_DEFAULT } else { count };
         let timeout = Duration::from_secs_f64(if timeout == 0.0 { TIMEOUT_DEFAULT_S } else { timeout });
@@ -130,6 +131,7 @@ impl Typed for Ping {
         let mut elements = Elements { protocol, resolvedhost, ..Elements::default() };
         let mut found = false;
         let mut number = 0_u16;
+        context.progress.doing(|| format!("waiting for an answer of {}", elements.resolvedhost));
         while f64::from(number) < count {
             number += 1;
             let begun = Instant::now();
@@ -145,6 +147,8 @@ impl Typed for Ping {
             // Without an answer, a UDP port may be open: nobody said that it is not.
             found |= latency > 0.0 && (latency < TIMED_OUT || elements.protocol == "udp");
             elements.latencies.push(latency);
+            let so_far = crate::result::to_value(&elements);
+            context.progress.so_far(move || ModuleResult::ran(found, so_far.clone(), ()));
             if context.stop.wait(PAUSE) {
                 break;
             }

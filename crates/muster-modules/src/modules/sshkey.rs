@@ -1,11 +1,12 @@
 //! sshkey: which SSH keys lie on a machine, private, public and authorised, by their fingerprints.
 //!
-//! Stays true: of a private key only the fingerprint of its public half leaves the machine, and whether it is locked.
+//! Stays true: of a private key only the fingerprint of its public half leaves the machine, and whether it is locked. Far
+//! and automounted file systems are left out unless asked for; what could not be read is named.
 
 mod der;
 mod key;
 
-use super::file::{FileSearch, Search};
+use super::file::{self, FileSearch, FilesFound, Search};
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::reading;
@@ -13,7 +14,7 @@ use crate::result::ModuleResult;
 use crate::sandbox::Needs;
 use muster_core::limits::SEARCH_VALUES_MAX;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub(crate) struct Sshkey;
 
@@ -35,6 +36,9 @@ const AUTHORIZED: &[&str] = &["authorized_keys", "authorized_keys2"];
 pub(crate) struct Parameters {
     paths: Vec<String>,
     maxdepth: i64,
+    /// Look into file systems of other machines and automounted ones, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    remotefs: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -68,12 +72,13 @@ impl Typed for Sshkey {
     const FLAGS: &'static [Flag] = &[
         Flag::texts("path", "PATH", "where to search; the homes of people unless told"),
         Flag::number("maxdepth", "how many directories deep to search; 8 unless told"),
+        Flag::switch("remotefs", "look into file systems of other machines and automounted ones, too"),
     ];
 
     fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
         #[expect(clippy::cast_possible_truncation, reason = "a cast saturates, and the range is checked")]
         let maxdepth = given.number("maxdepth", 0.0) as i64;
-        Ok(Parameters { paths: given.texts("path"), maxdepth })
+        Ok(Parameters { paths: given.texts("path"), maxdepth, remotefs: given.is_on("remotefs") })
     }
 
     fn validate(parameters: &Parameters) -> Result<(), Refused> {
@@ -87,23 +92,20 @@ impl Typed for Sshkey {
     }
 
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
-        let mut paths = parameters.paths;
+        let Parameters { mut paths, maxdepth, remotefs } = parameters;
         if paths.is_empty() {
             paths = PATHS.iter().map(|path| context.path(path).display().to_string()).collect();
+            // A machine may have no such directory. One that is far is not touched by looking at the one above.
+            paths.retain(|path| is_listed(Path::new(path)));
         }
-        let depth = if parameters.maxdepth == 0 { DEPTH_DEFAULT } else { parameters.maxdepth };
-        let mut candidates = find(&paths, depth, context, |search| search.contents = vec![CANDIDATE.to_owned()])?;
-        // Lines with options in front do not begin as keys do.
-        let names = format!("^({})$", AUTHORIZED.join("|"));
-        candidates.extend(find(&paths, depth, context, |search| search.names = vec![names])?);
-        candidates.sort();
-        candidates.dedup();
-        let (mut keys, mut errors) = (Vec::new(), Vec::new());
-        for path in candidates {
-            look(&path, &mut keys, &mut errors);
+        if paths.is_empty() {
+            return Ok(answer(FilesFound { has_searched: true, ..FilesFound::default() }));
         }
-        super::list::at_most(&mut keys, &mut errors);
-        Ok(ModuleResult::ran(!keys.is_empty(), Elements { keys }, ()).with_errors(errors))
+        let depth = if maxdepth == 0 { DEPTH_DEFAULT } else { maxdepth };
+        let searching = search(&paths, depth, remotefs).begin(context)?;
+        let so_far = searching.so_far();
+        context.progress.so_far(move || answer(so_far()));
+        Ok(answer(searching.walk()))
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -125,18 +127,36 @@ impl Key {
     }
 }
 
-fn find(
-    paths: &[String],
-    depth: i64,
-    context: &Context,
-    ask: impl FnOnce(&mut Search),
-) -> Result<Vec<PathBuf>, Refused> {
+/// Tells whether the directory above names this path.
+fn is_listed(path: &Path) -> bool {
+    let above = path.parent().and_then(|above| std::fs::read_dir(above).ok());
+    above.into_iter().flatten().flatten().any(|entry| Some(&*entry.file_name()) == path.file_name())
+}
+
+/// Returns the search for files that may hold keys: one walk, so that nothing is touched twice.
+fn search(paths: &[String], depth: i64, remotefs: bool) -> FileSearch {
     let mut search = Search { paths: paths.to_vec(), sizes: vec![SIZE.to_owned()], ..Search::default() };
     #[expect(clippy::cast_precision_loss, reason = "the depth is at most 1000")]
     let depth = depth as f64;
-    (search.options.maxdepth, search.options.matchlimit, search.options.matchall) = (depth, FILES_MAX, true);
-    ask(&mut search);
-    FileSearch::from(search).find(context).map(|found| found.files)
+    let options = &mut search.options;
+    (options.maxdepth, options.matchlimit, options.matchall, options.remotefs) = (depth, FILES_MAX, true, remotefs);
+    let keys = Search { contents: vec![CANDIDATE.to_owned()], ..search.clone() };
+    // Lines with options in front do not begin as keys do.
+    let lists = Search { names: vec![format!("^({})$", AUTHORIZED.join("|"))], ..search };
+    let searches = [("keys".to_owned(), keys), ("lists".to_owned(), lists)].into();
+    FileSearch::from(file::Parameters { searches })
+}
+
+/// Makes the answer of the files found. Without a path that could be looked at, it is no success.
+fn answer(found: FilesFound) -> ModuleResult {
+    let FilesFound { files, mut errors, has_searched } = found;
+    let mut keys = Vec::new();
+    for path in files {
+        look(&path, &mut keys, &mut errors);
+    }
+    super::list::at_most(&mut keys, &mut errors);
+    let result = ModuleResult::ran(!keys.is_empty(), Elements { keys }, ()).with_errors(errors);
+    ModuleResult { success: has_searched, ..result }
 }
 
 fn look(path: &Path, keys: &mut Vec<Key>, errors: &mut Vec<String>) {
@@ -179,6 +199,7 @@ mod tests {
     use crate::modules::testing::{context, fixture, same_form};
     use serde_json::{Value, json};
     use std::fs;
+    use std::path::PathBuf;
 
     fn keys() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/keys")

@@ -185,6 +185,7 @@ fn check(
         if context.stop.is_asked() {
             return;
         }
+        context.progress.doing(|| format!("asking {host} for the time"));
         let Some((time, latency)) = ask(&format!("{host}:123")) else {
             // MIG writes the first moment of its calendar for a time it does not know.
             let time = "0001-01-01T00:00:00Z".to_owned();

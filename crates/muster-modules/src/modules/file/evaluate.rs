@@ -1,15 +1,17 @@
 //! One run: all searches, and what they found so far.
 //!
 //! Stays true: a file is read at most twice, for content and for hashes, however many searches there are, and only when
-//! its metadata leaves a search interested; errors end nothing but the check they befell.
+//! its metadata leaves a search interested; errors end nothing but the check they befell. What was found is kept where
+//! another thread can make a result of it while this one hangs, so it is locked for moments only.
 
 use super::FilesFound;
 use super::check::{Check, Test, checks};
 use super::content::{self, Expression, View};
 use super::hashes::{self, Algorithm};
 use super::parameters::{DEPTH_DEFAULT, ERRORS_DEFAULT, MATCHES_DEFAULT, Parameters, Search};
+use crate::filesystems::{Mount, Table};
 use crate::gotext;
-use crate::module::{Context, Refused, Stop};
+use crate::module::{Context, Progress, Refused, Stop};
 use crate::reading;
 use muster_core::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +19,13 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+/// The table of all mounts, which says what a search stays out of.
+const MOUNTS: &str = "/proc/self/mountinfo";
+/// File systems that are named as left out, at most.
+const LEFT_OUT_MAX: usize = 100;
 
 /// A file that was found.
 #[derive(Debug, Clone)]
@@ -30,7 +38,7 @@ pub(super) struct Hit {
 }
 
 /// A search on its way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Running {
     pub(super) label: String,
     pub(super) search: Search,
@@ -39,17 +47,19 @@ pub(super) struct Running {
     pub(super) depth_max: u64,
     matches_max: u64,
     matches: u64,
-    /// What was found: one list for all checks together, or one for each.
-    pub(super) hits: Vec<Vec<Hit>>,
 }
 
 impl Running {
     fn new(label: String, search: Search, now: Timestamp) -> Result<Self, Refused> {
         let checks = checks(&search, now)?;
-        let lists = if search.options.matchall { 1 } else { checks.len() };
         let (depth_max, matches_max) =
             (count(search.options.maxdepth, DEPTH_DEFAULT), count(search.options.matchlimit, MATCHES_DEFAULT));
-        Ok(Self { label, search, checks, depth_max, matches_max, matches: 0, hits: vec![Vec::new(); lists] })
+        Ok(Self { label, search, checks, depth_max, matches_max, matches: 0 })
+    }
+
+    /// Returns how many lists its finds have: one for all checks together, or one for each.
+    fn lists(&self) -> usize {
+        if self.search.options.matchall { 1 } else { self.checks.len() }
     }
 
     /// Tells whether the search has found as much as it may.
@@ -82,17 +92,80 @@ impl Candidate {
     }
 }
 
+/// What the searches have come to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    /// For each search its lists of files found.
+    pub(super) hits: Vec<Vec<Vec<Hit>>>,
+    pub(super) files: u64,
+    pub(super) open_failed: u64,
+    /// The first errors; `errors_max` of them are kept.
+    errors: Vec<String>,
+    errors_seen: u64,
+    errors_max: u64,
+    /// File systems that were not looked into, and how many more there are.
+    pub(super) left_out: BTreeSet<String>,
+    left_out_more: u64,
+    /// At least one path was looked at.
+    pub(super) has_searched: bool,
+}
+
+impl Kept {
+    fn error(&mut self, text: impl FnOnce() -> String) {
+        self.errors_seen += 1;
+        if self.errors_seen <= self.errors_max {
+            self.errors.push(text());
+        }
+    }
+
+    /// Returns the errors, with how many were only counted.
+    pub(super) fn into_errors(self) -> Vec<String> {
+        let mut errors = self.errors;
+        if self.errors_seen > self.errors_max {
+            let hidden = self.errors_seen - self.errors_max;
+            errors.push(format!("{hidden} errors were not returned (max errors = {})", self.errors_max));
+        }
+        errors
+    }
+
+    /// Returns the files found, each once, and what could not be read.
+    fn into_found(mut self) -> FilesFound {
+        let hits = std::mem::take(&mut self.hits);
+        let found: BTreeSet<_> = hits.into_iter().flatten().flatten().map(|hit| hit.path).collect();
+        let is_whole = self.has_searched;
+        FilesFound { files: found.into_iter().collect(), errors: self.into_errors(), has_searched: is_whole }
+    }
+}
+
+/// What the searches have come to, shared with whoever answers when the walk hangs.
+#[derive(Debug, Clone)]
+pub(super) struct Shared(Arc<Mutex<Kept>>);
+
+impl Shared {
+    /// Returns what is kept by now.
+    pub(super) fn now(&self) -> Kept {
+        self.lock().clone()
+    }
+
+    /// Returns the files found by now.
+    pub(super) fn found(&self) -> FilesFound {
+        self.now().into_found()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// All searches of one question.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) searches: Vec<Running>,
-    pub(super) files: u64,
-    pub(super) open_failed: u64,
-    /// The first errors; `errors_max` of them are kept.
-    pub(super) errors: Vec<String>,
-    pub(super) errors_seen: u64,
-    pub(super) errors_max: u64,
+    pub(super) kept: Shared,
+    /// What is mounted where.
+    pub(super) table: Table,
     pub(super) stop: Stop,
+    progress: Progress,
     pub(super) begun: Instant,
 }
 
@@ -103,40 +176,68 @@ impl Run {
         let errors_max = wished.map(|most| if most > 0.0 { count(most, 0.0) } else { 0 }).max().unwrap_or_default();
         let now = context.clock.now();
         let running = parameters.searches.into_iter().map(|(label, search)| Running::new(label, search, now));
-        Ok(Self {
-            searches: running.collect::<Result<_, _>>()?,
-            files: 0,
-            open_failed: 0,
-            errors: Vec::new(),
-            errors_seen: 0,
-            errors_max,
-            stop: context.stop.clone(),
-            begun,
-        })
+        let searches = running.collect::<Result<Vec<_>, _>>()?;
+        let hits = searches.iter().map(|search| vec![Vec::new(); search.lists()]).collect();
+        let mut kept = Kept { hits, errors_max, ..Kept::default() };
+        let table = Table::read(Path::new(MOUNTS)).unwrap_or_else(|error| {
+            let why = reading::open_error(Path::new(MOUNTS), &error);
+            kept.error(|| format!("{why}: which file systems are far is not known, and none was left out"));
+            Table::default()
+        });
+        let kept = Shared(Arc::new(Mutex::new(kept)));
+        Ok(Self { searches, kept, table, stop: context.stop.clone(), progress: context.progress.clone(), begun })
+    }
+
+    /// Notes what is about to be touched.
+    pub(super) fn note(&self, what: &'static str, path: &Path) {
+        self.progress.doing(|| format!("{what} {}", path.display()));
     }
 
     /// Keeps an error, or counts it.
-    pub(super) fn error(&mut self, text: impl FnOnce() -> String) {
-        self.errors_seen += 1;
-        if self.errors_seen <= self.errors_max {
-            self.errors.push(text());
-        }
+    pub(super) fn error(&self, text: impl FnOnce() -> String) {
+        self.kept.lock().error(text);
     }
 
     /// Keeps that something could not be opened.
-    pub(super) fn not_opened(&mut self, path: &Path, error: &io::Error) {
-        self.open_failed += 1;
-        self.error(|| format!("ERROR: {}", reading::open_error(path, error)));
+    pub(super) fn not_opened(&self, path: &Path, error: &io::Error) {
+        let mut kept = self.kept.lock();
+        kept.open_failed += 1;
+        kept.error(|| format!("ERROR: {}", reading::open_error(path, error)));
+    }
+
+    /// Keeps that a path was looked at.
+    pub(super) fn has_searched(&self) {
+        self.kept.lock().has_searched = true;
+    }
+
+    /// Keeps that a file system was not looked into, which `path` leads to. One of another machine is an error too: what
+    /// was asked for may lie there.
+    pub(super) fn leave_out(&self, mount: &Mount, path: &Path) {
+        let mut kept = self.kept.lock();
+        let named = format!("{} ({})", mount.path.display(), mount.kind);
+        if kept.left_out.contains(&named) {
+            return;
+        }
+        if kept.left_out.len() >= LEFT_OUT_MAX {
+            kept.left_out_more += 1;
+        } else {
+            kept.left_out.insert(named.clone());
+        }
+        if mount.may_hang() {
+            let at = if path == mount.path { String::new() } else { format!(", where {} leads,", path.display()) };
+            kept.error(|| format!("{named}{at} was left out: it is of another machine, or mounted when it is looked at; remotefs looks into it"));
+        }
     }
 
     /// Judges one file for the searches that are interested in it.
     pub(super) fn evaluate(&mut self, path: &Path, searches: impl Iterator<Item = usize>) {
+        self.note("reading", path);
         let metadata = match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => metadata,
             Ok(_) => return,
             Err(error) => return self.not_opened(path, &error),
         };
-        self.files += 1;
+        self.kept.lock().files += 1;
         let mut candidates = Vec::new();
         for search in searches {
             let running = &self.searches[search];
@@ -252,35 +353,21 @@ impl Run {
             mtime: gotext::moment(mtime(metadata)),
             sha256: known.get(&search.view()).filter(|_| returned).cloned(),
         };
+        let mut kept = self.kept.lock();
+        let hits = &mut kept.hits[candidate.search];
         let wanted = candidate.wanted.iter().map(|wanted| *wanted == Some(true));
         if search.search.options.matchall {
             if wanted.into_iter().all(|wanted| wanted) {
-                search.hits[0].push(hit);
+                hits[0].push(hit);
                 search.matches += 1;
             }
             return;
         }
         for (check, _) in wanted.enumerate().filter(|(_, wanted)| *wanted) {
             if search.matches < search.matches_max {
-                search.hits[check].push(hit.clone());
+                hits[check].push(hit.clone());
                 search.matches += 1;
             }
-        }
-    }
-
-    /// Returns the files found, each once, and what could not be read.
-    pub(super) fn into_found(mut self) -> FilesFound {
-        self.tell_hidden_errors();
-        let found: BTreeSet<_> =
-            self.searches.into_iter().flat_map(|search| search.hits).flatten().map(|hit| hit.path).collect();
-        FilesFound { files: found.into_iter().collect(), errors: self.errors }
-    }
-
-    /// Says how many errors were only counted.
-    pub(super) fn tell_hidden_errors(&mut self) {
-        if self.errors_seen > self.errors_max {
-            let hidden = self.errors_seen - self.errors_max;
-            self.errors.push(format!("{hidden} errors were not returned (max errors = {})", self.errors_max));
         }
     }
 }

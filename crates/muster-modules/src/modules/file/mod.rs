@@ -1,7 +1,8 @@
 //! file: which files of a machine have these names, sizes, modes, times, contents or hashes.
 //!
 //! Stays true: one walk serves all searches and finds what each alone would find; directories are not entered through
-//! links; only plain files are read; a search never hands out content, only which file it was and its metadata.
+//! links; only plain files are read; a search never hands out content, only which file it was and its metadata. Far and
+//! automounted file systems are left out unless asked for, and a walk that hangs keeps what it found.
 
 mod check;
 mod content;
@@ -64,6 +65,7 @@ impl Typed for File {
         ),
         Flag::switch("returnsha256", "return the SHA-256 of the files found"),
         Flag::switch("decompress", "look into files that gzip packed"),
+        Flag::switch("remotefs", "look into file systems of other machines and automounted ones, too"),
         Flag::switch("verbose", "taken for the sake of old scripts; changes nothing"),
     ];
 
@@ -77,7 +79,12 @@ impl Typed for File {
     }
 
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
-        Ok(evaluate::Run::new(parameters, context)?.walk().report())
+        let mut run = evaluate::Run::new(parameters, context)?;
+        let (reporter, kept) = (report::Reporter::of(&run), run.kept.clone());
+        let so_far = reporter.clone();
+        context.progress.so_far(move || so_far.report(kept.now(), false));
+        run.walk();
+        Ok(reporter.report(run.kept.now(), !run.stop.is_asked()))
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -101,6 +108,26 @@ pub struct FilesFound {
     pub files: Vec<PathBuf>,
     /// What could not be read on the way, as the file module tells it.
     pub errors: Vec<String>,
+    /// At least one of the paths was looked at: not all lie in file systems that were left out.
+    pub has_searched: bool,
+}
+
+/// A search that is about to begin.
+#[derive(Debug)]
+pub(crate) struct Searching(evaluate::Run);
+
+impl Searching {
+    /// Returns what tells, from any thread, which files were found by then.
+    pub(crate) fn so_far(&self) -> impl Fn() -> FilesFound + Send + Sync + 'static {
+        let kept = self.0.kept.clone();
+        move || kept.found()
+    }
+
+    /// Searches.
+    pub(crate) fn walk(mut self) -> FilesFound {
+        self.0.walk();
+        self.0.kept.found()
+    }
 }
 
 impl FileSearch {
@@ -118,14 +145,25 @@ impl FileSearch {
     /// # Errors
     /// There is more to search for than one may.
     pub fn find(self, context: &Context) -> Result<FilesFound, Refused> {
+        self.begin(context).map(Searching::walk)
+    }
+
+    /// Prepares the search, for whoever wants to know what was found before its end.
+    pub(crate) fn begin(self, context: &Context) -> Result<Searching, Refused> {
         self.0.validate()?;
-        Ok(evaluate::Run::new(self.0, context)?.walk().into_found())
+        evaluate::Run::new(self.0, context).map(Searching)
     }
 }
 
 impl From<Search> for FileSearch {
     fn from(search: Search) -> Self {
         Self(Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) })
+    }
+}
+
+impl From<Parameters> for FileSearch {
+    fn from(parameters: Parameters) -> Self {
+        Self(parameters)
     }
 }
 

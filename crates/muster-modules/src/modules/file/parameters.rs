@@ -108,6 +108,7 @@ impl Search {
                 mismatch: (!mismatch.is_empty()).then_some(mismatch),
                 returnsha256: given.is_on("returnsha256"),
                 decompress: given.is_on("decompress"),
+                remotefs: given.is_on("remotefs"),
                 ..Options::default()
             },
         }

@@ -1,6 +1,6 @@
 //! What the file module answers, and how it reads.
 
-use super::evaluate::{Hit, Run, Running};
+use super::evaluate::{Hit, Kept, Run, Running};
 use super::parameters::{Options, Search};
 use crate::gotext::{self, number};
 use crate::module::Lines;
@@ -8,6 +8,7 @@ use crate::result::ModuleResult;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Instant;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -16,6 +17,9 @@ pub(super) struct Statistics {
     openfailed: u64,
     totalhits: u64,
     exectime: String,
+    /// File systems that were not looked into, with their kinds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    leftout: Vec<String>,
 }
 
 /// One file that a search, or one of its checks, found. No file: the search found none.
@@ -38,38 +42,52 @@ struct FileInfo {
     sha256: String,
 }
 
-impl Run {
-    /// Makes the result.
-    pub(super) fn report(mut self) -> ModuleResult {
+/// The part of a run that makes its result, at any time.
+#[derive(Debug, Clone)]
+pub(super) struct Reporter {
+    searches: Vec<Running>,
+    begun: Instant,
+}
+
+impl Reporter {
+    pub(super) fn of(run: &Run) -> Self {
+        Self { searches: run.searches.clone(), begun: run.begun }
+    }
+
+    /// Makes the result of what was kept. It is a success when the searches came to their end.
+    pub(super) fn report(&self, mut kept: Kept, is_whole: bool) -> ModuleResult {
         let mut elements = BTreeMap::new();
-        let mut hits = 0;
-        for search in &mut self.searches {
-            search.hits.iter_mut().for_each(|hits| hits.sort_by(|a, b| a.path.cmp(&b.path)));
-            hits += search.hits.iter().map(|hits| hits.len() as u64).sum::<u64>();
-            elements.insert(search.label.clone(), search.elements());
+        let mut found = 0;
+        for (search, hits) in self.searches.iter().zip(&mut kept.hits) {
+            for list in hits.iter_mut() {
+                list.sort_by(|a, b| a.path.cmp(&b.path));
+            }
+            found += hits.iter().map(|hits| hits.len() as u64).sum::<u64>();
+            elements.insert(search.label.clone(), search.elements(hits));
         }
-        self.tell_hidden_errors();
         let statistics = Statistics {
-            filescount: self.files,
-            openfailed: self.open_failed,
-            totalhits: hits,
+            filescount: kept.files,
+            openfailed: kept.open_failed,
+            totalhits: found,
             exectime: gotext::duration(self.begun.elapsed()),
+            leftout: kept.left_out.iter().cloned().collect(),
         };
-        let mut result = ModuleResult::ran(hits > 0, elements, statistics).with_errors(self.errors);
-        result.success = !self.stop.is_asked();
+        let success = is_whole && (kept.has_searched || self.searches.is_empty());
+        let mut result = ModuleResult::ran(found > 0, elements, statistics).with_errors(kept.into_errors());
+        result.success = success;
         result
     }
 }
 
 impl Running {
-    fn elements(&self) -> Vec<MatchedFile> {
+    fn elements(&self, lists: &[Vec<Hit>]) -> Vec<MatchedFile> {
         if self.search.options.matchall {
             let mut search = self.search.clone();
             search.options = Options { maxdepth: 0.0, matchlimit: 0.0, maxerrors: None, ..search.options };
-            return or_none(self.hits[0].iter().map(|hit| hit.element(search.clone())).collect(), search);
+            return or_none(lists[0].iter().map(|hit| hit.element(search.clone())).collect(), search);
         }
         let mut elements = Vec::new();
-        for (check, hits) in self.checks.iter().zip(&self.hits) {
+        for (check, hits) in self.checks.iter().zip(lists) {
             let mut search = Search { paths: self.search.paths.clone(), ..Search::default() };
             check.kind.put(&mut search, &check.value);
             let found = hits.iter().map(|hit| {
@@ -112,8 +130,11 @@ pub(super) fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
     }
     if lines == Lines::All {
         out.extend(result.errors().iter().cloned());
-        let Statistics { filescount, openfailed, totalhits, exectime } =
+        let Statistics { filescount, openfailed, totalhits, exectime, leftout } =
             serde_json::from_value(result.statistics.clone()).unwrap_or_default();
+        if !leftout.is_empty() {
+            out.push(format!("Left out: {}", leftout.join(", ")));
+        }
         out.push(format!(
             "Statistics: {filescount} files checked, {openfailed} failed to open, {totalhits} matched, ran in {exectime}."
         ));

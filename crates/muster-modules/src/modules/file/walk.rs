@@ -2,12 +2,20 @@
 //!
 //! Stays true: each search finds what it would find alone. A directory carries the searches that reach it from their
 //! own paths, with how deep each has come; a path that lies below another is not walked twice, unless the walk of the
-//! other could not reach it (behind a link, too deep, or below what cannot be read).
+//! other could not reach it (behind a link, too deep, or below what cannot be read). Nothing of a far or automounted file
+//! system is touched for a search that does not ask for them, nor the kernel's own file systems for one that names no path
+//! in them; what was left out is told. Those that are far are walked last, so that one that hangs costs nothing of the
+//! machine's own; what is about to be touched is noted.
 
 use super::evaluate::Run;
+use crate::filesystems::{Blocked, Class, Mount};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirEntry, ReadDir};
+use std::io;
 use std::path::{Path, PathBuf};
-use walkdir::{DirEntry, WalkDir};
+
+/// Directories that are kept open at once; deeper ones are listed before they are entered.
+const OPEN_MAX: usize = 64;
 
 /// The searches in a directory, and how deep each has come: 1 in its own path.
 type Active = Vec<(usize, u64)>;
@@ -16,6 +24,10 @@ type Active = Vec<(usize, u64)>;
 struct Roots {
     searches: BTreeMap<PathBuf, Vec<usize>>,
     reached: BTreeSet<PathBuf>,
+    /// Directories of far file systems that were met, each with the searches of its parent.
+    put_off: Vec<(PathBuf, Active, Class)>,
+    /// Links into far file systems that were met, each with the searches that follow it.
+    links: Vec<(PathBuf, Vec<usize>)>,
 }
 
 impl Roots {
@@ -27,10 +39,55 @@ impl Roots {
     }
 }
 
+/// What a directory holds.
+enum Listing {
+    Open(ReadDir),
+    Whole(std::vec::IntoIter<io::Result<DirEntry>>),
+}
+
+impl Listing {
+    fn next(&mut self) -> Option<io::Result<DirEntry>> {
+        match self {
+            Self::Open(entries) => entries.next(),
+            Self::Whole(entries) => entries.next(),
+        }
+    }
+}
+
+/// A directory that is being walked.
+struct Level {
+    path: PathBuf,
+    listing: Listing,
+    active: Active,
+    class: Class,
+}
+
+/// Where a path leads.
+enum Way {
+    /// To this path without links, in a file system of this class.
+    To(PathBuf, Class),
+    /// Into this far file system; what is behind is not touched by looking.
+    Into(Mount),
+}
+
+impl Way {
+    fn class(&self) -> Class {
+        match self {
+            Self::To(_, class) => *class,
+            Self::Into(mount) => mount.class(),
+        }
+    }
+}
+
+fn is_away(class: Class) -> bool {
+    matches!(class, Class::Far | Class::Automounted)
+}
+
 impl Run {
     /// Walks through all paths of all searches.
-    pub(super) fn walk(mut self) -> Self {
-        let mut roots = Roots { searches: BTreeMap::new(), reached: BTreeSet::new() };
+    pub(super) fn walk(&mut self) {
+        let mut roots =
+            Roots { searches: BTreeMap::new(), reached: BTreeSet::new(), put_off: Vec::new(), links: Vec::new() };
         for (number, search) in self.searches.iter().enumerate() {
             for path in &search.search.paths {
                 roots.searches.entry(PathBuf::from(path)).or_default().push(number);
@@ -39,18 +96,45 @@ impl Run {
         let mut paths: Vec<_> = roots.searches.keys().cloned().collect();
         // What lies above comes first, so that what lies below is reached from there.
         paths.sort_by_key(|path| path.components().count());
-        for path in paths {
-            if self.is_over() {
-                break;
+        let (far, near): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| is_away(self.way(path).class()));
+        self.walk_all(&near, &mut roots);
+        for (path, active, class) in std::mem::take(&mut roots.put_off) {
+            if !self.is_over() {
+                self.walk_directory(&path, (Some(&active), class), &path, &mut roots);
             }
-            if !roots.reached.contains(&path) {
-                self.walk_from(&path, &mut roots);
+        }
+        self.walk_all(&far, &mut roots);
+        for (link, searches) in std::mem::take(&mut roots.links) {
+            if !self.is_over() {
+                self.follow(&link, searches);
             }
         }
         if self.stop.is_asked() {
             self.error(|| "the search was stopped before its end".to_owned());
         }
-        self
+    }
+
+    fn walk_all(&mut self, paths: &[PathBuf], roots: &mut Roots) {
+        for path in paths {
+            if self.is_over() {
+                return;
+            }
+            if !roots.reached.contains(path) {
+                self.walk_from(path, roots);
+            }
+        }
+    }
+
+    fn way(&self, path: &Path) -> Way {
+        match self.table.real_path(path, Mount::may_hang) {
+            Ok(real) => {
+                let class = self.table.holding(&real).map_or(Class::Near, Mount::class);
+                Way::To(real, class)
+            }
+            Err(Blocked::By(mount)) => Way::Into(mount.clone()),
+            // What fails is said by whoever opens it.
+            Err(Blocked::Failed(_)) => Way::To(path.to_owned(), Class::Near),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -58,14 +142,29 @@ impl Run {
     }
 
     fn walk_from(&mut self, root: &Path, roots: &mut Roots) {
+        self.note("looking at", root);
+        let way = self.way(root);
+        let class = way.class();
+        let asking = roots.searches.get(root).cloned().unwrap_or_default();
+        let searches = self.willing(&asking, class);
+        if let Way::Into(mount) = &way
+            && searches.len() < asking.len()
+        {
+            self.leave_out(mount, root);
+        }
+        if searches.is_empty() {
+            return;
+        }
+        self.has_searched();
         let kind = match std::fs::symlink_metadata(root) {
             Ok(metadata) => metadata.file_type(),
             Err(error) => return self.not_opened(root, &error),
         };
         if kind.is_dir() {
-            return self.walk_directory(root, roots);
+            let real = if let Way::To(real, _) = way { real } else { root.to_owned() };
+            return self.walk_directory(root, (None, class), &real, roots);
         }
-        let searches = roots.reach(root).to_owned();
+        roots.reach(root);
         if kind.is_file() {
             return self.evaluate(root, searches.into_iter());
         }
@@ -81,64 +180,143 @@ impl Run {
         }
     }
 
-    fn walk_directory(&mut self, root: &Path, roots: &mut Roots) {
-        let mut walk = WalkDir::new(root).follow_root_links(false).into_iter();
-        let mut levels: Vec<Active> = Vec::new();
-        while let Some(entry) = walk.next() {
+    /// Returns those of the searches that look into file systems of this class.
+    fn willing(&self, searches: &[usize], class: Class) -> Vec<usize> {
+        let is_willing = |search: &&usize| !is_away(class) || self.searches[**search].search.options.remotefs;
+        searches.iter().filter(is_willing).copied().collect()
+    }
+
+    /// Walks through a directory. `above` is what comes down from its parent, and the class of the file system it is in;
+    /// `real` is its path without links, by which mounts are known.
+    fn walk_directory(&mut self, root: &Path, above: (Option<&Active>, Class), real: &Path, roots: &mut Roots) {
+        let mut levels: Vec<Level> = Vec::new();
+        self.enter(root.to_owned(), above, roots, &mut levels);
+        while let Some(level) = levels.last_mut() {
+            let Some(entry) = level.listing.next() else {
+                levels.pop();
+                continue;
+            };
             if self.is_over() {
                 return;
             }
-            match entry {
-                Ok(entry) if entry.file_type().is_dir() => {
-                    levels.truncate(entry.depth());
-                    let active = self.enter(levels.last(), roots.reach(entry.path()));
-                    if active.is_empty() {
-                        walk.skip_current_dir();
-                    }
-                    levels.push(active);
-                }
-                Ok(entry) => {
-                    levels.truncate(entry.depth());
-                    self.meet(&entry, levels.last(), roots);
-                }
+            let entry = match entry {
+                Ok(entry) => entry,
                 Err(error) => {
-                    let path = error.path().unwrap_or(root).to_owned();
-                    let reason = error.into_io_error().unwrap_or_else(|| std::io::ErrorKind::Other.into());
-                    self.not_opened(&path, &reason);
+                    let path = level.path.clone();
+                    levels.pop();
+                    self.not_opened(&path, &error);
+                    continue;
                 }
+            };
+            let path = entry.path();
+            let (active, class) = (level.active.clone(), level.class);
+            let mounted = if root == real {
+                self.table.at(&path).cloned()
+            } else {
+                path.strip_prefix(root).ok().and_then(|below| self.table.at(&real.join(below)).cloned())
+            };
+            if let Some(mount) = &mounted
+                && !self.may_touch(mount, &path, &active, class, roots)
+            {
+                continue;
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => {
+                    let above = class;
+                    let class = mounted.map_or(above, |mount| mount.class());
+                    if is_away(class) && !is_away(above) {
+                        roots.put_off.push((path, active, class));
+                        continue;
+                    }
+                    self.enter(path, (Some(&active), class), roots, &mut levels);
+                }
+                Ok(kind) => self.meet(&path, kind, &active, roots),
+                Err(error) => self.not_opened(&path, &error),
             }
         }
     }
 
-    /// Returns the searches that are interested in a directory, given those of its parent and those that begin here.
-    fn enter(&self, parent: Option<&Active>, begin: &[usize]) -> Active {
+    /// Tells whether any search wants to look at what is mounted at `path`; tells of what is left out.
+    fn may_touch(&mut self, mount: &Mount, path: &Path, active: &Active, above: Class, roots: &Roots) -> bool {
+        let class = mount.class();
+        let begin = roots.searches.get(path).cloned().unwrap_or_default();
+        let mut asking: Vec<_> = active.iter().map(|&(search, _)| search).chain(begin.iter().copied()).collect();
+        asking.sort_unstable();
+        asking.dedup();
+        // Whoever is in one of the kernel's file systems asked for it, and for those below.
+        let willing =
+            if class == Class::Kernel && above != Class::Kernel { begin } else { self.willing(&asking, class) };
+        if willing.len() < asking.len() {
+            self.leave_out(mount, path);
+        }
+        !willing.is_empty()
+    }
+
+    /// Begins with a directory, unless no search is interested in it. `above` is what comes down from its parent, and the
+    /// class of the file system that the directory is in.
+    fn enter(&mut self, path: PathBuf, above: (Option<&Active>, Class), roots: &mut Roots, levels: &mut Vec<Level>) {
+        let (parent, class) = above;
+        let begin = roots.reach(&path).to_owned();
+        let begin = self.willing(&begin, class);
         let mut active: Active = begin.iter().map(|&search| (search, 1)).collect();
-        for &(search, depth) in parent.into_iter().flatten() {
-            if depth < self.searches[search].depth_max && !begin.contains(&search) {
-                active.push((search, depth + 1));
+        let is_new_kernel = class == Class::Kernel && levels.last().is_some_and(|level| level.class != Class::Kernel);
+        if !is_new_kernel {
+            for &(search, depth) in parent.into_iter().flatten() {
+                let goes_on = depth < self.searches[search].depth_max && !self.willing(&[search], class).is_empty();
+                if goes_on && !begin.contains(&search) {
+                    active.push((search, depth + 1));
+                }
             }
         }
         active.retain(|&(search, _)| !self.searches[search].is_full());
-        active
+        if active.is_empty() {
+            return;
+        }
+        self.note("listing", &path);
+        match std::fs::read_dir(&path) {
+            Ok(entries) => {
+                let is_deep = levels.len() >= OPEN_MAX;
+                let whole = |entries: ReadDir| Listing::Whole(entries.collect::<Vec<_>>().into_iter());
+                let listing = if is_deep { whole(entries) } else { Listing::Open(entries) };
+                levels.push(Level { path, listing, active, class });
+            }
+            Err(error) => self.not_opened(&path, &error),
+        }
     }
 
     /// Looks at what is no directory.
-    fn meet(&mut self, entry: &DirEntry, directory: Option<&Active>, roots: &mut Roots) {
-        let kind = entry.file_type();
-        let mut searches: BTreeSet<usize> = directory.into_iter().flatten().map(|&(search, _)| search).collect();
+    fn meet(&mut self, path: &Path, kind: std::fs::FileType, active: &Active, roots: &mut Roots) {
+        let mut searches: BTreeSet<usize> = active.iter().map(|&(search, _)| search).collect();
         if kind.is_file() {
-            searches.extend(roots.reach(entry.path()));
+            searches.extend(roots.reach(path));
         }
         if searches.is_empty() || !(kind.is_file() || kind.is_symlink()) {
             return;
         }
-        if kind.is_symlink() {
-            match std::fs::metadata(entry.path()) {
-                Ok(target) if target.is_file() => {}
-                Ok(_) => return,
-                Err(error) => return self.not_opened(entry.path(), &error),
-            }
+        if kind.is_file() {
+            return self.evaluate(path, searches.into_iter());
         }
-        self.evaluate(entry.path(), searches.into_iter());
+        let asking: Vec<_> = searches.into_iter().collect();
+        // A link may lead where its search does not look.
+        let Err(Blocked::By(mount)) = self.table.real_path(path, Mount::may_hang) else {
+            return self.follow(path, asking);
+        };
+        let willing = self.willing(&asking, mount.class());
+        if willing.len() < asking.len() {
+            self.leave_out(mount, path);
+        }
+        if !willing.is_empty() {
+            roots.links.push((path.to_owned(), willing));
+        }
+    }
+
+    /// Looks at the file that a link leads to.
+    fn follow(&mut self, link: &Path, searches: Vec<usize>) {
+        self.note("following", link);
+        match std::fs::metadata(link) {
+            Ok(target) if target.is_file() => self.evaluate(link, searches.into_iter()),
+            Ok(_) => {}
+            Err(error) => self.not_opened(link, &error),
+        }
     }
 }

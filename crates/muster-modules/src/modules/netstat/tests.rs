@@ -256,8 +256,8 @@ fn case_05_a_table_that_cannot_be_read_is_named_and_the_others_are_searched() {
 #[test]
 fn a_question_that_cannot_find_anything_is_refused() {
     let refused = |parameters: Value| Netstat.validate(&parameters).unwrap_err().0;
-    assert!(refused(json!({})).starts_with("nothing is asked"));
-    assert!(refused(json!({"namespaces": true})).starts_with("nothing is asked"));
+    assert!(refused(json!({})).starts_with("without a check nothing is found"));
+    assert!(refused(json!({"namespaces": true})).starts_with("without a check nothing is found"));
     assert!(refused(json!({"neighborip": ["2001:db8::/32"]})).contains("version 4 alone"));
 }
 

@@ -128,8 +128,14 @@ mod tests {
 
     impl Typed for Odd {
         type Parameters = Parameters;
-        const INFO: ModuleInfo =
-            ModuleInfo { name: "odd", summary: "", weight_min: 1, effect: Effect::Reads, privilege: Privilege::None };
+        const INFO: ModuleInfo = ModuleInfo {
+            name: "odd",
+            summary: "",
+            weight_min: 1,
+            effect: Effect::Reads,
+            privilege: Privilege::None,
+            needs: crate::Needs::SYSTEM,
+        };
         const EXAMPLE: &'static str = "";
         const FLAGS: &'static [Flag] = &[];
 

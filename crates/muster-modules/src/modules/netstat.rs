@@ -104,7 +104,7 @@ impl Typed for Netstat {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::ReadProcesses,
-        needs: Needs::SYSTEM,
+        needs: Needs::PROCESSES,
     };
     const EXAMPLE: &'static str = "-lp 22 -ci 192.0.2.0/24";
     const FLAGS: &'static [Flag] = &[

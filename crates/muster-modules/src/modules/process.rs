@@ -68,7 +68,7 @@ impl Typed for Process {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::ReadProcesses,
-        needs: Needs::SYSTEM,
+        needs: Needs::PROCESSES,
     };
     const EXAMPLE: &'static str = "-name '^sshd$'";
     const FLAGS: &'static [Flag] = &[

@@ -243,10 +243,10 @@ impl ListCommand {
 fn state(row: &AgentSummary) -> String {
     let mut state = row.state.clone();
     if let Some(successor) = &row.successor {
-        state.push_str(&format!(" by {successor}"));
+        state = format!("{state} by {successor}");
     }
     if let Some(predecessor) = &row.predecessor {
-        state.push_str(&format!(" (was {predecessor})"));
+        state = format!("{state} (was {predecessor})");
     }
     if row.rekey_asked.is_some() {
         state.push_str(" (new key asked)");

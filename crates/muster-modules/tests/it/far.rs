@@ -100,7 +100,7 @@ fn case_08_a_question_about_nothing_but_far_files_is_no_success() {
         return;
     }
     let tree = Tree::new();
-    for path in ["far", "far/home/kim"] {
+    for path in ["far", "far/people/kim"] {
         let result = tree.answer("file", &search(&tree.path(path), ".", false));
         assert!(!result.success && result.errors()[0].contains("remotefs looks into it"), "{result:#?}");
         let result = tree.answer("sshkey", &json!({"paths": [tree.path(path)]}));

@@ -1,6 +1,7 @@
 //! The command line of `muster-agent`.
 
 use crate::actions::Believed;
+use crate::actions::status::Remembered;
 use crate::actions::status::{Report, Show};
 use crate::config::{Compression, Config, DEFAULT_PATH, LogFormat, Mode, SAMPLE, Secret, Span};
 use crate::doctor::{self, Verdict};
@@ -9,6 +10,7 @@ use crate::world::{Random, SystemClock};
 use crate::{facts, run};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use muster_core::Clock as _;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,6 +64,9 @@ enum Command {
         /// Which module.
         name: String,
     },
+    /// What this machine remembers of the time, and how to make it forget a clock that was ahead.
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -79,6 +84,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClockCommand {
+    /// Print the clock, and what is known to be past.
+    Show {
+        #[command(flatten)]
+        settings: Settings,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Believe the clock as it is now, after it was ahead; the agent must be stopped.
+    Reset(Settings),
 }
 
 #[derive(Debug, Subcommand)]
@@ -128,6 +147,9 @@ struct Settings {
     /// Labels this machine claims, instead of those in the file.
     #[arg(long = "label", env = "MUSTER_AGENT_LABELS", value_delimiter = ',', value_name = "LABEL")]
     labels: Vec<String>,
+    /// Name of the fleet that this machine belongs to
+    #[arg(long, env = "MUSTER_AGENT_FLEET", value_name = "NAME")]
+    fleet: Option<String>,
     /// Token that allows this machine to enrol; better given in the environment than as a flag, which others can see.
     #[arg(long, env = "MUSTER_AGENT_ENROL_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     enrol_token: Option<String>,
@@ -246,6 +268,7 @@ impl Settings {
             stdin_timeout,
             keyring_dir,
             acl_file,
+            fleet,
             administrators_dir,
             administrators_min,
             modules_file,
@@ -296,6 +319,15 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Module { name } => {
             drop(out);
             return run_module(&name);
+        }
+        Command::Clock(ClockCommand::Show { settings, json }) => {
+            let clock = Remembered::read(&settings.load()?, SystemClock.now())?;
+            let text = if json { serde_json::to_string_pretty(&clock)? + "\n" } else { clock.text() };
+            write!(out, "{text}")?;
+        }
+        Command::Clock(ClockCommand::Reset(settings)) => {
+            let clock = crate::run::reset_clock(&settings.load()?, SystemClock.now())?;
+            write!(out, "{}", clock.text())?;
         }
         Command::Config(ConfigCommand::Check(settings)) => {
             let config = settings.checked()?;

@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) http2: bool,
     /// Labels this machine claims.
     pub(crate) labels: Vec<String>,
+    /// The fleet that this machine belongs to: documents of trust name theirs, and count in no other. Empty: none.
+    pub(crate) fleet: String,
     /// Shown at enrolment; empty: none.
     pub(crate) enrol_token: Secret,
     /// Longest pause between polls, times 1 to 1.5.
@@ -91,6 +93,7 @@ impl Default for Config {
             compression: Compression::Deflate,
             http2: true,
             labels: Vec::new(),
+            fleet: String::new(),
             enrol_token: Secret::default(),
             poll_max: Span::seconds(300),
             buffer_max: Span::seconds(5),
@@ -285,6 +288,11 @@ impl Config {
         if self.labels.len() + 3 > muster_core::limits::AGENT_LABELS_MAX {
             return refuse("labels", "at most 61 labels can be claimed");
         }
+        if !self.fleet.is_empty()
+            && let Err(error) = muster_core::text::fleet(&self.fleet)
+        {
+            return refuse("fleet", &error.to_string());
+        }
         if self.poll_max.0 < Duration::from_secs(1) {
             return refuse("poll_max", "must be at least 1s");
         }
@@ -397,6 +405,7 @@ mod tests {
             ("servers", Config { servers: vec!["a".into()], ..good.clone() }),
             ("trusted_certs", Config { trusted_certs: String::new(), ..good.clone() }),
             ("labels", Config { labels: vec!["a\0".into()], ..good.clone() }),
+            ("fleet", Config { fleet: "two words".into(), ..good.clone() }),
             ("poll_max", Config { poll_max: Span::seconds(0), ..good.clone() }),
             ("failure_delay_min", Config { failure_delay_min: Span::seconds(900), ..good.clone() }),
             ("spool_bytes_max", Config { spool_bytes_max: 1, ..good.clone() }),

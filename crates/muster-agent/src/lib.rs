@@ -24,4 +24,5 @@ mod spool;
 mod spool_record;
 mod state;
 mod usage;
+mod vouched;
 mod world;

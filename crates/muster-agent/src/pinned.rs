@@ -4,6 +4,8 @@
 //! Certificates of the original's configurator say that the server is itself an authority (CA:TRUE), which the usual
 //! check refuses. For those, and only when issued directly by a pinned certificate, the same questions are asked here.
 
+use crate::vouched::Vouched;
+use muster_core::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
@@ -52,6 +54,7 @@ pub(crate) struct PinnedVerifier {
     roots: RootCertStore,
     algorithms: WebPkiSupportedAlgorithms,
     revoked: Revoked,
+    vouched: Arc<Vouched>,
 }
 
 impl PinnedVerifier {
@@ -67,7 +70,22 @@ impl PinnedVerifier {
                 .add(pin.clone())
                 .map_err(|error| PinError::Certificate { number: index + 1, reason: error.to_string() })?;
         }
-        Ok(Self { pins, roots, algorithms: provider.signature_verification_algorithms, revoked })
+        Ok(Self {
+            pins,
+            roots,
+            algorithms: provider.signature_verification_algorithms,
+            revoked,
+            vouched: Arc::default(),
+        })
+    }
+
+    /// Tells `vouched` the dates of the pins, and then of each server's certificate that is believed.
+    pub(crate) fn vouching(mut self, vouched: Arc<Vouched>) -> Self {
+        for pin in self.pins.iter().filter_map(|pin| parse(pin).ok()) {
+            vouched.certificate(not_before(&pin));
+        }
+        self.vouched = vouched;
+        self
     }
 
     /// Checks the chain of a certificate that says it is an authority itself.
@@ -158,6 +176,8 @@ impl ServerCertVerifier for PinnedVerifier {
         verify_server_name(&parsed, server_name)?;
         let shown: Vec<_> = std::iter::once(end_entity).chain(intermediates).collect();
         self.check_revoked(&shown)?;
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX / 1_000_000_000);
+        self.vouched.handshake(not_before(&parse(end_entity)?), Timestamp::from_secs(seconds));
         Ok(ServerCertVerified::assertion())
     }
 
@@ -195,6 +215,11 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> 
         Ok(([], certificate)) => Ok(certificate),
         _ => Err(CertificateError::BadEncoding.into()),
     }
+}
+
+/// Since when a certificate counts, and so a moment that its maker knew to be past.
+fn not_before(certificate: &X509Certificate<'_>) -> Timestamp {
+    Timestamp::from_secs(certificate.validity().not_before.timestamp())
 }
 
 fn in_date(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {

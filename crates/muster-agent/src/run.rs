@@ -1,6 +1,7 @@
 //! The program while it runs: everything is put together here, and taken apart in order.
 
 use crate::actions::ledger::OrderLedger;
+use crate::actions::status::Remembered;
 use crate::actions::{Actions, Asked, Believed, Runner, page, read_catalogue, status};
 use crate::chain::Chain;
 use crate::comms::{Dialer, Introducer, Link, claimed_labels};
@@ -14,6 +15,7 @@ use crate::pinned::{PinnedVerifier, Revoked, read_pins};
 use crate::services::{Context, FactsTeller, Order, RESPAWN_EVERY, Services, Tell, read_definitions};
 use crate::spool::{Spool, SpoolLimits};
 use crate::state::StateFile;
+use crate::vouched::Vouched;
 use crate::world::Random;
 use crate::{durable, facts, usage};
 use anyhow::Context as _;
@@ -118,11 +120,13 @@ fn prepare(
     let revoked: Revoked = Arc::new(RwLock::new(state.revoked()));
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let pins = read_pins(&config.trusted_pem()?)?;
-    let verifier = PinnedVerifier::new(pins, &provider, Arc::clone(&revoked))?;
+    let vouched = Arc::new(Vouched::default());
+    let verifier = PinnedVerifier::new(pins, &provider, Arc::clone(&revoked))?.vouching(Arc::clone(&vouched));
     let dialer = Dialer::new(config, verifier, Arc::clone(&clock));
     let recovered = keys::recover(directory)?;
     let now = clock.now();
-    let orders = OrderLedger::open(&status::ledger_path(config), recovered.is_some(), now).inspect_err(|error| {
+    let orders = OrderLedger::open(&status::ledger_path(config), recovered.is_some(), now);
+    let orders = orders.and_then(|orders| orders.vouched(vouched.certified())).inspect_err(|error| {
         tracing::error!(error = %Chain(error), "every order is refused until the ledger of orders can be used");
     });
     let identity = keys::or_make(recovered, directory)?;
@@ -152,9 +156,9 @@ fn prepare(
     let believed = Believed::load(config, &status::documents_path(config));
     believed.log_problems();
     let old = keys::old(directory).map(|(old, since)| (Arc::new(old), since));
-    let (labels, state_dir) = (claimed_labels(&config.labels), directory.to_owned());
-    let asked = Asked { identity: identity_seen.clone(), old, state_dir, labels };
-    let world = (Arc::clone(&clock), observer.clone());
+    let (labels, state_dir, fleet) = (claimed_labels(&config.labels), directory.to_owned(), config.fleet.clone());
+    let asked = Asked { identity: identity_seen.clone(), old, state_dir, labels, fleet };
+    let world = (Arc::clone(&clock), observer.clone(), vouched);
     let actions = Actions::new(Arc::clone(&hub), world, runner, asked, (believed, orders.ok()));
     let facts = Arc::new(FactsTeller::new(Arc::clone(&hub), observer.clone()));
     let link = Link {
@@ -189,6 +193,9 @@ fn of_ourselves(config: &Config, catalogue: &Catalogue) -> Facts {
         let started = muster_core::Timestamp::from_secs(started.to_parts().0);
         facts.insert("agent_start_time".to_owned(), started.to_string().into());
     }
+    if !config.fleet.is_empty() {
+        facts.insert("agent_fleet".to_owned(), config.fleet.as_str().into());
+    }
     if !config.proxy.is_empty() {
         facts.insert("agent_proxy".to_owned(), config.proxy.as_str().into());
     }
@@ -207,6 +214,16 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
         )
     })?;
     Ok(file)
+}
+
+/// Makes the ledger of orders believe the clock as it is `now`. The agent must not run meanwhile.
+pub(crate) fn reset_clock(config: &Config, now: muster_core::Timestamp) -> anyhow::Result<Remembered> {
+    let _lock = lock(&config.state_dir)?;
+    let path = status::ledger_path(config);
+    anyhow::ensure!(path.exists(), "there is no ledger of orders {} yet: nothing is remembered", path.display());
+    let mut orders = OrderLedger::open(&path, true, now)?;
+    orders.reset_clock(now).with_context(|| format!("cannot write {}", path.display()))?;
+    Remembered::read(config, now)
 }
 
 impl Agent {

@@ -66,6 +66,22 @@ pub struct SignatureRequest {
     pub reason: String,
 }
 
+/// A demand to call an action back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRequest {
+    /// Why; kept in the journal.
+    #[serde(default)]
+    pub reason: String,
+    /// A detached OpenPGP signature over the cancellation (docs/reference/trust.md), by one of those who signed the action or
+    /// somebody of their weight. Without one the server only hands the action out no more: machines that have it run it.
+    #[serde(default)]
+    pub signature: String,
+    /// The fleet that the cancellation names; empty: none.
+    #[serde(default)]
+    pub fleet: String,
+}
+
 /// Who signed an action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Signer {

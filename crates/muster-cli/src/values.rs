@@ -20,6 +20,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// Checks the name of a fleet.
+pub fn fleet(text: &str) -> Result<String, String> {
+    muster_core::text::fleet(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
 /// Checks a length of time that travels as it was written.
 pub fn duration_text(text: &str) -> Result<String, String> {
     duration(text).map(|_| text.to_owned())

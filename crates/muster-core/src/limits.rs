@@ -12,6 +12,8 @@ pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const SOURCE_MESSAGE_ID_BYTES_MAX: usize = 128;
 /// Bytes of a service's name, a message's type, a label (the original's columns hold 128 characters).
 pub const NAME_BYTES_MAX: usize = 128;
+/// Bytes of a fleet's name.
+pub const FLEET_BYTES_MAX: usize = 64;
 /// Bytes of a file's name.
 pub const FILE_NAME_BYTES_MAX: usize = 512;
 /// Bytes of one piece of a file, as stored.
@@ -176,6 +178,9 @@ pub const PGP_KEY_BYTES_MAX: usize = 64 * 1024;
 pub const KEYRING_KEYS_MAX: usize = 1024;
 /// Bytes of an ACL or of a signed document.
 pub const TRUST_DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of weights that a machine reports as they are: beside all else that it reports they fit into a message. Of more it
+/// reports how many, and their digest.
+pub const TRUST_REPORT_ACL_BYTES_MAX: usize = 1024 * 1024;
 /// The largest weight that an ACL may give or demand.
 pub const WEIGHT_MAX: u32 = 1_000_000;
 
@@ -323,6 +328,8 @@ pub const PREVIEW_DEMANDS_MAX: usize = 50;
 pub const ACTION_WINDOW_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// How long an agent remembers what it ran beyond the action's last moment.
 pub const LEDGER_MEMORY: Duration = Duration::from_secs(8 * 86_400);
+/// How far ahead the end of an order may lie whose cancellation a machine remembers.
+pub const CANCEL_AHEAD_MAX: Duration = Duration::from_secs(400 * 86_400);
 /// How far an agent's clock may stand behind what it knows to be past before it refuses every action.
 pub const TIME_FLOOR_SLACK: Duration = Duration::from_secs(10 * 60);
 /// How far in the future a signature may say it was made, because clocks differ.

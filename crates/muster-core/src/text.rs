@@ -41,6 +41,14 @@ pub enum TextError {
         /// The first of them.
         found: char,
     },
+    /// Something else than letters and digits of ASCII, `_`, `-` and `.`.
+    #[error("{what} holds letters, digits, '_', '-' and '.', not {letter:?}")]
+    Letter {
+        /// What the text is for.
+        what: &'static str,
+        /// What it holds.
+        letter: char,
+    },
 }
 
 /// Returns whether a character turns the direction of writing or begins a line unseen (Unicode's bidirectional controls
@@ -80,6 +88,14 @@ pub fn name(what: &'static str, text: &str) -> Result<(), TextError> {
 /// dots are plain characters here: a file is a row, its name never becomes a path.
 pub fn file_name(text: &str) -> Result<(), TextError> {
     bounded_name("file name", text, limits::FILE_NAME_BYTES_MAX)
+}
+
+/// Accepts the name of a fleet: letters and digits of ASCII, `_`, `-` and `.`, at most [`limits::FLEET_BYTES_MAX`] bytes. It
+/// is signed with what administrators and investigators sign, so it can be written in one way only.
+pub fn fleet(text: &str) -> Result<(), TextError> {
+    bounded_name("fleet", text, limits::FLEET_BYTES_MAX)?;
+    let strange = text.chars().find(|letter| !(letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-' | '.')));
+    strange.map_or(Ok(()), |letter| Err(TextError::Letter { what: "fleet", letter }))
 }
 
 fn bounded_name(what: &'static str, text: &str, max: usize) -> Result<(), TextError> {
@@ -132,6 +148,17 @@ mod tests {
         // Letters that are written from right to left are letters like others.
         assert_eq!(name("x", "שלום"), Ok(()));
         assert_eq!(name("x", "می\u{200c}خواهم"), Ok(()));
+    }
+
+    #[test]
+    fn a_fleet_can_be_written_in_one_way() {
+        assert_eq!(fleet("lab-1_b.example"), Ok(()));
+        assert_eq!(fleet(&"a".repeat(64)), Ok(()));
+        assert!(matches!(fleet(&"a".repeat(65)), Err(TextError::TooLong { have: 65, .. })));
+        assert_eq!(fleet(""), Err(TextError::Empty { what: "fleet" }));
+        for (text, letter) in [("a b", ' '), ("é", 'é'), ("a/b", '/')] {
+            assert_eq!(fleet(text), Err(TextError::Letter { what: "fleet", letter }), "{text}");
+        }
     }
 
     #[test]

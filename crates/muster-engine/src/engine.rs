@@ -419,9 +419,15 @@ impl Engine {
         self.inner.action_sign(id, signature, cause).await
     }
 
-    /// Calls an action back. `false`: it was done with before.
-    pub async fn action_cancel(&self, id: ActionId, cause: &Cause) -> Result<bool, OperatorError> {
-        self.inner.action_cancel(id, cause).await
+    /// Hands an action out no more. `signed` is the fleet and the signature of a cancellation: with it, machines that have
+    /// the action are told, and none without. `false`: it was done with before.
+    pub async fn action_cancel(
+        &self,
+        id: ActionId,
+        signed: Option<(&str, &str)>,
+        cause: &Cause,
+    ) -> Result<bool, OperatorError> {
+        self.inner.action_cancel(id, signed, cause).await
     }
 
     /// Lets an action that halted between two shares go on. `false`: it is not halted.

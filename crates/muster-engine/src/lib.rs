@@ -32,7 +32,7 @@ pub use config::{EngineConfig, EnrolmentPolicy};
 pub use contact::{ContactFrom, Refusal, RefusalCode};
 pub use dispatch::{Service, ServiceError};
 pub use engine::{Engine, OperatorError};
-pub use outside::{Outside, Random, SystemCodec, WakeRefusal, WakeUp, Waker};
+pub use outside::{Outside, Random, SignedCancel, SystemCodec, WakeRefusal, WakeUp, Waker};
 pub use stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
 pub use targets::{TargetChecked, TargetFound, TargetSeen};
 

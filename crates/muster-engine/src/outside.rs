@@ -10,6 +10,17 @@ use muster_store::investigators::TrustTold;
 use std::fmt;
 use std::sync::Arc;
 
+/// A cancellation that somebody signed.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedCancel<'a> {
+    /// What was signed: fleet, order, end.
+    pub said: muster_trust::Cancellation<'a>,
+    /// The signature, as a line.
+    pub signature: &'a str,
+    /// For people.
+    pub reason: &'a str,
+}
+
 /// Translates the payloads of built-in services.
 pub trait SystemCodec: Send + Sync + fmt::Debug {
     /// Decodes a message to service `system`. The error is a reason for people; it fails the message for good.
@@ -24,8 +35,8 @@ pub trait SystemCodec: Send + Sync + fmt::Debug {
     fn encode(&self, order: &SystemOrder) -> Option<Payload>;
     /// Encodes a signed action for the machines it means. `json` is the action with its signatures.
     fn encode_action(&self, id: ActionId, json: &[u8]) -> Payload;
-    /// Encodes that an action is called back; `signed` is the SHA-256 of its signed text.
-    fn encode_cancel(&self, id: ActionId, signed: &[u8; 32], reason: &str) -> Payload;
+    /// Encodes that an action is called back by somebody who signed that.
+    fn encode_cancel(&self, id: ActionId, cancel: &SignedCancel<'_>) -> Payload;
     /// Encodes a document of trust as it was signed.
     fn encode_trust(&self, document: &[u8]) -> Payload;
     /// Decodes what [`Self::encode_trust`] made.

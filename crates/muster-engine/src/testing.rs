@@ -3,7 +3,9 @@
 
 use crate::actions::ActionOutcome;
 use crate::engine::lock;
-use crate::{ContactFrom, Engine, EngineConfig, Outside, Random, Service, ServiceError, SystemCodec, WakeUp, Waker};
+use crate::{
+    ContactFrom, Engine, EngineConfig, Outside, Random, Service, ServiceError, SignedCancel, SystemCodec, WakeUp, Waker,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use muster_core::action::{ActionId, CommandStatus};
@@ -110,7 +112,8 @@ impl SystemCodec for PlainCodec {
         Payload { type_url: id.to_string(), value: json.to_vec() }
     }
 
-    fn encode_cancel(&self, id: ActionId, _: &[u8; 32], reason: &str) -> Payload {
+    fn encode_cancel(&self, id: ActionId, cancel: &SignedCancel<'_>) -> Payload {
+        let reason = cancel.reason;
         Payload { type_url: id.to_string(), value: reason.into() }
     }
 

@@ -8,7 +8,7 @@ use muster_core::action::{ActionId, CommandStatus};
 use muster_core::handover::handover_text;
 use muster_core::system::{SystemMessage, SystemOrder};
 use muster_core::{AgentId, Facts, Handover, Introduction, Message, Payload, limits, text};
-use muster_engine::{ActionOutcome, SystemCodec};
+use muster_engine::{ActionOutcome, SignedCancel, SystemCodec};
 use muster_proto::inflate::Inflater;
 use muster_proto::wire::actions::{self, Packing, ResultStatus};
 use muster_proto::{introduction, system};
@@ -57,9 +57,16 @@ impl SystemCodec for WireCodec {
         system::pack(&actions::ActionOrder { action: json.to_vec().into(), action_id: id.get(), command_id: 0 })
     }
 
-    fn encode_cancel(&self, id: ActionId, signed: &[u8; 32], reason: &str) -> Payload {
-        let signed_sha256 = signed.to_vec().into();
-        system::pack(&actions::ActionCancel { action_id: id.get(), signed_sha256, reason: reason.to_owned() })
+    fn encode_cancel(&self, id: ActionId, cancel: &SignedCancel<'_>) -> Payload {
+        let SignedCancel { said, signature, reason } = *cancel;
+        system::pack(&actions::ActionCancel {
+            action_id: id.get(),
+            signed_sha256: said.order.to_vec().into(),
+            fleet: said.fleet.to_owned(),
+            until: said.until.to_parts().0,
+            signature: signature.to_owned(),
+            reason: reason.to_owned(),
+        })
     }
 
     fn encode_trust(&self, document: &[u8]) -> Payload {
@@ -321,12 +328,12 @@ mod tests {
         let order = WireCodec.encode_action(ActionId::new(5).unwrap(), b"{ \"name\": 1 }");
         let order: actions::ActionOrder = system::unpack(Some(&order)).unwrap();
         assert_eq!((order.action_id, &order.action[..]), (5, &b"{ \"name\": 1 }"[..]));
-        let cancel = WireCodec.encode_cancel(ActionId::new(5).unwrap(), &[3; 32], "why");
+        let said = muster_trust::Cancellation { fleet: "lab", order: &[3; 32], until: Timestamp::from_secs(9) };
+        let cancel = SignedCancel { said, signature: "line", reason: "why" };
+        let cancel = WireCodec.encode_cancel(ActionId::new(5).unwrap(), &cancel);
         let cancel: actions::ActionCancel = system::unpack(Some(&cancel)).unwrap();
-        assert_eq!(
-            (cancel.action_id, cancel.signed_sha256.to_vec(), cancel.reason),
-            (5, vec![3; 32], "why".to_owned())
-        );
+        assert_eq!((cancel.action_id, cancel.signed_sha256.to_vec(), cancel.until), (5, vec![3; 32], 9));
+        assert_eq!((&*cancel.fleet, &*cancel.signature, &*cancel.reason), ("lab", "line", "why"));
     }
 
     #[test]

@@ -39,8 +39,6 @@ pub struct ActionPut {
     pub is_ready: bool,
     /// What each agent is sent.
     pub order: Payload,
-    /// What agents are sent that were given it, if it is called back.
-    pub callback: Payload,
     /// How it spreads.
     pub spread: Spread,
 }
@@ -363,9 +361,17 @@ pub trait ActionStore: Send + Sync {
         limit: u32,
     ) -> Result<Vec<ActionMark>, StoreError>;
 
-    /// Calls an action back, whatever of it is not done. Agents that were handed it are told. `false`: it was done
-    /// with before. The commands end in steps of [`ActionStore::action_work`]. Not found: the action.
-    async fn action_cancel(&self, id: ActionId, now: Timestamp, cause: &Cause) -> Result<bool, StoreError>;
+    /// Calls an action back, whatever of it is not done: nobody is handed it any more. With `word`, a cancellation that
+    /// somebody signed, agents that were handed it are sent that; so are those of an action that was called back without
+    /// one before. `false`: it was done with before. The commands end in steps of [`ActionStore::action_work`]. Not
+    /// found: the action.
+    async fn action_cancel(
+        &self,
+        id: ActionId,
+        word: Option<Payload>,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<bool, StoreError>;
 
     /// Lets a halted action go on with its next share. `false`: it is not halted. Not found: the action.
     async fn action_resume(&self, id: ActionId, now: Timestamp, cause: &Cause) -> Result<bool, StoreError>;

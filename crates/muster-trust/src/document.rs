@@ -1,32 +1,41 @@
-//! Keyrings and weights that travel: documents that administrators sign, with a version and an end.
+//! Keyrings and weights that travel: documents that administrators sign, with a fleet, a target, a version and an end.
 //!
-//! Stays true: a document counts when enough administrators signed its very bytes, when it has not expired, and when it
-//! is newer than what is in force; whatever is refused leaves no trace. Not here: where they are kept.
+//! Stays true: a document counts when enough administrators signed its very bytes, when it is for this fleet and this
+//! machine, when it has not expired, and when it is newer than what is in force; whatever is refused leaves no trace. Keys
+//! and what they weigh are one document, so that no server can put those of one day beside those of another. Not here:
+//! where documents are kept, what a target means.
 //!
 //! On the wire a document is one JSON object, `{"payload": TEXT, "signatures": [LINE, …]}`. The payload is carried as the
 //! text that was signed and never written anew. What is signed is [`signing_text`], which begins with a prefix of its own,
 //! so that no signature over an order is one over a document, nor the other way round. The payload is
-//! `{"kind": "keyring" | "acl" | "administrators", "version": N, "issued": TIME, "expires": TIME, "content": …}`:
+//! `{"kind": "investigators" | "administrators" | "clock", "version": N, "fleet": NAME, "target": EXPRESSION, "issued": TIME,
+//! "expires": TIME, "content": …}`:
 //!
-//! - keyring: `{"keys": [ARMORED, …]}`
-//! - acl: the object of `acl.cfg`
+//! - investigators: `{"keys": [ARMORED, …], "weights": the object of acl.cfg}`
 //! - administrators: `{"keys": [ARMORED, …], "threshold": N}`, signed by enough of the old ones and enough of the new.
+//! - clock: `{}`: what machines remember of later times than their clock's is forgotten.
+//!
+//! Documents of before had the kinds `keyring` and `acl` and named neither fleet nor target. None is taken any more; one
+//! that a machine took then is read again ([`reread`]) until a newer document takes its place.
 
 use crate::canonical::go_json;
-use crate::certificate::{Certificate, CertificateError};
-use crate::keyring::{Keyring, KeyringError};
-use crate::signature::{SignatureError, verify};
-use crate::weights::{Acl, AclError};
+use crate::certificate::Certificate;
+use crate::judge::TargetMatch;
+use crate::keyring::Keyring;
+use crate::signature::verify;
+use crate::weights::Acl;
 use muster_core::action::{Json, moment};
 use muster_core::{Timestamp, limits};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
 mod draft;
+mod error;
 #[cfg(test)]
 mod tests;
 
-pub use draft::{Look, administrators_content, keyring_content, look, payload};
+pub use draft::{Draft, Look, administrators_content, investigators_content, look, payload};
+pub use error::DocumentError;
 
 /// How far a version may run ahead of the one in force: enough for any real gap, and too little for somebody with one
 /// stolen signing session to use up all versions there are.
@@ -36,12 +45,29 @@ pub const VERSION_STEP_MAX: u64 = 1_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Whose signatures on orders are looked at.
-    Keyring,
-    /// What they are worth.
-    Acl,
+    /// Whose signatures on orders are looked at, and what they are worth.
+    Investigators,
     /// Who signs documents.
     Administrators,
+    /// That the clock is right again, after it was ahead.
+    Clock,
+    /// Keys alone, as before. None is taken any more.
+    Keyring,
+    /// Weights alone, as before. None is taken any more.
+    Acl,
+}
+
+impl Kind {
+    /// Returns its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Investigators => "investigators",
+            Self::Administrators => "administrators",
+            Self::Clock => "clock",
+            Self::Keyring => "keyring",
+            Self::Acl => "acl",
+        }
+    }
 }
 
 /// Who signs documents, and how many of them it takes.
@@ -65,12 +91,17 @@ impl Administrators {
         &self.keyring
     }
 
-    fn quorum_check(&self, payload: &str, signatures: &[String], now: Timestamp) -> Result<(), DocumentError> {
+    /// Returns when the latest of the signatures that count was made, by its signer's clock.
+    fn quorum_check(&self, payload: &str, signatures: &[String], now: Timestamp) -> Result<Timestamp, DocumentError> {
         let text = signing_text(payload);
         let (mut signers, mut problem) = (BTreeSet::new(), None);
+        let mut made = Timestamp::EPOCH;
         for signature in signatures {
             match verify(&self.keyring, signature, text.as_bytes(), now) {
-                Ok(signed) => drop(signers.insert(signed.signer)),
+                Ok(signed) => {
+                    made = made.max(signed.made);
+                    signers.insert(signed.signer);
+                }
                 // Others than these administrators may have signed too, as when administrators change.
                 Err(error) => problem = problem.or(Some(error)),
             }
@@ -78,7 +109,13 @@ impl Administrators {
         if signers.len() < self.threshold {
             return Err(DocumentError::Quorum { have: signers.len(), need: self.threshold, problem });
         }
-        Ok(())
+        Ok(made)
+    }
+
+    /// Says how many different administrators signed a document, and how many must: whoever sends it is told before any
+    /// machine refuses it.
+    pub fn signers_check(&self, look: &Look, now: Timestamp) -> Result<(), DocumentError> {
+        self.quorum_check(&look.payload, &look.signatures, now).map(drop)
     }
 }
 
@@ -100,6 +137,8 @@ pub struct Document {
     pub in_force: InForce,
     /// When it stops counting.
     pub expires: Timestamp,
+    /// The latest moment that its administrators vouch for and that is past: no clock behind it is right.
+    pub floor: Timestamp,
     /// What it says.
     pub content: Content,
 }
@@ -107,89 +146,42 @@ pub struct Document {
 /// What a document says.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// Keys.
-    Keyring(Keyring),
-    /// Weights.
-    Acl(Acl),
+    /// Keys, and what they weigh.
+    Investigators(Keyring, Acl),
     /// Signers of documents.
     Administrators(Administrators),
+    /// Nothing more.
+    Clock,
+    /// Keys alone, as before.
+    Keyring(Keyring),
+    /// Weights alone, as before.
+    Acl(Acl),
 }
 
-/// Why a document does not count.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DocumentError {
-    /// Longer than it may be.
-    #[error("the document has {have} bytes, at most {max} are allowed", max = limits::TRUST_DOCUMENT_BYTES_MAX)]
-    TooLong {
-        /// Bytes found.
-        have: usize,
-    },
-    /// Not of the form of this module's head.
-    #[error("the document cannot be read: {0}")]
-    Malformed(String),
-    /// More signatures than are looked at.
-    #[error("the document has {have} signatures, at most {max} are allowed", max = limits::ACTION_SIGNATURES_MAX)]
-    TooManySignatures {
-        /// How many.
-        have: usize,
-    },
-    /// Too few administrators signed.
-    #[error("{have} of {need} needed administrators signed the document{}", problem.as_ref().map(|problem| format!(" ({problem})")).unwrap_or_default())]
-    Quorum {
-        /// Different administrators with a good signature.
-        have: usize,
-        /// How many it takes.
-        need: usize,
-        /// What is wrong with the first signature that does not count.
-        problem: Option<SignatureError>,
-    },
-    /// A version of 0, too far ahead, or beyond what JSON's readers hold.
-    #[error("the document's version {have} is out of range: {in_force} is in force, and at most {max} more is believed", max = VERSION_STEP_MAX)]
-    Version {
-        /// The document's.
-        have: u64,
-        /// The version in force, 0 if there is none.
-        in_force: u64,
-    },
-    /// Older than what is in force.
-    #[error("the document has version {have}, but {in_force} is in force: nothing older is taken back")]
-    Older {
-        /// The document's.
-        have: u64,
-        /// The version in force.
-        in_force: u64,
-    },
-    /// The same version with other bytes.
-    #[error("version {0} is in force already and says something else: give the document a higher version")]
-    Fork(u64),
-    /// Over.
-    #[error("the document expired at {0}")]
-    Expired(Timestamp),
-    /// Not yet made, so it says, or it ends before it began.
-    #[error("the document says that it was issued at {0}: a clock is wrong, or its times are reversed")]
-    Issued(Timestamp),
-    /// A threshold that nobody, or nobody who is there, can meet.
-    #[error("the threshold {threshold} does not fit {keys} administrators")]
-    Threshold {
-        /// How many must sign.
-        threshold: usize,
-        /// How many there are.
-        keys: usize,
-    },
-    /// A key in it cannot be used.
-    #[error("key {at} of the document cannot be used: {source}")]
-    Key {
-        /// Counted from 1.
-        at: usize,
-        /// Why.
-        source: CertificateError,
-    },
-    /// Its keys do not make a keyring.
-    #[error(transparent)]
-    Keyring(#[from] KeyringError),
-    /// Its weights cannot be used.
-    #[error(transparent)]
-    Acl(#[from] AclError),
+/// Whom a document must be for.
+#[derive(Clone, Copy)]
+pub struct Receiver<'a> {
+    /// The fleet that the machine belongs to; empty: none.
+    pub fleet: &'a str,
+    /// Whether a target means the machine, as far as it knows itself.
+    pub target: &'a dyn Fn(&str) -> TargetMatch,
+}
+
+impl Receiver<'_> {
+    fn check(&self, fleet: &str, target: &str) -> Result<(), DocumentError> {
+        if self.fleet.is_empty() {
+            return Err(DocumentError::NoFleet(fleet.to_owned()));
+        }
+        if self.fleet != fleet {
+            return Err(DocumentError::Fleet { document: fleet.to_owned(), machine: self.fleet.to_owned() });
+        }
+        match (self.target)(target) {
+            TargetMatch::Matches => Ok(()),
+            TargetMatch::Other => Err(DocumentError::Other(muster_core::text::cut(target, 200))),
+            TargetMatch::Open(questions) => Err(DocumentError::Open(questions)),
+            TargetMatch::Invalid(problem) => Err(DocumentError::Target(problem)),
+        }
+    }
 }
 
 #[derive(serde::Deserialize, serde::Serialize)]
@@ -204,6 +196,10 @@ struct Envelope {
 struct Payload {
     kind: Kind,
     version: u64,
+    #[serde(default)]
+    fleet: Option<String>,
+    #[serde(default)]
+    target: Option<String>,
     issued: String,
     expires: String,
     content: Json,
@@ -213,6 +209,17 @@ struct Payload {
 #[serde(deny_unknown_fields)]
 struct KeyringContent {
     keys: Vec<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClockContent {}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InvestigatorsContent {
+    keys: Vec<String>,
+    weights: Json,
 }
 
 #[derive(serde::Deserialize)]
@@ -235,7 +242,7 @@ pub fn envelope(payload: &str, signatures: &[String]) -> String {
     serde_json::to_string(&envelope).expect("texts can always be written as JSON")
 }
 
-/// Accepts a document that may replace what is in force of its kind.
+/// Accepts a document that may replace what is in force of its kind, on the machine that `receiver` describes.
 ///
 /// The caller keeps [`Document::in_force`] durably together with the content before it is used. What is in force already
 /// is accepted again, byte for byte. `in_force` says what there is of each kind.
@@ -243,21 +250,73 @@ pub fn accept(
     json: &[u8],
     administrators: &Administrators,
     in_force: impl Fn(Kind) -> Option<InForce>,
+    receiver: &Receiver<'_>,
     now: Timestamp,
 ) -> Result<Document, DocumentError> {
-    let Envelope { payload, signatures } = open(json)?;
-    // What nobody vouches for is not looked into.
-    administrators.quorum_check(&payload, &signatures, now)?;
-    let read: Payload = read(payload.as_bytes())?;
-    let digest = hex::encode(Sha256::digest(payload.as_bytes()));
-    version_check(read.version, &digest, in_force(read.kind).as_ref())?;
-    let expires = times_check(&read, now)?;
-    let content = content(&read)?;
-    if let Content::Administrators(new) = &content {
-        // The new ones show that they have their keys, before the old ones lose their say.
-        new.quorum_check(&payload, &signatures, now)?;
+    let signed = Signed::open(json, administrators, now)?;
+    let (fleet, target) = signed.read.addressed()?;
+    receiver.check(fleet, target)?;
+    signed.document(in_force, now)
+}
+
+/// Accepts again what was accepted on this machine at the moment `at`, also documents of before. Whom it is for was asked
+/// then; a machine that was given to another `fleet` since believes nothing that was signed for the one before.
+pub fn reread(
+    json: &[u8],
+    administrators: &Administrators,
+    in_force: &InForce,
+    fleet: &str,
+    at: Timestamp,
+) -> Result<Document, DocumentError> {
+    let signed = Signed::open(json, administrators, at)?;
+    if let Some(document) = signed.read.fleet.as_deref().filter(|document| *document != fleet) {
+        return Err(DocumentError::Fleet { document: document.to_owned(), machine: fleet.to_owned() });
     }
-    Ok(Document { kind: read.kind, in_force: InForce { version: read.version, digest }, expires, content })
+    signed.document(|_| Some(in_force.clone()), at)
+}
+
+/// A document that enough administrators signed.
+struct Signed {
+    envelope: Envelope,
+    read: Payload,
+    /// When the last of them signed.
+    made: Timestamp,
+}
+
+impl Signed {
+    fn open(json: &[u8], administrators: &Administrators, now: Timestamp) -> Result<Self, DocumentError> {
+        let envelope = open(json)?;
+        // What nobody vouches for is not looked into.
+        let made = administrators.quorum_check(&envelope.payload, &envelope.signatures, now)?;
+        let read = read(envelope.payload.as_bytes())?;
+        Ok(Self { envelope, read, made })
+    }
+
+    fn document(self, in_force: impl Fn(Kind) -> Option<InForce>, now: Timestamp) -> Result<Document, DocumentError> {
+        let Self { envelope: Envelope { payload, signatures }, read, made } = self;
+        let digest = hex::encode(Sha256::digest(payload.as_bytes()));
+        version_check(read.version, &digest, in_force(read.kind).as_ref())?;
+        let [issued, expires] = times_check(&read, now)?;
+        let content = content(&read)?;
+        if let Content::Administrators(new) = &content {
+            // The new ones show that they have their keys, before the old ones lose their say.
+            new.quorum_check(&payload, &signatures, now)?;
+        }
+        let floor = [issued, made].into_iter().filter(|moment| *moment <= now).max().unwrap_or(Timestamp::EPOCH);
+        Ok(Document { kind: read.kind, in_force: InForce { version: read.version, digest }, expires, floor, content })
+    }
+}
+
+impl Payload {
+    /// Returns the fleet and the target; refuses documents of before.
+    fn addressed(&self) -> Result<(&str, &str), DocumentError> {
+        if matches!(self.kind, Kind::Keyring | Kind::Acl) {
+            return Err(DocumentError::Apart);
+        }
+        let (Some(fleet), Some(target)) = (&self.fleet, &self.target) else { return Err(DocumentError::Unaddressed) };
+        muster_core::text::fleet(fleet)?;
+        Ok((fleet, target))
+    }
 }
 
 /// Takes a document out of its envelope.
@@ -294,8 +353,8 @@ fn version_check(have: u64, digest: &str, in_force: Option<&InForce>) -> Result<
     Ok(())
 }
 
-/// Returns when the document expires.
-fn times_check(read: &Payload, now: Timestamp) -> Result<Timestamp, DocumentError> {
+/// Returns when the document was issued and when it expires.
+fn times_check(read: &Payload, now: Timestamp) -> Result<[Timestamp; 2], DocumentError> {
     let time = |text: &str| {
         moment(text).ok_or_else(|| DocumentError::Malformed("its times must look like 2026-01-02T03:04:05Z".to_owned()))
     };
@@ -306,13 +365,21 @@ fn times_check(read: &Payload, now: Timestamp) -> Result<Timestamp, DocumentErro
     if now > expires {
         return Err(DocumentError::Expired(expires));
     }
-    Ok(expires)
+    Ok([issued, expires])
 }
 
 fn content(read: &Payload) -> Result<Content, DocumentError> {
     let json = read.content.as_str();
     let malformed = |error: serde_json::Error| DocumentError::Malformed(error.to_string());
     Ok(match read.kind {
+        Kind::Investigators => {
+            let InvestigatorsContent { keys, weights } = serde_json::from_str(json).map_err(malformed)?;
+            Content::Investigators(keyring(&keys)?, Acl::parse(weights.as_str().as_bytes())?)
+        }
+        Kind::Clock => {
+            let ClockContent {} = serde_json::from_str(json).map_err(malformed)?;
+            Content::Clock
+        }
         Kind::Acl => Content::Acl(Acl::parse(json.as_bytes())?),
         Kind::Keyring => {
             let KeyringContent { keys } = serde_json::from_str(json).map_err(malformed)?;

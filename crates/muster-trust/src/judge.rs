@@ -32,6 +32,8 @@ pub enum Authority<'a> {
 pub enum TargetMatch {
     /// It does.
     Matches,
+    /// Nobody but the server could say, because of these questions.
+    Open(Vec<String>),
     /// It means others.
     Other,
     /// It is no expression, for this reason.
@@ -43,6 +45,8 @@ pub enum TargetMatch {
 pub struct Module {
     /// The least weight that it declares for itself.
     pub minimum_weight: u32,
+    /// Whether it changes something on the machine.
+    pub changes: bool,
 }
 
 /// All that the judgement needs of the world.
@@ -79,7 +83,7 @@ pub struct Accepted {
     pub key: LedgerKey,
     /// Who signed, each key once.
     pub signers: Vec<Signed>,
-    /// The new time floor, to be kept before anything runs.
+    /// The latest moment that its signers vouch for to be past: the time floor rises to it before anything runs.
     pub floor: Timestamp,
 }
 
@@ -88,13 +92,15 @@ pub fn judge(json: &[u8], world: &World<'_>) -> Result<Accepted, Refusal> {
     let action = Action::parse(json).map_err(|error| refused_format(&error))?;
     // A clock may stand behind a little: then the floor is nearer to the truth.
     let now = world.now.max(world.floor);
-    action.check(now).map_err(|error| refused_format(&error))?;
+    action.check(now).map_err(|error| outside(&action, world, &error))?;
     time_check(&action, now, world)?;
     let text = signed_text(&action).map_err(|error| refuse(RefusalCode::Parameters, error.to_string()))?;
     let key = LedgerKey::of(&text);
     ledger_check(&action, (world.ledger)(&key))?;
-    target_check(&action, (world.target)(&action.target))?;
+    let target = (world.target)(&action.target);
+    target_check(&action, &target)?;
     let declared = modules_check(&action, world.module)?;
+    decided_check(&action, &target, &declared)?;
     let signers = signers(&action, &text, world.keyring, now)?;
     weight_check(&action, &declared, &signers, world.authority)?;
     let parameters = action.operations.iter().map(|operation| go_json(operation.parameters.as_str()));
@@ -102,21 +108,58 @@ pub fn judge(json: &[u8], world: &World<'_>) -> Result<Accepted, Refusal> {
     let parameters = parameters.map_err(|error| refuse(RefusalCode::Parameters, error.to_string()))?;
     // A signer's clock may run ahead of ours, within what is allowed; the floor never runs ahead of it.
     let signed = signers.iter().map(|signed| signed.made).filter(|made| *made <= now).max();
-    let floor = world.floor.max(signed.unwrap_or(world.floor));
+    let floor = signed.unwrap_or(Timestamp::EPOCH);
     Ok(Accepted { action, parameters, key, signers, floor })
 }
 
 fn time_check(action: &Action, now: Timestamp, world: &World<'_>) -> Result<(), Refusal> {
     if world.now.plus(limits::TIME_FLOOR_SLACK) < world.floor {
-        let text = format!("the clock says {}, but {} is known to be past: set the clock", world.now, world.floor);
+        let text = format!(
+            "the clock says {}, but {} is known to be past, so it is at least {} behind: set the clock. If it was ahead before \
+             and is right now, `muster-agent clock reset` on the machine, or a document of administrators (`muster trust new \
+             clock`), makes it forget that",
+            second(world.now),
+            second(world.floor),
+            apart(world.now, world.floor)
+        );
         return Err(refuse(RefusalCode::ClockBehind, text));
     }
     if let Some(expires) = world.trust_expires.filter(|expires| now > *expires) {
         let text = format!("the keyring or the weights expired at {expires}, and none newer came");
         return Err(refuse(RefusalCode::TrustExpired, text));
     }
-    action.window_check(now).map_err(|error| refused_format(&error))?;
+    action.window_check(now).map_err(|error| outside(action, world, &error))?;
     action.window_length_check(world.window_max).map_err(|error| refused_format(&error))
+}
+
+/// A refusal for the window says what the machine's clock says: it may be the clock that is wrong.
+fn outside(action: &Action, world: &World<'_>, error: &ActionError) -> Refusal {
+    let Refusal { code, text } = refused_format(error);
+    let now = world.now.max(world.floor);
+    let (first, last) = action.signed_window();
+    let by = match error {
+        ActionError::Expired => format!("{} ago", apart(last, now)),
+        ActionError::TooEarly => format!("in {}", apart(now, first)),
+        _ => return refuse(code, text),
+    };
+    let clock = second(world.now);
+    refuse(code, format!("{text} ({by}, by this machine's clock, which says {clock})"))
+}
+
+/// A moment without its fraction.
+fn second(moment: Timestamp) -> Timestamp {
+    Timestamp::from_secs(moment.to_parts().0)
+}
+
+/// How far apart two moments are, for people.
+fn apart(earlier: Timestamp, later: Timestamp) -> String {
+    let seconds = later.since(earlier).as_secs();
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 fn ledger_check(action: &Action, seen: Seen) -> Result<(), Refusal> {
@@ -124,12 +167,22 @@ fn ledger_check(action: &Action, seen: Seen) -> Result<(), Refusal> {
         Seen::Never { since: None } => return Ok(()),
         Seen::Never { since: Some(since) } if action.valid_from >= since => return Ok(()),
         Seen::Never { since: Some(since) } => {
-            let text = format!("the ledger began at {since}, after the action was valid: it may have run before");
+            let text = format!(
+                "the ledger began at {since}, after the action was valid: it may have run before; sign it again, valid from \
+                 now on"
+            );
             (RefusalCode::BeforeLedger, text)
         }
         Seen::Started => (RefusalCode::AlreadyRun, "the action was begun before".to_owned()),
         Seen::Finished => (RefusalCode::AlreadyRun, "the action was run before".to_owned()),
         Seen::Cancelled => (RefusalCode::Cancelled, "the action was called back".to_owned()),
+        Seen::NoRoom { until } => {
+            let text = format!(
+                "this machine holds as many cancellations as it can, and one found no room: nothing runs until {until}, so \
+                 that what was called back does not run"
+            );
+            (RefusalCode::Cancelled, text)
+        }
         Seen::Unreadable => {
             (RefusalCode::LedgerUnreadable, "the ledger of what was run cannot be read: nothing runs".to_owned())
         }
@@ -137,16 +190,33 @@ fn ledger_check(action: &Action, seen: Seen) -> Result<(), Refusal> {
     Err(refuse(code, text))
 }
 
-fn target_check(action: &Action, answer: TargetMatch) -> Result<(), Refusal> {
+fn target_check(action: &Action, answer: &TargetMatch) -> Result<(), Refusal> {
     match answer {
-        TargetMatch::Matches => Ok(()),
+        TargetMatch::Matches | TargetMatch::Open(_) => Ok(()),
         TargetMatch::Other => {
             let text =
                 format!("this machine does not match the target {:?}", muster_core::text::cut(&action.target, 200));
             Err(refuse(RefusalCode::NotForThisAgent, text))
         }
-        TargetMatch::Invalid(problem) => Err(refuse(RefusalCode::TargetInvalid, problem)),
+        TargetMatch::Invalid(problem) => Err(refuse(RefusalCode::TargetInvalid, problem.clone())),
     }
+}
+
+/// A server could send what hangs on its own word to whatever machine it likes. For a question that is its right: it
+/// chooses whom it asks. What changes a machine is run only where the machine itself knows that it is meant.
+fn decided_check(action: &Action, answer: &TargetMatch, declared: &[Option<Module>]) -> Result<(), Refusal> {
+    let TargetMatch::Open(questions) = answer else { return Ok(()) };
+    let mut modules = action.operations.iter().zip(declared);
+    let Some((operation, _)) = modules.find(|(_, module)| module.is_some_and(|module| module.changes)) else {
+        return Ok(());
+    };
+    let text = format!(
+        "module {} changes the machine, and whether this one is meant hangs on what only the server knows ({}): sign it \
+         again for a target that the machine can decide, such as agentid = '…'",
+        operation.module,
+        muster_core::text::cut(&questions.join(", "), 200),
+    );
+    Err(refuse(RefusalCode::TargetUndecidable, text))
 }
 
 /// Returns what each operation's module declares; `None` for a module that is not there, whose operation is answered with

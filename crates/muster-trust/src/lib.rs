@@ -6,6 +6,7 @@
 //! room that names the OpenPGP library. Not here: files, ledgers on disk, targets and their meaning, modules.
 
 mod armor;
+pub mod cancel;
 pub mod canonical;
 pub mod certificate;
 pub mod document;
@@ -20,6 +21,7 @@ pub mod signature;
 pub mod weights;
 
 pub use armor::ArmorError;
+pub use cancel::{Cancellation, may_cancel};
 pub use canonical::{CanonicalError, go_json, signed_text};
 pub use certificate::{Certificate, CertificateError};
 pub use judge::{Accepted, Authority, Module, TargetMatch, World, judge};

@@ -59,7 +59,7 @@ codes!(
     WindowTooLong = "window-too-long",
     /// It was run before, or begun.
     AlreadyRun = "already-run",
-    /// It was called back.
+    /// It was called back, or may have been: a cancellation found no room.
     Cancelled = "cancelled",
     /// It may have run before the ledger began.
     BeforeLedger = "before-ledger",
@@ -71,6 +71,8 @@ codes!(
     NotForThisAgent = "not-for-this-agent",
     /// One of its modules does not exist here.
     UnknownModule = "unknown-module",
+    /// It changes the machine, and whether this machine is meant only the server could say.
+    TargetUndecidable = "target-undecidable",
     /// A signature is damaged, or not exactly one detached signature.
     SignatureMalformed = "signature-malformed",
     /// A signature of another type, version, or with unknown demands.

@@ -1,7 +1,6 @@
 //! The service by itself: what waits for what.
 
 use super::report::interrupted;
-use super::status::documents_path;
 use super::*;
 use crate::config::Config;
 use crate::hub::any;
@@ -9,11 +8,11 @@ use crate::hub::tests::{a_small_hub, sent, to_service};
 use crate::outbox::Durability;
 use crate::spool::SpoolError;
 use crate::world::SystemClock;
-use muster_core::Priority;
+use muster_core::{Facts, Priority};
 use muster_modules::ModuleResult;
 use muster_modules::foreign::Catalogue;
 use muster_proto::wire as fleetspeak;
-use muster_trust::document::{self, Kind};
+use muster_trust::document;
 use std::path::Path;
 
 fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {
@@ -22,11 +21,16 @@ fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {
     let config =
         Config { keyring_dir: "".into(), acl_file: "".into(), administrators_dir: "".into(), ..Config::default() };
     let identity = watch::Sender::new(Arc::new(Identity::temporary().unwrap()));
-    let asked =
-        Asked { identity: identity.subscribe(), old: None, state_dir: directory.to_owned(), labels: Vec::new() };
+    let asked = Asked {
+        identity: identity.subscribe(),
+        old: None,
+        state_dir: directory.to_owned(),
+        labels: Vec::new(),
+        fleet: "lab".into(),
+    };
     let ledger = OrderLedger::open(&directory.join("orders"), false, clock.now()).unwrap();
     let runner = Runner::new(Catalogue::default(), Duration::from_mins(1));
-    let world = (Arc::clone(&clock), Observer::new(clock));
+    let world = (Arc::clone(&clock), Observer::new(clock), Arc::new(Vouched::default()));
     Actions::new(hub, world, runner, asked, (Believed::load(&config, Path::new("")), Some(ledger)))
 }
 
@@ -60,16 +64,25 @@ async fn a_result_waits_for_room_in_the_spool_before_its_order_counts_as_reporte
 async fn cancellations_do_not_wait_behind_orders_and_orders_wait_within_bounds() {
     let directory = tempfile::tempdir().unwrap();
     let actions = service(directory.path(), 1000);
+    let config = investigated(directory.path());
+    actions.reload(&config).await;
     let places = Arc::clone(&actions.judging).acquire_many_owned(u32::try_from(JUDGED_MAX).unwrap()).await.unwrap();
     let inbox = actions.hub.install(system::ACTIONS);
     for number in 0..20 {
         let order = wire::ActionOrder { action: vec![b'x'; 1024 * 1024].into(), action_id: 7, command_id: 0 };
         actions.hub.receive(message(number, system::ACTION, &order));
     }
-    let cancel = wire::ActionCancel { action_id: 7, ..wire::ActionCancel::default() };
+    let now = actions.clock.now();
+    // One whose signature counts, and the word of a server alone.
+    actions.hub.receive(message(
+        98,
+        system::ACTION_CANCEL,
+        &wire::ActionCancel { signature: String::new(), ..cancel(now) },
+    ));
+    let cancel = cancel(now);
     actions.hub.receive(message(99, system::ACTION_CANCEL, &cancel));
     let running = tokio::spawn(Arc::clone(&actions).run(inbox));
-    let is_called_back = || actions.ledger().as_ref().unwrap().content().is_cancelled(7, &[1; 32]);
+    let is_called_back = || actions.ledger().as_ref().unwrap().content().recalled_by(&[1; 32]).count() == 1;
     let waiting = async {
         while !is_called_back() {
             tokio::task::yield_now().await;
@@ -122,13 +135,44 @@ fn an_order_that_was_cut_short_has_a_result_for_each_of_its_operations() {
     assert_eq!((results.len(), told.status(), &told.order_message_id[..]), (2, ResultStatus::Failed, &[0, 0xff][..]));
 }
 
+/// A cancellation of the order whose text has the hash of ones, signed by the one investigator.
+fn cancel(now: Timestamp) -> wire::ActionCancel {
+    const SECRET: &str = include_str!("../../tests/it/keys/one.secret.asc");
+    let until = Timestamp::from_secs(now.to_parts().0 + 3600);
+    let said = muster_trust::Cancellation { fleet: "lab", order: &[1; 32], until };
+    let mut key = muster_trust::SecretKey::open(SECRET.as_bytes(), None, now).unwrap();
+    wire::ActionCancel {
+        action_id: 7,
+        signed_sha256: vec![1; 32].into(),
+        fleet: "lab".into(),
+        until: until.to_parts().0,
+        signature: key.sign(said.signing_text().as_bytes(), now).unwrap(),
+        reason: String::new(),
+    }
+}
+
+/// A machine that knows one investigator.
+fn investigated(directory: &std::path::Path) -> Config {
+    let keys = directory.join("investigators");
+    std::fs::create_dir(&keys).unwrap();
+    std::fs::write(keys.join("one"), include_str!("../../tests/it/keys/one.asc")).unwrap();
+    Config {
+        keyring_dir: keys,
+        acl_file: "".into(),
+        administrators_dir: "".into(),
+        state_dir: directory.into(),
+        ..Config::default()
+    }
+}
+
 /// A document of weights, signed by the one administrator.
 fn weights(now: Timestamp) -> Vec<u8> {
     const SECRET: &str = include_str!("../../tests/it/keys/one.secret.asc");
     let hour = Duration::from_hours(1);
+    let weights = serde_json::json!({"default": {"minimumweight": 1, "investigators": {}}});
     let payload = serde_json::json!({
-        "kind": "acl", "version": 5, "content": {"default": {"minimumweight": 1, "investigators": {}}},
-        "issued": now.to_string(), "expires": now.plus(hour).to_string(),
+        "kind": "investigators", "version": 5, "content": {"keys": [], "weights": weights}, "fleet": "lab",
+        "target": "true", "issued": now.to_string(), "expires": now.plus(hour).to_string(),
     })
     .to_string();
     let mut key = muster_trust::SecretKey::open(SECRET.as_bytes(), None, now).unwrap();
@@ -136,31 +180,66 @@ fn weights(now: Timestamp) -> Vec<u8> {
     document::envelope(&payload, &[signature]).into_bytes()
 }
 
-#[test]
-fn reading_anew_does_not_forget_a_document_that_is_taken_meanwhile() {
-    let directory = tempfile::tempdir().unwrap();
-    let keys = directory.path().join("administrators");
+/// A machine of the fleet "lab" with one administrator.
+fn administered(directory: &std::path::Path) -> Config {
+    let keys = directory.join("administrators");
     std::fs::create_dir(&keys).unwrap();
     std::fs::write(keys.join("one"), include_str!("../../tests/it/keys/one.asc")).unwrap();
     let config = Config { keyring_dir: "".into(), acl_file: "".into(), administrators_dir: keys, ..Config::default() };
-    let config = Config { state_dir: directory.path().into(), administrators_min: 1, ..config };
-    let actions = service(directory.path(), 1000);
-    // The document is being taken when the signal comes.
-    let mut taking = actions.believed_mut();
-    *taking = Believed::load(&config, &documents_path(&config));
-    let (service, reread) = (Arc::clone(&actions), config.clone());
-    let reading = std::thread::spawn(move || {
+    Config { state_dir: directory.into(), administrators_min: 1, fleet: "lab".into(), ..config }
+}
+
+/// Runs `reload` on a thread of its own.
+fn reloading(actions: &Arc<Actions>, config: &Config) -> std::thread::JoinHandle<()> {
+    let (service, config) = (Arc::clone(actions), config.clone());
+    std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(service.reload(&reread));
-    });
-    // Time enough to read what must not be read yet; nothing shows that somebody waits.
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < Duration::from_millis(50) {
-        std::thread::yield_now();
-    }
+        runtime.block_on(service.reload(&config));
+    })
+}
+
+#[test]
+fn reading_anew_does_not_forget_a_document_that_is_taken_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = administered(directory.path());
+    let actions = service(directory.path(), 1000);
+    reloading(&actions, &config).join().unwrap();
     let now = Timestamp::from_secs(actions.clock.now().to_parts().0);
-    taking.take(&weights(now), now).unwrap();
-    drop(taking);
-    reading.join().unwrap();
-    assert_eq!(actions.believed_mut().version(Kind::Acl), 5);
+    // The signal comes while a document is taken; in whatever order they go on, the document stays.
+    for _ in 0..20 {
+        let reading = reloading(&actions, &config);
+        actions.take_here(&weights(now), &Facts::new()).unwrap();
+        reading.join().unwrap();
+        assert_eq!(actions.believed().acl_version(), 5);
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_document_that_is_verified() {
+    let directory = tempfile::tempdir().unwrap();
+    let actions = service(directory.path(), 1000);
+    // Somebody verifies: what is believed can be read and told meanwhile.
+    let verifying = actions.changing();
+    assert_eq!(actions.believed().acl_version(), 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let telling = async { tokio::time::timeout(Duration::from_secs(20), actions.tell_trust()).await };
+    runtime.block_on(telling).expect("the agent's thread waits for a document");
+    drop(verifying);
+}
+
+#[tokio::test]
+async fn what_is_past_stays_past_when_the_clock_is_set_back_and_the_agent_starts_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let actions = service(directory.path(), 1000);
+    let now = actions.clock.now();
+    actions.keep_time();
+    assert_eq!(actions.floor(), Timestamp::EPOCH, "no server was reached: the clock may be anything");
+    actions.vouched.handshake(now.minus(Duration::from_hours(24)), now);
+    actions.keep_time();
+    let floor = actions.floor();
+    assert!(floor >= now, "{floor}");
+    drop(actions);
+    let before = now.minus(Duration::from_hours(48));
+    let ledger = OrderLedger::open(&directory.path().join("orders"), true, before).unwrap();
+    assert_eq!(ledger.content().floor(), floor);
 }

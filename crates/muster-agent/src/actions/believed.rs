@@ -1,7 +1,8 @@
 //! Whom this machine believes: keys and weights from files of the configuration, or from documents that administrators
 //! signed.
 //!
-//! A document of a kind takes the place of the files; once there is one, only a newer one takes its place. Accepted
+//! A document of investigators takes the place of both files, keys and weights, so that those of two days are never mixed;
+//! once there is one, only a newer one takes its place. Accepted
 //! documents are kept in the order in which they came, each with the moment at which it was accepted, and are read again
 //! in that order at every start, because administrators change by documents, too.
 //! Stays true: what cannot be read permits nothing, except that weights which were read before stay in force while the
@@ -13,18 +14,20 @@ use crate::chain::Chain;
 use crate::config::Config;
 use crate::durable::{self, Sync};
 use muster_core::{Timestamp, limits};
-use muster_trust::document::{Administrators, Content, Document, DocumentError, InForce, Kind, accept};
-use muster_trust::{Acl, Keyring};
+use muster_trust::document::{
+    Administrators, Content, Document, DocumentError, InForce, Kind, Receiver, accept, reread,
+};
+use muster_trust::{Acl, Keyring, TargetMatch};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Documents kept: one keyring, one list of weights, and every change of administrators.
+/// Documents kept: one of investigators, and every change of administrators.
 const DOCUMENTS_MAX: usize = 1000;
 
 /// What is believed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Believed {
     /// Whose signatures are looked at.
     pub(crate) keyring: Keyring,
@@ -41,6 +44,8 @@ pub(crate) struct Believed {
     /// The weights that were last read of the file, whatever is in force.
     of_file: Option<Weights>,
     administrators: Option<Administrators>,
+    /// The fleet that this machine belongs to; empty: none.
+    fleet: String,
     kept: Vec<Kept>,
     /// Documents that were accepted before cannot be read.
     closed: bool,
@@ -123,6 +128,7 @@ impl Believed {
             problems,
             of_file,
             administrators,
+            fleet: config.fleet.clone(),
             kept: Vec::new(),
             closed: false,
             path: path.into(),
@@ -146,7 +152,7 @@ impl Believed {
 
     /// Says what follows of weights that cannot be used.
     fn tell_unusable(&mut self, why: &str, is_running: bool) {
-        let has_document = self.in_force.contains_key(&Kind::Acl);
+        let has_document = [Kind::Investigators, Kind::Acl].iter().any(|kind| self.in_force.contains_key(kind));
         let follows = match (has_document, is_running && self.of_file.is_some()) {
             (true, _) => "the administrators' document counts in its place",
             (false, true) => "those that were read before stay in force until the agent is started again",
@@ -183,9 +189,10 @@ impl Believed {
         let kept: Vec<Kept> = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         for kept in kept {
             // Judged as of then: a document whose time is over since stays in force, and says so by its end.
-            let in_force = |kind| (kind == kept.kind).then(|| kept.in_force.clone());
-            let document =
-                self.judge(kept.document.as_bytes(), in_force, kept.at).map_err(|error| error.to_string())?;
+            let administrators = self.administrators.as_ref().ok_or(NotTaken::NoAdministrators);
+            let administrators = administrators.map_err(|error| error.to_string())?;
+            let document = reread(kept.document.as_bytes(), administrators, &kept.in_force, &self.fleet, kept.at)
+                .map_err(|error| error.to_string())?;
             if document.kind != kept.kind || document.in_force != kept.in_force {
                 return Err("a document is not the one that was accepted".to_owned());
             }
@@ -194,41 +201,56 @@ impl Believed {
         Ok(())
     }
 
-    fn judge(
-        &self,
-        json: &[u8],
-        in_force: impl Fn(Kind) -> Option<InForce>,
-        now: Timestamp,
-    ) -> Result<Document, NotTaken> {
-        let administrators = self.administrators.as_ref().ok_or(NotTaken::NoAdministrators)?;
-        Ok(accept(json, administrators, in_force, now)?)
-    }
-
     fn put_in_force(&mut self, document: Document, kept: Kept) {
         self.in_force.insert(document.kind, document.in_force);
         match document.content {
+            Content::Investigators(keyring, acl) => {
+                (self.keyring, self.acl) = (keyring, acl);
+                self.acl_text = content_of(&kept.document, Some("weights")).unwrap_or_default();
+                // What was taken apart before is not put beside it.
+                self.in_force.remove(&Kind::Keyring);
+                self.in_force.remove(&Kind::Acl);
+            }
             Content::Keyring(keyring) => self.keyring = keyring,
             Content::Acl(acl) => {
                 self.acl = acl;
-                self.acl_text = content_of(&kept.document).unwrap_or_default();
+                self.acl_text = content_of(&kept.document, None).unwrap_or_default();
             }
             Content::Administrators(administrators) => self.administrators = Some(administrators),
+            Content::Clock => {}
         }
         self.kept = with(&self.kept, kept);
         // The end of the administrators' own document is no reason to stop believing what they signed.
-        let ends = self.kept.iter().filter(|kept| kept.kind != Kind::Administrators);
+        let ends = self.kept.iter().filter(|kept| !matches!(kept.kind, Kind::Administrators | Kind::Clock));
         self.expires = ends.filter_map(|kept| end_of(&kept.document)).min();
     }
 
-    /// Takes a document: it is on the disk when this returns, and in force. Returns its kind.
-    pub(crate) fn take(&mut self, json: &[u8], now: Timestamp) -> Result<Kind, NotTaken> {
+    /// Takes a document: it is on the disk when this returns, and in force. `target` says whether a target means this
+    /// machine, whose `clock` may stand behind what is known to be past: then the `floor` is nearer to the truth, except for
+    /// administrators who say that it is not.
+    pub(crate) fn take(
+        &mut self,
+        json: &[u8],
+        target: &dyn Fn(&str) -> TargetMatch,
+        (clock, floor): (Timestamp, Timestamp),
+    ) -> Result<Taken, NotTaken> {
         if self.closed {
             return Err(NotTaken::Unreadable(self.path.clone()));
         }
-        let document = self.judge(json, |kind| self.in_force.get(&kind).cloned(), now)?;
-        let (kind, in_force) = (document.kind, document.in_force.clone());
+        let administrators = self.administrators.as_ref().ok_or(NotTaken::NoAdministrators)?;
+        let receiver = Receiver { fleet: &self.fleet, target };
+        let in_force = |kind| self.in_force.get(&kind).cloned();
+        let mut now = clock.max(floor);
+        let document = match accept(json, administrators, in_force, &receiver, now) {
+            Err(_) if clock < floor && is_of_clock(json) => {
+                now = clock;
+                accept(json, administrators, in_force, &receiver, now)?
+            }
+            judged => judged?,
+        };
+        let (kind, in_force, floor) = (document.kind, document.in_force.clone(), document.floor);
         if self.in_force.get(&kind) == Some(&in_force) {
-            return Ok(kind);
+            return Ok(Taken { kind, floor, is_new: false });
         }
         let kept = Kept { at: now, kind, in_force, document: String::from_utf8_lossy(json).into_owned() };
         let all = with(&self.kept, kept.clone());
@@ -239,19 +261,46 @@ impl Believed {
         durable::replace(&self.path, &bytes, Sync::Power)
             .map_err(|source| NotTaken::Disk { path: self.path.clone(), source })?;
         self.put_in_force(document, kept);
-        Ok(kind)
+        Ok(Taken { kind, floor, is_new: true })
     }
 
-    /// Returns the version of a kind in force; 0 when files are.
-    pub(crate) fn version(&self, kind: Kind) -> u64 {
-        self.in_force.get(&kind).map_or(0, |in_force| in_force.version)
+    /// Returns the version of the document that the keys come from; 0 when files are.
+    pub(crate) fn keyring_version(&self) -> u64 {
+        self.version(Kind::Keyring)
+    }
+
+    /// Returns the version of the document that the weights come from; 0 when files are.
+    pub(crate) fn acl_version(&self) -> u64 {
+        self.version(Kind::Acl)
+    }
+
+    /// Of the document that holds both, else of the one that holds this kind alone, as before.
+    fn version(&self, kind: Kind) -> u64 {
+        let in_force = self.in_force.get(&Kind::Investigators).or_else(|| self.in_force.get(&kind));
+        in_force.map_or(0, |in_force| in_force.version)
     }
 }
 
-/// Adds a document. It takes the place of the one of its kind; administrators keep their history, which proves them.
+/// A document that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// What it is about.
+    pub(crate) kind: Kind,
+    /// What its administrators vouch for to be past.
+    pub(crate) floor: Timestamp,
+    /// Whether it was not in force already.
+    pub(crate) is_new: bool,
+}
+
+/// Adds a document. It takes the place of the one of its kind, and of those of before that held a part of it;
+/// administrators keep their history, which proves them.
 fn with(kept: &[Kept], new: Kept) -> Vec<Kept> {
-    let replaced = |old: &&Kept| old.kind != new.kind || new.kind == Kind::Administrators;
-    let mut all: Vec<Kept> = kept.iter().filter(replaced).cloned().collect();
+    let stays = |old: &&Kept| match new.kind {
+        Kind::Administrators => true,
+        Kind::Investigators => matches!(old.kind, Kind::Administrators | Kind::Clock),
+        kind => old.kind != kind,
+    };
+    let mut all: Vec<Kept> = kept.iter().filter(stays).cloned().collect();
     all.push(new);
     all
 }
@@ -262,8 +311,17 @@ fn payload(document: &str) -> Option<serde_json::Value> {
     serde_json::from_str(envelope.get("payload")?.as_str()?).ok()
 }
 
-fn content_of(document: &str) -> Option<String> {
-    Some(payload(document)?.get("content")?.to_string())
+/// Returns the content of a document that was accepted, or a part of it, as text.
+fn content_of(document: &str, part: Option<&str>) -> Option<String> {
+    let payload = payload(document)?;
+    let content = payload.get("content")?;
+    Some(part.map_or(Some(content), |part| content.get(part))?.to_string())
+}
+
+/// Whether a document says that it is about the clock. Nobody need have signed it yet.
+fn is_of_clock(json: &[u8]) -> bool {
+    let kind = std::str::from_utf8(json).ok().and_then(|json| payload(json)?.get("kind").cloned());
+    kind.is_some_and(|kind| kind == Kind::Clock.as_str())
 }
 
 fn end_of(document: &str) -> Option<Timestamp> {
@@ -332,6 +390,13 @@ fn read_administrators(config: &Config, problems: &mut Vec<Problem>) -> Option<A
     let keyring = read_keyring(&config.administrators_dir, "administrators_dir", problems);
     if keyring.certificates().is_empty() {
         return None;
+    }
+    if config.fleet.is_empty() {
+        let text =
+            "administrators are configured, but not the fleet that this machine belongs to, so that every document is \
+                    refused: write fleet = \"NAME\" into the configuration"
+                .to_owned();
+        problems.push(Problem { is_grave: false, text });
     }
     let unusable = |error| {
         let shown = config.administrators_dir.display();

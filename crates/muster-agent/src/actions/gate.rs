@@ -5,11 +5,15 @@
 
 use super::ledger::Origin;
 use super::{Actions, Came};
+use muster_core::action::Fingerprint;
 use muster_core::target::{Endpoint, OwnRow, Target, Verdict, tags};
 use muster_core::{Facts, Timestamp, limits};
 use muster_modules::Effect;
-use muster_trust::{Accepted, Authority, LedgerKey, Module, Refusal, RefusalCode, Seen, TargetMatch, World, judge};
-use std::sync::{Arc, PoisonError};
+use muster_trust::{
+    Accepted, Authority, LedgerKey, Module, Refusal, RefusalCode, Seen, TargetMatch, World, judge, may_cancel,
+};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,21 +29,21 @@ impl Actions {
     pub(super) async fn judge(self: &Arc<Self>, came: &Came) -> Result<Accepted, Refusal> {
         let facts = self.facts().await;
         let (service, json) = (Arc::clone(self), came.order.action.clone());
-        let (action_id, now) = (came.order.action_id, came.at);
+        let now = came.at;
         // Away from the agent's own thread: what a stranger sends may take time to look at, or hit a defect.
-        let judged = tokio::task::spawn_blocking(move || service.judge_here(&json, action_id, now, &facts)).await;
+        let judged = tokio::task::spawn_blocking(move || service.judge_here(&json, now, &facts)).await;
         judged.unwrap_or_else(|_| {
             let text = "judging the action hit a defect of this program; it is not run".to_owned();
             Err(Refusal { code: RefusalCode::Malformed, text })
         })
     }
 
-    fn judge_here(&self, json: &[u8], action_id: i64, now: Timestamp, facts: &Facts) -> Result<Accepted, Refusal> {
-        let believed = self.believed.read().unwrap_or_else(PoisonError::into_inner);
-        let floor = self.ledger().as_ref().map_or(Timestamp::EPOCH, |ledger| ledger.content().floor());
+    fn judge_here(&self, json: &[u8], now: Timestamp, facts: &Facts) -> Result<Accepted, Refusal> {
+        let believed = self.believed();
+        let floor = self.floor();
         let module = |name: &str| {
             let facts = self.runner.catalogue().facts(name)?;
-            Some(Module { minimum_weight: facts.weight_min })
+            Some(Module { minimum_weight: facts.weight_min, changes: facts.effect == Effect::Changes })
         };
         let accepted = judge(
             json,
@@ -50,18 +54,19 @@ impl Actions {
                 trust_expires: believed.expires,
                 keyring: &believed.keyring,
                 authority: Authority::Weights(&believed.acl),
-                ledger: &|key| self.seen(key, action_id),
+                ledger: &|key| self.seen(key, now.max(floor)),
                 target: &|target| self.matches(target, facts, now),
                 module: &module,
             },
         )?;
-        self.newness_check(&accepted)?;
+        self.newness_check(&accepted, now)?;
+        self.recall_check(&accepted)?;
         Ok(accepted)
     }
 
     /// What changes a machine does not run when it was valid before the machine had its identity: the machine may have
     /// been set up anew after it ran it. A question may be asked twice.
-    fn newness_check(&self, accepted: &Accepted) -> Result<(), Refusal> {
+    fn newness_check(&self, accepted: &Accepted, now: Timestamp) -> Result<(), Refusal> {
         // A module that is not there is not run.
         let changes = |module: &str| self.runner.catalogue().facts(module).is_some_and(|f| f.effect == Effect::Changes);
         let Some(changing) = accepted.action.operations.iter().find(|operation| changes(&operation.module)) else {
@@ -70,6 +75,17 @@ impl Actions {
         let since = self.ledger().as_ref().map(|ledger| ledger.content().since().0);
         match since {
             Some(since) if accepted.action.valid_from >= since => Ok(()),
+            // Signing again helps only when the clock gets there.
+            Some(since) if since > now => {
+                let text = format!(
+                    "module {} changes the machine, which remembers since {since} what it ran, and its clock says {now}: the \
+                     clock was {} min ahead when the agent began. If it is right now, `muster-agent clock reset` on the \
+                     machine, or a document of administrators (`muster trust new clock`), makes it forget that",
+                    changing.module,
+                    since.since(now).as_secs().div_ceil(60),
+                );
+                Err(Refusal { code: RefusalCode::BeforeLedger, text })
+            }
             _ => {
                 let text = format!(
                     "module {} changes the machine, and the action was valid before this machine was enrolled: \
@@ -81,39 +97,69 @@ impl Actions {
         }
     }
 
-    fn seen(&self, key: &LedgerKey, action_id: i64) -> Seen {
+    /// Whether `canceller` may call back an order that these people signed. Nobody vouches for what was remembered before
+    /// that took a signature, and it counts as it did then.
+    pub(super) fn may_cancel(&self, modules: &[String], signers: &[String], canceller: &str) -> bool {
+        let signers: BTreeSet<Fingerprint> = signers.iter().filter_map(|signer| signer.parse().ok()).collect();
+        canceller.is_empty()
+            || canceller.parse().is_ok_and(|one| may_cancel(&self.believed().acl, modules, &signers, &one))
+    }
+
+    /// What was called back by somebody who may is not run.
+    fn recall_check(&self, accepted: &Accepted) -> Result<(), Refusal> {
+        let by: Vec<String> = match self.ledger().as_ref() {
+            Some(ledger) => ledger.content().recalled_by(accepted.key.as_bytes()).map(str::to_owned).collect(),
+            None => Vec::new(),
+        };
+        let modules: Vec<String> =
+            accepted.action.operations.iter().map(|operation| operation.module.clone()).collect();
+        let signers: Vec<String> = accepted.signers.iter().map(|signed| signed.signer.to_string()).collect();
+        match by.iter().find(|canceller| self.may_cancel(&modules, &signers, canceller)) {
+            None => Ok(()),
+            Some(canceller) => {
+                let text = format!("the action was called back by {canceller}");
+                Err(Refusal { code: RefusalCode::Cancelled, text })
+            }
+        }
+    }
+
+    fn seen(&self, key: &LedgerKey, now: Timestamp) -> Seen {
         let ledger = self.ledger();
         let Some(ledger) = ledger.as_ref() else { return Seen::Unreadable };
         let content = ledger.content();
         match content.order(key.as_bytes()) {
             Some(order) if order.outcome.is_some() => Seen::Finished,
             Some(_) => Seen::Started,
-            None if content.is_cancelled(action_id, key.as_bytes()) => Seen::Cancelled,
-            None => match content.since() {
-                (_, Origin::New) => Seen::Never { since: None },
-                (since, Origin::Lost) => Seen::Never { since: Some(since) },
+            None => match (content.recalls_full_until(now), content.since()) {
+                (Some(until), _) => Seen::NoRoom { until },
+                (None, (_, Origin::New)) => Seen::Never { since: None },
+                (None, (since, Origin::Lost)) => Seen::Never { since: Some(since) },
             },
         }
     }
 
-    /// Whether a target means this machine. What only the server knows of it (its number, its state) is left open: an
-    /// order that asks for nothing else may go to any machine, and its signers know that.
-    fn matches(&self, target: &str, facts: &Facts, now: Timestamp) -> TargetMatch {
+    /// Whether a target means this machine. What only the server knows of it (its number, its state) is left open.
+    pub(super) fn matches(&self, target: &str, facts: &Facts, now: Timestamp) -> TargetMatch {
         let target = match Target::parse(target) {
             Ok(target) => target,
             Err(error) => return TargetMatch::Invalid(error.to_string()),
         };
         let id = self.asked.identity.borrow().id;
         let labels = self.asked.labels.iter().map(String::as_str);
-        let row = OwnRow { endpoint: Endpoint::observed(id, facts), tags: tags(labels) };
+        let row = OwnRow { id, endpoint: Endpoint::observed(id, facts), tags: tags(labels) };
         match target.evaluate(&row, now).verdict() {
-            Verdict::Matches | Verdict::MayMatch => TargetMatch::Matches,
+            Verdict::Matches => TargetMatch::Matches,
+            Verdict::MayMatch => {
+                let leaves = target.explain(&row, now).into_iter();
+                let open = leaves.filter(|leaf| leaf.truths.may_hold && leaf.truths.may_fail);
+                TargetMatch::Open(open.map(|leaf| leaf.text).collect())
+            }
             Verdict::DoesNotMatch => TargetMatch::Other,
         }
     }
 
     /// The facts of the machine, looked at anew when they are too old: by one, while the others wait for what it sees.
-    async fn facts(&self) -> Arc<Facts> {
+    pub(super) async fn facts(&self) -> Arc<Facts> {
         let mut known = self.facts.0.lock().await;
         if let Some((_, facts)) = known.as_ref().filter(|(at, _)| at.elapsed() < FACTS_AGE_MAX) {
             return Arc::clone(facts);

@@ -10,6 +10,7 @@
 pub(crate) use super::ledger_line::{Order, OrderKey, Origin, Outcome, RefusedOrder};
 
 use super::ledger_line::{Header, Line, read_line, write_line};
+use super::recalls::Recalls;
 use crate::durable::{self, Sync};
 use muster_core::Timestamp;
 use muster_trust::ledger::keep_until;
@@ -25,8 +26,6 @@ use std::time::Duration;
 const ORDERS_KEPT: usize = 1000;
 /// Refusals remembered.
 const REFUSALS_KEPT: usize = 200;
-/// Cancellations of orders that did not come yet.
-const CANCELLED_MAX: usize = 10_000;
 /// The file is written anew without what is forgotten when it is larger than this.
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,9 +40,11 @@ pub(crate) struct Content {
     by_key: HashMap<OrderKey, u64>,
     next: u64,
     refused: VecDeque<RefusedOrder>,
-    cancelled: VecDeque<(i64, String)>,
+    recalls: Recalls,
     head: [u8; 32],
     floor: Timestamp,
+    /// Bytes of the first line as it was read, with its end.
+    header_bytes: usize,
 }
 
 /// The ledger.
@@ -95,9 +96,10 @@ impl Content {
             by_key: HashMap::new(),
             next: 0,
             refused: VecDeque::new(),
-            cancelled: VecDeque::new(),
+            recalls: Recalls::default(),
             head,
             floor,
+            header_bytes: 0,
         }
     }
 
@@ -112,6 +114,7 @@ impl Content {
             return None;
         }
         let mut content = Self::new(header);
+        content.header_bytes = bytes.iter().position(|byte| *byte == b'\n').map_or(0, |place| place + 1);
         for line in lines {
             content.take(line?);
         }
@@ -139,11 +142,9 @@ impl Content {
                     self.refused.pop_front();
                 }
             }
-            Line::Cancelled { action_id, signed, .. } => {
-                self.cancelled.push_back((action_id, signed));
-                if self.cancelled.len() > CANCELLED_MAX {
-                    self.cancelled.pop_front();
-                }
+            Line::Floor { at } => self.floor = self.floor.max(at),
+            line @ (Line::Recalled { .. } | Line::RecallsFull { .. } | Line::Cancelled { .. }) => {
+                self.recalls.take(&line)
             }
         }
     }
@@ -162,13 +163,13 @@ impl Content {
             self.header.head = chained(self.header.head, &order.key);
             self.header.forgotten += 1;
         }
+        self.recalls.forget(self.floor);
     }
 
     /// Writes everything as a new file.
     fn write(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        for (action_id, signed) in &self.cancelled {
-            let line = Line::Cancelled { at: self.floor, action_id: *action_id, signed: signed.clone() };
+        for line in self.recalls.lines() {
             rest.extend(write_line(&line));
         }
         for refused in &self.refused {
@@ -182,6 +183,12 @@ impl Content {
         let mut bytes = self.first_line((head + rest.len()) as u64);
         bytes.extend(rest);
         bytes
+    }
+
+    /// Whether the first line is as long as it was when it was read.
+    fn keeps_its_place(&mut self) -> bool {
+        let promised = self.header.promised;
+        self.first_line(promised).len() == self.header_bytes
     }
 
     /// Returns the first line, which is as long whatever was promised.
@@ -215,10 +222,25 @@ impl Content {
         (self.header.forgotten + self.orders.len() as u64, self.head)
     }
 
-    /// Whether an order was called back before it came.
-    pub(crate) fn is_cancelled(&self, action_id: i64, key: &OrderKey) -> bool {
-        let key = hex::encode(key);
-        self.cancelled.iter().any(|(id, signed)| (*id != 0 && *id == action_id) || *signed == key)
+    /// Returns who called an order back: fingerprints, or nothing for a time when that took no signature.
+    pub(crate) fn recalled_by(&self, key: &OrderKey) -> impl Iterator<Item = &str> {
+        self.recalls.signers(key)
+    }
+
+    /// Returns until when no order runs, because a cancellation found no room.
+    pub(crate) fn recalls_full_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.recalls.full_until(now)
+    }
+
+    /// Whether a server was ever reached since this ledger began.
+    pub(crate) fn was_in_contact(&self) -> bool {
+        self.header.in_contact
+    }
+
+    /// Begins to remember at `now`, if the clock was ahead of it when the ledger was made.
+    fn begin_at(&mut self, now: Timestamp) {
+        let since = since(now, self.header.origin);
+        self.header.since = self.header.since.min(since);
     }
 
     /// Returns the order with this key.
@@ -252,8 +274,12 @@ impl OrderLedger {
                     // A crash tore the last line: nothing of it had begun.
                     File::options().write(true).open(path).and_then(|file| file.set_len(whole as u64)).map_err(disk)?;
                 }
+                // The first line is written again in its place: one of an earlier form is shorter, and has no room for that.
+                let is_of_before = !content.keeps_its_place();
                 if whole as u64 > FILE_BYTES {
                     content.forget(now);
+                }
+                if is_of_before || whole as u64 > FILE_BYTES {
                     durable::replace(path, &content.write(), Sync::Power).map_err(disk)?;
                 }
                 content
@@ -269,7 +295,16 @@ impl OrderLedger {
                 }
                 let origin = if known_before || damaged_or_missing.is_some() { Origin::Lost } else { Origin::New };
                 let (floor, since) = (Timestamp::EPOCH, since(now, origin));
-                let header = Header { version: 1, since, origin, floor, forgotten: 0, head: [0; 32], promised: 0 };
+                let header = Header {
+                    version: 1,
+                    since,
+                    origin,
+                    floor,
+                    forgotten: 0,
+                    head: [0; 32],
+                    promised: 0,
+                    in_contact: false,
+                };
                 let mut content = Content::new(header);
                 durable::replace(path, &content.write(), Sync::Power).map_err(disk)?;
                 content
@@ -282,17 +317,24 @@ impl OrderLedger {
         Ok(Self { path: path.into(), file, bytes, is_torn: false, shrink_at, refusals_written: 0, content })
     }
 
+    /// Raises the floor to what certificates and this program vouch for.
+    pub(crate) fn vouched(mut self, at: Timestamp) -> Result<Self, LedgerError> {
+        self.raise_floor(at).map_err(|source| LedgerError::Disk { path: self.path.clone(), source })?;
+        Ok(self)
+    }
+
     /// What is in it.
     pub(crate) fn content(&self) -> &Content {
         &self.content
     }
 
     /// Takes an order: when this returns [`Begun::Now`] it is on the disk, and nobody else took it.
-    pub(crate) fn begin(&mut self, order: Order) -> io::Result<Begun> {
+    /// `counts` says whether somebody who called it back may.
+    pub(crate) fn begin(&mut self, order: Order, counts: &dyn Fn(&str) -> bool) -> io::Result<Begun> {
         if self.content.order(&order.key).is_some() {
             return Ok(Begun::Before);
         }
-        if self.content.is_cancelled(order.action_id, &order.key) {
+        if self.content.recalled_by(&order.key).any(counts) {
             return Ok(Begun::CalledBack);
         }
         self.append(Line::Begun(order))?;
@@ -317,16 +359,66 @@ impl OrderLedger {
         self.append(Line::Refused(refused))
     }
 
-    /// Writes that an order is called back, which then never begins here. It is on the disk when this returns.
-    pub(crate) fn cancel(&mut self, at: Timestamp, action_id: i64, signed: &[u8]) -> io::Result<()> {
-        let signed = hex::encode(signed);
-        if self.content.cancelled.contains(&(action_id, signed.clone())) {
+    /// Writes that `signer` called an order back, which may begin until `until`. It is on the disk when this returns; where
+    /// there is no room for it, nothing runs until then.
+    pub(crate) fn recall(&mut self, key: OrderKey, signer: &str, until: Timestamp) -> io::Result<()> {
+        self.content.recalls.forget(self.content.floor);
+        let Some(line) = self.content.recalls.line(key, signer, until) else { return Ok(()) };
+        self.append(line)?;
+        self.sync()?;
+        self.shrink(self.content.floor)
+    }
+
+    /// Raises the floor to `at`, if it lies below. It is on the disk when this returns.
+    pub(crate) fn raise_floor(&mut self, at: Timestamp) -> io::Result<()> {
+        if at <= self.content.floor {
             return Ok(());
         }
-        self.append(Line::Cancelled { at, action_id, signed })?;
+        self.append(Line::Floor { at })?;
         self.sync()?;
-        // Anybody who can reach this machine can call back as much as they like: that must not fill its disk.
         self.shrink(at)
+    }
+
+    /// Notes that a server was reached for the first time: by its certificate the clock can be believed now, and a later
+    /// moment at which this ledger was made cannot.
+    pub(crate) fn first_contact(&mut self, now: Timestamp) -> io::Result<()> {
+        self.rewrite(|content| {
+            content.header.in_contact = true;
+            // What has run was told of: its ledger does not begin anew.
+            if content.orders.is_empty() && content.header.origin == Origin::New {
+                content.begin_at(now);
+            }
+        })
+    }
+
+    /// Believes the clock as it is `now`, whatever was seen of it before: the floor, and the moment since when this ledger
+    /// tells everything, are moved back to it where they lie after it. Only the machine's owner and its administrators may
+    /// ask for that.
+    pub(crate) fn reset_clock(&mut self, now: Timestamp) -> io::Result<()> {
+        self.rewrite(|content| {
+            content.floor = content.floor.min(now);
+            for order in content.orders.values_mut() {
+                order.floor = order.floor.min(now);
+            }
+            let since = since(now, Origin::Lost);
+            content.header.since = content.header.since.min(since);
+        })
+    }
+
+    /// Changes what is in the file, all of it or nothing.
+    fn rewrite(&mut self, change: impl FnOnce(&mut Content)) -> io::Result<()> {
+        // On a copy: should the disk fail, the first line in memory must stay the one that is in the file.
+        let mut content = self.content.clone();
+        change(&mut content);
+        let bytes = content.write();
+        // Whether the file is replaced or not, what is written next goes to the one that has the name.
+        self.file = None;
+        durable::replace(&self.path, &bytes, Sync::Power)?;
+        self.content = content;
+        (self.bytes, self.is_torn) = (bytes.len() as u64, false);
+        // Should all of it be needed, the next time is when it has doubled.
+        self.shrink_at = FILE_BYTES.max(2 * self.bytes);
+        Ok(())
     }
 
     fn append(&mut self, line: Line) -> io::Result<()> {
@@ -367,18 +459,7 @@ impl OrderLedger {
         if self.bytes <= self.shrink_at {
             return Ok(());
         }
-        // On a copy: should the disk fail, the first line in memory must stay the one that is in the file.
-        let mut content = self.content.clone();
-        content.forget(now);
-        let bytes = content.write();
-        // Whether the file is replaced or not, what is written next goes to the one that has the name.
-        self.file = None;
-        durable::replace(&self.path, &bytes, Sync::Power)?;
-        self.content = content;
-        (self.bytes, self.is_torn) = (bytes.len() as u64, false);
-        // Should all of it be needed, the next time is when it has doubled.
-        self.shrink_at = FILE_BYTES.max(2 * self.bytes);
-        Ok(())
+        self.rewrite(|content| content.forget(now))
     }
 }
 

@@ -92,6 +92,13 @@ pub(super) struct Header {
     /// line can be written again in its place.
     #[serde(with = "wide_number")]
     pub(super) promised: u64,
+    /// Whether a server was reached since: until then the clock may be anything. Ledgers of before do not say.
+    #[serde(default = "was_in_contact")]
+    pub(super) in_contact: bool,
+}
+
+fn was_in_contact() -> bool {
+    true
 }
 
 /// A line.
@@ -107,6 +114,24 @@ pub(super) enum Line {
         outcome: Outcome,
     },
     Refused(RefusedOrder),
+    /// A cancellation that somebody signed.
+    Recalled {
+        #[serde(with = "hex_key")]
+        key: OrderKey,
+        /// Fingerprint.
+        signer: String,
+        /// The order may begin until then.
+        until: Timestamp,
+    },
+    /// A cancellation that found no room: no order runs until then.
+    RecallsFull {
+        until: Timestamp,
+    },
+    /// A moment that somebody who is trusted vouched for, or that this machine's own clock showed.
+    Floor {
+        at: Timestamp,
+    },
+    /// A cancellation as it was before: without a signature.
     Cancelled {
         at: Timestamp,
         action_id: i64,

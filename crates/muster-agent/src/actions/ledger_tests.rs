@@ -1,3 +1,4 @@
+use super::super::recalls::RECALLS_MAX;
 use super::*;
 
 fn at(seconds: i64) -> Timestamp {
@@ -22,6 +23,11 @@ fn order(number: u8, now: i64, end: i64) -> Order {
     }
 }
 
+/// Whoever called back may.
+fn anybody(_: &str) -> bool {
+    true
+}
+
 fn done(seconds: i64) -> Outcome {
     Outcome { at: at(seconds), status: "success".into(), found: 1 }
 }
@@ -36,12 +42,12 @@ fn a_path() -> (tempfile::TempDir, PathBuf) {
 fn an_order_is_taken_once_whatever_comes_between() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    assert_eq!(ledger.begin(order(1, 5, 100)).unwrap(), Begun::Now);
-    assert_eq!(ledger.begin(order(1, 6, 100)).unwrap(), Begun::Before);
+    assert_eq!(ledger.begin(order(1, 5, 100), &anybody).unwrap(), Begun::Now);
+    assert_eq!(ledger.begin(order(1, 6, 100), &anybody).unwrap(), Begun::Before);
     drop(ledger);
     // It ended in the middle: known, and without an outcome.
     let mut ledger = OrderLedger::open(&path, true, at(0)).unwrap();
-    assert_eq!(ledger.begin(order(1, 7, 100)).unwrap(), Begun::Before);
+    assert_eq!(ledger.begin(order(1, 7, 100), &anybody).unwrap(), Begun::Before);
     assert_eq!(ledger.content().order(&[1; 32]), Some(&order(1, 5, 100)));
     ledger.finish([1; 32], done(9)).unwrap();
     drop(ledger);
@@ -54,8 +60,8 @@ fn an_order_is_taken_once_whatever_comes_between() {
 fn the_floor_is_the_latest_that_was_signed_and_never_sinks() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.begin(order(1, 500, 600)).unwrap();
-    ledger.begin(order(2, 40, 600)).unwrap();
+    ledger.begin(order(1, 500, 600), &anybody).unwrap();
+    ledger.begin(order(2, 40, 600), &anybody).unwrap();
     assert_eq!(ledger.content().floor(), at(450));
     drop(ledger);
     assert_eq!(OrderLedger::open(&path, true, at(-9000)).unwrap().content().floor(), at(450));
@@ -65,7 +71,7 @@ fn the_floor_is_the_latest_that_was_signed_and_never_sinks() {
 fn a_line_torn_by_a_crash_is_as_if_it_was_never_written() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.begin(order(1, 5, 100)).unwrap();
+    ledger.begin(order(1, 5, 100), &anybody).unwrap();
     let before = std::fs::metadata(&path).unwrap().len();
     // Written, and the crash comes before anything was promised.
     ledger.append(Line::Begun(order(2, 6, 100))).unwrap();
@@ -77,7 +83,7 @@ fn a_line_torn_by_a_crash_is_as_if_it_was_never_written() {
         assert_eq!(ledger.content().since().1, Origin::New, "cut at {cut}");
         assert!(ledger.content().order(&[1; 32]).is_some() && ledger.content().order(&[2; 32]).is_none());
         // What is written next is readable.
-        assert_eq!(ledger.begin(order(3, 7, 100)).unwrap(), Begun::Now);
+        assert_eq!(ledger.begin(order(3, 7, 100), &anybody).unwrap(), Begun::Now);
         assert!(look(&path).unwrap().unwrap().order(&[3; 32]).is_some());
     }
 }
@@ -87,12 +93,12 @@ fn a_ledger_that_was_cut_anywhere_is_never_a_shorter_one() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
     for number in 1..=3 {
-        ledger.begin(order(number, 5, 100)).unwrap();
+        ledger.begin(order(number, 5, 100), &anybody).unwrap();
     }
     ledger.shrink_at = 1;
     ledger.finish([1; 32], done(9)).unwrap();
-    ledger.begin(order(4, 6, 100)).unwrap();
-    ledger.cancel(at(7), 5, &[5; 32]).unwrap();
+    ledger.begin(order(4, 6, 100), &anybody).unwrap();
+    ledger.recall([5; 32], "AB", at(100)).unwrap();
     drop(ledger);
     let whole = std::fs::read(&path).unwrap();
     assert!(Content::read(&whole).is_some());
@@ -107,7 +113,7 @@ fn a_ledger_that_was_cut_anywhere_is_never_a_shorter_one() {
 fn damage_and_loss_are_never_an_empty_ledger() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.begin(order(1, 5, 100)).unwrap();
+    ledger.begin(order(1, 5, 100), &anybody).unwrap();
     drop(ledger);
     let whole = std::fs::read(&path).unwrap();
     for place in 0..whole.len() {
@@ -143,7 +149,7 @@ fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
         let mut order = order(0, 5, 100 + i64::from(number));
         order.key[..4].copy_from_slice(&number.to_be_bytes());
         let key = order.key;
-        ledger.begin(order).unwrap();
+        ledger.begin(order, &anybody).unwrap();
         // One that never ended holds up those after it.
         if number != 40 {
             ledger.finish(key, done(9)).unwrap();
@@ -163,19 +169,123 @@ fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
 }
 
 #[test]
-fn an_order_called_back_before_it_came_is_known_by_number_and_by_text() {
+fn an_order_called_back_before_it_came_never_begins_if_whoever_signed_that_may() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.cancel(at(1), 7, &[]).unwrap();
-    ledger.cancel(at(1), 8, &[9; 32]).unwrap();
+    ledger.recall([7; 32], "AB", at(100)).unwrap();
+    ledger.recall([8; 32], "CD", at(100)).unwrap();
     drop(ledger);
     let mut ledger = OrderLedger::open(&path, true, at(2)).unwrap();
-    assert_eq!(ledger.begin(order(7, 5, 100)).unwrap(), Begun::CalledBack);
-    let content = ledger.content();
-    assert!(
-        content.is_cancelled(7, &[1; 32]) && content.is_cancelled(8, &[1; 32]) && content.is_cancelled(1, &[9; 32])
-    );
-    assert!(!content.is_cancelled(1, &[1; 32]) && !content.is_cancelled(0, &[0; 32]));
+    let only_ab = |signer: &str| signer == "AB";
+    assert_eq!(ledger.begin(order(7, 5, 100), &only_ab).unwrap(), Begun::CalledBack);
+    assert_eq!(ledger.begin(order(8, 5, 100), &only_ab).unwrap(), Begun::Now);
+    assert_eq!(ledger.begin(order(9, 5, 100), &only_ab).unwrap(), Begun::Now);
+}
+
+#[test]
+fn cancellations_without_end_fill_no_disk_and_flush_none() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    let key = |number: usize| {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        key
+    };
+    ledger.recall(key(0), "AB", at(100)).unwrap();
+    for number in 1..RECALLS_MAX {
+        let line = ledger.content.recalls.line(key(number), "AB", at(100)).unwrap();
+        ledger.append(line).unwrap();
+    }
+    assert_eq!(ledger.content().recalls_full_until(at(0)), None);
+    ledger.recall(key(RECALLS_MAX), "AB", at(200)).unwrap();
+    let bytes = ledger.bytes;
+    for number in 1..20 {
+        ledger.recall(key(RECALLS_MAX + number), "AB", at(200)).unwrap();
+    }
+    assert_eq!(ledger.bytes, bytes, "what changes nothing is not written");
+    drop(ledger);
+    let content = OrderLedger::open(&path, true, at(7)).unwrap().content().clone();
+    assert_eq!(content.recalled_by(&key(0)).collect::<Vec<_>>(), ["AB"]);
+    assert_eq!((content.recalls_full_until(at(200)), content.recalls_full_until(at(201))), (Some(at(200)), None));
+}
+
+#[test]
+fn the_floor_rises_with_whatever_is_trusted_and_is_there_after_a_restart() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    ledger.raise_floor(at(500)).unwrap();
+    ledger.raise_floor(at(400)).unwrap();
+    drop(ledger);
+    let mut ledger = OrderLedger::open(&path, true, at(-9000)).unwrap();
+    assert_eq!(ledger.content().floor(), at(500));
+    ledger.shrink_at = 1;
+    ledger.raise_floor(at(600)).unwrap();
+    drop(ledger);
+    assert_eq!(OrderLedger::open(&path, true, at(-9000)).unwrap().content().floor(), at(600));
+}
+
+#[test]
+fn a_ledger_of_an_earlier_form_stays_whole() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    ledger.begin(order(1, 5, 100), &anybody).unwrap();
+    drop(ledger);
+    // Its first line does not say whether a server was reached.
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let (header, rest) = whole.split_once('\n').unwrap();
+    let json = header[9..].replace(",\"in_contact\":false", "");
+    assert!(json.len() + 9 < header.len());
+    let promised = format!("{:020}", whole.len() - (header.len() - json.len() - 9));
+    let json = json.replace(&format!("{:020}", whole.len()), &promised);
+    std::fs::write(&path, format!("{:08x} {json}\n{rest}", crc32c::crc32c(json.as_bytes()))).unwrap();
+    let mut ledger = OrderLedger::open(&path, true, at(10)).unwrap();
+    assert!(ledger.content().was_in_contact());
+    ledger.begin(order(2, 5, 100), &anybody).unwrap();
+    drop(ledger);
+    let ledger = OrderLedger::open(&path, true, at(20)).unwrap();
+    assert_eq!(ledger.content().since(), (at(0), Origin::New), "it was damaged");
+    assert!(ledger.content().order(&[1; 32]).is_some() && ledger.content().order(&[2; 32]).is_some());
+}
+
+#[test]
+fn case_20_a_ledger_begins_when_a_server_was_reached_and_not_in_2040() {
+    let (_directory, path) = a_path();
+    let (in_2040, today) = (at(500_000_000), at(7));
+    let mut ledger = OrderLedger::open(&path, false, in_2040).unwrap();
+    assert!(!ledger.content().was_in_contact());
+    ledger.first_contact(today).unwrap();
+    assert_eq!((ledger.content().since(), ledger.content().was_in_contact()), ((today, Origin::New), true));
+    drop(ledger);
+    let mut ledger = OrderLedger::open(&path, true, today).unwrap();
+    assert_eq!((ledger.content().since(), ledger.content().was_in_contact()), ((today, Origin::New), true));
+    // One that was in order is not moved forward, and one that was lost does not begin earlier.
+    ledger.first_contact(at(900)).unwrap();
+    assert_eq!(ledger.content().since().0, today);
+    std::fs::remove_file(&path).unwrap();
+    let mut ledger = OrderLedger::open(&path, true, at(50)).unwrap();
+    ledger.first_contact(at(7)).unwrap();
+    assert_eq!(ledger.content().since(), (at(50), Origin::Lost));
+}
+
+#[test]
+fn case_20_what_a_wrong_clock_left_behind_can_be_forgotten() {
+    let (_directory, path) = a_path();
+    let in_2040 = 500_000_000;
+    let mut ledger = OrderLedger::open(&path, true, at(in_2040)).unwrap();
+    ledger.begin(order(1, in_2040, in_2040 + 100), &anybody).unwrap();
+    ledger.raise_floor(at(in_2040)).unwrap();
+    let half = Duration::from_millis(500);
+    ledger.reset_clock(at(7).plus(half)).unwrap();
+    for again in 0..2 {
+        let content = ledger.content();
+        assert_eq!((content.floor(), content.since().0), (at(7).plus(half), at(8)), "{again}");
+        assert_eq!(ledger.begin(order(1, 9, 100), &anybody).unwrap(), Begun::Before, "orders stay known");
+        drop(ledger);
+        ledger = OrderLedger::open(&path, true, at(10)).unwrap();
+    }
+    // Where nothing is wrong, nothing changes.
+    ledger.reset_clock(at(900)).unwrap();
+    assert_eq!((ledger.content().floor(), ledger.content().since().0), (at(7).plus(half), at(8)));
 }
 
 #[test]
@@ -193,51 +303,24 @@ fn refusals_are_shown_and_bounded() {
 }
 
 #[test]
-fn calling_back_without_end_fills_no_disk_and_forgets_no_order() {
-    let (_directory, path) = a_path();
-    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.begin(order(1, 5, 100)).unwrap();
-    let most = i64::try_from(CANCELLED_MAX).unwrap();
-    // As if that many had been called back before.
-    ledger.content.cancelled = (0..most).map(|id| (1_000_000 + id, String::new())).collect();
-    ledger.shrink_at = 1;
-    ledger.cancel(at(6), 5, &[]).unwrap();
-    let kept = u64::try_from(ledger.content.clone().write().len()).unwrap();
-    assert_eq!(ledger.bytes, kept, "calling back has it written anew");
-    let mut largest = 0;
-    for id in 0..3 * most {
-        ledger.shrink_at = 2 * kept;
-        ledger.append(Line::Cancelled { at: at(6), action_id: 2_000_000 + id, signed: String::new() }).unwrap();
-        ledger.shrink(at(6)).unwrap();
-        largest = largest.max(std::fs::metadata(&path).unwrap().len());
-        assert_eq!(ledger.bytes, std::fs::metadata(&path).unwrap().len());
-    }
-    assert!(largest <= 2 * kept && ledger.content().cancelled.len() == CANCELLED_MAX, "{largest} bytes");
-    drop(ledger);
-    let mut ledger = OrderLedger::open(&path, true, at(7)).unwrap();
-    assert_eq!(ledger.begin(order(1, 8, 100)).unwrap(), Begun::Before);
-    assert!(ledger.content().is_cancelled(2_000_000 + 3 * most - 1, &[0; 32]));
-}
-
-#[test]
 fn after_the_file_was_written_anew_a_failed_write_cuts_off_no_order() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
     // Nothing of it may be forgotten yet, so that it is as large afterwards as it was before.
     ledger.shrink_at = 1;
     for number in 1..=200 {
-        ledger.begin(order(number, 5, 100)).unwrap();
+        ledger.begin(order(number, 5, 100), &anybody).unwrap();
         ledger.finish([number; 32], done(9)).unwrap();
         ledger.shrink_at = 1;
     }
     // The disk is full in the middle of a line.
     ledger.file().unwrap().write_all(b"0badc0de {\"event\":").unwrap();
     ledger.is_torn = true;
-    assert_eq!(ledger.begin(order(201, 6, 100)).unwrap(), Begun::Now);
+    assert_eq!(ledger.begin(order(201, 6, 100), &anybody).unwrap(), Begun::Now);
     drop(ledger);
     let mut ledger = OrderLedger::open(&path, true, at(10)).unwrap();
     assert_eq!(ledger.content().since(), (at(0), Origin::New), "it was damaged");
     for number in 1..=201 {
-        assert_eq!(ledger.begin(order(number, 7, 100)).unwrap(), Begun::Before, "order {number}");
+        assert_eq!(ledger.begin(order(number, 7, 100), &anybody).unwrap(), Begun::Before, "order {number}");
     }
 }

@@ -2,17 +2,19 @@
 //!
 //! Stays true: the server is believed in nothing; what runs was signed by people whom this machine trusts, with enough
 //! weight, for this machine and this time, and it is in the ledger before it begins; its result is in the spool before
-//! the order is acknowledged. Cancelling needs no signature: a server that wants an order not to run need not deliver it.
+//! the order is acknowledged. Cancelling needs a signature, too: without one, a server could keep orders from ever running.
 //! However many orders come, few are in memory: the rest is left to the server, and no cancellation waits behind them.
 //! Not here: the judgement itself (muster-trust), what modules do (muster-modules).
 
 mod believed;
+mod cancel;
 mod gate;
 mod html;
 pub(crate) mod ledger;
 mod ledger_line;
 mod pack;
 pub(crate) mod page;
+mod recalls;
 mod report;
 mod runner;
 pub(crate) mod status;
@@ -25,6 +27,7 @@ pub(crate) use runner::{Runner, read_catalogue};
 use crate::facts::Observer;
 use crate::hub::{Delivery, Hub, Mail};
 use crate::keys::Identity;
+use crate::vouched::Vouched;
 use ledger::{Begun, Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
 use muster_core::action::refused_results;
 use muster_core::{Clock, Timestamp, limits, system};
@@ -46,6 +49,8 @@ use waiting::Waiting;
 
 /// How long orders may take to end when the agent does.
 const STOP_MAX: Duration = Duration::from_secs(3);
+/// How often it is asked whether there is something to keep of the time.
+const TIME_KEPT_EVERY: Duration = Duration::from_mins(1);
 /// Orders judged at once.
 const JUDGED_MAX: usize = 8;
 /// Who this machine is, for targets.
@@ -60,6 +65,8 @@ pub(crate) struct Asked {
     pub(crate) state_dir: PathBuf,
     /// Labels it claims.
     pub(crate) labels: Vec<String>,
+    /// The fleet it belongs to; empty: none.
+    pub(crate) fleet: String,
 }
 
 /// The service.
@@ -70,7 +77,10 @@ pub(crate) struct Actions {
     observer: Observer,
     runner: Runner,
     asked: Asked,
-    believed: RwLock<Believed>,
+    /// Replaced as a whole: nobody holds it for longer than it takes to copy the pointer.
+    believed: RwLock<Arc<Believed>>,
+    /// Held by whoever changes it.
+    changing: Mutex<()>,
     /// `None`: it cannot be used, so nothing runs.
     ledger: Mutex<Option<OrderLedger>>,
     running: Mutex<HashMap<OrderKey, Running>>,
@@ -80,11 +90,11 @@ pub(crate) struct Actions {
     judging: Arc<Semaphore>,
     /// Why the last document was not taken.
     document_refusal: Mutex<Option<wire::Refusal>>,
+    vouched: Arc<Vouched>,
 }
 
 #[derive(Debug)]
 struct Running {
-    action_id: i64,
     stop: Stop,
 }
 
@@ -117,7 +127,7 @@ impl Actions {
     /// Puts the service together.
     pub(crate) fn new(
         hub: Arc<Hub>,
-        (clock, observer): (Arc<dyn Clock>, Observer),
+        (clock, observer, vouched): (Arc<dyn Clock>, Observer, Arc<Vouched>),
         runner: Runner,
         asked: Asked,
         (believed, ledger): (Believed, Option<OrderLedger>),
@@ -128,13 +138,15 @@ impl Actions {
             observer,
             runner,
             asked,
-            believed: RwLock::new(believed),
+            believed: RwLock::new(Arc::new(believed)),
+            changing: Mutex::default(),
             ledger: Mutex::new(ledger),
             running: Mutex::default(),
             ended: Notify::new(),
             facts: gate::KnownFacts::default(),
             judging: Arc::new(Semaphore::new(JUDGED_MAX)),
             document_refusal: Mutex::default(),
+            vouched,
         })
     }
 
@@ -145,8 +157,13 @@ impl Actions {
         tokio::spawn(async move { service.report_interrupted(interrupted).await });
         self.tell_trust().await;
         let mut waiting = Waiting::default();
+        let mut minute = tokio::time::interval(TIME_KEPT_EVERY);
         loop {
             let delivery = tokio::select! {
+                _ = minute.tick() => {
+                    self.keep_time();
+                    continue;
+                }
                 place = Arc::clone(&self.judging).acquire_owned(), if !waiting.is_empty() => {
                     if let (Ok(place), Some(order)) = (place, waiting.take()) {
                         drop(tokio::spawn(Arc::clone(&self).take_order(order, place)));
@@ -190,6 +207,8 @@ impl Actions {
 
     /// Judges an order in its place among those that are judged at once, and carries it out.
     async fn take_order(self: Arc<Self>, mut delivery: Delivery, place: OwnedSemaphorePermit) {
+        // Whatever came, came over a link to a server whose certificate was verified.
+        self.keep_time();
         let at = self.clock.now();
         // Taken out of the message, which is kept until the order has ended.
         let body = delivery.message.data.take().map_or_else(bytes::Bytes::new, |data| data.value.into());
@@ -249,11 +268,18 @@ impl Actions {
         if self.running().contains_key(&key) {
             return Err(begun_before());
         }
-        self.running().insert(key, Running { action_id: came.order.action_id, stop: Stop::default() });
+        // Once more, because looking at it took its time.
+        let now = self.clock.now().max(self.floor());
+        action.window_check(now).map_err(|error| Refusal { code: RefusalCode::Expired, text: error.to_string() })?;
+        self.running().insert(key, Running { stop: Stop::default() });
         let service = Arc::clone(self);
-        let begun = tokio::task::spawn_blocking(move || match service.ledger().as_mut() {
-            Some(ledger) => ledger.begin(order),
-            None => Err(std::io::Error::other("there is no ledger")),
+        let begun = tokio::task::spawn_blocking(move || {
+            let (modules, signers) = (order.modules.clone(), order.signers.clone());
+            let counts = |canceller: &str| service.may_cancel(&modules, &signers, canceller);
+            match service.ledger().as_mut() {
+                Some(ledger) => ledger.begin(order, &counts),
+                None => Err(std::io::Error::other("there is no ledger")),
+            }
         });
         let refused = match begun.await {
             Ok(Ok(Begun::Now)) => return Ok(()),
@@ -282,7 +308,7 @@ impl Actions {
             let parameters = parameters(signed, operation.is_compressed);
             Call { module: operation.module.clone(), parameters }
         });
-        let left = action.expire_after.since(started);
+        let left = action.signed_window().1.since(started);
         let ended = self.runner.run(calls.collect(), left, &stop).await;
         let status = together(&ended.iter().map(|(status, _)| *status).collect::<Vec<_>>());
         let parts: Vec<Part> = ended.into_iter().map(|(_, part)| part).collect();
@@ -344,41 +370,12 @@ impl Actions {
         signed(answer, &results, &came.reached)
     }
 
-    async fn take_cancel(&self, delivery: Delivery) {
-        let Ok(cancel) = wire::ActionCancel::decode(&body(&delivery)[..]) else {
-            return delivery.fail("the body is no ActionCancel").await;
-        };
-        let signed = &cancel.signed_sha256[..];
-        let is_named = signed.len() == 32 || (signed.is_empty() && cancel.action_id != 0);
-        if !is_named {
-            return delivery.fail("the cancellation names no action").await;
-        }
-        // Written first: an order that begins now is either seen below, or finds this.
-        let written = self.ledger().as_mut().map(|ledger| ledger.cancel(self.clock.now(), cancel.action_id, signed));
-        if let Some(Err(error)) = written {
-            tracing::error!(%error, "cannot write the ledger of orders; the server will cancel again");
-            return;
-        }
-        let is_meant = |(key, running): &(&OrderKey, &Running)| {
-            (cancel.action_id != 0 && running.action_id == cancel.action_id) || key[..] == *signed
-        };
-        for (_, running) in self.running().iter().filter(is_meant) {
-            running.stop.ask();
-        }
-        tracing::info!(action.id = cancel.action_id, "an order is called back");
-        delivery.done();
-    }
-
     fn ledger(&self) -> MutexGuard<'_, Option<OrderLedger>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<OrderKey, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn believed_mut(&self) -> std::sync::RwLockWriteGuard<'_, Believed> {
-        self.believed.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,8 +8,7 @@ use super::Believed;
 use super::ledger::{self, Order, RefusedOrder};
 use crate::config::Config;
 use crate::keys;
-use muster_core::Timestamp;
-use muster_trust::document::Kind;
+use muster_core::{Timestamp, limits};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -145,8 +144,8 @@ impl Report {
         Ok(Self {
             agent: keys::look(&config.state_dir)?.map(|identity| identity.id.to_string()),
             version: env!("CARGO_PKG_VERSION"),
-            keyring_version: believed.version(Kind::Keyring),
-            acl_version: believed.version(Kind::Acl),
+            keyring_version: believed.keyring_version(),
+            acl_version: believed.acl_version(),
             documents_expire: believed.expires.filter(|end| *end > Timestamp::EPOCH).map(second),
             problems: believed.problems.into_iter().map(|problem| problem.text).collect(),
             remembered_since: content.map(|content| second(content.since().0)),
@@ -205,6 +204,49 @@ impl Report {
             line(format!("      {}", refused.reason));
         }
         text
+    }
+}
+
+/// What this machine remembers of the time.
+#[derive(Debug, Serialize)]
+pub(crate) struct Remembered {
+    /// What its clock says.
+    clock: String,
+    /// What is known to be past: a clock that stands more than ten minutes before it is not believed.
+    floor: Option<String>,
+    /// Since when the ledger of orders tells everything.
+    remembers_since: Option<String>,
+    /// How many seconds the clock stands before the later of both.
+    behind_s: u64,
+}
+
+impl Remembered {
+    /// Reads it, when the clock says `now`.
+    pub(crate) fn read(config: &Config, now: Timestamp) -> anyhow::Result<Self> {
+        use anyhow::Context as _;
+        let path = ledger_path(config);
+        let content = ledger::look(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let floor = content.as_ref().map(ledger::Content::floor).filter(|floor| *floor > Timestamp::EPOCH);
+        let since = content.map(|content| content.since().0);
+        let latest = floor.max(since).unwrap_or(Timestamp::EPOCH);
+        let behind_s = latest.since(now).as_secs();
+        Ok(Self { clock: second(now), floor: floor.map(second), remembers_since: since.map(second), behind_s })
+    }
+
+    /// Writes it for a terminal.
+    pub(crate) fn text(&self) -> String {
+        let nothing = "nothing yet".to_owned();
+        let (floor, since) =
+            (self.floor.as_ref().unwrap_or(&nothing), self.remembers_since.as_ref().unwrap_or(&nothing));
+        let mut problem = String::new();
+        if self.behind_s > limits::TIME_FLOOR_SLACK.as_secs() {
+            let minutes = self.behind_s / 60;
+            problem = format!(
+                "PROBLEM     the clock stands {minutes} min before what is remembered, so orders are refused. Set it; if it \
+                 is right and was ahead before, stop the agent and run `muster-agent clock reset`\n"
+            );
+        }
+        format!("clock       {}\npast        {floor}\nremembers   since {since}\n{problem}", self.clock)
     }
 }
 

@@ -182,13 +182,10 @@ async fn an_order_that_a_crash_cut_short_is_reported_and_never_run_again() {
 
 #[tokio::test]
 async fn a_module_that_hangs_dies_or_floods_harms_nothing_else_and_can_be_called_back() {
-    let machine = Machine::new("module_timeout = \"20s\"").await;
-    let order = |module: &str| {
-        let mut draft = Draft::new(module);
-        draft.module = module.into();
-        draft.signed(&[ONE])
-    };
-    let hanging = machine.order(order("hanging"), 70);
+    let machine = Machine::new("module_timeout = \"20s\"\nfleet = \"lab\"").await;
+    let order = |module: &str| order_named(module, module);
+    let hanging_order = order("hanging");
+    let hanging = machine.order(hanging_order.clone(), 70);
     machine.wait_for_runs(1).await;
     let dead = machine.asked(order("dying")).await;
     let flood = machine.asked(order("flooding")).await;
@@ -199,18 +196,49 @@ async fn a_module_that_hangs_dies_or_floods_harms_nothing_else_and_can_be_called
     }
     assert_eq!(status(&machine.asked(order("counting")).await), ResultStatus::Success);
 
-    let cancel = wire::ActionCancel { action_id: 70, ..wire::ActionCancel::default() };
+    // The server's word alone ends nothing; that of somebody who signed it does.
+    let unsigned = wire::ActionCancel { signature: String::new(), ..cancellation(&hanging_order, ONE) };
+    machine.fleet.send(system::ACTIONS, system::ACTION_CANCEL, Some(any("ActionCancel", &unsigned)));
+    machine.fleet.wait_for(system::MESSAGE_ERROR).await;
+    assert_eq!(status(&machine.asked(order_named("counting", "still there")).await), ResultStatus::Success);
+    let cancel = cancellation(&hanging_order, ONE);
     machine.fleet.send(system::ACTIONS, system::ACTION_CANCEL, Some(any("ActionCancel", &cancel)));
     let cancelled = machine.answer(&hanging).await;
     assert_eq!(status(&cancelled), ResultStatus::Cancelled);
     // What is called back before it comes never begins.
-    let cancel = wire::ActionCancel { action_id: 71, ..wire::ActionCancel::default() };
-    let message = machine.fleet.send(system::ACTIONS, system::ACTION_CANCEL, Some(any("ActionCancel", &cancel)));
+    let late = Draft::new("late").signed(&[ONE]);
+    let message = machine.fleet.send(
+        system::ACTIONS,
+        system::ACTION_CANCEL,
+        Some(any("ActionCancel", &cancellation(&late, ONE))),
+    );
     machine.fleet.wait_until(|seen| seen.acknowledged.contains(&message)).await;
-    let late = machine.order(Draft::new("late").signed(&[ONE]), 71);
+    let late = machine.order(late, 71);
     let late = machine.answer(&late).await;
     assert_eq!((status(&late), late.refusal.unwrap().code.as_str()), (ResultStatus::Cancelled, "cancelled"));
-    assert_eq!(machine.runs(), 4);
+    assert_eq!(machine.runs(), 5);
+}
+
+/// An order of a module, signed by the first.
+fn order_named(module: &str, name: &str) -> Vec<u8> {
+    let mut draft = Draft::new(name);
+    draft.module = module.into();
+    draft.signed(&[ONE])
+}
+
+/// A cancellation of an order in the fleet "lab".
+fn cancellation(order: &[u8], by: (&str, &str)) -> wire::ActionCancel {
+    let action = muster_core::Action::parse(order).unwrap();
+    let order = muster_trust::LedgerKey::of(&muster_trust::signed_text(&action).unwrap());
+    let said = muster_trust::Cancellation::of(&order, "lab", action.expire_after);
+    wire::ActionCancel {
+        action_id: 70,
+        signed_sha256: order.as_bytes().to_vec().into(),
+        fleet: "lab".into(),
+        until: said.until.to_parts().0,
+        signature: key(by).sign(said.signing_text().as_bytes(), now()).unwrap(),
+        reason: String::new(),
+    }
 }
 
 #[tokio::test]
@@ -327,11 +355,12 @@ async fn a_program_with_its_hash_is_a_module_and_an_exchanged_one_is_none() {
 }
 
 fn weights_document(version: u64, weight: u32, signers: &[(&str, &str)]) -> wire::TrustDocument {
-    let content = json!({"default": {"minimumweight": 2, "investigators": {
+    let weights = json!({"default": {"minimumweight": 2, "investigators": {
         "two": {"fingerprint": key(TWO).signer(), "weight": weight},
     }}});
     let payload = json!({
-        "kind": "acl", "version": version, "content": content,
+        "kind": "investigators", "version": version, "fleet": "lab", "target": "environment->>'os' = 'linux'",
+        "content": {"keys": [ONE.0, TWO.0], "weights": weights},
         "issued": now().to_string(), "expires": now().plus(HOUR).to_string(),
     })
     .to_string();
@@ -342,7 +371,7 @@ fn weights_document(version: u64, weight: u32, signers: &[(&str, &str)]) -> wire
 
 #[tokio::test]
 async fn weights_come_as_documents_that_administrators_signed_and_never_go_back() {
-    let mut machine = Machine::prepared("administrators_min = 2").await;
+    let mut machine = Machine::prepared("administrators_min = 2\nfleet = \"lab\"").await;
     let directory = machine.agent.directory().join("administrators");
     std::fs::create_dir(&directory).unwrap();
     for (name, (public, _)) in [("one", ONE), ("stranger", STRANGER)] {
@@ -423,7 +452,7 @@ async fn weights_that_cannot_be_used_are_said_and_an_agent_that_runs_keeps_those
 
 #[tokio::test]
 async fn a_clock_that_was_set_back_brings_neither_orders_nor_documents_to_life() {
-    let mut machine = Machine::prepared("administrators_min = 1").await;
+    let mut machine = Machine::prepared("administrators_min = 1\nfleet = \"lab\"").await;
     let directory = machine.agent.directory().join("administrators");
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("one"), ONE.0).unwrap();
@@ -460,7 +489,8 @@ async fn a_cancellation_that_names_nothing_or_too_much_is_refused() {
     let machine = Machine::new("").await;
     let before = std::fs::metadata(machine.agent.directory().join("state/orders")).unwrap().len();
     for (action_id, bytes) in [(0, 0), (0, 31), (7, 31), (7, 33), (7, 100_000)] {
-        let cancel = wire::ActionCancel { action_id, signed_sha256: vec![7; bytes].into(), reason: String::new() };
+        let cancel =
+            wire::ActionCancel { action_id, signed_sha256: vec![7; bytes].into(), ..wire::ActionCancel::default() };
         let message = machine.fleet.send(system::ACTIONS, system::ACTION_CANCEL, Some(any("ActionCancel", &cancel)));
         let failed = |seen: &Seen| seen.messages.iter().any(|one| one.message.message_type == system::MESSAGE_ERROR);
         machine.fleet.wait_until(failed).await;
@@ -484,4 +514,111 @@ async fn the_page_of_this_machine_shows_what_ran() {
     assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("shown &lt;b&gt;here"), "{page}");
     assert!(page.contains("Content-Security-Policy: default-src 'none'; style-src 'sha256-"), "{page}");
     assert!(page.contains("Signed by") && page.contains("found something"), "{page}");
+}
+
+/// Changes the first line of the ledger of orders, which keeps its length.
+fn ledger_header(machine: &Machine, change: impl FnOnce(&mut serde_json::Value)) {
+    let path = machine.agent.directory().join("state/orders");
+    let ledger = std::fs::read_to_string(&path).unwrap();
+    let (header, rest) = ledger.split_once('\n').unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&header[9..]).unwrap();
+    let promised = json["promised"].as_str().unwrap().parse::<usize>().unwrap() - header.len();
+    change(&mut json);
+    // Written twice: the number of bytes is always of one width.
+    let length = 9 + json.to_string().len();
+    json["promised"] = format!("{:020}", promised + length).into();
+    let line = json.to_string();
+    std::fs::write(&path, format!("{:08x} {line}\n{rest}", crc32c::crc32c(line.as_bytes()))).unwrap();
+}
+
+#[tokio::test]
+async fn case_20_an_agent_that_first_started_in_2040_runs_what_changes_it_once_the_clock_is_right() {
+    let in_2040 = serde_json::to_value(muster_core::Timestamp::from_secs(2_208_988_800)).unwrap();
+    let mut machine = Machine::new("").await;
+    assert_eq!(machine.agent.stop().await, Some(0));
+    // As a start with such a clock leaves it: nobody was reached.
+    ledger_header(&machine, |header| {
+        header["since"] = in_2040.clone();
+        header["in_contact"] = false.into();
+    });
+    machine.restart().await;
+    assert_eq!(status(&machine.asked(Draft::new("right again").signed(&[ONE])).await), ResultStatus::Success);
+    // One that an agent of before left behind is believed, and the refusal says what to do.
+    assert_eq!(machine.agent.stop().await, Some(0));
+    ledger_header(&machine, |header| {
+        header["since"] = in_2040.clone();
+        header.as_object_mut().unwrap().remove("in_contact");
+    });
+    machine.restart().await;
+    let refusal = machine.asked(Draft::new("too early").signed(&[ONE])).await.refusal.unwrap();
+    assert_eq!(refusal.code, "before-ledger");
+    assert!(refusal.reason.contains("min ahead") && refusal.reason.contains("clock reset"), "{}", refusal.reason);
+    let (code, shown) = machine.agent.output(&["clock", "show"]).await;
+    assert!(code == Some(0) && shown.contains("PROBLEM") && shown.contains("clock reset"), "{shown}");
+    // Not under a running agent, which has it in memory.
+    assert_eq!(machine.agent.output(&["clock", "reset"]).await.0, Some(1));
+    assert_eq!(machine.agent.stop().await, Some(0));
+    let (code, shown) = machine.agent.output(&["clock", "reset"]).await;
+    assert!(code == Some(0) && !shown.contains("PROBLEM"), "{shown}");
+    machine.restart().await;
+    let order = Draft::new("after the reset").signed(&[ONE]);
+    assert_eq!(status(&machine.asked(order.clone()).await), ResultStatus::Success);
+    assert_eq!(machine.refused(order).await, "already-run");
+}
+
+#[tokio::test]
+async fn case_20_administrators_can_say_that_a_clock_is_right_again() {
+    let mut machine = Machine::prepared("administrators_min = 1\nfleet = \"lab\"").await;
+    let directory = machine.agent.directory().join("administrators");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("one"), ONE.0).unwrap();
+    machine = machine.started().await;
+    assert_eq!(machine.agent.stop().await, Some(0));
+    let tomorrow = serde_json::to_value(now().plus(HOUR * 24)).unwrap();
+    ledger_header(&machine, |header| header["floor"] = tomorrow);
+    machine.restart().await;
+    let mut long = Draft::new("this week");
+    long.until = now().plus(HOUR * 48);
+    assert_eq!(machine.refused(long.signed(&[ONE])).await, "clock-behind");
+    let document = |version: u64| {
+        let payload = json!({
+            "kind": "clock", "version": version, "fleet": "lab", "target": "environment->>'os' = 'linux'", "content": {},
+            "issued": now().to_string(), "expires": now().plus(HOUR).to_string(),
+        })
+        .to_string();
+        let signature = key(ONE).sign(document::signing_text(&payload).as_bytes(), now()).unwrap();
+        wire::TrustDocument { document: document::envelope(&payload, &[signature]).into() }
+    };
+    let first = document(1);
+    machine.fleet.forget();
+    machine.fleet.send(system::ACTIONS, system::TRUST_DOCUMENT, Some(any("TrustDocument", &first)));
+    let told = machine.fleet.wait_for(system::AGENT_TRUST).await;
+    assert_eq!(wire::AgentTrust::decode(&told.body()[..]).unwrap().document_refusal, None);
+    assert_eq!(status(&machine.asked(long.signed(&[ONE])).await), ResultStatus::Success);
+    // The same one does it once: nobody turns the clock back with it later.
+    assert_eq!(machine.agent.stop().await, Some(0));
+    let tomorrow = serde_json::to_value(now().plus(HOUR * 24)).unwrap();
+    ledger_header(&machine, |header| header["floor"] = tomorrow);
+    machine.restart().await;
+    machine.fleet.forget();
+    machine.fleet.send(system::ACTIONS, system::TRUST_DOCUMENT, Some(any("TrustDocument", &first)));
+    machine.fleet.wait_for(system::AGENT_TRUST).await;
+    let mut again = Draft::new("again");
+    again.until = now().plus(HOUR * 48);
+    assert_eq!(machine.refused(again.signed(&[ONE])).await, "clock-behind");
+}
+
+#[tokio::test]
+async fn weights_that_no_message_could_hold_are_reported_by_their_length_and_digest() {
+    let machine = Machine::prepared("").await;
+    let file = machine.agent.directory().join("acl.cfg");
+    let long = std::fs::read_to_string(&file).unwrap() + &" ".repeat(2_500_000);
+    std::fs::write(&file, &long).unwrap();
+    let machine = machine.started().await;
+    let told = machine.fleet.wait_for(system::AGENT_TRUST).await;
+    let told = wire::AgentTrust::decode(&told.body()[..]).unwrap();
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(long.as_bytes()).to_vec();
+    assert_eq!((told.acl.len(), told.acl_bytes, &told.acl_sha256[..]), (0, long.len() as u64, &digest[..]));
+    assert_eq!((told.keyring.len(), told.keyring_keys), (2, 2));
+    assert_eq!(status(&machine.asked(Draft::new("in force").signed(&[ONE])).await), ResultStatus::Success);
 }

@@ -14,8 +14,8 @@ use crate::values::{self, duration};
 use crate::{Context, Exit, Failure, Globals, Output, resolve};
 use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRow};
 use muster_core::{Timestamp, limits};
-use muster_trust::document::{self, Administrators, Content, Kind, Look};
-use muster_trust::{Certificate, Keyring, SignatureError, verify};
+use muster_trust::document::{self, Administrators, Content, DocumentError, Draft, Kind, Look, Receiver};
+use muster_trust::{AclError, Certificate, Keyring, SignatureError, TargetMatch, verify};
 use reqwest::Method;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,16 +24,19 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  muster trust new keyring --version 1 --out keys.json alice.asc bob.asc
-  muster trust new acl --version 1 --acl acl.cfg --out weights.json
-  muster trust sign keys.json                              each administrator, on their own machine
-  muster trust verify keys.json --administrators ./administrators --threshold 2
-  muster trust send keys.json --reason 'Bob joins'         to all machines, also those that enrol later
-  muster trust send keys.json --agent 17aa
+  muster trust new investigators --fleet site-1 --version 1 --acl acl.cfg --out people.json alice.asc bob.asc
+  muster trust new investigators --fleet site-1 --version 2 --target \"name = 'lab1'\" --acl lab.cfg alice.asc
+  muster trust new administrators --fleet site-1 --version 1 --threshold 2 --out admins.json dora.asc emil.asc
+  muster trust new clock --fleet site-1 --version 1 --target \"agentid = '0011223344556677'\" --expires-in 1h
+  muster trust sign people.json                            each administrator, on their own machine
+  muster trust verify people.json --administrators ./administrators --threshold 2
+  muster trust send people.json --reason 'Bob joins'       to all machines, also those that enrol later
+  muster trust send people.json --agent 17aa
   muster trust status
 
-Machines take a document when enough of the administrators in their own configuration signed it, when it has not expired,
-and when its version is higher than that of the one in force. docs/reference/trust.md has the format.")]
+Machines take a document when enough of the administrators in their own configuration signed it, when it names their fleet
+and a target that they match by what they know themselves, when it has not expired, and when its version is higher than
+that of the one in force. --agent and --label only say whom the server sends it to. docs/reference/trust.md has the format.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -71,6 +74,9 @@ enum Command {
         /// Only to machines with this label (SERVICE:LABEL); several must all be there
         #[arg(long = "label", value_name = "LABEL", value_parser = label)]
         labels: Vec<String>,
+        /// How many administrators must have signed: with fewer signatures it is not sent, since every machine refuses it
+        #[arg(long, value_name = "NUMBER", default_value_t = 2)]
+        threshold: usize,
         #[command(flatten)]
         reason: ReasonArgs,
     },
@@ -84,12 +90,19 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct NewArgs {
-    /// What it is about
-    #[arg(value_parser = ["keyring", "acl", "administrators"])]
-    kind: String,
-    /// Public keys: of investigators for a keyring, of administrators for administrators
+    /// What it is about: investigators (whose orders count, and what they weigh), administrators (who signs documents), or
+    /// clock (that machines whose clock was ahead believe it again)
+    #[arg(value_parser = kind)]
+    kind: Kind,
+    /// Public keys: of investigators, or of administrators
     #[arg(value_name = "KEY")]
     keys: Vec<PathBuf>,
+    /// The fleet that it is for, as `fleet` in the configuration of its machines says
+    #[arg(long, env = "MUSTER_FLEET", value_name = "NAME", value_parser = values::fleet)]
+    fleet: String,
+    /// Only machines that match this by what they know themselves
+    #[arg(long, value_name = "EXPRESSION", default_value = "true")]
+    target: String,
     /// Higher than that of the document in force
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     version: u64,
@@ -119,13 +132,14 @@ impl Args {
             Command::New(new) => new.run(out).await,
             Command::Sign { file, with } => sign(out, &file, &with).await,
             Command::Verify { file, administrators, threshold } => run_verify(out, &file, &administrators, threshold),
-            Command::Send { file, agent, labels, reason } => {
+            Command::Send { file, agent, labels, threshold, reason } => {
+                let (text, look) = read(&file)?;
+                signatures_check(&file, &look, threshold)?;
                 let context = Context::new(globals)?;
                 let agent = match agent {
                     Some(agent) => Some(resolve::agent(&context, &agent).await?),
                     None => None,
                 };
-                let (text, _) = read(&file)?;
                 let request = TrustDocumentRequest { document: text, agent, labels, reason: reason.reason };
                 send(&context, &request).await
             }
@@ -138,9 +152,24 @@ impl NewArgs {
     async fn run(self, out: Output) -> Result<(), Failure> {
         let now = values::now();
         let issued = Timestamp::from_secs(now.to_parts().0);
-        let (kind, content) = self.content()?;
-        let payload = document::payload(kind, self.version, [issued, issued.plus(self.expires_in)], &content)
-            .map_err(|error| Failure::usage(NEW, error.to_string()))?;
+        let content = self.content()?;
+        let draft = Draft {
+            kind: self.kind,
+            version: self.version,
+            fleet: &self.fleet,
+            target: &self.target,
+            issued,
+            expires: issued.plus(self.expires_in),
+            content: &content,
+        };
+        let payload = document::payload(&draft).map_err(|error| {
+            let failure = Failure::usage(NEW, error.to_string());
+            match error {
+                DocumentError::Acl(AclError::KeyUnknown { .. }) => failure.next("give that key's file, too"),
+                DocumentError::Target(_) | DocumentError::Open(_) => failure.on(&self.target),
+                _ => failure,
+            }
+        })?;
         let text = document::envelope(&payload, &[]) + "\n";
         let path = save::named(self.out.as_deref());
         save::write(out, NEW, path, &text, self.replace).await?;
@@ -150,24 +179,25 @@ impl NewArgs {
         Ok(())
     }
 
-    fn content(&self) -> Result<(Kind, String), Failure> {
+    fn content(&self) -> Result<String, Failure> {
         let wrong = |why: &str, next: &str| Err(Failure::usage(NEW, why).next(next));
         let keys = able(&self.keys)?;
-        match (self.kind.as_str(), &self.acl, self.threshold) {
-            ("acl", Some(path), None) if keys.is_empty() => {
+        match (self.kind, &self.acl, self.threshold) {
+            (Kind::Clock, None, None) if keys.is_empty() => Ok("{}".to_owned()),
+            (Kind::Clock, ..) => wrong("it says only that clocks are right", "leave out keys, --acl and --threshold"),
+            _ if keys.is_empty() => wrong("it would hold no key", "give the files with their public keys"),
+            (Kind::Investigators, Some(path), None) => {
                 read_acl(path)?;
                 let bytes = read_file(NEW, path, limits::TRUST_DOCUMENT_BYTES_MAX)?;
-                Ok((Kind::Acl, String::from_utf8_lossy(&bytes).into_owned()))
+                Ok(document::investigators_content(&keys, &String::from_utf8_lossy(&bytes)))
             }
-            ("acl", ..) => wrong("weights come from --acl alone", "muster trust new acl --version 1 --acl acl.cfg"),
-            (_, Some(_), _) => wrong("--acl is for weights", "muster trust new acl"),
-            _ if keys.is_empty() => wrong("it would hold no key", "give the files with their public keys"),
-            ("keyring", None, None) => Ok((Kind::Keyring, document::keyring_content(&keys))),
-            ("administrators", None, Some(threshold)) => {
-                Ok((Kind::Administrators, document::administrators_content(&keys, threshold)))
+            (Kind::Investigators, None, _) => {
+                wrong("it must say what each key weighs: keys and weights are one document", "--acl acl.cfg")
             }
-            ("administrators", ..) => wrong("it must say how many administrators must sign", "--threshold 2"),
-            _ => wrong("--threshold is for administrators", "muster trust new administrators"),
+            (Kind::Investigators, ..) => wrong("--threshold is for administrators", "muster trust new administrators"),
+            (_, Some(_), _) => wrong("--acl is for investigators", "muster trust new investigators"),
+            (_, None, Some(threshold)) => Ok(document::administrators_content(&keys, threshold)),
+            (_, None, None) => wrong("it must say how many administrators must sign", "--threshold 2"),
         }
     }
 }
@@ -190,6 +220,33 @@ fn able(paths: &[PathBuf]) -> Result<Vec<Certificate>, Failure> {
         return Err(Failure::usage(NEW, why).on(files).next("leave it out, or give a key that can sign"));
     }
     Ok(keyring.certificates().to_vec())
+}
+
+/// Reads the kind of a document.
+fn kind(word: &str) -> Result<Kind, String> {
+    match word {
+        "investigators" => Ok(Kind::Investigators),
+        "administrators" => Ok(Kind::Administrators),
+        "clock" => Ok(Kind::Clock),
+        "keyring" | "acl" => {
+            Err("keys and weights are one document, so that nobody can mix those of two days: `new investigators --acl FILE \
+                 KEY…`"
+                .to_owned())
+        }
+        _ => Err("a document is about investigators, administrators or clock".to_owned()),
+    }
+}
+
+/// Refuses to send what every machine would refuse.
+fn signatures_check(path: &Path, look: &Look, threshold: usize) -> Result<(), Failure> {
+    let have = look.signatures.len();
+    if have >= threshold {
+        return Ok(());
+    }
+    let why = format!("it has {have} of {threshold} signatures: every machine that wants {threshold} would refuse it");
+    Err(Failure::usage("could not send the document", why).on(path.display()).next(
+        "let another administrator sign it with `muster trust sign`; --threshold 1 if administrators_min of your machines is 1",
+    ))
 }
 
 /// Reads a document, and its text.
@@ -229,8 +286,9 @@ fn run_verify(out: Output, path: &Path, administrators: &[PathBuf], threshold: u
     let failure =
         |error: &dyn std::error::Error| Failure::new(Exit::Failed, WHAT, error.to_string()).on(path.display());
     let administrators = Administrators::new(keyring, threshold).map_err(|error| failure(&error))?;
-    document::accept(text.as_bytes(), &administrators, |_| None, now).map_err(|error| failure(&error))?;
-    out.line("Machines with these administrators take it, unless they have a newer one.")
+    let receiver = Receiver { fleet: &look.fleet, target: &|_| TargetMatch::Matches };
+    document::accept(text.as_bytes(), &administrators, |_| None, &receiver, now).map_err(|error| failure(&error))?;
+    out.line("Machines of its fleet and target with these administrators take it, unless they have a newer one.")
 }
 
 fn signer(keyring: &Keyring, signed: &muster_trust::Signed) -> String {
@@ -239,21 +297,24 @@ fn signer(keyring: &Keyring, signed: &muster_trust::Signed) -> String {
 
 /// Shows on standard error what a document says: its content decides who may order what.
 fn show(out: Output, look: &Look) {
-    let (kind, what) = match &look.content {
-        Content::Keyring(keyring) => ("keyring", keyring.certificates().iter().map(name_of).collect::<Vec<_>>()),
-        Content::Acl(acl) => {
-            let line = |(module, permission): (&String, &muster_trust::weights::Permission)| {
+    let what: Vec<String> = match &look.content {
+        Content::Investigators(keyring, acl) => {
+            let keys = keyring.certificates().iter().map(|key| format!("key {}", name_of(key)));
+            let weights = acl.modules().iter().map(|(module, permission)| {
                 let people = permission.investigators.iter().map(|(name, one)| format!("{name} {}", one.weight));
                 let people = people.collect::<Vec<_>>().join(", ");
                 format!("{module}: {} of {people}", permission.minimum_weight)
-            };
-            ("weights", acl.modules().iter().map(line).collect())
+            });
+            keys.chain(weights).collect()
         }
-        Content::Administrators(people) => {
-            ("administrators", people.keyring().certificates().iter().map(name_of).collect())
-        }
+        Content::Administrators(people) => people.keyring().certificates().iter().map(name_of).collect(),
+        Content::Clock => vec!["what machines remember of later times than their clock's is forgotten".to_owned()],
+        // Nothing of before comes so far.
+        Content::Keyring(_) | Content::Acl(_) => Vec::new(),
     };
-    out.note(&format!("{kind}, version {}, counts until {}", look.version, look.expires));
+    let Look { kind, version, expires, fleet, target, .. } = look;
+    out.note(&format!("{}, version {version}, counts until {expires}", kind.as_str()));
+    out.note(&format!("for the fleet {}, machines with {}", safe(fleet), safe(target)));
     for line in what {
         out.note(&format!("  {}", safe(&line)));
     }
@@ -309,17 +370,19 @@ mod tests {
 
     const ALICE: &str = include_str!("agent/keys/one.asc");
 
-    fn new(dir: &Path, kind: &str) -> NewArgs {
+    fn new(dir: &Path, kind: Kind) -> NewArgs {
         let path = |name: &str, text: &str| {
             let path = dir.join(name);
             std::fs::write(&path, text).unwrap();
             path
         };
         let keys = vec![path("alice.asc", ALICE)];
-        let acl = path("acl.cfg", "{\"default\":{\"minimumweight\":1,\"investigators\":{}}}\n");
+        let acl = Some(path("acl.cfg", "{\"default\":{\"minimumweight\":1,\"investigators\":{}}}\n"));
         let common = NewArgs {
-            kind: kind.to_owned(),
-            keys: Vec::new(),
+            kind,
+            keys,
+            fleet: "lab".to_owned(),
+            target: "tags->>'site' = 'berlin'".to_owned(),
             version: 3,
             acl: None,
             threshold: None,
@@ -328,9 +391,9 @@ mod tests {
             replace: ReplaceArgs { replace: true },
         };
         match kind {
-            "keyring" => NewArgs { keys, ..common },
-            "administrators" => NewArgs { keys, threshold: Some(1), ..common },
-            _ => NewArgs { acl: Some(acl), ..common },
+            Kind::Investigators => NewArgs { acl, ..common },
+            Kind::Administrators => NewArgs { threshold: Some(1), ..common },
+            _ => NewArgs { keys: Vec::new(), ..common },
         }
     }
 
@@ -338,10 +401,11 @@ mod tests {
     async fn what_is_written_reads_back() {
         let dir = tempfile::tempdir().unwrap();
         let out = Output::new(false);
-        for (kind, of) in [("keyring", Kind::Keyring), ("acl", Kind::Acl), ("administrators", Kind::Administrators)] {
+        for kind in [Kind::Investigators, Kind::Administrators, Kind::Clock] {
             new(dir.path(), kind).run(out).await.unwrap();
             let (_, look) = read(&dir.path().join("document.json")).unwrap();
-            assert_eq!((look.kind, look.version, look.signatures.len()), (of, 3, 0), "{kind}");
+            assert_eq!((look.kind, look.version, look.signatures.len()), (kind, 3, 0), "{kind:?}");
+            assert_eq!((&*look.fleet, &*look.target), ("lab", "tags->>'site' = 'berlin'"));
         }
     }
 
@@ -349,21 +413,37 @@ mod tests {
     async fn what_does_not_fit_together_is_refused_with_a_way_out() {
         let dir = tempfile::tempdir().unwrap();
         let out = Output::new(false);
-        let with = async |kind: &str, change: fn(&mut NewArgs)| {
+        let with = async |kind: Kind, change: fn(&mut NewArgs)| {
             let mut args = new(dir.path(), kind);
             change(&mut args);
             args.run(out).await.unwrap_err()
         };
         for failure in [
-            with("keyring", |args| args.keys.clear()).await,
-            with("keyring", |args| args.threshold = Some(1)).await,
-            with("administrators", |args| args.threshold = None).await,
-            with("acl", |args| args.acl = None).await,
-            with("acl", |args| args.threshold = Some(1)).await,
+            with(Kind::Investigators, |args| args.keys.clear()).await,
+            with(Kind::Investigators, |args| args.threshold = Some(1)).await,
+            with(Kind::Investigators, |args| args.acl = None).await,
+            with(Kind::Administrators, |args| args.threshold = None).await,
+            with(Kind::Clock, |args| args.threshold = Some(1)).await,
         ] {
             assert!(!failure.next.is_empty(), "{failure:?}");
         }
-        assert!(with("administrators", |args| args.threshold = Some(2)).await.why.contains("threshold"));
+        assert!(with(Kind::Administrators, |args| args.threshold = Some(2)).await.why.contains("threshold"));
+        let open = with(Kind::Investigators, |args| "id = 7".clone_into(&mut args.target)).await;
+        assert!(open.why.contains("only the server could say (id = 7)"), "{open:?}");
+        let old = kind("acl").unwrap_err();
+        assert!(old.contains("investigators"), "{old}");
+    }
+
+    #[tokio::test]
+    async fn what_too_few_signed_is_not_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        new(dir.path(), Kind::Investigators).run(Output::new(false)).await.unwrap();
+        let path = dir.path().join("document.json");
+        let (_, mut look) = read(&path).unwrap();
+        look.signatures.push("a line".to_owned());
+        let failure = signatures_check(&path, &look, 2).unwrap_err();
+        assert!(failure.why.contains("1 of 2 signatures") && failure.next.contains("trust sign"), "{failure:?}");
+        assert!(signatures_check(&path, &look, 1).is_ok());
     }
 
     #[tokio::test]
@@ -372,7 +452,7 @@ mod tests {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../muster-trust/tests/fixtures/case-16");
         let with = async |files: &[&str]| {
             let keys = files.iter().map(|file| fixtures.join(file)).collect();
-            NewArgs { keys, ..new(dir.path(), "keyring") }.run(Output::new(false)).await
+            NewArgs { keys, ..new(dir.path(), Kind::Investigators) }.run(Output::new(false)).await
         };
         for (file, why) in [
             ("brain.asc", "brainpoolP256r1"),
@@ -393,7 +473,7 @@ mod tests {
         for files in [["a-renewed-old.asc", "z-renewed-new.asc"], ["z-renewed-new.asc", "a-renewed-old.asc"]] {
             with(&files).await.unwrap();
             let (_, look) = read(&dir.path().join("document.json")).unwrap();
-            let Content::Keyring(keyring) = look.content else { panic!("it is a keyring") };
+            let Content::Investigators(keyring, _) = look.content else { panic!("it holds keys") };
             assert_eq!(keyring.certificates().len(), 1);
         }
         with(&["plain.asc", "nist.asc", "sub.asc", "future.asc"]).await.unwrap();

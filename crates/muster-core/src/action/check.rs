@@ -76,7 +76,7 @@ impl Action {
         if self.valid_from > self.expire_after {
             return Err(ActionError::WindowReversed);
         }
-        if now > self.expire_after {
+        if now > self.signed_window().1 {
             return Err(ActionError::Expired);
         }
         if self.operations.is_empty() {
@@ -122,12 +122,20 @@ impl Action {
         Ok(())
     }
 
-    /// Checks that `now` lies within the window.
+    /// Returns the first and the last moment of the window as they were signed: in whole seconds. Whoever delivers an action
+    /// can write any fraction behind them without breaking a signature.
+    pub fn signed_window(&self) -> (Timestamp, Timestamp) {
+        let second = |moment: Timestamp| Timestamp::from_secs(moment.to_parts().0);
+        (second(self.valid_from), second(self.expire_after))
+    }
+
+    /// Checks that `now` lies within the window, as it was signed.
     pub fn window_check(&self, now: Timestamp) -> Result<(), ActionError> {
-        if now < self.valid_from {
+        let (first, last) = self.signed_window();
+        if now < first {
             return Err(ActionError::TooEarly);
         }
-        if now > self.expire_after {
+        if now > last {
             return Err(ActionError::Expired);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Kinds: what may be compared with what, and literals that take the kind of their other side.
 
 use super::interval::moment;
-use super::{Kind, Operand, TargetError, evaluate};
+use super::{Column, Kind, Operand, TargetError, evaluate};
 
 impl Kind {
     fn word(self) -> &'static str {
@@ -73,4 +73,14 @@ pub(super) fn text(position: usize, operand: &Operand) -> Result<(), TargetError
         return Ok(());
     }
     Err(TargetError::new(position, format!("this takes a text, and not {}", operand.kind().word())))
+}
+
+/// Refuses a text that no machine has as its `agentid`: such a question would find nothing, and look like an answer.
+pub(super) fn agent_id(position: usize, value: &Operand, other: &Operand) -> Result<(), TargetError> {
+    let (Operand::Column(Column::AgentId), Operand::Text(text)) = (value, other) else { return Ok(()) };
+    if text.len() == 16 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        return Ok(());
+    }
+    let error = TargetError::new(position, format!("{text:?} is the id of no machine"));
+    Err(error.hint("an agentid is 16 hexadecimal digits in lower case, such as '0011223344556677'"))
 }

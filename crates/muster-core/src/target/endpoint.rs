@@ -24,7 +24,7 @@ pub struct Endpoint {
     pub started: Option<Timestamp>,
     /// What stands in `environment` under `os`, `arch`, `ident` and `init`.
     pub common: Common,
-    /// MIG's environment: an object with `os`, `arch`, `ident`, `init`, `isproxied`, `proxy`, `addresses`, `modules`.
+    /// MIG's environment: an object with `os`, `arch`, `ident`, `init`, `isproxied`, `proxy`, `addresses`, `modules`, `fleet`.
     pub environment: Value,
 }
 
@@ -70,6 +70,9 @@ fn environment(common: &Common, facts: &Facts) -> Value {
         if let Some(value) = value {
             environment.insert(name.to_owned(), value.as_str().into());
         }
+    }
+    if let Some(fleet) = text(facts, "agent_fleet") {
+        environment.insert("fleet".to_owned(), fleet.into());
     }
     let proxy = text(facts, "agent_proxy").unwrap_or_default();
     environment.insert("isproxied".into(), (!proxy.is_empty()).into());

@@ -43,8 +43,8 @@ pub struct Leaf {
 }
 
 impl Truths {
-    const TRUE: Self = Self { may_hold: true, may_fail: false, may_be_null: false };
-    const FALSE: Self = Self { may_hold: false, may_fail: true, may_be_null: false };
+    pub(super) const TRUE: Self = Self { may_hold: true, may_fail: false, may_be_null: false };
+    pub(super) const FALSE: Self = Self { may_hold: false, may_fail: true, may_be_null: false };
     const NULL: Self = Self { may_hold: false, may_fail: false, may_be_null: true };
     /// Nothing is known.
     pub const ANY: Self = Self { may_hold: true, may_fail: true, may_be_null: true };
@@ -57,7 +57,7 @@ impl Truths {
         }
     }
 
-    fn not(self) -> Self {
+    pub(super) fn not(self) -> Self {
         Self { may_hold: self.may_fail, may_fail: self.may_hold, ..self }
     }
 
@@ -65,7 +65,7 @@ impl Truths {
         if negated { self.not() } else { self }
     }
 
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         let null = |one: Self, other: Self| one.may_be_null && (other.may_hold || other.may_be_null);
         Self {
             may_hold: self.may_hold && other.may_hold,
@@ -74,7 +74,7 @@ impl Truths {
         }
     }
 
-    fn or(self, other: Self) -> Self {
+    pub(super) fn or(self, other: Self) -> Self {
         self.not().and(other.not()).not()
     }
 

@@ -8,6 +8,7 @@
 //! by byte, and where case does not count only the letters A to Z have case. Not here: SQL, rows, time of its own.
 
 mod check;
+mod decidable;
 pub mod endpoint;
 mod error;
 mod evaluate;
@@ -177,6 +178,8 @@ pub struct Shift {
 #[expect(missing_docs, reason = "docs/reference/targets.md")]
 pub enum Column {
     Id,
+    /// The hash of the machine's key, which is its identity, as 16 hexadecimal digits in lower case.
+    AgentId,
     Name,
     QueueLoc,
     Mode,
@@ -215,8 +218,9 @@ pub enum Kind {
 
 impl Column {
     /// All that have a name.
-    pub const NAMED: [(Self, &'static str); 12] = [
+    pub const NAMED: [(Self, &'static str); 13] = [
         (Self::Id, "id"),
+        (Self::AgentId, "agentid"),
         (Self::Name, "name"),
         (Self::QueueLoc, "queueloc"),
         (Self::Mode, "mode"),

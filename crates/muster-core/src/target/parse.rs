@@ -130,6 +130,10 @@ impl Parser {
         }
         let mut right = self.operand()?;
         check::pair(position, &mut left, &mut right)?;
+        if matches!(comparison, Comparison::Equal | Comparison::NotEqual) {
+            check::agent_id(position, &left, &right)?;
+            check::agent_id(position, &right, &left)?;
+        }
         Ok(Test::Compare { left, comparison, right })
     }
 
@@ -161,6 +165,7 @@ impl Parser {
                 return Err(TargetError::new(place, "a list holds texts and numbers only"));
             }
             check::pair(place, &mut value, &mut item)?;
+            check::agent_id(place, &value, &item)?;
             list.push(item);
             if list.len() > limits::TARGET_LIST_MAX {
                 return Err(TargetError::new(

@@ -1,7 +1,7 @@
 //! The row of one machine, as the server knows it and as the machine knows itself.
 
 use super::{Column, Document, Endpoint};
-use crate::Timestamp;
+use crate::{AgentId, Timestamp};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ pub trait Row {
 /// A machine as it knows itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OwnRow {
+    /// The hash of its key.
+    pub id: AgentId,
     /// What it made of its facts.
     pub endpoint: Endpoint,
     /// What [`super::tags`] makes of the labels it claims.
@@ -45,6 +47,7 @@ impl Row for OwnRow {
     fn cell(&self, column: Column) -> Cell<'_> {
         let text = |text| Cell::Text(Cow::Borrowed(text));
         match column {
+            Column::AgentId => Cell::Text(Cow::Owned(self.id.to_string())),
             Column::Name => text(&*self.endpoint.name),
             Column::QueueLoc => text(&self.endpoint.queueloc),
             Column::Mode => text(&self.endpoint.mode),
@@ -74,19 +77,21 @@ impl Row for OwnRow {
 pub struct FleetRow {
     /// Its number.
     pub number: i64,
-    /// Columns that hold text: name, queueloc, mode, version, status, loadername and the address of the last contact.
+    /// Columns that hold text: agentid, name, queueloc, mode, version, status, loadername and the address of the last contact.
+    pub agent_id: String,
+    /// See `agent_id`.
     pub name: String,
-    /// See `name`.
+    /// See `agent_id`.
     pub queueloc: String,
-    /// See `name`.
+    /// See `agent_id`.
     pub mode: String,
-    /// See `name`.
+    /// See `agent_id`.
     pub version: String,
-    /// See `name`.
+    /// See `agent_id`.
     pub status: String,
-    /// See `name`.
+    /// See `agent_id`.
     pub loader_name: Option<String>,
-    /// See `name`.
+    /// See `agent_id`.
     pub public_ip: Option<String>,
     /// The agent's process.
     pub pid: Option<i64>,
@@ -111,6 +116,7 @@ impl Row for FleetRow {
         let text = |text| Cell::Text(Cow::Borrowed(text));
         match column {
             Column::Id => number(self.number),
+            Column::AgentId => text(&*self.agent_id),
             Column::Name => text(&*self.name),
             Column::QueueLoc => text(&self.queueloc),
             Column::Mode => text(&self.mode),

@@ -11,6 +11,7 @@ const NOW: Timestamp = Timestamp::from_secs(1_767_323_045);
 fn row() -> FleetRow {
     FleetRow {
         number: 7,
+        agent_id: "0011223344556677".into(),
         name: "web1.example.org".into(),
         queueloc: "linux.0011223344556677".into(),
         mode: "daemon".into(),
@@ -33,7 +34,7 @@ fn row() -> FleetRow {
 fn own() -> OwnRow {
     let facts = Facts::from([("kernel".to_owned(), "Linux".into()), ("fqdn".to_owned(), "web1.example.org".into())]);
     let endpoint = Endpoint::observed(AgentId::from_bytes([0, 17, 34, 51, 68, 85, 102, 119]), &facts);
-    OwnRow { endpoint, tags: json!({"operator": "IT"}) }
+    OwnRow { id: AgentId::from_bytes([0, 17, 34, 51, 68, 85, 102, 119]), endpoint, tags: json!({"operator": "IT"}) }
 }
 
 fn truth(text: &str) -> Option<bool> {
@@ -71,6 +72,10 @@ fn what_is_seen_in_documents_and_actions_of_mig_is_understood() {
         "environment->>'os' IN ('linux','darwin')",
         "environment#>>'{os}'='linux'",
         "os = 'linux'",
+        "agentid = '0011223344556677'",
+        "agents.agentid IN ('0011223344556677')",
+        "agentid < '8' AND agentid ~ '^0011'",
+        "fleet IS NULL",
         "tags->>'operator'='IT'",
         "tags#>>'{operator}'='IT'",
         "starttime < NOW() - INTERVAL '1 day'",
@@ -160,7 +165,7 @@ fn and_binds_closer_than_or_and_not_closer_than_and() {
 }
 
 /// What must be refused: the text, where, and a word of the message or the hint.
-const REFUSED: [(&str, usize, &str); 46] = [
+const REFUSED: [(&str, usize, &str); 50] = [
     ("", 0, "the end"),
     ("1=1; DROP TABLE agents", 3, "one condition"),
     ("' OR '1'='1", 0, "no condition"),
@@ -206,7 +211,11 @@ const REFUSED: [(&str, usize, &str); 46] = [
     ("name ~ '(a{255}){255}'", 7, "written out"),
     ("@web AND true", 0, "written out"),
     ("env#>>'{os}' = 'x'", 0, "environment"),
+    ("label = 'lab'", 0, "known to the server alone"),
     ("environment#>>'os' = 'x'", 14, "braces"),
+    ("agentid = '0011AABBCCDDEEFF'", 8, "lower case"),
+    ("'web1' <> agentid", 7, "16 hexadecimal"),
+    ("agentid IN ('0011223344556677', '7')", 32, "16 hexadecimal"),
 ];
 
 #[test]
@@ -426,10 +435,14 @@ proptest! {
 
     #[test]
     fn a_machine_never_contradicts_the_server(target in targets()) {
-        let (fleet, own) = (row(), OwnRow { tags: row().tags, endpoint: Endpoint {
+        let (fleet, own) = (row(), OwnRow { id: own().id, tags: row().tags, endpoint: Endpoint {
             name: row().name, environment: row().environment, ..own().endpoint } });
         let (server, machine) = (target.evaluate(&fleet, NOW), target.evaluate(&own, NOW));
         prop_assert!(machine.may_hold || !server.may_hold, "{}", target);
         prop_assert!(machine.may_fail || !server.may_fail, "{}", target);
+        // A start that was not told is the one thing that a machine may lack and that is not the server's.
+        let own = OwnRow { endpoint: Endpoint { started: Some(row().started), ..own.endpoint }, ..own };
+        let machine = target.evaluate(&own, NOW).verdict();
+        prop_assert!(machine != Verdict::MayMatch || !target.open_questions().is_empty(), "{}", target);
     }
 }

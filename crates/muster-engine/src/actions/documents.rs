@@ -5,15 +5,18 @@
 
 use crate::engine::{Inner, OperatorError};
 use muster_core::target::Target;
-use muster_core::{Label, Payload, Timestamp, system};
+use muster_core::{Label, Payload, Timestamp, limits, system};
 use muster_store::investigators::TrustGroup;
 use muster_store::targets::{Reach, TargetQuery};
 use muster_trust::document;
 
+/// Bytes of a document beside which a message has room for what stands around it.
+const DOCUMENT_BYTES_MAX: usize = limits::MESSAGE_BYTES_MAX - 4096;
+
 /// A document that can be sent.
 #[derive(Debug, Clone)]
 pub struct TrustDocument {
-    /// What it is about: `keyring`, `acl` or `administrators`.
+    /// What it is about: `investigators` or `administrators`.
     pub kind: &'static str,
     /// Its version.
     pub version: u64,
@@ -40,11 +43,22 @@ impl Inner {
         if look.expires <= self.now() {
             return Err(OperatorError::Invalid(format!("the document expired at {}", look.expires)));
         }
-        let kind = match look.kind {
-            document::Kind::Keyring => "keyring",
-            document::Kind::Acl => "acl",
-            document::Kind::Administrators => "administrators",
-        };
+        if json.len() > DOCUMENT_BYTES_MAX {
+            let reason = format!("the document has {} bytes; {DOCUMENT_BYTES_MAX} fit into a message", json.len());
+            return Err(OperatorError::Invalid(reason));
+        }
+        if let document::Content::Investigators(_, acl) = &look.content {
+            let have = acl.to_json().len();
+            if have > limits::TRUST_REPORT_ACL_BYTES_MAX {
+                let max = limits::TRUST_REPORT_ACL_BYTES_MAX;
+                let reason = format!(
+                    "its weights have {have} bytes: machines could report no more than {max}, and nobody would see what is in \
+                     force there"
+                );
+                return Err(OperatorError::Invalid(reason));
+            }
+        }
+        let kind = look.kind.as_str();
         let payload = self.outside.codec.encode_trust(json);
         Ok(TrustDocument { kind, version: look.version, expires: look.expires, payload })
     }

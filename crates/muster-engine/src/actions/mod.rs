@@ -18,6 +18,7 @@ pub use keys::NewInvestigator;
 pub use preview::{ActionPreview, OperationDemand, PreviewDemand, PreviewRefusal, SaidBy};
 
 use crate::engine::{Inner, OperatorError};
+use crate::outside::SignedCancel;
 use keys::Keys;
 use muster_core::action::{Action, ActionError, ActionId, ActionStatus, CommandStatus, Fingerprint, refused_results};
 use muster_core::{Cause, Message, Timestamp, limits, system, text};
@@ -173,7 +174,6 @@ impl Inner {
             signatures: signatures.signers.iter().map(|signer| signer.id).zip(lines).collect(),
             is_ready: preview.is_ready(),
             order: self.outside.codec.encode_action(id, json),
-            callback: self.outside.codec.encode_cancel(id, &signed, "called back"),
             action,
             signed,
             spread,
@@ -286,11 +286,44 @@ impl Inner {
         row.ok_or_else(|| OperatorError::NotFound(format!("action {id} is not known")))
     }
 
-    pub(crate) async fn action_cancel(&self, id: ActionId, cause: &Cause) -> Result<bool, OperatorError> {
-        let done = self.store.action_cancel(id, self.now(), cause).await;
+    /// Hands an action out no more. With a signature over its cancellation, machines that have it are told; they believe
+    /// nobody's word without one.
+    pub(crate) async fn action_cancel(
+        &self,
+        id: ActionId,
+        signed: Option<(&str, &str)>,
+        cause: &Cause,
+    ) -> Result<bool, OperatorError> {
+        let word = match signed {
+            Some((fleet, signature)) => Some(self.cancel_word(id, fleet, (signature, &cause.reason)).await?),
+            None => None,
+        };
+        let done = self.store.action_cancel(id, word, self.now(), cause).await;
         let done = done.map_err(|failure| self.operator_error("call the action back", failure))?;
         self.actions.changed.notify_one();
         Ok(done)
+    }
+
+    /// Puts a signed cancellation into a message's words. A signature that no machine could take is refused here already;
+    /// whether the signer may call this order back each machine decides.
+    async fn cancel_word(
+        &self,
+        id: ActionId,
+        fleet: &str,
+        (signature, reason): (&str, &str),
+    ) -> Result<muster_core::Payload, OperatorError> {
+        if !fleet.is_empty() {
+            muster_core::text::fleet(fleet).map_err(|error| OperatorError::Invalid(error.to_string()))?;
+        }
+        let row = self.action_row(id).await?;
+        let text = muster_trust::signed_text(&row.action).map_err(|_| nameless(&row))?;
+        let key = muster_trust::LedgerKey::of(&text);
+        let said = muster_trust::Cancellation::of(&key, fleet, row.action.expire_after);
+        let signatures = self.signatures_verify(&said.signing_text(), &[signature.to_owned()], self.now()).await?;
+        if let Some(problem) = signatures.problems.first() {
+            return Err(OperatorError::Invalid(format!("the cancellation does not count: {problem}")));
+        }
+        Ok(self.outside.codec.encode_cancel(id, &SignedCancel { said, signature, reason }))
     }
 
     pub(crate) async fn action_resume(&self, id: ActionId, cause: &Cause) -> Result<bool, OperatorError> {

@@ -156,6 +156,7 @@ impl Inner {
             .map_err(|error| OperatorError::Invalid(format!("the target cannot be read: {error}")))?;
         // As the work on actions will: a standing one reaches every machine in time.
         let reach = if is_standing { Reach::Enrolled } else { Reach::Active };
+        let open = target.open_questions();
         let query = TargetQuery { target, now, reach };
         let groups = self.store.trust_groups(query.clone()).await;
         let groups = groups.map_err(|failure| self.operator_error("expand the target", failure))?;
@@ -169,7 +170,8 @@ impl Inner {
         let mut demands = Demands::default();
         for group in groups {
             preview.matched += group.agents;
-            let Some(told) = group.told else {
+            // Weights that are too long to be reported are not foreseen.
+            let Some(told) = group.told.filter(|told| !told.acl.is_empty()) else {
                 preview.unknown += group.agents;
                 continue;
             };
@@ -179,10 +181,10 @@ impl Inner {
             {
                 demands.add(SaidBy::Machines, demand, group.agents, group.example);
             }
-            if could(&told, action) {
+            if could(&told, action, &open) {
                 preview.possible += group.agents;
             }
-            match judge(&told, action, &signers) {
+            match judge(&told, action, &signers, &open) {
                 Ok(()) => preview.willing += group.agents,
                 Err(refusal) => {
                     let (agents, examples) = refusals.entry(refusal).or_default();
@@ -266,9 +268,23 @@ fn modules<'a>(told: &'a TrustTold, action: &Action) -> Result<Vec<(&'a str, u32
     }
 }
 
-/// Judges as a machine would that believes what it told. A list of weights that cannot be read permits nothing.
-fn judge(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> Result<(), (RefusalCode, String)> {
+/// Judges as a machine would that believes what it told. A list of weights that cannot be read permits nothing. `open`:
+/// what only the server can say of the machines that the target means.
+fn judge(
+    told: &TrustTold,
+    action: &Action,
+    signers: &BTreeSet<Fingerprint>,
+    open: &[String],
+) -> Result<(), (RefusalCode, String)> {
     let modules = modules(told, action)?;
+    if !open.is_empty() && changes(told, action) {
+        let text = format!(
+            "it changes machines, and they cannot decide by themselves whether they are meant ({}): name them by agentid, \
+             name or tags",
+            muster_core::text::cut(&open.join(", "), 200)
+        );
+        return Err((RefusalCode::TargetUndecidable, text));
+    }
     let keyring: BTreeSet<Fingerprint> = told.keyring.iter().filter_map(|key| key.parse().ok()).collect();
     if let Some(stranger) = signers.difference(&keyring).next() {
         return Err((RefusalCode::KeyUnknown, format!("the key {stranger} is not in this machine's keyring")));
@@ -278,9 +294,9 @@ fn judge(told: &TrustTold, action: &Action, signers: &BTreeSet<Fingerprint>) -> 
 }
 
 /// Whether a machine would run an action that all signed whom it believes.
-fn could(told: &TrustTold, action: &Action) -> bool {
+fn could(told: &TrustTold, action: &Action, open: &[String]) -> bool {
     let everybody = told.keyring.iter().filter_map(|key| key.parse().ok()).collect();
-    judge(told, action, &everybody).is_ok()
+    judge(told, action, &everybody, open).is_ok()
 }
 
 #[cfg(test)]
@@ -307,11 +323,15 @@ mod tests {
     }
 
     fn code(told: &TrustTold, modules: &str, signers: &[&str]) -> Option<RefusalCode> {
+        code_for(told, modules, signers, &[])
+    }
+
+    fn code_for(told: &TrustTold, modules: &str, signers: &[&str], open: &[String]) -> Option<RefusalCode> {
         let operations: Vec<_> = modules.split(' ').map(|module| format!(r#"{{"module":"{module}"}}"#)).collect();
         let json = format!(r#"{{"operations":[{}]}}"#, operations.join(","));
         let action = Action::parse(json.as_bytes()).unwrap();
         let signers = signers.iter().map(|key| key.parse().unwrap()).collect();
-        judge(told, &action, &signers).err().map(|(code, _)| code)
+        judge(told, &action, &signers, open).err().map(|(code, _)| code)
     }
 
     #[test]
@@ -323,6 +343,12 @@ mod tests {
         assert_eq!(code(&told(), "pkg file", &[ONE]), Some(RefusalCode::Weight));
         let alone = TrustTold { keyring: vec![ONE.into()], ..told() };
         assert_eq!(code(&alone, "file", &[ONE, TWO]), Some(RefusalCode::KeyUnknown));
+        let open = ["id = 7".to_owned()];
+        assert_eq!(code_for(&told(), "file", &[ONE, TWO], &open), None, "a question may be asked anywhere");
+        let mut changing = told();
+        changing.modules[0].changes = true;
+        assert_eq!(code_for(&changing, "file", &[ONE, TWO], &[]), None);
+        assert_eq!(code_for(&changing, "file", &[ONE, TWO], &open), Some(RefusalCode::TargetUndecidable));
         let silent = TrustTold { acl: String::new(), ..told() };
         assert_eq!(code(&silent, "file", &[ONE, TWO]), Some(RefusalCode::Weight));
     }
@@ -332,8 +358,8 @@ mod tests {
         let json = r#"{"validfrom":"2026-01-02T03:04:05Z","operations":[{"module":"file"}]}"#;
         let action = Action::parse(json.as_bytes()).unwrap();
         let now = action.valid_from;
-        assert!(could(&told(), &action));
-        assert!(!could(&TrustTold { keyring: vec![ONE.into()], ..told() }, &action), "one of two");
+        assert!(could(&told(), &action, &[]));
+        assert!(!could(&TrustTold { keyring: vec![ONE.into()], ..told() }, &action, &[]), "one of two");
         let refusal = |code| PreviewRefusal { code, reason: "too light".into(), agents: 3, examples: Vec::new() };
         let light = ActionPreview { matched: 3, refusals: vec![refusal(RefusalCode::Weight)], ..Default::default() };
         let said = |preview: &ActionPreview, spread: Spread| preview.impossible(&action, &spread, now);

@@ -200,8 +200,8 @@ async fn an_action_that_is_called_back_ends_and_machines_that_have_it_are_told()
     let id = launch(&engine, &order(&world, "look", &[0])).await;
     engine.inner.actions_work().await.unwrap();
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION]);
-    assert!(engine.action_cancel(id, &cause()).await.unwrap());
-    assert!(!engine.action_cancel(id, &cause()).await.unwrap());
+    assert!(engine.action_cancel(id, None, &cause()).await.unwrap());
+    assert!(!engine.action_cancel(id, None, &cause()).await.unwrap());
     engine.inner.actions_work().await.unwrap();
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION_CANCEL]);

@@ -7,6 +7,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+/// The fleet that the machine belongs to.
+pub const FLEET: &str = "lab";
+
 /// Whom the machine believes.
 #[derive(Debug, Default)]
 pub struct Belief {
@@ -43,7 +46,7 @@ impl Machine {
         let config = format!(
             "servers = [\"{}\"]\ntrusted_certs = '''{}'''\nstate_dir = \"state\"\nmode = \"{mode}\"\n\
              compression = \"none\"\nhttp2 = false\nfailure_delay_min = \"100ms\"\nfailure_delay_max = \"200ms\"\n\
-             poll_max = \"1s\"\nbuffer_max = \"100ms\"\n{SETTING}\
+             poll_max = \"1s\"\nbuffer_max = \"100ms\"\nfleet = \"{FLEET}\"\n{SETTING}\
              administrators_min = {}\nlog_level = \"debug\"\n",
             evil.address,
             evil.authority,

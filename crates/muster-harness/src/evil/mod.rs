@@ -11,7 +11,7 @@ mod machine;
 mod tls;
 
 pub use impostor::{Asked, Impostor};
-pub use machine::{Belief, Machine};
+pub use machine::{Belief, FLEET, Machine};
 
 use crate::wait;
 use crate::wire::actions::{self, ActionResult, AgentTrust, MessageErrorData};

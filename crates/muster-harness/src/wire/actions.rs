@@ -41,6 +41,15 @@ pub struct ActionCancel {
     /// Which, by the SHA-256 of its signed text.
     #[prost(bytes = "vec", tag = "2")]
     pub signed_sha256: Vec<u8>,
+    /// In which fleet; empty: in every one.
+    #[prost(string, tag = "4")]
+    pub fleet: String,
+    /// Until when the order may begin, in seconds since 1970.
+    #[prost(int64, tag = "5")]
+    pub until: i64,
+    /// Of somebody who may call it back.
+    #[prost(string, tag = "6")]
+    pub signature: String,
 }
 
 /// A document that administrators signed.

@@ -253,7 +253,7 @@ async fn a_standing_question_reaches_who_comes_later_and_not_once_called_back() 
         launched["action"]["id"].as_i64().unwrap()
     };
     let (kept, recalled) = (launch("kept").await, launch("recalled").await);
-    server.muster(&["action", "cancel", &recalled.to_string(), "--reason", "a mistake"]).unwrap();
+    server.muster(&["action", "cancel", &recalled.to_string(), "--server-only", "--reason", "a mistake"]).unwrap();
     assert_eq!(detail(server, recalled).await.summary.status, "cancelled");
     let _agent = Agent::start_trusting(server, &scene.path("agent"), &[&alice], 1).unwrap();
     wait::until_true("the answer of the machine that came later", CEILING, async || {
@@ -278,19 +278,29 @@ async fn keys_and_weights_that_administrators_signed_replace_a_machines_files() 
     let (address, out) = (server.addresses.agents.to_string(), directory.display().to_string());
     let config = ["agent", "config", "--format", "muster", "--server", &address, "--out", &out];
     let trust = ["--trust", &key(&alice), "--administrator", &key(&ann), "--administrator", &key(&ben)];
-    server.muster(&[&config[..], &trust].concat()).unwrap();
+    server.muster(&[&config[..], &trust, &["--fleet", "lab"]].concat()).unwrap();
     let _agent = Agent::start_in(&directory).unwrap();
     let machine = enrolled(server, &[], CEILING).await.unwrap();
-    // The machine knows Alice alone; Bob comes with documents of version 1, the weights first.
-    let weights = json!({"default": {"minimumweight": 1, "investigators": {
-        "Bob": {"fingerprint": bob.fingerprint().unwrap(), "weight": 1}}}});
-    let acl = write(&scene.path("acl.cfg"), &weights.to_string());
-    let [keys_file, acl_file] = ["keys.json", "weights.json"].map(|name| scene.path(name).display().to_string());
-    server.muster(&["trust", "new", "keyring", "--version", "1", "--out", &keys_file, &key(&bob)]).unwrap();
-    server.muster(&["trust", "new", "acl", "--version", "1", "--out", &acl_file, "--acl", &acl]).unwrap();
-    for file in [&keys_file, &acl_file] {
-        let unsigned = server.muster(&["trust", "send", file]).unwrap_err().to_string();
-        assert!(unsigned.contains("nobody has signed"), "{unsigned}");
+    // The machine knows Alice alone; Bob comes with a document of version 1.
+    let weights = |name: &str, person: &Investigator| {
+        let one = json!({"fingerprint": person.fingerprint().unwrap(), "weight": 1});
+        let weights = json!({"default": {"minimumweight": 1, "investigators": {name: one}}});
+        write(&scene.path(&format!("{name}.cfg")), &weights.to_string())
+    };
+    let bobs = weights("Bob", &bob);
+    let drafted = |file: &str, version: &str, rest: &[&str]| {
+        let file = scene.path(file).display().to_string();
+        let new = ["trust", "new", "investigators", "--version", version, "--out", &file];
+        server.muster(&[&new[..], rest].concat()).unwrap();
+        file
+    };
+    let file = drafted("bob.json", "1", &["--fleet", "lab", "--acl", &bobs, &key(&bob)]);
+    let elsewhere = drafted("elsewhere.json", "1", &["--fleet", "production", "--acl", &bobs, &key(&bob)]);
+    let target = "name = 'somewhere else'";
+    let others = drafted("others.json", "1", &["--fleet", "lab", "--target", target, "--acl", &bobs, &key(&bob)]);
+    let unsigned = server.muster(&["trust", "send", &file]).unwrap_err().to_string();
+    assert!(unsigned.contains("0 of 2 signatures"), "{unsigned}");
+    for file in [&file, &elsewhere, &others] {
         ann.muster(server, &["trust", "sign", file]).unwrap();
     }
     let refused = async |part: &str| {
@@ -300,28 +310,30 @@ async fn keys_and_weights_that_administrators_signed_replace_a_machines_files() 
         .await
         .unwrap();
     };
-    server.muster(&["trust", "send", &keys_file]).unwrap();
+    // One signature is not two, which is said before it is sent, and by the machine where it is sent all the same.
+    let half = server.muster(&["trust", "send", &file]).unwrap_err().to_string();
+    assert!(half.contains("1 of 2 signatures"), "{half}");
+    server.muster(&["trust", "send", &file, "--threshold", "1"]).unwrap();
     refused("1 of 2 needed administrators signed").await;
     let administrators = scene.path("agent").join("administrators").display().to_string();
-    for file in [&keys_file, &acl_file] {
+    for (file, word) in [(&elsewhere, "belongs to lab"), (&others, "somewhere else"), (&file, "\"acl_version\": 1")] {
         ben.muster(server, &["trust", "sign", file]).unwrap();
         server.muster(&["trust", "verify", file, "--administrators", &administrators]).unwrap();
         server.muster(&["trust", "send", file, "--reason", "Bob joins"]).unwrap();
+        refused(word).await;
     }
-    refused("\"acl_version\": 1").await;
     let answer = bob.muster(server, &["ask", "--yes", "--format", "jsonl", "sysinfo"]).unwrap();
     assert!(answer.contains("\"success\""), "{answer}");
     // A machine that enrols later has the documents from the broadcast, and an older version is never taken back.
-    let old = scene.path("old.json").display().to_string();
-    server.muster(&["trust", "new", "keyring", "--version", "2", "--out", &old, &key(&alice)]).unwrap();
-    ann.muster(server, &["trust", "sign", &old]).unwrap();
-    ben.muster(server, &["trust", "sign", &old]).unwrap();
-    server.muster(&["trust", "send", &old]).unwrap();
+    let newer = drafted("newer.json", "2", &["--fleet", "lab", "--acl", &weights("Alice", &alice), &key(&alice)]);
+    ann.muster(server, &["trust", "sign", &newer]).unwrap();
+    ben.muster(server, &["trust", "sign", &newer]).unwrap();
+    server.muster(&["trust", "send", &newer]).unwrap();
     refused("\"keyring_version\": 2").await;
     // The server lets no older one take the place of a newer one, and the machine is of the same mind by itself.
-    let older = server.muster(&["trust", "send", &keys_file]).unwrap_err().to_string();
-    assert!(older.contains("version 2 of the keyring is on its way already"), "{older}");
-    server.muster(&["trust", "send", &keys_file, "--agent", &machine]).unwrap();
+    let older = server.muster(&["trust", "send", &file]).unwrap_err().to_string();
+    assert!(older.contains("version 2 of the investigators is on its way already"), "{older}");
+    server.muster(&["trust", "send", &file, "--agent", &machine]).unwrap();
     refused("nothing older is taken back").await;
 }
 

@@ -151,7 +151,7 @@ async fn nothing_is_lost_or_doubled_when_the_server_is_killed() {
         .await
         .unwrap();
     let id = launched[0].id;
-    server.muster(&["action", "cancel", &id.to_string(), "--reason", "not needed"]).unwrap();
+    server.muster(&["action", "cancel", &id.to_string(), "--server-only", "--reason", "not needed"]).unwrap();
     let file = format!("action/done/{id}.json");
     wait::until_true("one to be shown as called back", CEILING, async || {
         Ok(spool.json(&file).is_some_and(|shown| shown["status"] == "cancelled" && shown["reason"] == "not needed"))

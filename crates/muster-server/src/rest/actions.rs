@@ -9,8 +9,8 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_api::actions::{
-    ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, OperationDemand, Preview,
-    PreviewDemand, PreviewRefusal, PreviewRequest, SignatureRequest, Signer,
+    ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, CancelRequest,
+    OperationDemand, Preview, PreviewDemand, PreviewRefusal, PreviewRequest, SignatureRequest, Signer,
 };
 use muster_api::{Page, Reason};
 use muster_core::action::{ActionId, Counters, InvestigatorId};
@@ -108,17 +108,18 @@ pub(crate) async fn action_sign(
     detail(&rest, id).await.map(Json)
 }
 
-/// Calls an action back: machines that were given it are told.
+/// Hands an action out no more. With a signature, machines that were given it are told; they believe nobody's word without.
 #[utoipa::path(post, path = "/api/v1/actions/{id}/cancel", tag = "actions", params(("id" = i64, Path, description = "Its number")),
-    request_body = Option<Reason>, responses((status = 200, body = ActionDetail)))]
+    request_body = Option<CancelRequest>, responses((status = 200, body = ActionDetail)))]
 pub(crate) async fn action_cancel(
     State(rest): State<Rest>,
     Names(id): Names<String>,
     caller: Caller,
-    JsonOr(reason): JsonOr<Reason>,
+    JsonOr(request): JsonOr<CancelRequest>,
 ) -> Result<Json<ActionDetail>, Failure> {
     let id = action_id(&id)?;
-    if !rest.engine.action_cancel(id, &caller.cause(&reason.reason)).await? {
+    let signed = (!request.signature.is_empty()).then_some((request.fleet.as_str(), request.signature.as_str()));
+    if !rest.engine.action_cancel(id, signed, &caller.cause(&request.reason)).await? {
         return Err(Failure::conflict(format!("action {id} is done with, nothing of it can be called back")));
     }
     detail(&rest, id).await.map(Json)

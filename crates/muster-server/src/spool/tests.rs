@@ -469,7 +469,7 @@ async fn of_many_commands_so_many_have_files() {
     let commands = world.store.command_page(filter, None, 10, false).await.unwrap().commands;
     let names = commands.iter().map(|command| format!("{id}-{}.json", command.id)).collect();
     assert_eq!(world.names("command/ready"), names);
-    world.engine.action_cancel(id.parse().unwrap(), &Cause::server()).await.unwrap();
+    world.engine.action_cancel(id.parse().unwrap(), None, &Cause::server()).await.unwrap();
     world.work().await;
     world.advance(Duration::from_secs(5));
     spool.look().await.unwrap();

@@ -20,6 +20,9 @@ const DELETE_JOB: &str = "DELETE FROM action_jobs WHERE action = $1";
 const LAST: &str = "SELECT COALESCE(max(agent), 0) FROM command_rows WHERE action = $1";
 const NEXT_OPEN: &str =
     "SELECT COALESCE(min(agent), 0) FROM command_rows WHERE action = $1 AND agent > $2 AND state < 2";
+/// Those, and those that ended here by being called back.
+const NEXT_CANCELLED: &str = "SELECT COALESCE(min(agent), 0) FROM command_rows WHERE action = $1 AND agent > $2 \
+     AND (state < 2 OR state = 6)";
 const EXPIRE: &str = "UPDATE command_rows SET state = 5, at = $4 WHERE action = $1 AND agent > $2 AND agent <= $3 \
      AND state < 2";
 const CANCEL: &str = "UPDATE command_rows SET state = 6, at = $4 WHERE action = $1 AND agent > $2 AND agent <= $3 \
@@ -31,7 +34,7 @@ const COMPLETE: &str =
     "UPDATE action_rows SET status = 5, finished = $2, updated = $2, expanded = 1 WHERE number = $1 AND status < 5";
 const HANDED_OUT: &str = "SELECT machines.agent_id, machines.number, machines.streaming_to FROM command_rows \
      JOIN machines ON machines.number = command_rows.agent WHERE command_rows.action = $1 AND command_rows.agent > $2 \
-     AND command_rows.agent <= $3 AND command_rows.state = 1 AND machines.state <> 3 ORDER BY machines.number";
+     AND command_rows.agent <= $3 AND command_rows.state IN (1, 6) AND machines.state <> 3 ORDER BY machines.number";
 
 const CALLBACK: &str = "SELECT cancel_type_url, cancel_data FROM action_rows WHERE number = $1";
 
@@ -49,7 +52,7 @@ pub(super) async fn finish(tx: &mut Tx, work: &Work, status: ActionStatus, reaso
 
 /// Expires a page of commands, and completes the action behind the last.
 pub(super) async fn expire_step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
-    let page = page(tx, work, work.limits.rows).await?;
+    let page = page(tx, work, NEXT_OPEN, work.limits.rows).await?;
     let expired = tx.execute(EXPIRE, params![work.id, page.after, page.upto, work.now]).await?;
     tx.execute(SET_ENDED, params![work.id, page.upto]).await?;
     if expired > 0 {
@@ -74,9 +77,9 @@ struct Page {
 }
 
 /// The next part that holds open commands.
-async fn page(tx: &mut Tx, work: &Work, rows: u32) -> Result<Page, StoreError> {
+async fn page(tx: &mut Tx, work: &Work, next: &'static str, rows: u32) -> Result<Page, StoreError> {
     let last: i64 = tx.query_one(LAST, params![work.id]).await?.only("command_rows")?;
-    let open: i64 = tx.query_one(NEXT_OPEN, params![work.id, work.ended]).await?.only("command_rows")?;
+    let open: i64 = tx.query_one(next, params![work.id, work.ended]).await?.only("command_rows")?;
     if open == 0 {
         return Ok(Page { after: last, upto: last, last });
     }
@@ -84,9 +87,13 @@ async fn page(tx: &mut Tx, work: &Work, rows: u32) -> Result<Page, StoreError> {
     Ok(Page { after, upto: last.min(after.saturating_add(i64::from(rows.max(1)))), last })
 }
 
-/// Ends a page of commands that were called back. Their orders are withdrawn, and agents that were handed one are told.
+/// Ends a page of commands that were called back. Their orders are withdrawn; agents that were handed one are sent the
+/// cancellation, if somebody signed it: they would not believe another.
 pub(super) async fn cancel_step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
-    let page = page(tx, work, work.limits.rows.min(CANCEL_ROWS_MAX)).await?;
+    let mut fields = tx.query_one(CALLBACK, params![work.id]).await?.fields("action_rows");
+    let word = Payload { type_url: fields.take()?, value: fields.take()? };
+    let next = if word.type_url.is_empty() { NEXT_OPEN } else { NEXT_CANCELLED };
+    let page = page(tx, work, next, work.limits.rows.min(CANCEL_ROWS_MAX)).await?;
     let mut told: Vec<(AgentId, i64, String)> = Vec::new();
     for row in tx.query(HANDED_OUT, params![work.id, page.after, page.upto]).await? {
         let mut fields = row.fields("machines");
@@ -95,13 +102,10 @@ pub(super) async fn cancel_step(tx: &mut Tx, work: &Work) -> Result<Worked, Stor
     let withdrawn = MessageResult::failed(work.now, "The action was called back.");
     let orders: Vec<_> = told.iter().map(|(_, number, _)| order_id(work.id, *number, work.created)).collect();
     set_results(tx, orders.iter().map(|id| (id, &withdrawn))).await?;
-    let messages: Vec<Message> = if told.is_empty() {
-        Vec::new()
-    } else {
-        let mut fields = tx.query_one(CALLBACK, params![work.id]).await?.fields("action_rows");
-        let body = Payload { type_url: fields.take()?, value: fields.take()? };
-        told.iter().map(|(agent, number, _)| callback(work, *agent, *number, &body)).collect()
-    };
+    if word.type_url.is_empty() {
+        told.clear();
+    }
+    let messages: Vec<Message> = told.iter().map(|(agent, number, _)| callback(work, *agent, *number, &word)).collect();
     let due = work.now.minus(Duration::from_nanos(1));
     let rows: Vec<NewRow<'_>> = messages.iter().map(|message| NewRow::waiting(message, due)).collect();
     store(tx, &rows, None).await?;

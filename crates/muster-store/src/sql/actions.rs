@@ -11,7 +11,7 @@ use crate::db::value::{Value, number, params};
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
 use muster_core::action::{ActionId, ActionStatus, CommandId, InvestigatorId};
-use muster_core::{Cause, ServerId, Timestamp};
+use muster_core::{Cause, Payload, ServerId, Timestamp};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -35,6 +35,12 @@ const SET_ORDER: &str = "UPDATE action_rows SET status = $2, type_url = $3, data
 const SET_DUE: &str = "UPDATE action_jobs SET due = $2 WHERE action = $1";
 const CANCEL: &str =
     "UPDATE action_rows SET status = 7, reason = $2, finished = $3, updated = $3, expanded = 1 WHERE number = $1";
+/// No cancellation was signed.
+const NO_WORD: &str = "";
+const SET_WORD: &str = "UPDATE action_rows SET cancel_type_url = $2, cancel_data = $3, updated = $4 WHERE number = $1";
+const WORDLESS: &str = "SELECT count(*) FROM action_rows WHERE number = $1 AND cancel_type_url = ''";
+const BEGIN_AGAIN: &str = "INSERT INTO action_jobs (action, due, fence, ring, after, upto, ended) \
+     VALUES ($1, $2, 0, 0, 0, 0, 0) ON CONFLICT (action) DO UPDATE SET due = excluded.due, ended = 0";
 const RESUME: &str = "UPDATE action_rows SET halted = NULL, reason = '', status = 3, updated = $2 WHERE number = $1";
 /// Two walks of two indexes, each of them short.
 const MARKS: &str = "SELECT number, status, updated FROM action_rows WHERE status < 5 AND number < $2 UNION \
@@ -76,8 +82,8 @@ async fn put(tx: &mut Tx, Put { what: put, now, cause }: &Put) -> Result<ActionT
         rings_text(spread),
         i32::from(spread.halt_percent),
         id,
-        &put.callback.type_url,
-        &put.callback.value,
+        NO_WORD,
+        NO_WORD.as_bytes(),
     ];
     if tx.query_opt(INSERT, row).await?.is_none() {
         let known = tx.query_opt(KNOWN, params![&put.signed]).await?;
@@ -170,15 +176,51 @@ struct Change {
     cause: Cause,
 }
 
-async fn cancel(tx: &mut Tx, Change { id, now, cause }: &Change) -> Result<bool, StoreError> {
+struct Cancel {
+    change: Change,
+    word: Option<Payload>,
+}
+
+async fn cancel(tx: &mut Tx, Cancel { change: Change { id, now, cause }, word }: &Cancel) -> Result<bool, StoreError> {
     let locked = lock(tx, *id).await?;
     if locked.status.is_final() {
-        return Ok(false);
+        let Some(word) = word else { return Ok(false) };
+        return cancel_again(tx, (*id, locked.status), word, *now, cause).await;
     }
+    let (type_url, value) =
+        word.as_ref().map_or((NO_WORD, NO_WORD.as_bytes()), |word| (word.type_url.as_str(), word.value.as_slice()));
+    tx.execute(SET_WORD, params![*id, type_url, value, *now]).await?;
     let reason = if cause.reason.is_empty() { "called back" } else { &cause.reason };
     tx.execute(CANCEL, params![*id, reason, *now]).await?;
     tx.execute(SET_DUE, params![*id, *now]).await?;
-    journal::write(tx, *now, cause, "action.cancel", &id.to_string(), &json!({ "from": locked.status })).await?;
+    journal::write(
+        tx,
+        *now,
+        cause,
+        "action.cancel",
+        &id.to_string(),
+        &json!({ "from": locked.status, "signed": word.is_some() }),
+    )
+    .await?;
+    Ok(true)
+}
+
+/// Somebody signed the cancellation after the server had stopped handing the action out: machines that have it are told.
+async fn cancel_again(
+    tx: &mut Tx,
+    (id, status): (ActionId, ActionStatus),
+    word: &Payload,
+    now: Timestamp,
+    cause: &Cause,
+) -> Result<bool, StoreError> {
+    let wordless: i64 = tx.query_one(WORDLESS, params![id]).await?.only("action_rows")?;
+    if status != ActionStatus::Cancelled || wordless == 0 {
+        return Ok(false);
+    }
+    tx.execute(SET_WORD, params![id, &word.type_url, &word.value, now]).await?;
+    tx.execute(BEGIN_AGAIN, params![id, now]).await?;
+    journal::write(tx, now, cause, "action.cancel", &id.to_string(), &json!({ "from": status, "signed": true }))
+        .await?;
     Ok(true)
 }
 
@@ -289,9 +331,15 @@ impl ActionStore for SqlStore {
         self.read((since, before, limit), |tx, args| Box::pin(marks(tx, args))).await
     }
 
-    async fn action_cancel(&self, id: ActionId, now: Timestamp, cause: &Cause) -> Result<bool, StoreError> {
-        let change = Change { id, now, cause: cause.clone() };
-        self.write(change, |tx, change| Box::pin(cancel(tx, change))).await
+    async fn action_cancel(
+        &self,
+        id: ActionId,
+        word: Option<Payload>,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<bool, StoreError> {
+        let cancelled = Cancel { change: Change { id, now, cause: cause.clone() }, word };
+        self.write(cancelled, |tx, cancelled| Box::pin(cancel(tx, cancelled))).await
     }
 
     async fn action_resume(&self, id: ActionId, now: Timestamp, cause: &Cause) -> Result<bool, StoreError> {

@@ -206,6 +206,7 @@ impl<'a> Condition<'a> {
         let plain = match column {
             Column::Status => return self.status(),
             Column::Id => "machines.number",
+            Column::AgentId => "machines.id_text",
             Column::Name => "machines.name",
             Column::QueueLoc => "machines.queueloc",
             Column::Mode => "machines.mode",
@@ -261,7 +262,7 @@ pub(super) fn status_of(online: &str, idle: &str) -> String {
 /// The columns of `machines` that [`fleet_row`] reads.
 pub(super) fn fleet_columns(status: &str) -> String {
     format!(
-        "number, name, queueloc, mode, version, {status}, loader_name, {PUBLIC_IP}, pid, COALESCE(started, created), \
+        "number, id_text, name, queueloc, mode, version, {status}, loader_name, {PUBLIC_IP}, pid, COALESCE(started, created), \
          destroyed, last_contact, COALESCE(refreshed, created), {ENVIRONMENT}, tags"
     )
 }
@@ -271,6 +272,7 @@ pub(super) fn fleet_row(row: Row) -> Result<FleetRow, StoreError> {
     let mut fields = row.fields("machines");
     Ok(FleetRow {
         number: fields.take()?,
+        agent_id: fields.take()?,
         name: fields.take()?,
         queueloc: fields.take()?,
         mode: fields.take()?,

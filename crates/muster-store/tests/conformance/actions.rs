@@ -58,7 +58,6 @@ pub(crate) async fn order(stage: &Stage, n: u8, signers: &[InvestigatorId]) -> A
         signatures: signers.iter().map(|who| (*who, format!("signature of {who}"))).collect(),
         is_ready: true,
         order: payload("order"),
-        callback: payload("callback"),
         spread: Spread::default(),
     }
 }
@@ -337,8 +336,8 @@ for_each_backend! {
         assert_eq!(claimed(&stage, agents[0], at(2)).await.len(), 1);
         assert_eq!(claimed(&stage, agents[1], at(2)).await.len(), 1);
         answer(&stage, vec![result(id, agents[1], CommandStatus::Success, "x")], at(3)).await;
-        assert!(stage.store.action_cancel(id, at(4), &cause()).await.unwrap());
-        assert!(!stage.store.action_cancel(id, at(4), &cause()).await.unwrap());
+        assert!(stage.store.action_cancel(id, Some(payload("callback")), at(4), &cause()).await.unwrap());
+        assert!(!stage.store.action_cancel(id, Some(payload("callback")), at(4), &cause()).await.unwrap());
         assert_eq!(status(&stage, id).await, ActionStatus::Cancelled);
         assert_eq!(claimed(&stage, agents[2], at(4)).await, [], "from that moment on nobody is handed it");
         assert_eq!(work(&stage.store, at(5)).await, 4);
@@ -352,9 +351,37 @@ for_each_backend! {
         assert_eq!((counters.cancelled, counters.success, counters.inflight), (4, 1, 0));
         let late = vec![result(id, agents[0], CommandStatus::Cancelled, "x")];
         assert_eq!(answer(&stage, late, at(7)).await, [ResultTaken::Late]);
-        let missing = stage.store.action_cancel(ActionId::new(99).unwrap(), at(1), &cause()).await.unwrap_err();
+        let missing = stage.store.action_cancel(ActionId::new(99).unwrap(), None, at(1), &cause()).await.unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::NotFound);
         assert_eq!(take(&stage.store, SERVER, Timestamp::MAX).await, None);
+    }
+
+    async fn what_nobody_signed_tells_no_agent_and_can_be_signed_afterwards(stage) {
+        let agents = agents(&stage, 3).await;
+        let id = launched(&stage, 1, Spread::default()).await;
+        work(&stage.store, at(1)).await;
+        assert_eq!(claimed(&stage, agents[0], at(2)).await.len(), 1);
+        assert!(stage.store.action_cancel(id, None, at(3), &cause()).await.unwrap());
+        work(&stage.store, at(3)).await;
+        for agent in &agents {
+            assert_eq!(claimed(&stage, *agent, at(4)).await, [], "no word, and no order any more");
+        }
+        assert!(!stage.store.action_cancel(id, None, at(5), &cause()).await.unwrap());
+        assert!(stage.store.action_cancel(id, Some(payload("signed")), at(5), &cause()).await.unwrap());
+        work(&stage.store, at(6)).await;
+        let told = claimed(&stage, agents[0], at(7)).await;
+        assert_eq!(told.iter().map(|told| told.payload.clone()).collect::<Vec<_>>(), [Some(payload("signed"))]);
+        let counters = stage.store.action_get(id).await.unwrap().unwrap().counters;
+        assert_eq!((counters.cancelled, counters.inflight), (3, 0), "counted once");
+        assert!(!stage.store.action_cancel(id, Some(payload("other")), at(8), &cause()).await.unwrap());
+        assert_eq!(take(&stage.store, SERVER, Timestamp::MAX).await, None);
+        // What came to its end is not called back, whoever signs that.
+        let done = launched(&stage, 2, Spread::default()).await;
+        work(&stage.store, at(9)).await;
+        let results = agents.iter().map(|agent| result(done, *agent, CommandStatus::Success, "x")).collect();
+        answer(&stage, results, at(10)).await;
+        assert_eq!(status(&stage, done).await, ActionStatus::Completed);
+        assert!(!stage.store.action_cancel(done, Some(payload("late")), at(11), &cause()).await.unwrap());
     }
 
     async fn a_call_that_is_dropped_leaves_a_step_whole_or_undone(stage) {
@@ -385,8 +412,8 @@ for_each_backend! {
         for n in 1..=4 {
             ids.push(launched(&stage, n, Spread::default()).await);
         }
-        stage.store.action_cancel(ids[0], at(5), &cause()).await.unwrap();
-        stage.store.action_cancel(ids[1], at(7), &cause()).await.unwrap();
+        stage.store.action_cancel(ids[0], None, at(5), &cause()).await.unwrap();
+        stage.store.action_cancel(ids[1], None, at(7), &cause()).await.unwrap();
         let marks = async |since, before, limit| {
             let marks = stage.store.action_marks(at(since), before, limit).await.unwrap();
             marks.into_iter().map(|mark| (mark.id, mark.status, mark.updated)).collect::<Vec<_>>()
@@ -438,7 +465,7 @@ for_each_backend! {
 
     async fn what_was_done_stands_in_the_journal(stage) {
         let id = launched(&stage, 1, Spread::default()).await;
-        stage.store.action_cancel(id, at(4), &cause()).await.unwrap();
+        stage.store.action_cancel(id, Some(payload("callback")), at(4), &cause()).await.unwrap();
         let lines = muster_store::ClusterStore::journal_page(&stage.store, None, 9).await.unwrap();
         let words: Vec<&str> = lines.iter().map(|line| line.action.as_str()).collect();
         assert_eq!(words, ["action.cancel", "action.create", "investigator.create"]);

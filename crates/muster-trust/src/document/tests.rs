@@ -13,11 +13,19 @@ fn administrators(people: &[&Person], threshold: usize) -> Administrators {
 
 fn payload(kind: &str, version: u64, content: &Value) -> String {
     let (issued, expires) = (at(100).to_string(), at(1000).to_string());
-    json!({"kind": kind, "version": version, "issued": issued, "expires": expires, "content": content}).to_string()
+    json!({
+        "kind": kind, "version": version, "fleet": "lab", "target": "name = 'x'", "issued": issued, "expires": expires,
+        "content": content,
+    })
+    .to_string()
+}
+
+fn weights(weights: &Value) -> Value {
+    json!({"keys": [], "weights": weights})
 }
 
 fn acl(version: u64) -> String {
-    payload("acl", version, &json!({"file": {"minimumweight": 2}}))
+    payload("investigators", version, &weights(&json!({"file": {"minimumweight": 2}})))
 }
 
 fn signed(payload: &str, people: &[&Person]) -> Vec<u8> {
@@ -32,31 +40,103 @@ fn in_force(payload: &str) -> InForce {
 }
 
 fn take(json: &[u8], current: Option<&InForce>, now: i64) -> Result<Document, DocumentError> {
-    accept(json, &administrators(&[&ANN, &BOB], 2), |kind| current.filter(|_| kind == Kind::Acl).cloned(), at(now))
+    let receiver = Receiver { fleet: "lab", target: &|_| TargetMatch::Matches };
+    take_as(&receiver, json, current, now)
+}
+
+fn take_as(
+    receiver: &Receiver<'_>,
+    json: &[u8],
+    current: Option<&InForce>,
+    now: i64,
+) -> Result<Document, DocumentError> {
+    let in_force = |kind| current.filter(|_| kind == Kind::Investigators).cloned();
+    accept(json, &administrators(&[&ANN, &BOB], 2), in_force, receiver, at(now))
 }
 
 #[test]
 fn a_document_that_enough_administrators_signed_is_taken() {
     let document = take(&signed(&acl(1), &[&ANN, &BOB]), None, 200).unwrap();
-    assert_eq!((document.kind, document.expires), (Kind::Acl, at(1000)));
+    assert_eq!((document.kind, document.expires), (Kind::Investigators, at(1000)));
+    assert_eq!(document.floor, at(150), "the signatures are younger than the text");
     assert_eq!(document.in_force, in_force(&acl(1)));
-    let Content::Acl(list) = document.content else { panic!("not an ACL") };
+    let Content::Investigators(_, list) = document.content else { panic!("not weights") };
     assert_eq!(list.modules()["file"].minimum_weight, 2);
 }
 
 #[test]
-fn a_keyring_travels_too() {
-    let content = json!({"keys": [EVE.armored(), ANN.armored()]});
-    let json = signed(&payload("keyring", 1, &content), &[&ANN, &BOB]);
-    let Content::Keyring(ring) = take(&json, None, 200).unwrap().content else { panic!("not a keyring") };
+fn keys_travel_with_their_weights() {
+    let of = |keys: Value| payload("investigators", 1, &json!({"keys": keys, "weights": {}}));
+    let json = signed(&of(json!([EVE.armored(), ANN.armored()])), &[&ANN, &BOB]);
+    let Content::Investigators(ring, _) = take(&json, None, 200).unwrap().content else { panic!("no keys") };
     assert!(ring.get(&EVE.fingerprint()).is_some() && ring.get(&BOB.fingerprint()).is_none());
-    let bad = json!({"keys": [EVE.armored(), "x"]});
-    let error = take(&signed(&payload("keyring", 1, &bad), &[&ANN, &BOB]), None, 200).unwrap_err();
+    let error = take(&signed(&of(json!([EVE.armored(), "x"])), &[&ANN, &BOB]), None, 200).unwrap_err();
     assert!(matches!(error, DocumentError::Key { at: 2, .. }), "{error}");
-    let twice = json!({"keys": [EVE.armored(), EVE.armored()]});
-    let taken = take(&signed(&payload("keyring", 1, &twice), &[&ANN, &BOB]), None, 200).unwrap();
-    let Content::Keyring(ring) = taken.content else { panic!("not a keyring") };
+    let taken = take(&signed(&of(json!([EVE.armored(), EVE.armored()])), &[&ANN, &BOB]), None, 200).unwrap();
+    let Content::Investigators(ring, _) = taken.content else { panic!("no keys") };
     assert_eq!(ring.certificates().len(), 1);
+    // Neither goes without the other.
+    for content in [json!({"keys": []}), json!({"weights": {}})] {
+        let error = take(&signed(&payload("investigators", 1, &content), &[&ANN, &BOB]), None, 200).unwrap_err();
+        assert!(matches!(error, DocumentError::Malformed(_)), "{error}");
+    }
+}
+
+#[test]
+fn a_document_is_for_one_fleet_and_for_the_machines_of_its_target() {
+    let json = signed(&acl(1), &[&ANN, &BOB]);
+    let asked = std::cell::RefCell::new(String::new());
+    let as_seen = |fleet: &str, answer: TargetMatch| {
+        let target = |text: &str| {
+            text.clone_into(&mut asked.borrow_mut());
+            answer.clone()
+        };
+        take_as(&Receiver { fleet, target: &target }, &json, None, 200).map(|_| ())
+    };
+    assert_eq!(as_seen("lab", TargetMatch::Matches), Ok(()));
+    assert_eq!(*asked.borrow(), "name = 'x'");
+    let error = as_seen("production", TargetMatch::Matches).unwrap_err();
+    assert_eq!(error, DocumentError::Fleet { document: "lab".into(), machine: "production".into() });
+    let error = as_seen("", TargetMatch::Matches).unwrap_err();
+    assert!(
+        matches!(error, DocumentError::NoFleet(_)) && error.to_string().contains("write fleet = \"lab\""),
+        "{error}"
+    );
+    assert_eq!(as_seen("lab", TargetMatch::Other).unwrap_err(), DocumentError::Other("name = 'x'".into()));
+    let open = TargetMatch::Open(vec!["id = 7".into()]);
+    assert_eq!(as_seen("lab", open).unwrap_err(), DocumentError::Open(vec!["id = 7".into()]));
+    assert_eq!(as_seen("lab", TargetMatch::Invalid("no".into())).unwrap_err(), DocumentError::Target("no".into()));
+}
+
+#[test]
+fn documents_of_before_are_not_taken_and_those_that_were_taken_are_read_again() {
+    let before = |kind: &str, content: &Value| {
+        let mut payload: Value = serde_json::from_str(&payload(kind, 3, content)).unwrap();
+        payload.as_object_mut().unwrap().retain(|name, _| name != "fleet" && name != "target");
+        payload.to_string()
+    };
+    let threshold = json!({"keys": [ANN.armored(), BOB.armored()], "threshold": 2});
+    for (kind, content, error) in [
+        ("acl", json!({"file": {"minimumweight": 2}}), DocumentError::Apart),
+        ("keyring", json!({"keys": []}), DocumentError::Apart),
+        ("administrators", threshold, DocumentError::Unaddressed),
+    ] {
+        let payload = before(kind, &content);
+        let json = signed(&payload, &[&ANN, &BOB]);
+        assert_eq!(take(&json, None, 200).unwrap_err(), error, "{kind}");
+        assert!(error.to_string().contains("muster trust new"), "{error}");
+        let again = |force: &InForce| reread(&json, &administrators(&[&ANN, &BOB], 2), force, "lab", at(200));
+        assert!(again(&in_force(&payload)).is_ok(), "{kind}");
+        assert!(again(&InForce { digest: "x".into(), ..in_force(&payload) }).is_err(), "{kind}");
+    }
+    // A keyring alone cannot be given a fleet to pass, either.
+    let json = signed(&payload("keyring", 1, &json!({"keys": []})), &[&ANN, &BOB]);
+    assert_eq!(take(&json, None, 200).unwrap_err(), DocumentError::Apart);
+    let moved = |fleet| {
+        reread(&signed(&acl(1), &[&ANN, &BOB]), &administrators(&[&ANN, &BOB], 2), &in_force(&acl(1)), fleet, at(200))
+    };
+    assert!(moved("lab").is_ok());
+    assert!(matches!(moved("other").unwrap_err(), DocumentError::Fleet { .. }));
 }
 
 #[test]
@@ -93,14 +173,15 @@ fn nothing_is_rolled_back_forked_or_run_ahead() {
     assert!(take(&acl(6)).is_ok());
     assert!(take(&acl(5)).is_ok(), "the very same one");
     assert_eq!(take(&acl(4)).unwrap_err(), DocumentError::Older { have: 4, in_force: 5 });
-    let fork = payload("acl", 5, &json!({"file": {"minimumweight": 1}}));
+    let fork = payload("investigators", 5, &weights(&json!({"file": {"minimumweight": 1}})));
     assert_eq!(take(&fork).unwrap_err(), DocumentError::Fork(5));
     assert!(take(&acl(5 + VERSION_STEP_MAX)).is_ok());
     for version in [0, 6 + VERSION_STEP_MAX, u64::MAX] {
         assert_eq!(take(&acl(version)).unwrap_err(), DocumentError::Version { have: version, in_force: 5 });
     }
     // Kinds have versions of their own.
-    assert!(take(&payload("keyring", 1, &json!({"keys": []}))).is_ok());
+    let administrators = json!({"keys": [ANN.armored(), BOB.armored()], "threshold": 2});
+    assert!(take(&payload("administrators", 1, &administrators)).is_ok());
 }
 
 #[test]
@@ -139,7 +220,7 @@ fn what_is_not_of_the_form_is_refused() {
     let good = acl(1);
     for (payload, part) in [
         ("{}".to_owned(), "missing field"),
-        (good.replace("\"acl\"", "\"acls\""), "unknown variant"),
+        (good.replace("\"investigators\"", "\"acls\""), "unknown variant"),
         (good.replace("\"version\":1", "\"version\":1,\"version\":2"), "stands twice"),
         (good.replace("\"version\":1", "\"version\":-1"), "invalid value"),
         (good.replace("\"version\":1", "\"version\":1,\"more\":2"), "unknown field"),
@@ -154,6 +235,6 @@ fn what_is_not_of_the_form_is_refused() {
     let long = vec![b' '; limits::TRUST_DOCUMENT_BYTES_MAX + 1];
     assert_eq!(take(&long, None, 200).unwrap_err(), DocumentError::TooLong { have: long.len() });
     assert!(matches!(take(&long[1..], None, 200), Err(DocumentError::Malformed(_))));
-    let weights = payload("acl", 1, &json!({"file": {"minimumweight": 0}}));
+    let weights = payload("investigators", 1, &weights(&json!({"file": {"minimumweight": 0}})));
     assert!(matches!(take(&signed(&weights, &[&ANN, &BOB]), None, 200), Err(DocumentError::Acl(_))));
 }

@@ -54,7 +54,7 @@ fn everyone(_: &str) -> TargetMatch {
 }
 
 fn known(name: &str) -> Option<Module> {
-    ["file", "ping"].contains(&name).then_some(Module { minimum_weight: 1 })
+    ["file", "ping"].contains(&name).then_some(Module { minimum_weight: 1, changes: false })
 }
 
 fn world() -> World<'static> {
@@ -165,6 +165,17 @@ fn an_order_outside_of_its_window_is_refused() {
     ] {
         assert_eq!(code(&json, &World { now: at(now), ..world() }), want, "{now}");
     }
+    // The second in which it ends is signed, a fraction behind it is not: whoever delivers it may write what they like.
+    let half = Duration::from_millis(500);
+    let text = String::from_utf8(json.clone()).unwrap();
+    let (from, to) = (at(1000).to_string(), at(3000).to_string());
+    let stretched =
+        text.replace(&to, &to.replace('Z', ".999999999Z")).replace(&from, &from.replace('Z', ".999999999Z"));
+    assert_ne!(stretched, text);
+    assert_eq!(code(stretched.as_bytes(), &World { now: at(3000), ..world() }), Ok(()));
+    assert_eq!(code(stretched.as_bytes(), &World { now: at(3000).plus(half), ..world() }), Err(RefusalCode::Expired));
+    assert_eq!(code(&json, &World { now: at(3000).plus(half), ..world() }), Err(RefusalCode::Expired));
+    assert_eq!(code(&json, &World { now: at(1000).minus(half), ..world() }), Err(RefusalCode::NotYetValid));
     let narrow = World { window_max: Duration::from_secs(1999), ..world() };
     assert_eq!(code(&json, &narrow), Err(RefusalCode::WindowTooLong));
     let narrow = World { window_max: Duration::from_secs(2000), ..world() };
@@ -198,13 +209,26 @@ fn a_clock_that_was_set_back_brings_nothing_to_life() {
 }
 
 #[test]
-fn the_floor_rises_to_what_was_signed_and_never_falls() {
+fn case_20_a_refusal_for_the_clock_says_by_how_much_and_what_to_do() {
+    let json = signed_by(order(), &[&KELSO]);
+    let text = |now, floor| judge(&json, &World { now: at(now), floor: at(floor), ..world() }).unwrap_err().text;
+    let behind = text(2000, 2000 + 3 * 86_400);
+    assert!(behind.contains("at least 3 days behind") && behind.contains("muster-agent clock reset"), "{behind}");
+    let clock = at(3000 + 7200).to_string();
+    let expired = text(3000 + 7200, 0);
+    assert!(expired.contains("2 h ago") && expired.contains(&clock), "{expired}");
+    let early = text(700, 0);
+    assert!(early.contains("in 5 min") && early.contains(&at(700).to_string()), "{early}");
+}
+
+#[test]
+fn the_floor_rises_to_what_was_signed() {
     let json = signed_by(order(), &[&KELSO]);
     let floor = |now, floor| judge(&json, &World { now: at(now), floor: at(floor), ..world() }).unwrap().floor;
     assert_eq!(floor(2000, 0), at(1500));
-    assert_eq!(floor(2000, 1800), at(1800));
+    assert_eq!(floor(2000, 1800), at(1500), "what the floor was the ledger knows");
     assert_eq!(floor(1500, 0), at(1500));
-    assert_eq!(floor(1499, 0), at(0), "the signer's clock runs ahead");
+    assert_eq!(floor(1499, 0), Timestamp::EPOCH, "the signer's clock runs ahead");
 }
 
 #[test]
@@ -225,6 +249,7 @@ fn what_was_run_is_not_run_again() {
         (Seen::Started, Err(RefusalCode::AlreadyRun)),
         (Seen::Finished, Err(RefusalCode::AlreadyRun)),
         (Seen::Cancelled, Err(RefusalCode::Cancelled)),
+        (Seen::NoRoom { until: at(9000) }, Err(RefusalCode::Cancelled)),
         (Seen::Unreadable, Err(RefusalCode::LedgerUnreadable)),
     ] {
         assert_eq!(code(&json, &World { ledger: &|_| seen, ..world() }), want, "{seen:?}");
@@ -263,6 +288,25 @@ fn an_order_for_others_is_not_run_here() {
 }
 
 #[test]
+fn what_changes_a_machine_runs_only_where_the_machine_knows_that_it_is_meant() {
+    let open = |_: &str| TargetMatch::Open(vec!["id = 7".to_owned()]);
+    let json = signed_by(order(), &[&KELSO]);
+    let with = |module: &dyn Fn(&str) -> Option<Module>| judge(&json, &World { target: &open, module, ..world() });
+    assert!(with(&|_| Some(Module { minimum_weight: 1, changes: false })).is_ok(), "a question may be asked anywhere");
+    let refusal = with(&|_| Some(Module { minimum_weight: 1, changes: true })).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::TargetUndecidable);
+    assert!(refusal.text.contains("(id = 7)") && refusal.text.contains("agentid = "), "{refusal}");
+    // One operation of several is enough.
+    let mut two = order();
+    two.operations.insert(0, two.operations[0].clone());
+    two.operations[0].module = "ping".to_owned();
+    let json = signed_by(two, &[&KELSO]);
+    let module = |name: &str| Some(Module { minimum_weight: 1, changes: name == "file" });
+    assert_eq!(code(&json, &World { target: &open, module: &module, ..world() }), Err(RefusalCode::TargetUndecidable));
+    assert_eq!(code(&json, &World { module: &module, ..world() }), Ok(()), "where it matches, it runs");
+}
+
+#[test]
 fn an_order_of_unknown_modules_alone_is_refused_before_anything_is_verified() {
     let mut action = order();
     for operation in &mut action.operations {
@@ -295,7 +339,7 @@ fn what_a_module_demands_counts_under_the_default() {
     let acl = Acl::parse(list.to_string().as_bytes()).unwrap();
     let json = signed_by(order(), &[&KELSO]);
     let demands = |minimum_weight| {
-        let module = |_: &str| Some(Module { minimum_weight });
+        let module = |_: &str| Some(Module { minimum_weight, changes: false });
         code(&json, &World { authority: Authority::Weights(&acl), module: &module, ..world() })
     };
     assert_eq!(demands(2), Ok(()));
@@ -361,7 +405,7 @@ fn cheap_questions_come_first() {
     assert_eq!(code(&json, &world), Err(RefusalCode::NotForThisAgent));
     world.target = &everyone;
     assert_eq!(code(&json, &world), Err(RefusalCode::UnknownModule));
-    world.module = &|_| Some(Module { minimum_weight: 1 });
+    world.module = &|_| Some(Module { minimum_weight: 1, changes: false });
     assert_eq!(code(&json, &world), Err(RefusalCode::KeyUnknown));
     let keyring = keyring(&[&STRANGER]);
     world.keyring = &keyring;

@@ -4,6 +4,7 @@
 //! agree at, the command line says so itself, and for what a server wrote it names the digest; a text that cannot be shown
 //! whole needs a word of its own.
 
+use super::decidable;
 use super::shown::Shown;
 use crate::{Exit, Failure};
 use muster_core::action::Action;
@@ -39,17 +40,22 @@ pub(crate) enum Origin<'a> {
 
 /// Refuses what must not be signed whoever asks for it. Returns what the person should know besides.
 pub(crate) fn checks_before_signing(
-    _action: &Action,
+    action: &Action,
     shown: &Shown,
     origin: Origin<'_>,
 ) -> Result<Vec<String>, Failure> {
+    decidable::check(NOTHING, action)?;
+    let mut notes: Vec<String> = decidable::warning(action).into_iter().collect();
     match &shown.unseen {
         Some(why) if matches!(origin, Origin::Elsewhere(unseen) if !unseen.yes_unseen) => {
             let next = "look at it another way, then pass --yes-unseen if you want to sign it all the same";
             Err(Failure::new(Exit::Refused, NOTHING, format!("it cannot be shown whole: {why}")).next(next))
         }
-        Some(why) => Ok(vec![format!("Not shown whole: {why}.")]),
-        None => Ok(Vec::new()),
+        Some(why) => {
+            notes.push(format!("Not shown whole: {why}."));
+            Ok(notes)
+        }
+        None => Ok(notes),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Actions as files, and the checks that one must pass to be signed.
 
-use super::packing;
+use super::{decidable, packing};
 use crate::commands::named::holds_names;
 use crate::save::{self, ReplaceArgs};
 use crate::signing::read_file;
@@ -92,6 +92,7 @@ pub(crate) fn check(what: &str, action: &Action, now: Timestamp) -> Result<Strin
         Err(error) => return Err(failure(error.to_string())),
     }
     target_check(&action.target)?;
+    decidable::check(what, action)?;
     for operation in &action.operations {
         parameters_check(operation).map_err(|Refused(why)| failure(format!("module {}: {why}", operation.module)))?;
     }

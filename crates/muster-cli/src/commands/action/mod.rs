@@ -3,7 +3,9 @@
 //! Stays true: what is signed is worked out on this machine from the action itself, never taken from the server; the
 //! commands that take a file ask no server, but for what named targets stand for.
 
+mod cancel;
 pub(crate) mod consent;
+mod decidable;
 pub(crate) mod file;
 pub(crate) mod life;
 pub(crate) mod new;
@@ -38,7 +40,8 @@ Examples:
   muster action sign 12                                    one that waits for signatures
   muster action watch 12
   muster action results 12 --found --format csv
-  muster action cancel 12
+  muster action cancel 12                                  signs that it is called back
+  muster action cancel 12 --server-only                    without a key: it is handed out no more
 
 Actions are JSON in MIG's format of version 2. Each signs on their own machine; the server never sees a secret key.")]
 pub struct Args {
@@ -79,13 +82,8 @@ enum Command {
     },
     /// Print results
     Results(results::ResultsArgs),
-    /// Call an action back, also from machines that have not begun it
-    Cancel {
-        /// Its number
-        id: i64,
-        #[command(flatten)]
-        reason: ReasonArgs,
-    },
+    /// Call an action back: sign that it is not to be run, also by machines that have it already
+    Cancel(cancel::CancelArgs),
     /// Go on with an action that halted between two shares
     Resume {
         /// Its number
@@ -114,7 +112,7 @@ impl Args {
                 how.follow(&context, id, &order).await
             }
             Command::Results(args) => args.run(&Context::new(globals)?).await,
-            Command::Cancel { id, reason } => life::order(&Context::new(globals)?, id, "cancel", &reason).await,
+            Command::Cancel(args) => args.run(&Context::new(globals)?).await,
             Command::Resume { id, reason } => life::order(&Context::new(globals)?, id, "resume", &reason).await,
         }
     }

@@ -166,10 +166,11 @@ fn report(action: &Action, keyring: &Keyring, acl: Option<&Acl>, now: Timestamp)
 fn problem(action: &Action, now: Timestamp) -> Option<String> {
     let checked = action.check(now).and_then(|()| action.window_check(now)).err();
     let checked = checked.filter(|error| *error != ActionError::SignaturesEmpty).map(|error| error.to_string());
-    checked.or_else(|| {
+    let checked = checked.or_else(|| {
         let error = Target::parse(&action.target).err()?;
         Some(format!("no machine can read its target: {error}"))
-    })
+    });
+    checked.or_else(|| super::decidable::check(WHAT, action).err().map(|failure| failure.why))
 }
 
 fn signature(

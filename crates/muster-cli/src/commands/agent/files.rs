@@ -90,7 +90,7 @@ impl Setup {
             return refuse(format!("an agent claims at most {} labels", limits::AGENT_LABELS_MAX));
         }
         let labels = self.labels.iter().map(|label| text::name("a label", label));
-        let fleet = self.fleet.iter().map(|fleet| text::name("the fleet's name", fleet));
+        let fleet = self.fleet.iter().map(|fleet| text::fleet(fleet));
         labels.chain(fleet).collect::<Result<(), _>>().map_err(|error| Failure::usage(WHAT, error.to_string()))
     }
 

@@ -80,8 +80,8 @@ impl Parser {
         let document = match name.as_str() {
             "environment" => Document::Environment,
             "tags" => Document::Tags,
-            "os" => {
-                let form = Form::Text(Step::Key("os".to_owned()));
+            "os" | "fleet" => {
+                let form = Form::Text(Step::Key(name));
                 let path = Path { document: Document::Environment, steps: Vec::new(), form };
                 return self.cast(Operand::Path(path)).map(Node::Value);
             }
@@ -223,13 +223,17 @@ fn unknown(position: usize, name: &str) -> TargetError {
         "env" => error.hint("write environment"),
         "host" | "hostname" | "fqdn" => error.hint("the name of a machine is name"),
         "arch" | "ident" | "init" => error.hint(format!("write environment->>'{name}'")),
+        "label" | "labels" => error.hint(
+            "labels that operators give are known to the server alone, and a target is decided by machines; labels that a \
+             machine claims are its tags, such as tags->>'site'",
+        ),
         "null" => error.hint("write IS NULL or IS NOT NULL"),
         "select" | "exists" | "case" | "cast" | "pg_sleep" | "coalesce" | "lower" | "upper" => {
             error.hint("a target knows no functions but NOW()")
         }
         _ => {
             let names: Vec<&str> = Column::NAMED.iter().map(|(_, name)| *name).collect();
-            error.hint(format!("columns are {}, environment, tags and os", names.join(", ")))
+            error.hint(format!("columns are {}, environment, tags, os and fleet", names.join(", ")))
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::people::{Order, People, Person, now};
 use super::{PEOPLE, Stage};
 use muster_core::Timestamp;
+use muster_harness::evil::FLEET;
 use muster_harness::wire::actions::AgentTrust;
 use muster_trust::document::{envelope, signing_text};
 use serde_json::{Value, json};
@@ -15,36 +16,48 @@ const IN_FORCE: u64 = 7;
 const BEFORE: u64 = 5;
 
 /// A document, before it is signed.
-struct Draft {
-    kind: &'static str,
-    version: Value,
-    issued: i64,
-    expires: i64,
-    content: Value,
+pub(super) struct Draft {
+    pub(super) kind: &'static str,
+    pub(super) version: Value,
+    pub(super) fleet: &'static str,
+    pub(super) target: &'static str,
+    pub(super) issued: i64,
+    pub(super) expires: i64,
+    pub(super) content: Value,
 }
 
 impl Draft {
     /// Weights under which Bob's signature alone is enough.
-    fn light(people: &People) -> Self {
-        let content = people.weights(1);
-        Self { kind: "acl", version: json!(IN_FORCE + 1), issued: now() - 60, expires: now() + 3600, content }
+    pub(super) fn light(people: &People) -> Self {
+        let content = people.believed(1);
+        let (issued, expires) = (now() - 60, now() + 3600);
+        Self {
+            kind: "investigators",
+            version: json!(IN_FORCE + 1),
+            fleet: FLEET,
+            target: "true",
+            issued,
+            expires,
+            content,
+        }
     }
 
-    fn payload(&self) -> String {
+    pub(super) fn payload(&self) -> String {
         json!({
             "kind": self.kind, "version": self.version, "content": self.content,
+            "fleet": self.fleet, "target": self.target,
             "issued": Timestamp::from_secs(self.issued).to_string(),
             "expires": Timestamp::from_secs(self.expires).to_string(),
         })
         .to_string()
     }
 
-    fn signed(&self, people: &[&Person]) -> Vec<u8> {
+    pub(super) fn signed(&self, people: &[&Person]) -> Vec<u8> {
         signed(&self.payload(), people)
     }
 }
 
-fn signed(payload: &str, people: &[&Person]) -> Vec<u8> {
+pub(super) fn signed(payload: &str, people: &[&Person]) -> Vec<u8> {
     let signatures: Vec<String> = people.iter().map(|person| person.sign(&signing_text(payload))).collect();
     envelope(payload, &signatures).into_bytes()
 }
@@ -102,7 +115,7 @@ pub(super) const ROWS: &[Row] = &[
     ("weights with seventeen signatures", "17 signatures", |p| light(p, &[&p.dora; 17])),
     ("a document of no kind", "cannot be read", |p| both(p, |draft| draft.kind = "modules")),
     ("weights with a key twice", "cannot be read", |p| {
-        let payload = Draft::light(p).payload().replacen('{', "{\"kind\":\"keyring\",", 1);
+        let payload = Draft::light(p).payload().replacen('{', "{\"kind\":\"administrators\",", 1);
         signed(&payload, &[&p.dora, &p.emil])
     }),
     ("weights with a word more", "cannot be read", |p| {
@@ -110,22 +123,24 @@ pub(super) const ROWS: &[Row] = &[
         signed(&payload, &[&p.dora, &p.emil])
     }),
     ("weights of less than nothing", "weight", |p| {
-        both(p, |draft| draft.content["default"]["minimumweight"] = json!(-1))
+        both(p, |draft| draft.content["weights"]["default"]["minimumweight"] = json!(-1))
     }),
-    ("weights of nothing", "weight", |p| both(p, |draft| draft.content["default"]["minimumweight"] = json!(0))),
+    ("weights of nothing", "weight", |p| {
+        both(p, |draft| draft.content["weights"]["default"]["minimumweight"] = json!(0))
+    }),
     ("weights in which a key counts twice", "twice", |p| {
         both(p, |draft| {
-            let again = draft.content["default"]["investigators"]["bob"].clone();
-            draft.content["default"]["investigators"]["bob's other name"] = again;
+            let again = draft.content["weights"]["default"]["investigators"]["bob"].clone();
+            draft.content["weights"]["default"]["investigators"]["bob's other name"] = again;
         })
     }),
     ("a keyring that one administrator signed", "1 of 2", |p| {
-        let content = json!({"keys": [p.stranger.armored()]});
-        Draft { kind: "keyring", version: json!(1), content, ..Draft::light(p) }.signed(&[&p.dora])
+        let content = json!({"keys": [p.stranger.armored()], "weights": p.weights(1)});
+        Draft { content, ..Draft::light(p) }.signed(&[&p.dora])
     }),
-    ("a keyring with a key twice", "twice", |p| {
-        let content = json!({"keys": [p.alice.armored(), p.alice.armored()]});
-        Draft { kind: "keyring", version: json!(1), content, ..Draft::light(p) }.signed(&[&p.dora, &p.emil])
+    ("a keyring with a key that is none", "key 2 of the document", |p| {
+        let content = json!({"keys": [p.alice.armored(), "Alice"], "weights": p.weights(1)});
+        Draft { content, ..Draft::light(p) }.signed(&[&p.dora, &p.emil])
     }),
     ("new administrators that the old ones did not sign", "1 of 2", |p| {
         administrators(p, 2).signed(&[&p.dora, &p.stranger])
@@ -142,11 +157,11 @@ pub(super) const ROWS: &[Row] = &[
 
 /// Weights as they should be.
 fn in_force(people: &People, version: u64) -> Vec<u8> {
-    both(people, |draft| (draft.version, draft.content) = (json!(version), people.weights(2)))
+    both(people, |draft| (draft.version, draft.content) = (json!(version), people.believed(2)))
 }
 
 /// Hands out a document, and returns what the machine says of it.
-async fn told(stage: &Stage, document: &[u8]) -> AgentTrust {
+pub(super) async fn told(stage: &Stage, document: &[u8]) -> AgentTrust {
     let before = stage.evil.seen().trust.len();
     stage.evil.document(document);
     stage.evil.wait("the machine's word of a document", |seen| seen.trust.get(before).cloned()).await.unwrap()
@@ -168,7 +183,7 @@ async fn documents_that_administrators_did_not_sign_for_now_change_not_a_byte() 
         let trust = told(&stage, &document).await;
         let refusal = trust.document_refusal.unwrap_or_else(|| panic!("{what}: it was taken"));
         assert!(refusal.code == "document" && refusal.reason.contains(word), "{what}: {}", refusal.reason);
-        assert_eq!((trust.acl_version, trust.keyring_version), (IN_FORCE, 0), "{what}");
+        assert_eq!((trust.acl_version, trust.keyring_version), (IN_FORCE, IN_FORCE), "{what}");
         assert_eq!(stage.machine.trust_files().unwrap(), files, "{what}: something is left of it");
         stage.refused(what, Order::new(what).signed(&[&PEOPLE.bob]).as_bytes(), "weight").await;
     }

@@ -3,6 +3,7 @@
 //! Whether something ran is told by a file that the module itself writes. Each story begins and ends with an order that
 //! is good, which runs exactly once: a story in which nothing could run would prove nothing.
 
+mod cancellations;
 mod command_line;
 mod disk;
 mod documents;
@@ -12,6 +13,7 @@ mod people;
 mod replays;
 mod set_up;
 mod tampering;
+mod whom;
 mod words;
 
 use muster_harness::evil::{Evil, Machine};
@@ -59,6 +61,11 @@ impl Stage {
         order
     }
 
+    /// The id of the machine, which follows from its key.
+    fn agent_id(&self) -> String {
+        self.evil.seen().agents.iter().next().expect("it was in contact").to_string()
+    }
+
     async fn ordered(&mut self, order: &[u8]) -> ActionResult {
         self.orders += 1;
         let message = self.evil.order(order, self.orders);
@@ -104,7 +111,9 @@ fn there_are_at_least_thirty_attacks_and_no_two_have_one_name() {
     let orders = orders::ROWS.iter().map(|(name, ..)| *name);
     let documents = documents::ROWS.iter().map(|(name, ..)| *name);
     let words = words::ROWS.iter().map(|(name, ..)| *name);
-    let names: Vec<&str> = orders.chain(documents).chain(words).chain(replays::NAMES.iter().copied()).collect();
+    let whom = whom::ROWS.iter().map(|(name, ..)| *name).chain(whom::ORDERS.iter().map(|(name, _)| *name));
+    let lists = replays::NAMES.iter().chain(cancellations::NAMES).copied();
+    let names: Vec<&str> = orders.chain(documents).chain(words).chain(whom).chain(lists).collect();
     let distinct: std::collections::BTreeSet<&str> = names.iter().copied().collect();
     assert_eq!(names.len(), distinct.len());
     assert!(names.len() >= 30, "{}", names.len());

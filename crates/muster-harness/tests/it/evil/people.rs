@@ -211,6 +211,12 @@ impl People {
         muster_harness::evil::Belief { keys, weights: self.weights(2), administrators, administrators_min: 2 }
     }
 
+    /// The content of a document about them.
+    pub(super) fn believed(&self, minimum: u32) -> Value {
+        let keys: Vec<String> = self.belief().keys.into_iter().map(|(_, key)| key).collect();
+        json!({"keys": keys, "weights": self.weights(minimum)})
+    }
+
     /// The weights: `default` takes `minimum`, the other module takes 3.
     pub(super) fn weights(&self, minimum: u32) -> Value {
         let one = |person: &Person, weight: u32| json!({"fingerprint": person.fingerprint(), "weight": weight});

@@ -1,5 +1,6 @@
 //! Orders that ran, or were called back, delivered again in every way.
 
+use super::cancellations::Cancel;
 use super::people::{Order, now};
 use super::{PEOPLE, Stage};
 use muster_harness::evil::{CEILING, Machine};
@@ -7,7 +8,6 @@ use muster_harness::wait;
 use muster_harness::wire;
 use muster_harness::wire::actions::{self, SUCCESS};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 /// What is tried, in order.
 pub(super) const NAMES: &[&str] = &[
@@ -162,14 +162,9 @@ async fn an_order_of_before_is_not_run_by_a_machine_that_was_set_up_later() {
 #[tokio::test]
 async fn an_order_that_was_called_back_never_begins_however_it_is_named() {
     let mut stage = Stage::new().await;
-    let call_back = |id: i64, signed: Vec<u8>| {
-        let cancel = actions::ActionCancel { action_id: id, signed_sha256: signed };
-        Some(wire::any("muster.actions.ActionCancel", &cancel))
-    };
     let order = Order::new("called back");
     let signed = order.signed(&[&PEOPLE.alice]);
-    let hash = Sha256::digest(order.text().as_bytes()).to_vec();
-    let message = stage.evil.send(actions::SERVICE, actions::CANCEL, call_back(77, hash));
+    let message = stage.call_back(&Cancel::of(&order).signed(77, &PEOPLE.alice));
     stage.evil.wait("its acknowledgement", |seen| seen.acknowledged.contains(&message).then_some(())).await.unwrap();
     for (what, action_id) in [("called back before it came", 77), ("called back, under another number", 78)] {
         assert!(NAMES.contains(&what));
@@ -182,7 +177,11 @@ async fn an_order_that_was_called_back_never_begins_however_it_is_named() {
     stage.refused("called back, after a restart", signed.as_bytes(), "cancelled").await;
     // Calling back an order that nobody has seen starts nothing, and calling back without a name is none.
     for (id, hash) in [(1_000_000, Vec::new()), (i64::MIN, vec![7; 32]), (0, vec![7; 31]), (0, Vec::new())] {
-        stage.evil.send(actions::SERVICE, actions::CANCEL, call_back(id, hash));
+        stage.call_back(&actions::ActionCancel {
+            action_id: id,
+            signed_sha256: hash,
+            ..actions::ActionCancel::default()
+        });
     }
     stage.evil.is_answered().await.unwrap();
     stage.nothing_ran("called back without a name");

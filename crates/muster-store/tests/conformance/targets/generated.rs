@@ -37,6 +37,9 @@ fn texts() -> impl Strategy<Value = String> {
         "[]",
         "d",
         "web",
+        "0000000000000003",
+        "000000000000000C",
+        "000000000000000c",
     ];
     prop_oneof![6 => prop::sample::select(seen).prop_map(str::to_owned), 1 => "[a-z%_'\\\\é\"]{0,4}"]
 }
@@ -76,6 +79,7 @@ fn paths() -> impl Strategy<Value = Operand> {
 
 fn text_values() -> impl Strategy<Value = Operand> {
     let columns = vec![
+        Column::AgentId,
         Column::Name,
         Column::QueueLoc,
         Column::Mode,

@@ -1,0 +1,106 @@
+//! `muster action cancel`: an action is called back, by the word of somebody who could have ordered it.
+//!
+//! Stays true: what is signed names the action by what people signed, which is worked out on this machine; without a key
+//! the server only hands it out no more, and what is printed says exactly that. Not here: whose word counts, which each
+//! machine decides.
+
+use super::consent::{agree_to_servers, show, uninterrupted};
+use super::file;
+use super::shown::Shown;
+use crate::commands::ReasonArgs;
+use crate::output::safe;
+use crate::signing::SignArgs;
+use crate::{Context, Failure, values};
+use muster_api::actions::{ActionDetail, CancelRequest};
+use muster_trust::{Cancellation, LedgerKey, signed_text};
+use reqwest::Method;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CancelArgs {
+    /// Its number
+    id: i64,
+    /// Sign nothing: the server hands the action out no more, and machines that have it run it
+    #[arg(long)]
+    server_only: bool,
+    /// Only in this fleet; an action with the same text in another one goes on
+    #[arg(long, env = "MUSTER_FLEET", value_name = "NAME", value_parser = values::fleet)]
+    fleet: Option<String>,
+    #[command(flatten)]
+    with: SignArgs,
+    /// Call back only the action whose signed text has this SHA-256. Without a terminal, nothing is signed but so
+    #[arg(long, value_name = "SHA256")]
+    digest: Option<String>,
+    #[command(flatten)]
+    reason: ReasonArgs,
+}
+
+impl CancelArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let what = format!("could not call action {} back", self.id);
+        let mut request = CancelRequest { reason: self.reason.reason.clone(), ..CancelRequest::default() };
+        if !self.server_only {
+            request.fleet = self.fleet.clone().unwrap_or_default();
+            request.signature = self.sign(context, &what, &request.fleet).await?;
+        }
+        let path = ["actions", &self.id.to_string(), "cancel"];
+        let answer = context.api.send(&what, Method::POST, &path, &request).await?;
+        if context.out.json {
+            return context.out.json(&answer);
+        }
+        let detail: ActionDetail = context.api.read(&what, &answer)?;
+        let sent = detail.summary.counters.sent;
+        context.out.note(&outcome(self.id, sent, self.server_only));
+        Ok(())
+    }
+
+    /// Shows what is called back, asks, and signs.
+    async fn sign(&self, context: &Context, what: &str, fleet: &str) -> Result<String, Failure> {
+        let action = file::fetch(context, what, self.id).await?;
+        // Worked out here: a server must not choose what is called back.
+        let text = signed_text(&action).map_err(|error| Failure::usage(what, error.to_string()))?;
+        let key = LedgerKey::of(&text);
+        let said = Cancellation::of(&key, fleet, action.expire_after);
+        let shown = Shown::of(&action, &text);
+        let fleets = if fleet.is_empty() { "in every fleet" } else { fleet };
+        show(&shown, &[format!("This is called back: {fleets}.")]);
+        let signer = self.with.signer().await.map_err(|failure| {
+            let is_told = !failure.next.is_empty();
+            let next = "without a key: `--server-only`, which keeps the server from handing it out any further";
+            if is_told { failure } else { failure.next(next) }
+        })?;
+        let question = format!("Sign as {} that this is called back?", signer.name());
+        agree_to_servers(&question, self.digest.as_deref(), &shown).await?;
+        let said = said.signing_text();
+        let made = uninterrupted(self.with.sign_as(&signer, &said, &[], "send it again")).await?;
+        let out = context.out;
+        out.note(&format!("signed by {}", safe(&made.signer)));
+        Ok(made.line)
+    }
+}
+
+/// Says what was done, and what was not.
+fn outcome(id: i64, sent: u64, server_only: bool) -> String {
+    if server_only {
+        return format!(
+            "action {id}  the server hands it out no more. Machines that were given it before (at most {sent}) run it to its \
+             end: they call back only on the word of somebody who signed it, or of that weight (`muster action cancel {id}` with \
+             a key)"
+        );
+    }
+    format!(
+        "action {id}  called back: the server hands it out no more, and machines that were given it are sent your signature; \
+         one that did not hear of it yet still runs it"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_signature_nothing_more_is_promised_than_happens() {
+        let said = outcome(7, 3, true);
+        assert!(said.contains("(at most 3) run it to its end") && !said.contains("called back:"), "{said}");
+        assert!(outcome(7, 3, false).contains("called back:"));
+    }
+}

@@ -3,6 +3,8 @@
 //! Stays true: a field that the types do not know is an error, as it is for the original's own programs. What is
 //! written here is for reading; nothing compares it byte by byte.
 
+mod lenient;
+
 use crate::wire::DESCRIPTORS;
 use muster_core::Payload;
 use prost::Message;
@@ -11,6 +13,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMe
 use serde_json::Value as Json;
 use std::sync::LazyLock;
 
+/// What some editors put in front of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// How deep JSON for looking at goes; what lies deeper is left out.
 const JSON_DEPTH_MAX: usize = 32;
 
@@ -40,9 +44,17 @@ fn descriptor(name: &str) -> Result<MessageDescriptor, TextError> {
 /// Reads the text form of the type called `name`, such as `fleetspeak.server.ServerConfig`, which must be the type `M`.
 pub fn parse<M: Message + Default>(name: &str, text: &str) -> Result<M, TextError> {
     let malformed = |problem: String| TextError::Malformed { name: name.to_owned(), problem };
+    let text = text.trim_start_matches(BYTE_ORDER_MARK);
     let message = DynamicMessage::parse_text_format(descriptor(name)?, text)
         .map_err(|error| malformed(error_with_place(&error, text)))?;
     message.transcode_to().map_err(|error| malformed(error.to_string()))
+}
+
+/// Reads the text form of the type called `name` as [`parse`] does, of a newer program too: fields that are not known are
+/// passed over, and a type whose name is nearly a known one is taken for it. Returns what that was, each in some words.
+pub fn parse_known<M: Message + Default>(name: &str, text: &str) -> Result<(M, Vec<String>), TextError> {
+    let known = lenient::known(&POOL, &descriptor(name)?, text.trim_start_matches(BYTE_ORDER_MARK));
+    Ok((parse(name, &known.text)?, known.notes))
 }
 
 /// Adds the line to what the parser says, when it names it.

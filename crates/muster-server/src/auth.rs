@@ -1,7 +1,8 @@
 //! Who asks: bearer tokens, and how often an address may show wrong ones.
 //!
 //! Stays true: identity comes from the token alone, never from another header; a token is checked at every request; a
-//! good token is let in from an address that is shut out for wrong ones. Not here: what a token allows (`rest`).
+//! good token is let in from an address that is shut out for wrong ones, also one that was never shown before: behind one
+//! address are many. Not here: what a token allows (`rest`).
 
 use http::{HeaderMap, header};
 use muster_core::Timestamp;
@@ -20,6 +21,10 @@ const TOKEN_BYTES_MAX: usize = 512;
 const REMEMBERED_MAX: usize = 10_000;
 /// The time over which wrong tokens are counted.
 const WINDOW: Duration = Duration::from_mins(1);
+
+/// Tokens never shown before that are still checked a second for an address that is shut out. Who guesses gets no further
+/// with so many, and who is let in by right does not wait behind a program that shows a wrong one again and again.
+const TRIES_PER_SECOND: u32 = 20;
 
 /// Why somebody is not let in.
 #[derive(Debug)]
@@ -41,17 +46,28 @@ pub(crate) struct Gate {
     wrong: Mutex<HashMap<IpAddr, Count>>,
     /// Hashes of tokens that were good once. They are checked again all the same, but are not shut out.
     good: Mutex<HashSet<[u8; 32]>>,
+    /// Hashes of tokens that were wrong, and when: from an address that is shut out they are not checked again.
+    bad: Mutex<HashMap<[u8; 32], Timestamp>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Count {
     since: Timestamp,
     wrong: u32,
+    /// The second in which tokens were checked although the address is shut out, and how many.
+    second: i64,
+    tries: u32,
+}
+
+impl Count {
+    fn new(since: Timestamp) -> Self {
+        Self { since, wrong: 0, second: 0, tries: 0 }
+    }
 }
 
 impl Gate {
     pub(crate) fn new(wrong_per_minute: u32) -> Self {
-        Self { wrong_per_minute, wrong: Mutex::default(), good: Mutex::default() }
+        Self { wrong_per_minute, wrong: Mutex::default(), good: Mutex::default(), bad: Mutex::default() }
     }
 
     /// Finds out who asks from `address`.
@@ -65,8 +81,8 @@ impl Gate {
         let token = bearer(headers)?;
         self.may_try(token, address, now).map_err(Denied::TooMany)?;
         let principal = engine.token_check(token).await.map_err(Denied::Store)?;
-        self.tried(token, address, principal.is_some(), now);
-        principal.ok_or(Denied::Wrong)
+        let shut_out = self.tried(token, address, principal.is_some(), now);
+        principal.ok_or_else(|| shut_out.map_or(Denied::Wrong, Denied::TooMany))
     }
 
     /// Says whether `secret` may be tried from `address`, or how long that address is shut out still.
@@ -75,12 +91,30 @@ impl Gate {
         if lock(&self.good).contains(&hash) {
             return Ok(());
         }
-        self.shut_out(network(address), now).map_or(Ok(()), Err)
+        let network = network(address);
+        let Some(left) = self.shut_out(network, now) else { return Ok(()) };
+        let is_known = lock(&self.bad).get(&hash).is_some_and(|at| now.since(*at) < WINDOW);
+        if !is_known && self.may_try_once_more(network, now) { Ok(()) } else { Err(left) }
     }
 
-    /// Notes what came of trying `secret` from `address`.
-    pub(crate) fn tried(&self, secret: &str, address: IpAddr, is_good: bool, now: Timestamp) {
-        self.note(Sha256::digest(secret.as_bytes()).into(), network(address), is_good, now);
+    /// Notes what came of trying `secret` from `address`; returns how long that address was shut out already.
+    pub(crate) fn tried(&self, secret: &str, address: IpAddr, is_good: bool, now: Timestamp) -> Option<Duration> {
+        let network = network(address);
+        let shut_out = self.shut_out(network, now).filter(|_| !is_good);
+        self.note(Sha256::digest(secret.as_bytes()).into(), network, is_good, now);
+        shut_out
+    }
+
+    /// Counts a token that is checked although the address is shut out; `false` when there were enough in this second.
+    fn may_try_once_more(&self, network: IpAddr, now: Timestamp) -> bool {
+        let (second, _) = now.to_parts();
+        let mut wrong = lock(&self.wrong);
+        let Some(count) = wrong.get_mut(&network) else { return true };
+        if count.second != second {
+            (count.second, count.tries) = (second, 0);
+        }
+        count.tries = count.tries.saturating_add(1);
+        count.tries <= TRIES_PER_SECOND
     }
 
     /// Returns how long `network` is shut out still.
@@ -100,6 +134,8 @@ impl Gate {
             return;
         }
         good.remove(&hash);
+        drop(good);
+        self.remember_bad(hash, now);
         metrics::counter!("muster_rest_tokens_refused_total").increment(1);
         let mut wrong = lock(&self.wrong);
         if wrong.len() >= REMEMBERED_MAX {
@@ -108,11 +144,22 @@ impl Gate {
         if wrong.len() >= REMEMBERED_MAX {
             return;
         }
-        let count = wrong.entry(network).or_insert(Count { since: now, wrong: 0 });
+        let count = wrong.entry(network).or_insert(Count::new(now));
         if now.since(count.since) >= WINDOW {
-            *count = Count { since: now, wrong: 0 };
+            *count = Count::new(now);
         }
         count.wrong = count.wrong.saturating_add(1);
+    }
+
+    fn remember_bad(&self, hash: [u8; 32], now: Timestamp) {
+        let mut bad = lock(&self.bad);
+        if bad.len() >= REMEMBERED_MAX {
+            bad.retain(|_, at| now.since(*at) < WINDOW);
+        }
+        if bad.len() >= REMEMBERED_MAX {
+            bad.clear();
+        }
+        bad.insert(hash, now);
     }
 }
 
@@ -178,6 +225,25 @@ mod tests {
         assert_eq!(gate.shut_out(here, at(60)), None);
         gate.note([3; 32], here, false, at(61));
         assert_eq!(gate.shut_out(here, at(62)), None);
+    }
+
+    #[test]
+    fn wrong_tokens_of_one_do_not_lock_others_behind_the_same_address_out() {
+        let gate = Gate::new(2);
+        let here: IpAddr = "10.0.0.1".parse().unwrap();
+        let at = Timestamp::from_secs;
+        for (n, wrong) in ["a", "b", "a"].into_iter().enumerate() {
+            let second = i64::try_from(n).unwrap();
+            let shut_out = gate.tried(wrong, here, false, at(second));
+            assert_eq!(shut_out.is_some(), n == 2, "{wrong} is told when the address is shut out");
+        }
+        assert_eq!(gate.may_try("a", here, at(5)), Err(Duration::from_secs(55)), "what was wrong is not checked again");
+        assert_eq!(gate.may_try("never shown before", here, at(5)), Ok(()), "it may be somebody else's");
+        assert_eq!(gate.tried("never shown before", here, true, at(5)), None);
+        assert_eq!(gate.may_try("never shown before", here, at(6)), Ok(()));
+        let checked = (0..100).filter(|n| gate.may_try(&format!("guess {n}"), here, at(7)).is_ok()).count();
+        assert_eq!(checked, 20, "guessing has a ceiling");
+        assert_eq!(gate.may_try("guess", here, at(8)), Ok(()), "and the next second is another");
     }
 
     #[test]

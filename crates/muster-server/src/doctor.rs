@@ -5,7 +5,7 @@
 use crate::config::Config;
 use crate::rest::Rest;
 use muster_api::server::Check;
-use muster_core::Timestamp;
+use muster_core::{Clock as _, Timestamp};
 use muster_store::cluster::{ServerRow, Soundness};
 use muster_store::sqlite_soundness;
 use std::collections::BTreeSet;
@@ -55,6 +55,7 @@ impl Doctor {
             checks.push(certificate_dates(dates, now));
             checks.push(certificate_names(&config.agents.names, &(self.certificate_names)()));
         }
+        checks.push(configured_files(config, now));
         checks.push(clocks(now, servers));
         checks.extend(database(rest).await);
         let own = servers.iter().find(|server| server.id == rest.engine.server());
@@ -130,6 +131,7 @@ fn wake_ups(url: &str) -> Check {
 /// Looks at what can be seen without a server: directory, disk, files, ports, and the file of an embedded database.
 pub fn offline(config: &Config) -> Vec<Check> {
     let mut checks = machine(&config.data.0);
+    checks.push(configured_files(config, crate::world::SystemClock.now()));
     let own = own_addresses(&config.data.0);
     let doors = [
         ("agents' door", config.agents.address),
@@ -144,6 +146,19 @@ pub fn offline(config: &Config) -> Vec<Check> {
         Err(error) => failed("database soundness", format!("{}: {error}", path.display()), "Run as the server's user."),
     }));
     checks
+}
+
+/// The files that the configuration names, as a start would read them.
+fn configured_files(config: &Config, now: Timestamp) -> Check {
+    let name = "configured files";
+    let problems = crate::config::files::problems(config, now);
+    match &problems[..] {
+        [] => ok(name, "certificates, authorities and services files can be used"),
+        [first, ..] => {
+            let found: Vec<_> = problems.iter().map(|problem| format!("{}: {}", problem.key, problem.why)).collect();
+            failed(name, found.join("; "), &first.advice)
+        }
+    }
 }
 
 fn check(name: &str, outcome: &str, found: impl Into<String>, advice: Option<&str>) -> Check {

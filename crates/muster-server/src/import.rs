@@ -1,10 +1,10 @@
 //! Fleetspeak's own configuration files, taken as ours, once, for a move.
 //!
-//! Stays true: what has no counterpart is said, never passed over; a service that cannot be had is an error, because
-//! its messages would otherwise be lost from sight. Not here: reading the services file at each start (`services`).
+//! Stays true: what has no counterpart is said, never passed over; what cannot be taken over costs itself only. Not here:
+//! reading the services file at each start (`services`), which takes all or nothing.
 
 use crate::Config;
-use crate::config::{Frontend, Listen, Service, ServiceKind};
+use crate::config::{Frontend, Listen, LocalCallers, Service, ServiceKind};
 use crate::services::{self, GrpcSecurity, ServiceSetupError, ServiceSpec};
 use muster_proto::text::{self, TextError};
 use muster_proto::wire::components;
@@ -17,7 +17,7 @@ pub enum ImportError {
     /// The components file cannot be read.
     #[error("the components file cannot be read")]
     Components(#[source] TextError),
-    /// The services file cannot be read, or a service in it cannot be had.
+    /// The services file cannot be read.
     #[error("the services cannot be taken over")]
     Services(#[source] ServiceSetupError),
 }
@@ -73,15 +73,18 @@ fn service(spec: ServiceSpec) -> Service {
 /// Reads both files of a Fleetspeak server. The server's certificate and key stand inside the first; they become files
 /// of `directory`.
 pub fn fleetspeak(components_text: &str, services_text: &str, directory: &Path) -> Result<Imported, ImportError> {
-    let from: components::Config =
-        text::parse("fleetspeak.components.Config", components_text).map_err(ImportError::Components)?;
+    let (from, unknown): (components::Config, _) =
+        text::parse_known("fleetspeak.components.Config", components_text).map_err(ImportError::Components)?;
     let mut imported = Imported { config: Config::default(), files: Vec::new(), notes: Vec::new() };
-    let found = services::read_fleetspeak(services_text).map_err(ImportError::Services)?;
+    imported.notes.extend(unknown.into_iter().map(|what| format!("the components file has {what}: it is left out")));
+    let found = services::read_fleetspeak_known(services_text).map_err(ImportError::Services)?;
+    imported.notes.extend(found.notes);
     imported.config.services = found.services.into_iter().map(service).collect();
     database(&from, &mut imported);
     agents(&from, directory, &mut imported);
     admin(&from, &mut imported);
     imported.config.enrolment.required_label = from.required_label;
+    enrolment(&mut imported);
     if from.stats_config.is_some() || from.health_check_config.is_some() {
         imported.note("statistics and health are at /metrics, /healthz and /readyz of the operators' door");
     }
@@ -121,6 +124,15 @@ fn database(from: &components::Config, imported: &mut Imported) {
     }
 }
 
+/// Fleetspeak lets every machine enrol as fast as it comes, and all of them come at the move.
+fn enrolment(imported: &mut Imported) {
+    imported.config.enrolment.per_minute = 0;
+    imported.note(
+        "enrolment.per_minute is 0, without a limit: every machine enrols again at its first contact, and behind one \
+         address that would be too many at once. Set a limit when the move is over, such as 600",
+    );
+}
+
 fn agents(from: &components::Config, directory: &Path, imported: &mut Imported) {
     let Some(https) = &from.https_config else {
         imported.config.agents.address = Listen::Off;
@@ -136,7 +148,14 @@ fn agents(from: &components::Config, directory: &Path, imported: &mut Imported) 
     if let Some(frontend) = https.frontend_config.as_ref().and_then(|config| config.frontend_mode.as_ref()) {
         frontend_mode(frontend, imported);
     }
-    if !https.certificates.is_empty() && !https.key.is_empty() {
+    let is_filled = |text: &str| text.contains("-----BEGIN ");
+    let is_given = !https.certificates.is_empty() || !https.key.is_empty();
+    if is_given && !(is_filled(&https.certificates) && is_filled(&https.key)) {
+        imported.note(
+            "https_config.certificates and https_config.key hold no certificate and key, as in a template that was never \
+             filled in: this server makes its own, and machines must be given its authority to trust",
+        );
+    } else if is_given {
         let mut file = |name: &str, text: &str| {
             let path = directory.join(name);
             imported.files.push(ImportedFile { path: path.clone(), text: text.to_owned() });
@@ -183,6 +202,14 @@ fn admin(from: &components::Config, imported: &mut Imported) {
     };
     let Some(address) = imported.address("admin_config.listen_address", &admin.listen_address) else { return };
     imported.config.admin.address = address;
+    if !address.is_public() {
+        imported.config.admin.local = LocalCallers::Anybody;
+        imported.note(
+            "admin.local is \"anybody\", as it was: every account of this machine, and every program that it runs, may give \
+             orders to every machine. Where the programs that use it (fleetspeak-admin, GRR) run as root or as the account \
+             of this server, or bring a token, take the line out",
+        );
+    }
     if address.is_public() {
         imported.note("admin.address can be reached by others: set admin.tls and admin.token or admin.client_ca");
     }
@@ -203,7 +230,7 @@ mod tests {
         mysql_data_source_name: "u:p@tcp(localhost:3306)/fleetspeak"
         required_label: "prod"
         https_config {
-          listen_address: ":4443" certificates: "PEM" key: "PEM" disable_streaming: true
+          listen_address: ":4443" certificates: "-----BEGIN CERTIFICATE-----" key: "-----BEGIN PRIVATE KEY-----" disable_streaming: true
           frontend_config { cleartext_header_checksum_config {
             client_certificate_header: "x-cert" client_certificate_checksum_header: "x-sum" } }
         }
@@ -224,18 +251,74 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_taken_over_is_an_error_that_names_the_file() {
-        let error = read("", r#"services { name: "P" factory: "CPS" }"#).unwrap_err();
-        assert_eq!(error.file(), "the services file");
-        assert!(std::error::Error::source(&error).unwrap().to_string().contains("CPS"));
-        assert_eq!(read("httpz_config {}", SERVICES).unwrap_err().file(), "the components file");
+    fn a_service_that_cannot_be_had_costs_itself_only() {
+        let services = format!("{SERVICES} services {{ name: \"P\" factory: \"CPS\" }}");
+        let imported = read("", &services).unwrap();
+        assert_eq!(imported.config.services.len(), 2);
+        let note = imported.notes.iter().find(|note| note.contains("\"P\"")).unwrap();
+        assert!(note.contains("CPS") && note.contains("no destination"), "{note}");
+        assert_eq!(read("https_config {", SERVICES).unwrap_err().file(), "the components file");
+        assert_eq!(read("", "services {").unwrap_err().file(), "the services file");
+    }
+
+    #[test]
+    fn a_move_meets_no_limit_of_machines_and_says_who_may_give_orders() {
+        let Imported { config, notes, .. } = read(COMPONENTS, SERVICES).unwrap();
+        assert_eq!(config.enrolment.per_minute, 0);
+        assert_eq!(config.admin.local, LocalCallers::Anybody);
+        for wanted in ["enrolment.per_minute is 0", "admin.local is \"anybody\""] {
+            assert!(notes.iter().any(|note| note.contains(wanted)), "{wanted}: {notes:?}");
+        }
+    }
+
+    /// A file of the case, as it came from the field.
+    fn case_19(name: &str) -> String {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cases/19-fleetspeak-configs");
+        std::fs::read_to_string(cases.join(name)).unwrap()
+    }
+
+    #[test]
+    fn case_19_configurations_as_people_have_them_are_taken_over() {
+        let usual = case_19("services-usual.textproto");
+        let has = |imported: &Imported, wanted: &str| imported.notes.iter().any(|note| note.contains(wanted));
+        let placeholder = read(&case_19("components-placeholder.textproto"), &usual).unwrap();
+        assert!(placeholder.files.is_empty() && placeholder.config.agents.certificate.is_none());
+        assert!(has(&placeholder, "never filled in"), "{:?}", placeholder.notes);
+        let newer = read(&case_19("components-unknown-field.textproto"), &usual).unwrap();
+        assert_eq!(newer.config.agents.address.to_string(), "127.0.0.1:9090");
+        assert!(has(&newer, "something_newer"), "{:?}", newer.notes);
+        let mixed = read(&case_19("components-mixed.textproto"), &usual).unwrap();
+        assert_eq!(mixed.config.admin.address.to_string(), "[::1]:9091");
+        for (name, services, note) in [
+            ("services-bom-crlf.textproto", &["Bom"][..], ""),
+            ("services-empty.textproto", &[], ""),
+            (
+                "services-misspelt-type.textproto",
+                &["GRR"],
+                "fleetspeak.grpcservce.Config, which is taken for fleetspeak.grpcservice.Config",
+            ),
+            ("services-odd-names.textproto", &["with blank"], "\"system\": this name is built in"),
+            ("services-twice.textproto", &["GRR"], "configured twice"),
+            ("services-usual.textproto", &["GRR", "Nothing"], ""),
+        ] {
+            let imported = read("", &case_19(name)).unwrap();
+            let names: Vec<_> = imported.config.services.iter().map(|service| service.name.as_str()).collect();
+            assert_eq!(names, services, "{name}: {:?}", imported.notes);
+            assert!(note.is_empty() || has(&imported, note), "{name}: {:?}", imported.notes);
+            let text = imported.config.to_text();
+            let again = Config::from_parts(&text, "x", [], &crate::config::Overrides::default()).unwrap();
+            assert_eq!(again, imported.config, "{name}");
+        }
     }
 
     #[test]
     fn both_files_become_a_configuration_and_notes() {
         let Imported { config, files, notes } = read(COMPONENTS, SERVICES).unwrap();
         assert_eq!(config.agents.certificate.as_deref(), Some(Path::new("/etc/muster/agents.pem")));
-        assert_eq!(files[1], ImportedFile { path: "/etc/muster/agents.key".into(), text: "PEM".into() });
+        assert_eq!(
+            files[1],
+            ImportedFile { path: "/etc/muster/agents.key".into(), text: "-----BEGIN PRIVATE KEY-----".into() }
+        );
         assert_eq!(config.agents.address.to_string(), "0.0.0.0:4443");
         assert_eq!(config.admin.address.to_string(), "127.0.0.1:4444");
         assert_eq!(config.enrolment.required_label, "prod");

@@ -328,6 +328,12 @@ fn renewal_due(certificate: &ServerCertificate) -> Timestamp {
 }
 
 impl CertificateFiles {
+    /// Looks whether the files can be used; returns from when to when the certificate is valid.
+    pub(crate) fn look(&self) -> Result<(Timestamp, Timestamp), PkiError> {
+        self.trust_pem()?;
+        self.read().map(|read| (read.not_before, read.not_after))
+    }
+
     fn read(&self) -> Result<ServerCertificate, PkiError> {
         let chain = certificates_from(&self.certificate)?;
         let key_pem = read(&self.key)?;
@@ -390,7 +396,7 @@ fn read(path: &Path) -> Result<Vec<u8>, PkiError> {
     std::fs::read(path).map_err(|source| PkiError::File { doing: "read", path: path.to_owned(), source })
 }
 
-fn certificates_from(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+pub(crate) fn certificates_from(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     let problem = |problem| PkiError::Content { path: path.to_owned(), problem };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<_, _>>()

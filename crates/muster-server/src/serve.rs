@@ -3,12 +3,13 @@
 //! Stays true: nothing is announced before every door is open; a start that fails says at which step and why; after a
 //! failure to write durably, the process ends instead of acknowledging anything more.
 
+mod admin_socket;
 mod reload;
 mod setup;
 mod spool;
 
 use self::reload::Reload;
-use crate::admin::{self, AdminAccess, AdminOptions, Tokens};
+use crate::admin;
 use crate::auth::Gate;
 use crate::codec::WireCodec;
 use crate::config::Config;
@@ -82,6 +83,9 @@ pub struct Addresses {
     /// How to reach the operators' door under a name that its certificate has; only when it speaks TLS.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub operators_url: Option<String>,
+    /// The file of that certificate, when it is not of the server's own authority.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub operators_certificate: Option<PathBuf>,
     /// The admin door.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub admin: Option<SocketAddr>,
@@ -214,6 +218,8 @@ impl Server {
         opened.upkeep();
         opened.spool().await?;
         addresses.operators_url = opened.operators_url(addresses.operators)?;
+        let certificate = opened.config.operators.certificate.as_ref().filter(|_| addresses.operators.is_some());
+        addresses.operators_certificate = certificate.and_then(|path| std::path::absolute(path).ok());
         setup::addresses_write(&data, &addresses)?;
         info!("ready: {addresses}");
         let Opened { running, stop, own_certificates, tasks, .. } = opened;
@@ -304,6 +310,7 @@ struct Listeners {
     agents: Option<tokio::net::TcpListener>,
     operators: Option<tokio::net::TcpListener>,
     admin: Option<tokio::net::TcpListener>,
+    admin_socket: Option<tokio::net::UnixListener>,
     cluster: Option<tokio::net::TcpListener>,
 }
 
@@ -317,6 +324,7 @@ impl Listeners {
             agents: one("the agents' door", config.agents.address).await?,
             operators: one("the operators' door", config.operators.address).await?,
             admin: one("the admin door", config.admin.address).await?,
+            admin_socket: admin_socket::open(&config.admin)?,
             cluster: one("the door for other servers", config.cluster_listen()).await?,
         })
     }
@@ -330,6 +338,7 @@ impl Listeners {
             agents: of(&self.agents)?,
             operators: of(&self.operators)?,
             operators_url: None,
+            operators_certificate: None,
             admin: of(&self.admin)?,
             cluster: of(&self.cluster)?,
         })
@@ -379,14 +388,17 @@ impl Opened {
         if let Some(listener) = listeners.cluster {
             self.agents_door(listener, transport::Options::wakeups(), tls);
         }
-        if let Some(listener) = listeners.admin {
-            self.admin_door(listener)?;
+        if listeners.admin.is_some() || listeners.admin_socket.is_some() {
+            self.admin_door(listeners.admin, listeners.admin_socket)?;
         }
         if let Some(listener) = listeners.operators {
             let operators = &self.config.operators;
             let own =
                 setup::file_certificate("the operators' door", operators.certificate.as_ref(), operators.key.as_ref())?;
-            let tls = own.as_ref().map(|own| setup::operators_tls(own.slot()));
+            // Without one of its own, TLS uses the certificate of this server's authority, which is renewed by itself.
+            let authoritys = operators.tls.then(|| self.certificates.slot());
+            let slot = own.as_ref().map(FileCertificate::slot).or(authoritys);
+            let tls = slot.map(|slot| setup::operators_tls(slot));
             self.own_certificates.extend(own);
             let door = OperatorsDoor { listener, tls, router: self.rest(shown).router() };
             let stop = self.stop.clone();
@@ -400,9 +412,15 @@ impl Opened {
 
     /// How programs on this machine reach an operators' door with TLS.
     fn operators_url(&self, bound: Option<SocketAddr>) -> Result<Option<String>, ServeError> {
-        let (Some(bound), Some(path)) = (bound, &self.config.operators.certificate) else { return Ok(None) };
-        let step = Step(format!("read the names in the certificate {}", path.display()));
-        let names = pki::file_names(path).map_err(|error| step.failed(error))?;
+        let Some(bound) = bound else { return Ok(None) };
+        let names = match &self.config.operators.certificate {
+            Some(path) => {
+                let step = Step(format!("read the names in the certificate {}", path.display()));
+                pki::file_names(path).map_err(|error| step.failed(error))?
+            }
+            None if self.config.operators.tls => vec!["localhost".to_owned()],
+            None => return Ok(None),
+        };
         let name = names.into_iter().find(|name| !name.starts_with('*'));
         let url = |name: String| {
             format!("https://{}:{}", if name.contains(':') { format!("[{name}]") } else { name }, bound.port())
@@ -421,28 +439,6 @@ impl Opened {
             door.serve(Listener::Tcp(listener)).await;
             Ok(())
         });
-    }
-
-    fn admin_door(&mut self, listener: tokio::net::TcpListener) -> Result<(), ServeError> {
-        let settings = &self.config.admin;
-        let own = setup::file_certificate("the admin door", settings.certificate.as_ref(), settings.key.as_ref())?;
-        let access = if settings.tls {
-            let certificate = own.as_ref().map_or_else(|| self.certificates.slot(), FileCertificate::slot);
-            let client_authority = setup::client_authority(settings.client_ca.as_ref())?;
-            AdminAccess::Tls { certificate, client_authority }
-        } else {
-            AdminAccess::Loopback
-        };
-        let tokens = if settings.token { Tokens::Required } else { Tokens::Optional };
-        self.own_certificates.extend(own);
-        let defaults = AdminOptions::new(Arc::clone(&self.clock), Arc::clone(&self.random));
-        let options = AdminOptions { access, tokens, ..defaults };
-        let (engine, stop) = (self.engine.clone(), self.stop.clone());
-        self.tasks.spawn(async move {
-            let served = admin::serve(listener, engine, options, stop).await;
-            served.map_err(|error| Step("serve the admin door".into()).failed(error))
-        });
-        Ok(())
     }
 
     fn rest(&self, services: setup::Shown) -> Rest {

@@ -21,7 +21,7 @@ pub(crate) struct ConfigArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Check the configuration as `muster serve` would read it, environment included
+    /// Check the configuration as `muster serve` would read it, environment and the files that it names included
     Check(ConfigFile),
     /// Show the configuration as `muster serve` would read it, with every key explained
     Show {
@@ -41,7 +41,11 @@ impl ConfigArgs {
         let flags = Overrides { data: globals.data.clone(), ..Overrides::default() };
         match self.command {
             Command::Check(file) => {
-                load(&file, &flags)?;
+                let config = load(&file, &flags)?;
+                let problems = muster_server::config::files::problems_now(&config);
+                if !problems.is_empty() {
+                    return Err(refused(file_read(&file).as_deref(), &ConfigErrors(problems)));
+                }
                 let read = file_read(&file).map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
                 if out.json {
                     return out.json(&std::collections::BTreeMap::from([("ok", read)]));

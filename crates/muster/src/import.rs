@@ -2,6 +2,7 @@
 
 use muster_cli::{Exit, Failure, Globals, Output};
 use muster_server::import::{self, Imported};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// `muster import`.
@@ -30,6 +31,9 @@ enum Command {
         /// The configuration to write; a file that is there is not replaced
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// The account that the server is to run as, which is given what is written; as root, `muster` where there is one
+        #[arg(long, value_name = "ACCOUNT")]
+        owner: Option<String>,
     },
 }
 
@@ -38,26 +42,67 @@ const WHAT: &str = "could not take over the configuration";
 impl ImportArgs {
     /// Runs the command.
     pub(crate) fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let Command::Fleetspeak { components, services, out: path } = self.command;
+        let Command::Fleetspeak { components, services, out: path, owner } = self.command;
+        let owner = owner_of(owner)?;
         let read =
             |path: &Path| std::fs::read_to_string(path).map_err(|error| Failure::local(WHAT, path.display(), &error));
         let absolute = std::path::absolute(&path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
         let directory = absolute.parent().unwrap_or(Path::new("/"));
         let imported = import::fleetspeak(&read(&components)?, &read(&services)?, directory)
             .map_err(|error| Failure::new(Exit::Usage, WHAT, muster_cli::failure::chain(&error)).on(error.file()))?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+        made.map_err(|error| Failure::local(WHAT, directory.display(), &error))?;
         for file in &imported.files {
-            write_new(&file.path, &file.text)?;
+            write_new(&file.path, &file.text, owner.as_ref())?;
         }
-        write_new(&path, &imported.config.to_text())?;
-        tell(Output::new(globals.json), &path, &imported)
+        write_new(&path, &imported.config.to_text(), owner.as_ref())?;
+        tell(Output::new(globals.json), &path, &imported, owner.as_ref())
     }
 }
 
-fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+/// The account that the packaged service runs as.
+const SERVICE_ACCOUNT: &str = "muster";
+
+/// An account of this machine.
+struct Account {
+    name: String,
+    user: u32,
+    group: u32,
+}
+
+/// Finds the account that is to own what is written; `None`: whoever runs the command.
+fn owner_of(given: Option<String>) -> Result<Option<Account>, Failure> {
+    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    match given {
+        None if rustix::process::geteuid().is_root() => Ok(account(&text, SERVICE_ACCOUNT)),
+        None => Ok(None),
+        Some(name) => account(&text, &name).map(Some).ok_or_else(|| {
+            Failure::usage(WHAT, "there is no such account in /etc/passwd")
+                .on(&name)
+                .next("make it first, or name another --owner")
+        }),
+    }
+}
+
+fn account(passwd: &str, name: &str) -> Option<Account> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(':').collect();
+        let [have, _, user, group, ..] = fields[..] else { return None };
+        (have == name).then_some(())?;
+        Some(Account { name: name.to_owned(), user: user.parse().ok()?, group: group.parse().ok()? })
+    })
+}
+
+fn write_new(path: &Path, text: &str, owner: Option<&Account>) -> Result<(), Failure> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let new = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let written = new.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    let written = new.and_then(|mut file| {
+        if let Some(Account { user, group, .. }) = owner {
+            std::os::unix::fs::fchown(&file, Some(*user), Some(*group))?;
+        }
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all())
+    });
     written.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Failure::new(Exit::Conflict, WHAT, "the file is there already")
             .on(path.display())
@@ -66,7 +111,7 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     })
 }
 
-fn tell(out: Output, path: &Path, imported: &Imported) -> Result<(), Failure> {
+fn tell(out: Output, path: &Path, imported: &Imported, owner: Option<&Account>) -> Result<(), Failure> {
     if out.json {
         let path = path.display().to_string();
         return out.json(&serde_json::json!({ "written": path, "notes": imported.notes }));
@@ -77,6 +122,43 @@ fn tell(out: Output, path: &Path, imported: &Imported) -> Result<(), Failure> {
     for note in &imported.notes {
         out.note(&format!("note: {note}"));
     }
+    match owner {
+        Some(owner) => out.note(&format!("These belong to {}, as which the server is to run.", owner.name)),
+        None => {
+            out.note("These belong to you: where the server runs as another account, chown them to it, or use --owner.")
+        }
+    }
     out.note(&format!("Look it over, then: muster config check --config {}", path.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_account_is_found_by_its_name() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nodd\nmuster:x:990:985::/var/lib/muster:/usr/sbin/nologin\n";
+        let found = account(passwd, "muster").unwrap();
+        assert_eq!((found.user, found.group, found.name.as_str()), (990, 985, "muster"));
+        assert!(account(passwd, "must").is_none() && account(passwd, "odd").is_none());
+        assert!(owner_of(Some("no such account".to_owned())).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_private_and_its_accounts() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("muster.toml");
+        let is_root = rustix::process::geteuid().is_root();
+        let (user, group) = if is_root {
+            (990, 985)
+        } else {
+            (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+        };
+        write_new(&path, "x", Some(&Account { name: "muster".into(), user, group })).unwrap();
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (user, group, 0o600));
+        assert_eq!(write_new(&path, "y", None).unwrap_err().exit, Exit::Conflict);
+    }
 }

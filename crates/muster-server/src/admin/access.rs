@@ -168,10 +168,12 @@ impl GateLayer {
             let principal = checked.map_err(|error| status::of_store("check the token", &error))?;
             return principal.ok_or_else(|| Status::new(Code::Unauthenticated, "the token is not known or has lapsed"));
         }
-        let peer = asked.peer.filter(|_| self.tokens == Tokens::Optional);
-        peer.as_ref()
-            .and_then(Peer::principal)
-            .ok_or_else(|| Status::unauthenticated("say who you are, with metadata `authorization: Bearer TOKEN`"))
+        let peer = asked.peer.unwrap_or(Peer::Stranger);
+        let known = (self.tokens == Tokens::Optional).then(|| peer.principal()).flatten();
+        known.ok_or_else(|| match self.tokens {
+            Tokens::Optional => Status::unauthenticated(peer.refusal()),
+            Tokens::Required => Status::unauthenticated(Peer::Stranger.refusal()),
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Connections to the admin door: accepted, agreed in TLS where that is asked for, and bound to who made them.
 
-use super::{AdminAccess, AdminError};
+use super::{AdminAccess, AdminError, Local, local};
 use muster_core::limits;
 use muster_engine::access::{Principal, Role};
 use rustls::server::WebPkiClientVerifier;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -27,8 +27,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Who is at the other end of a connection, as far as the connection tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// Somebody on this machine, through a loopback address.
+    /// Root or the server's own account on this machine, or any account where that is configured.
     Local,
+    /// Another account of this machine, with its number as far as the kernel names it. It has to show a token.
+    Account(Option<u32>),
     /// The holder of a certificate of the configured authority.
     Certificate(String),
     /// Somebody over TLS, who will have to show a token.
@@ -40,21 +42,53 @@ impl Peer {
         match self {
             Self::Local => Some(Principal { name: "local".into(), role: Role::Admin }),
             Self::Certificate(name) => Some(Principal { name: format!("certificate {name}"), role: Role::Admin }),
-            Self::Stranger => None,
+            Self::Account(_) | Self::Stranger => None,
+        }
+    }
+
+    /// Says what the other end has to do.
+    pub(super) fn refusal(&self) -> String {
+        match self {
+            Self::Account(user) => local::refusal(*user),
+            _ => "say who you are, with metadata `authorization: Bearer TOKEN`".to_owned(),
+        }
+    }
+
+    /// Judges an account of this machine.
+    fn account(user: Option<u32>, local: Local) -> Self {
+        match local {
+            Local::Anybody => Self::Local,
+            Local::Owner if user.is_some_and(local::is_owner) => Self::Local,
+            Local::Owner => Self::Account(user),
         }
     }
 }
 
 /// A listener, and how its connections become known.
 pub(super) struct Accepting {
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    listener: Socket,
+    how: How,
+}
+
+/// Where connections come in.
+pub(super) enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// How the other end becomes known.
+#[derive(Clone)]
+enum How {
+    /// By its account on this machine.
+    Account(Local),
+    /// By its certificate, or not at all.
+    Tls(TlsAcceptor),
 }
 
 impl Accepting {
     pub(super) fn new(listener: TcpListener, access: &AdminAccess) -> Result<Self, AdminError> {
-        let tls = match access {
-            AdminAccess::Loopback => None,
+        let how = match access {
+            AdminAccess::Loopback(local) => How::Account(*local),
             AdminAccess::Tls { certificate, client_authority } => {
                 let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
                 let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -72,40 +106,58 @@ impl Accepting {
                 };
                 let mut config = builder.with_cert_resolver(Arc::clone(certificate));
                 config.alpn_protocols = vec![b"h2".to_vec()];
-                Some(TlsAcceptor::from(Arc::new(config)))
+                How::Tls(TlsAcceptor::from(Arc::new(config)))
             }
         };
-        Ok(Self { listener, tls })
+        Ok(Self { listener: Socket::Tcp(listener), how })
+    }
+
+    /// Takes connections through a socket in the file system.
+    pub(super) fn unix(listener: UnixListener, local: Local) -> Self {
+        Self { listener: Socket::Unix(listener), how: How::Account(local) }
     }
 
     /// Accepts until `stop`. A handshake that takes its time holds up nobody else.
-    pub(super) fn run(self, stop: CancellationToken) -> ReceiverStream<io::Result<Connection>> {
+    pub(super) fn run(all: Vec<Self>, stop: &CancellationToken) -> ReceiverStream<io::Result<Connection>> {
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.accept(sender) => {}
-            }
-        });
+        let permits = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS_MAX));
+        for accepting in all {
+            let (stop, sender, permits) = (stop.clone(), sender.clone(), Arc::clone(&permits));
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = accepting.accept(sender, permits) => {}
+                }
+            });
+        }
         ReceiverStream::new(receiver)
     }
 
-    async fn accept(self, sender: mpsc::Sender<io::Result<Connection>>) {
-        let permits = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS_MAX));
+    async fn next(&self) -> io::Result<Bytes> {
+        match &self.listener {
+            Socket::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Without this, small answers wait for the acknowledgement of what went before.
+                let _ = stream.set_nodelay(true);
+                Ok(Bytes::Plain(stream))
+            }
+            Socket::Unix(listener) => Ok(Bytes::Unix(listener.accept().await?.0)),
+        }
+    }
+
+    async fn accept(self, sender: mpsc::Sender<io::Result<Connection>>, permits: Arc<Semaphore>) {
         while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let bytes = match self.next().await {
+                Ok(bytes) => bytes,
                 Err(error) => {
                     tracing::warn!(%error, "admin: could not accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            // Without this, small answers wait for the acknowledgement of what went before.
-            let _ = stream.set_nodelay(true);
-            let (tls, sender) = (self.tls.clone(), sender.clone());
+            let (how, sender) = (self.how.clone(), sender.clone());
             tokio::spawn(async move {
-                if let Some(connection) = Connection::agree(stream, tls, permit).await {
+                if let Some(connection) = Connection::agree(bytes, how, permit).await {
                     let _ = sender.send(Ok(connection)).await;
                 }
             });
@@ -127,6 +179,7 @@ fn roots(pem: &str) -> Result<RootCertStore, AdminError> {
 
 enum Bytes {
     Plain(TcpStream),
+    Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -139,16 +192,37 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Agrees on TLS where `tls` asks for it. `None`: the other end failed, which is nobody's problem but its own.
-    async fn agree(stream: TcpStream, tls: Option<TlsAcceptor>, permit: OwnedSemaphorePermit) -> Option<Self> {
-        let Some(tls) = tls else {
-            return Some(Self { bytes: Bytes::Plain(stream), peer: Peer::Local, _permit: permit });
+    /// Agrees on TLS where that is asked for. `None`: the other end failed, which is nobody's problem but its own.
+    async fn agree(bytes: Bytes, how: How, permit: OwnedSemaphorePermit) -> Option<Self> {
+        let (stream, tls) = match (bytes, how) {
+            (Bytes::Plain(stream), How::Tls(tls)) => (stream, tls),
+            (bytes, How::Account(local)) => {
+                let peer = Peer::account(account(&bytes, local).await, local);
+                return Some(Self { bytes, peer, _permit: permit });
+            }
+            (Bytes::Unix(_) | Bytes::Tls(_), How::Tls(_)) => return None,
         };
         let agreed = tokio::time::timeout(limits::HANDSHAKE, tls.accept(stream)).await;
         let stream = agreed.ok()?.inspect_err(|error| tracing::debug!(%error, "admin: TLS was not agreed")).ok()?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer = certificate.map_or(Peer::Stranger, |certificate| Peer::Certificate(holder(certificate)));
         Some(Self { bytes: Bytes::Tls(Box::new(stream)), peer, _permit: permit })
+    }
+}
+
+/// Asks the kernel whose the other end is, unless that does not matter.
+async fn account(bytes: &Bytes, local: Local) -> Option<u32> {
+    if local == Local::Anybody {
+        return None;
+    }
+    match bytes {
+        Bytes::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+        Bytes::Plain(stream) => {
+            let (peer, own) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
+            // The kernel's table may be long.
+            tokio::task::spawn_blocking(move || local::account(peer, own)).await.ok()?
+        }
+        Bytes::Tls(_) => None,
     }
 }
 
@@ -174,6 +248,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.bytes {
             Bytes::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Bytes::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Bytes::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         }
     }
@@ -183,6 +258,7 @@ impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.bytes {
             Bytes::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Bytes::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Bytes::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
         }
     }
@@ -190,6 +266,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.bytes {
             Bytes::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Bytes::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Bytes::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
@@ -197,6 +274,7 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.bytes {
             Bytes::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Bytes::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Bytes::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }

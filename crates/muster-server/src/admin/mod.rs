@@ -9,6 +9,7 @@
 mod access;
 mod calls;
 mod incoming;
+mod local;
 mod status;
 pub mod token;
 
@@ -23,7 +24,7 @@ use rustls::server::ResolvesServerCert;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
@@ -35,9 +36,9 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Who may come in, and how.
 #[derive(Debug, Clone)]
 pub enum AdminAccess {
-    /// Anybody on this machine, without TLS, as Fleetspeak's own tools expect it. Only for a loopback address. Whoever
-    /// brings a token is who the token says; whoever brings none is `local` and may do everything.
-    Loopback,
+    /// Over a loopback address, without TLS, as Fleetspeak's own tools expect it. Whoever brings a token is who the token
+    /// says; whoever brings none is known by the account, and is `local` and may do everything where that is let in.
+    Loopback(Local),
     /// Over TLS, with a token or a certificate.
     Tls {
         /// The server's certificate.
@@ -45,6 +46,15 @@ pub enum AdminAccess {
         /// PEM: the authority whose client certificates may do everything. `None`: only tokens.
         client_authority: Option<String>,
     },
+}
+
+/// Which accounts of this machine are let in without a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Local {
+    /// Root, and the account that the server runs as.
+    Owner,
+    /// Every account.
+    Anybody,
 }
 
 /// Whether calls must bring a token.
@@ -75,7 +85,7 @@ impl AdminOptions {
     /// The defaults: loopback, gRPC's own limit on requests.
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
         let request_bytes_max = limits::ADMIN_REQUEST_BYTES_MAX;
-        Self { access: AdminAccess::Loopback, tokens: Tokens::Optional, request_bytes_max, clock, random }
+        Self { access: AdminAccess::Loopback(Local::Owner), tokens: Tokens::Optional, request_bytes_max, clock, random }
     }
 }
 
@@ -102,21 +112,34 @@ pub enum AdminError {
 /// Checks that a door at `address` would know who comes in.
 pub fn check_exposure(address: SocketAddr, access: &AdminAccess) -> Result<(), AdminError> {
     match access {
-        AdminAccess::Loopback if !address.ip().to_canonical().is_loopback() => Err(AdminError::Exposed(address)),
-        AdminAccess::Loopback | AdminAccess::Tls { .. } => Ok(()),
+        AdminAccess::Loopback(_) if !address.ip().to_canonical().is_loopback() => Err(AdminError::Exposed(address)),
+        AdminAccess::Loopback(_) | AdminAccess::Tls { .. } => Ok(()),
     }
 }
 
-/// Answers calls on `listener` until `stop`, then lets calls under way finish for [`limits::DRAIN`].
+/// Where calls come in.
+#[derive(Debug)]
+pub struct AdminSockets {
+    /// The listener for programs here and elsewhere.
+    pub tcp: Option<TcpListener>,
+    /// A socket in the file system, for programs of this machine, and which accounts need no token there.
+    pub unix: Option<(UnixListener, Local)>,
+}
+
+/// Answers calls until `stop`, then lets calls under way finish for [`limits::DRAIN`].
 pub async fn serve(
-    listener: TcpListener,
+    sockets: AdminSockets,
     engine: Engine,
     options: AdminOptions,
     stop: CancellationToken,
 ) -> Result<(), AdminError> {
-    let address = listener.local_addr().map_err(AdminError::Socket)?;
-    check_exposure(address, &options.access)?;
-    let incoming = Accepting::new(listener, &options.access)?.run(stop.clone());
+    let mut all = Vec::new();
+    if let Some(listener) = sockets.tcp {
+        check_exposure(listener.local_addr().map_err(AdminError::Socket)?, &options.access)?;
+        all.push(Accepting::new(listener, &options.access)?);
+    }
+    all.extend(sockets.unix.map(|(listener, local)| Accepting::unix(listener, local)));
+    let incoming = Accepting::run(all, &stop);
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AdminServer<AdminCalls>>().await;

@@ -46,7 +46,7 @@ struct Door {
     address: SocketAddr,
     stop: CancellationToken,
     served: JoinHandle<Result<(), AdminError>>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 fn options() -> AdminOptions {
@@ -55,6 +55,11 @@ fn options() -> AdminOptions {
 
 impl Door {
     async fn open(options: AdminOptions) -> Self {
+        Self::with_socket(options, None).await
+    }
+
+    /// Opens the door also at a socket in the file system; `socket` says who needs no token there.
+    async fn with_socket(options: AdminOptions, socket: Option<Local>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", directory.path().join("muster.db").display());
         SqlStore::migrate(&url).await.unwrap();
@@ -69,8 +74,10 @@ impl Door {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, engine, options, stop.clone()));
-        Self { store, address, stop, served, _directory: directory }
+        let unix = socket.map(|local| (UnixListener::bind(directory.path().join("admin.sock")).unwrap(), local));
+        let sockets = AdminSockets { tcp: Some(listener), unix };
+        let served = tokio::spawn(serve(sockets, engine, options, stop.clone()));
+        Self { store, address, stop, served, directory }
     }
 
     async fn local() -> Self {

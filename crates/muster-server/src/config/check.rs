@@ -39,7 +39,8 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigErro
     findings.wrong_if(empty, "data", "the data directory is empty", "Name a directory, such as /var/lib/muster.");
     let closed = config.agents.address == Listen::Off
         && config.operators.address == Listen::Off
-        && config.admin.address == Listen::Off;
+        && config.admin.address == Listen::Off
+        && config.admin.socket.is_none();
     findings.wrong_if(closed, "operators.address", "every door is off", "Give at least one door an address.");
     if findings.found.is_empty() { Ok(()) } else { Err(ConfigErrors(findings.found)) }
 }
@@ -95,10 +96,10 @@ fn operators(config: &Config, findings: &mut Findings<'_>) {
     let operators = &config.operators;
     pair("operators", operators.certificate.is_some(), operators.key.is_some(), findings);
     findings.wrong_if(
-        operators.address.is_public() && operators.certificate.is_none(),
+        operators.address.is_public() && operators.certificate.is_none() && !operators.tls,
         "operators.address",
         format!("{} can be reached by others, who would see tokens pass in the clear", operators.address),
-        "Set operators.certificate and operators.key, or listen on 127.0.0.1.",
+        "Set operators.tls = true, or operators.certificate and operators.key, or listen on 127.0.0.1.",
     );
 }
 
@@ -130,6 +131,8 @@ fn admin(config: &Config, findings: &mut Findings<'_>) {
         "certificates are given, but the door does not speak TLS",
         "Set admin.tls = true, or remove the certificates.",
     );
+    let relative = admin.socket.as_ref().is_some_and(|path| !path.is_absolute());
+    findings.wrong_if(relative, "admin.socket", "it is not an absolute path", "Write it like /run/muster/admin.sock.");
 }
 
 fn pair(section: &str, certificate: bool, key: bool, findings: &mut Findings<'_>) {

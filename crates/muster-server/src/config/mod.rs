@@ -5,13 +5,14 @@
 //! what to do. Not here: what the keys do (serve) and flags as such (the command line).
 
 mod check;
+pub mod files;
 pub mod keys;
 mod load;
 mod text;
 pub mod words;
 
 pub use load::{ConfigError, ConfigErrors, Overrides};
-pub use words::{Database, Frontend, Listen, LogFormat, Policy, ProxyIdentity, ServiceKind, Span};
+pub use words::{Database, Frontend, Listen, LocalCallers, LogFormat, Policy, ProxyIdentity, ServiceKind, Span};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -163,7 +164,14 @@ keys::section!(
     Operators in "operators" {
         /// Where operators connect. A public address needs a certificate.
         address: Listen, default "\"127.0.0.1:8080\"";
-        /// Certificate chain (PEM) for TLS.
+        /// Names by which programs reach an address of this machine alone without TLS, such as through a proxy that hands
+        /// names on; besides localhost, this machine's own name and addresses. Other names are refused.
+        names: Vec<String>, default "[]";
+        /// Whether to speak TLS with a certificate of this server's own authority, which is made and renewed by itself, with
+        /// agents.names and this machine's names: programs trust ca.pem of the data directory. Not needed with a
+        /// certificate of your own below.
+        tls: bool, default "false";
+        /// Certificate chain (PEM) for TLS. A self-signed certificate will do: programs are given the same file to trust.
         certificate: Option<PathBuf>, example "\"/etc/muster/operators.pem\"";
         /// Private key (PEM) of that certificate.
         key: Option<PathBuf>, example "\"/etc/muster/operators.key\"";
@@ -188,8 +196,14 @@ keys::section!(
 keys::section!(
     /// The admin door: Fleetspeak's admin gRPC, for fleetspeak-admin and GRR.
     Admin in "admin" {
-        /// Where these programs connect. "off" closes the door. A public address needs TLS, and client_ca or token.
+        /// Where these programs connect. "off" closes it. A public address needs TLS, and client_ca or token.
         address: Listen, default "\"127.0.0.1:9090\"";
+        /// Which accounts of this machine need no token, over a loopback address and at the socket below: "owner" (root and
+        /// the account that the server runs as) or "anybody" (every account and whatever they run: each may give orders
+        /// to every machine).
+        local: LocalCallers, default "\"owner\"";
+        /// A Unix socket at which these programs connect too, as unix:/run/muster/admin.sock. Unset: there is none.
+        socket: Option<PathBuf>, example "\"/run/muster/admin.sock\"";
         /// Whether the door speaks TLS, with the certificate below or else the one of the agents' door.
         tls: bool, default "false";
         /// Certificate chain (PEM) for TLS.
@@ -299,7 +313,8 @@ keys::section!(
         stream_life: Span, default "\"10m\"";
         /// Messages per second that one agent may send, with bursts of ten times as many. 0: no limit.
         agent_messages_per_second: u32, default "0";
-        /// Wrong tokens a minute from one address at the operators' door, before it is answered 429.
+        /// Wrong tokens a minute from one address at the operators' door, before it is answered 429. Tokens that are right
+        /// are let in all the same.
         wrong_tokens_per_minute: u32, default "30";
     }
 );

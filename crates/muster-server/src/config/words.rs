@@ -281,6 +281,16 @@ impl Frontend {
 }
 
 words!(
+    /// Which accounts of this machine need no token at the admin listener.
+    LocalCallers {
+        /// Root, and the account that the server runs as.
+        Owner = "owner",
+        /// Every account.
+        Anybody = "anybody",
+    }
+);
+
+words!(
     /// Who may become an agent.
     Policy {
         /// Every key that reaches the door.

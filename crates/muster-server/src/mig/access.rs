@@ -170,8 +170,8 @@ async fn by_token(rest: &Rest, token: &str, peer: SocketAddr, may_repeat: bool) 
         Err(TokenRefusal::Unchecked(error)) => Err(error.into()),
         Err(refusal @ TokenRefusal::Replayed) => Err(failed(refusal)),
         Err(refusal) => {
-            rest.gate.tried(token, peer.ip(), false, now);
-            Err(failed(refusal))
+            let shut_out = rest.gate.tried(token, peer.ip(), false, now);
+            Err(shut_out.map_or_else(|| failed(refusal), Refused::too_many))
         }
     }
 }
@@ -181,6 +181,7 @@ async fn by_key(rest: &Rest, key: &str, peer: SocketAddr) -> Result<Investigator
     rest.gate.may_try(key, peer.ip(), now).map_err(Refused::too_many)?;
     let found = rest.engine.investigator_by_api_key(key).await;
     let found = found.map_err(|error| Refused::of_store("check the API key", &error))?;
-    rest.gate.tried(key, peer.ip(), found.is_some(), now);
-    found.ok_or_else(|| failed("the API key is not known, or its owner is disabled"))
+    let shut_out = rest.gate.tried(key, peer.ip(), found.is_some(), now);
+    let unknown = || failed("the API key is not known, or its owner is disabled");
+    found.ok_or_else(|| shut_out.map_or_else(unknown, Refused::too_many))
 }

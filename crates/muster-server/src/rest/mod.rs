@@ -11,6 +11,7 @@ mod enrolment;
 mod events;
 mod files;
 mod health;
+mod host;
 pub(crate) mod input;
 mod investigators;
 pub(crate) mod layers;
@@ -105,6 +106,7 @@ impl Rest {
         // Of two routers that are merged, the second says what becomes of paths that are no route.
         crate::mig::router(self)
             .merge(router)
+            .layer(axum::middleware::from_fn_with_state(self.clone(), host::check))
             .layer(axum::middleware::from_fn_with_state(self.clone(), layers::observe))
             .with_state(self.clone())
     }

@@ -273,6 +273,7 @@ mod tests {
                 agents: Some(agents.parse().unwrap()),
                 operators: None,
                 operators_url: None,
+                operators_certificate: None,
                 admin: None,
                 cluster: cluster.map(|address| address.parse().unwrap()),
             };

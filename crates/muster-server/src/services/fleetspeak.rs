@@ -23,6 +23,40 @@ pub fn read_fleetspeak(content: &str) -> Result<FleetspeakServices, ServiceSetup
     Ok(FleetspeakServices { services, broadcast_poll })
 }
 
+/// What a services file says as far as it can be taken over, and what cannot, each a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetspeakServicesFound {
+    /// Services that can be had, in the file's order.
+    pub services: Vec<ServiceSpec>,
+    /// What is left out, and why.
+    pub notes: Vec<String>,
+}
+
+/// Reads a services file for a move: a service that cannot be had costs itself only, and is named.
+///
+/// # Errors
+/// The text is no services file.
+pub fn read_fleetspeak_known(content: &str) -> Result<FleetspeakServicesFound, ServiceSetupError> {
+    let (config, unknown): (wire::server::ServerConfig, _) =
+        text::parse_known("fleetspeak.server.ServerConfig", content).map_err(ServiceSetupError::ServicesFile)?;
+    let mut found = FleetspeakServicesFound { services: Vec::new(), notes: Vec::new() };
+    found.notes.extend(unknown.into_iter().map(|what| format!("the services file has {what}")));
+    for service in config.services {
+        let taken = spec(service).and_then(|spec| {
+            super::name_check(&spec.name)?;
+            if found.services.iter().any(|have| have.name == spec.name) {
+                return Err(ServiceSetupError::Duplicate(spec.name));
+            }
+            Ok(spec)
+        });
+        match taken {
+            Ok(spec) => found.services.push(spec),
+            Err(error) => found.notes.push(format!("{error}: it is left out, and messages to it have no destination")),
+        }
+    }
+    Ok(found)
+}
+
 fn spec(service: wire::server::ServiceConfig) -> Result<ServiceSpec, ServiceSetupError> {
     let name = service.name;
     let kind = match service.factory.as_str() {

@@ -9,7 +9,7 @@ mod grpc;
 mod noop;
 mod spool;
 
-pub use fleetspeak::{FleetspeakServices, read_fleetspeak};
+pub use fleetspeak::{FleetspeakServices, FleetspeakServicesFound, read_fleetspeak, read_fleetspeak_known};
 pub use grpc::GrpcService;
 pub use noop::NoopService;
 pub use spool::SpoolService;
@@ -105,15 +105,18 @@ const RESERVED: [&str; 3] = [system::SERVICE, system::CLIENT, system::MUSTER];
 pub fn factory(specs: &[ServiceSpec], clock: &Arc<dyn Clock>) -> Result<Vec<Arc<dyn Service>>, ServiceSetupError> {
     let mut names = BTreeSet::new();
     for spec in specs {
-        text::name("service name", &spec.name).map_err(ServiceSetupError::Name)?;
-        if RESERVED.contains(&spec.name.as_str()) {
-            return Err(ServiceSetupError::Reserved(spec.name.clone()));
-        }
+        name_check(&spec.name)?;
         if !names.insert(spec.name.as_str()) {
             return Err(ServiceSetupError::Duplicate(spec.name.clone()));
         }
     }
     specs.iter().map(|spec| set_up(spec, clock)).collect()
+}
+
+/// Refuses a name that no service of the configuration can have.
+fn name_check(name: &str) -> Result<(), ServiceSetupError> {
+    text::name("service name", name).map_err(ServiceSetupError::Name)?;
+    if RESERVED.contains(&name) { Err(ServiceSetupError::Reserved(name.to_owned())) } else { Ok(()) }
 }
 
 fn set_up(spec: &ServiceSpec, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Service>, ServiceSetupError> {

@@ -98,6 +98,69 @@ async fn nothing_a_request_says_of_itself_makes_it_somebody() {
     assert!(!format!("{journal:?}").contains("mallory"));
 }
 
+/// Runs `program` of Python, as another account of this machine when the test is root's.
+async fn as_somebody_else(program: &str) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let mut command = tokio::process::Command::new("python3");
+    let done = command.args(["-c", program]).uid(65_533).gid(65_533).current_dir("/").output().await.unwrap();
+    Some(format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)))
+}
+
+/// A call of `KeepAlive` in bare HTTP/2: preface, settings, the headers of the request and an empty message. A refusal comes
+/// as trailers alone, so its first headers end the stream; an answer goes on.
+const BARE_CALL: &str = r#"
+import socket, struct, sys
+def lit(name, value):
+    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+path = b"/fleetspeak.server.Admin/KeepAlive"
+head = lit(b":method", b"POST") + lit(b":scheme", b"http") + lit(b":path", path) + lit(b":authority", b"x")
+head += lit(b"content-type", b"application/grpc") + lit(b"te", b"trailers")
+def frame(kind, flags, stream, body):
+    return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
+s.settimeout(20)
+s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, head) + frame(0, 1, 1, b"\x00\x00\x00\x00\x00"))
+got = b""
+while True:
+    while len(got) < 9 or len(got) < 9 + int.from_bytes(got[:3], "big"):
+        more = s.recv(65536)
+        if not more: sys.exit("closed")
+        got += more
+    size, kind, flags = int.from_bytes(got[:3], "big"), got[3], got[4]
+    body, got = got[9:9 + size], got[9 + size:]
+    if kind == 1:
+        print("refused" if flags & 1 else "answered"); break
+"#;
+
+#[tokio::test]
+async fn over_loopback_only_the_servers_own_account_and_root_need_no_token() {
+    let call = |port: u16| format!("import socket\ns = socket.create_connection(('127.0.0.1', {port}))\n{BARE_CALL}");
+    for (local, is_let_in) in [(Local::Owner, false), (Local::Anybody, true)] {
+        let access = AdminAccess::Loopback(local);
+        let door = Door::open(AdminOptions { access, ..options() }).await;
+        door.client().keep_alive(EmptyMessage::default()).await.expect("the account of the server is let in");
+        let Some(answer) = as_somebody_else(&call(door.address.port())).await else { return };
+        assert_eq!(answer.trim(), if is_let_in { "answered" } else { "refused" }, "{local:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_holds_at_a_socket_in_the_file_system() {
+    let door = Door::with_socket(options(), Some(Local::Owner)).await;
+    let path = door.directory.path().join("admin.sock");
+    for path in [door.directory.path(), path.as_path()] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let call =
+        format!("import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('{}')\n{BARE_CALL}", path.display());
+    let own = tokio::process::Command::new("python3").args(["-c", &call]).output().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&own.stdout).trim(), "answered", "{own:?}");
+    if let Some(answer) = as_somebody_else(&call).await {
+        assert_eq!(answer.trim(), "refused");
+    }
+}
+
 #[tokio::test]
 async fn a_token_says_who_somebody_is_even_where_none_is_needed() {
     let door = Door::local().await;
@@ -118,10 +181,10 @@ async fn a_token_says_who_somebody_is_even_where_none_is_needed() {
 #[tokio::test]
 async fn without_tls_the_door_opens_on_loopback_only() {
     let public: SocketAddr = "0.0.0.0:9090".parse().unwrap();
-    let error = check_exposure(public, &AdminAccess::Loopback).unwrap_err().to_string();
+    let error = check_exposure(public, &AdminAccess::Loopback(Local::Owner)).unwrap_err().to_string();
     assert!(error.contains("0.0.0.0:9090") && error.contains("127.0.0.1") && error.contains("TLS"), "{error}");
     for local in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-        assert!(check_exposure(local.parse().unwrap(), &AdminAccess::Loopback).is_ok(), "{local}");
+        assert!(check_exposure(local.parse().unwrap(), &AdminAccess::Loopback(Local::Owner)).is_ok(), "{local}");
     }
     let door = Door::local().await;
     let engine_stop = CancellationToken::new();
@@ -137,7 +200,10 @@ async fn without_tls_the_door_opens_on_loopback_only() {
         EngineConfig::default(),
         Vec::new(),
     );
-    assert!(matches!(serve(listener, engine, options(), engine_stop).await, Err(AdminError::Exposed(_))));
+    assert!(matches!(
+        serve(AdminSockets { tcp: Some(listener), unix: None }, engine, options(), engine_stop).await,
+        Err(AdminError::Exposed(_))
+    ));
 }
 
 /// An authority for client certificates.

@@ -184,6 +184,36 @@ async fn wrong_tokens_are_answered_429_after_a_while_and_good_ones_still_work() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_made_to_mean_this_machine_gets_nothing() {
+    let live = Live::with("[operators]\nnames = [\"muster.example.org\"]\n").await;
+    let get = |path: &str, host: &str| live.anonymous(Method::GET, path).header("host", host);
+    for path in ["/healthz", "/metrics", "/api/openapi.json", "/mig/api/v1/"] {
+        let refused = get(path, "evil.example:8080").send().await.unwrap();
+        assert_eq!(refused.status(), 403, "{path}");
+        assert!(!refused.text().await.unwrap().contains("muster_"), "{path}");
+        for host in ["localhost:1", "127.0.0.1", "muster.example.org"] {
+            assert_ne!(get(path, host).send().await.unwrap().status(), 403, "{path} of {host}");
+        }
+    }
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_tokens_of_a_neighbour_keep_nobody_out() {
+    let live = Live::with("[limits]\nwrong_tokens_per_minute = 2\n").await;
+    let wrong = || live.anonymous(Method::GET, "/api/v1/server").bearer_auth("wrong").send();
+    assert_eq!([wrong().await.unwrap().status(), wrong().await.unwrap().status()], [401, 401]);
+    for _ in 0..3 {
+        assert_eq!(wrong().await.unwrap().status(), 429);
+    }
+    // A token that this server was never shown before.
+    let reader = live.reader().await;
+    let page = live.anonymous(Method::GET, "/api/v1/server").bearer_auth(reader).send().await.unwrap();
+    assert_eq!(page.status(), 200);
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_door_speaks_tls_with_its_own_certificate() {
     let files = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();

@@ -43,6 +43,8 @@ const FOR_EVER: Duration = Duration::from_hours(24);
 pub(crate) struct Target {
     config: Config,
     tls: Option<MakeRustlsConnect>,
+    /// The word of the URL that sounds as if TLS were spoken, where it is not.
+    misleading: Option<&'static str>,
 }
 
 impl Target {
@@ -54,12 +56,14 @@ impl Target {
     pub(crate) fn parse(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let mut kept = Vec::new();
-        let mut secure = false;
+        let (mut secure, mut misleading) = (false, None);
         let mut roots = Cow::Borrowed("/etc/ssl/certs/ca-certificates.crt");
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("sslmode", "require" | "verify-ca" | "verify-full")) => secure = true,
-                Some(("sslmode", "disable" | "allow" | "prefer")) => {}
+                Some(("sslmode", "prefer")) => misleading = Some("prefer"),
+                Some(("sslmode", "allow")) => misleading = Some("allow"),
+                Some(("sslmode", "disable")) => {}
                 Some(("sslrootcert", path)) => roots = Cow::Owned(decoded(path)),
                 _ => kept.push(pair),
             }
@@ -88,7 +92,17 @@ impl Target {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         let tls = if secure { Some(tls(&roots)?) } else { None };
-        Ok(Self { config, tls })
+        Ok(Self { config, tls, misleading: misleading.filter(|_| !secure) })
+    }
+
+    /// Returns what to say of a connection that others on the way can read, although the URL sounds otherwise.
+    fn in_clear(&self) -> Option<String> {
+        self.misleading.map(|word| {
+            format!(
+                "the connection to the database is in clear, as sslmode={word} allows: for TLS write sslmode=verify-full, \
+                 with sslrootcert where the authority is not the system's"
+            )
+        })
     }
 
     /// Makes one connection, outside of the pool.
@@ -105,6 +119,9 @@ impl Target {
 
     /// Makes a pool of connections. None is made yet.
     fn pool(&self, options: &StoreOptions) -> Result<Pool, StoreError> {
+        if let Some(words) = self.in_clear() {
+            tracing::warn!("{words}");
+        }
         let how = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = match &self.tls {
             Some(tls) => Manager::from_config(self.config.clone(), tls.clone(), how),
@@ -447,4 +464,22 @@ impl ToSql for Value<'_> {
     }
 
     to_sql_checked!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_in_clear_that_sounds_otherwise_is_said() {
+        let words = |query: &str| {
+            let url = format!("postgresql://u@db.example/muster{query}");
+            Target::parse(&url, &StoreOptions::default()).unwrap().in_clear()
+        };
+        for word in ["prefer", "allow"] {
+            let said = words(&format!("?sslmode={word}")).unwrap();
+            assert!(said.contains("in clear") && said.contains(word), "{said}");
+        }
+        assert_eq!([words(""), words("?sslmode=disable")], [None, None], "who asks for no TLS knows");
+    }
 }

@@ -6,6 +6,7 @@ use crate::db::value::{Row, Value, params};
 use crate::db::{Tx, schema};
 use crate::{SqlStore, StoreError};
 use rusqlite::{Connection, OpenFlags};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// All tables, those that others refer to first. What is said of living servers is not worth keeping.
@@ -72,7 +73,6 @@ const ROWS_OF_PIECES: usize = 16;
 /// that the past may have changed.
 const EPOCH: &str = "epoch";
 
-const ANY_AGENT: &str = "SELECT agent_id FROM machines LIMIT 1";
 const GET_EPOCH: &str = "SELECT value FROM settings WHERE name = $1";
 const SET_EPOCH: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) \
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
@@ -96,34 +96,80 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(run).await.unwrap_or_else(|error| Err(StoreError::Statement(error.into())))
 }
 
-/// Writes a copy. It appears under its name when it is whole and synced.
+/// Writes a copy, readable by its owner alone from its first byte on: it holds the authority's key. It appears under its
+/// name when it is whole and synced.
 pub(super) async fn backup(store: &SqlStore, path: &Path) -> Result<(), StoreError> {
-    if path.exists() {
-        return Err(StoreError::Refused(format!("{} exists already: name a new file", path.display())));
+    let taken = || StoreError::Refused(format!("{} exists already: name a new file", path.display()));
+    if path.symlink_metadata().is_ok() {
+        return Err(taken());
     }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    let making = Making::begin(path)?;
+    let partial = making.file();
     match store.path() {
         Some(database) => {
             let (database, partial) = (database.to_owned(), partial.clone());
             blocking(move || vacuum_into(&database, &partial)).await?;
         }
-        None => store.copy(partial.clone(), |tx, args| Box::pin(dump(tx, args))).await?,
+        None => store.copy(partial, |tx, args| Box::pin(dump(tx, args))).await?,
     }
     let path = path.to_owned();
-    blocking(move || publish(&partial, &path)).await
+    blocking(move || making.publish(&path)).await
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(path, "remove", &error)),
-        _ => Ok(()),
+/// A copy in the making, in a directory of its own beside the place where it is to be. Nobody else can look into the
+/// directory or lay anything into it, whoever may write around it; whatever happens, it goes with what is in it.
+struct Making(PathBuf);
+
+/// Names that are tried for the directory.
+const NAMES_MAX: u32 = 100;
+
+impl Making {
+    fn begin(path: &Path) -> Result<Self, StoreError> {
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+        for number in 0..NAMES_MAX {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".partial-{}-{number}", std::process::id()));
+            let making = match std::fs::DirBuilder::new().mode(0o700).create(&name) {
+                Ok(()) => Self(name.into()),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(io(Path::new(&name), "make", &error)),
+            };
+            // SQLite takes an empty file, and gives its journals the file's mode.
+            let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(making.file());
+            return file.map(|_| making).map_err(|error| io(path, "write", &error));
+        }
+        Err(StoreError::Refused(format!("beside {} are too many copies that were never finished", path.display())))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("copy.db")
+    }
+
+    /// Puts the copy under its name, never in the place of something else.
+    fn publish(self, path: &Path) -> Result<(), StoreError> {
+        let (partial, sync) = (self.file(), |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all()));
+        sync(&partial).map_err(|error| io(&partial, "sync", &error))?;
+        let placed = std::fs::hard_link(&partial, path).or_else(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Err(error),
+            // A file system without such links.
+            _ if path.symlink_metadata().is_err() => std::fs::rename(&partial, path),
+            _ => Err(error),
+        });
+        placed.map_err(|error| io(path, "write", &error))?;
+        drop(self);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sync(folder).map_err(|error| io(folder, "sync", &error))
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // What cannot be removed lies in a directory that nobody else can look into.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
 fn vacuum_into(database: &Path, partial: &Path) -> Result<(), StoreError> {
-    remove(partial)?;
     let target = partial
         .to_str()
         .ok_or_else(|| StoreError::Refused(format!("the path {} is not valid UTF-8", partial.display())))?;
@@ -131,17 +177,8 @@ fn vacuum_into(database: &Path, partial: &Path) -> Result<(), StoreError> {
     connection.execute("VACUUM INTO ?1", [target]).map(drop).map_err(refuse)
 }
 
-fn publish(partial: &Path, path: &Path) -> Result<(), StoreError> {
-    let sync = |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all());
-    sync(partial).map_err(|error| io(partial, "sync", &error))?;
-    std::fs::rename(partial, path).map_err(|error| io(path, "write", &error))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync(folder).map_err(|error| io(folder, "sync", &error))
-}
-
 /// Copies every table of one moment into a new SQLite file.
 async fn dump(tx: &mut Tx, partial: &Path) -> Result<(), StoreError> {
-    remove(partial)?;
     let mut copy = Connection::open(partial).map_err(refuse)?;
     // Nobody reads the file before it is synced and renamed.
     copy.pragma_update(None, "synchronous", "OFF").map_err(refuse)?;
@@ -205,20 +242,76 @@ pub(super) async fn restore(store: &SqlStore, path: &Path) -> Result<(), StoreEr
 
 fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(path, flags).map_err(refuse)
+    let copy = Connection::open_with_flags(path, flags).map_err(refuse)?;
+    // What a file says of itself (views, expressions of its schema) runs nothing here.
+    copy.pragma_update(None, "trusted_schema", "OFF").map_err(refuse)?;
+    Ok(copy)
+}
+
+/// The schema of this program, without anything in it.
+fn empty() -> Result<Connection, StoreError> {
+    let mut empty = Connection::open_in_memory().map_err(refuse)?;
+    schema::sqlite_migrate(&mut empty)?;
+    Ok(empty)
+}
+
+/// Returns how many rows a new database has in each table.
+fn rows_of_new() -> Result<Vec<(&'static str, i64)>, StoreError> {
+    let new = empty()?;
+    let rows = TABLES.into_iter().map(|table| {
+        let count = format!("SELECT count(*) FROM {table}");
+        Ok((table, new.query_row(&count, [], |row| row.get(0)).map_err(refuse)?))
+    });
+    rows.collect()
+}
+
+/// Refuses a database with anything in it but what a new one has: bringing a copy back replaces everything.
+async fn emptiness_check(tx: &mut Tx) -> Result<(), StoreError> {
+    for (table, new) in rows_of_new()? {
+        // One more than a new database has is enough to know.
+        let found = tx.query(format!("SELECT 1 FROM {table} LIMIT {}", new + 1), &[]).await?;
+        if i64::try_from(found.len()).unwrap_or(i64::MAX) > new {
+            let what = table.trim_end_matches("_rows").replace('_', " ");
+            let text = format!("the database is not empty: it holds {what}; restore into a new one");
+            return Err(StoreError::Refused(text));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the columns of a table as this program knows them, and makes sure that the copy has them and no others: no word
+/// of the copy's gets into a statement.
+fn known_columns(new: &Connection, copy: &Connection, table: &'static str) -> Result<Vec<String>, StoreError> {
+    let odd = |what: String| StoreError::Refused(format!("the backup is not one of this program: {what}"));
+    let kind = copy.query_row("SELECT type FROM sqlite_master WHERE name = ?1", [table], |row| row.get::<_, String>(0));
+    if kind.as_deref().ok() != Some("table") {
+        return Err(odd(format!("it has no table {table}")));
+    }
+    let (known, have) = (columns(new, table)?, columns(copy, table)?);
+    let sorted = |columns: &[String]| columns.iter().cloned().collect::<BTreeSet<_>>();
+    if known.len() != have.len() || sorted(&known) != sorted(&have) {
+        return Err(odd(format!("its table {table} has other columns")));
+    }
+    Ok(known)
+}
+
+/// Returns the tables that are brought back, with their columns: what is said of living servers is not.
+fn known_tables(copy: &Connection) -> Result<Vec<(&'static str, Vec<String>)>, StoreError> {
+    let new = empty()?;
+    let tables = TABLES.into_iter().filter(|table| *table != "servers");
+    tables.map(|table| Ok((table, known_columns(&new, copy, table)?))).collect()
 }
 
 async fn load(tx: &mut Tx, path: &Path) -> Result<(), StoreError> {
-    if tx.query_opt(ANY_AGENT, &[]).await?.is_some() {
-        return Err(StoreError::Refused("the database holds agents: restore into an empty one".to_owned()));
-    }
+    emptiness_check(tx).await?;
     let mut copy = open(path)?;
+    let tables = known_tables(&copy)?;
     let before = epoch(tx).await?;
     for table in TABLES.iter().rev() {
         tx.execute(format!("DELETE FROM {table}"), &[]).await?;
     }
-    for table in TABLES.into_iter().filter(|table| *table != "servers") {
-        load_table(tx, &mut copy, table).await?;
+    for (table, known) in tables {
+        load_table(tx, &mut copy, (table, &known)).await?;
     }
     for (table, column) in NUMBERED {
         tx.restart_numbers(table, column).await?;
@@ -234,37 +327,41 @@ async fn epoch(tx: &mut Tx) -> Result<u64, StoreError> {
     number.ok_or_else(|| StoreError::Inconsistent { table: "settings", id: format!("{EPOCH}: not a number") })
 }
 
-async fn load_table(tx: &mut Tx, copy: &mut Connection, table: &'static str) -> Result<(), StoreError> {
+async fn load_table(
+    tx: &mut Tx,
+    copy: &mut Connection,
+    (table, known): (&'static str, &[String]),
+) -> Result<(), StoreError> {
+    let (width, columns) = (known.len(), known.join(", "));
     let mut after = i64::MIN;
     loop {
-        let page = read_page(copy, table, after)?;
+        let page = read_page(copy, (table, known), after)?;
         let Some(last) = page.last else { return Ok(()) };
         after = last;
-        let rows = page.values.len() / page.columns.len();
-        let columns = page.columns.join(", ");
-        let sql = format!("INSERT INTO {table} ({columns}) VALUES {}", places(page.columns.len(), rows));
+        let sql = format!("INSERT INTO {table} ({columns}) VALUES {}", places(width, page.values.len() / width));
         tx.execute(sql, &page.values).await?;
     }
 }
 
 /// Rows of a copy, one after the other.
 struct Page {
-    columns: Vec<String>,
     values: Vec<Value<'static>>,
     /// Where the next page starts; `None` after the last row.
     last: Option<i64>,
 }
 
-fn read_page(copy: &Connection, table: &str, after: i64) -> Result<Page, StoreError> {
-    let sql =
-        format!("SELECT _rowid_, * FROM {table} WHERE _rowid_ > ?1 ORDER BY _rowid_ LIMIT {}", rows_at_once(table));
+fn read_page(copy: &Connection, (table, columns): (&str, &[String]), after: i64) -> Result<Page, StoreError> {
+    let sql = format!(
+        "SELECT _rowid_, {} FROM {table} WHERE _rowid_ > ?1 ORDER BY _rowid_ LIMIT {}",
+        columns.join(", "),
+        rows_at_once(table)
+    );
     let mut statement = copy.prepare_cached(&sql).map_err(refuse)?;
-    let columns: Vec<String> = statement.column_names().skip(1).map(str::to_owned).collect();
-    let mut page = Page { values: Vec::new(), last: None, columns };
+    let mut page = Page { values: Vec::new(), last: None };
     let mut rows = statement.query([after]).map_err(refuse)?;
     while let Some(row) = rows.next().map_err(refuse)? {
         page.last = Some(row.get(0).map_err(refuse)?);
-        for column in 1..=page.columns.len() {
+        for column in 1..=columns.len() {
             page.values.push(sqlite::take(row.get_ref(column).map_err(refuse)?));
         }
     }

@@ -174,7 +174,6 @@ async fn seen(store: &SqlStore) -> Vec<String> {
 
 async fn copy_into(backend: Backend, copy: PathBuf, wanted: Vec<String>, epoch: &'static str) {
     run_with(backend, move |stage| async move {
-        stage.store.setting_init("ca", vec![9]).await.unwrap();
         stage.store.restore(&copy).await.unwrap();
         assert_eq!(seen(&stage.store).await, wanted);
         assert_eq!(stage.store.setting_get("epoch").await.unwrap().unwrap(), epoch.as_bytes());
@@ -201,6 +200,61 @@ for_each_backend! {
         let wanted = seen(&stage.store).await;
         copy_into(Backend::Sqlite, copy.clone(), wanted.clone(), "1").await;
         copy_into(Backend::Postgres, copy, wanted, "1").await;
+    }
+
+    async fn a_database_with_anything_in_it_is_not_replaced(stage) {
+        let folder = folder();
+        let copy = folder.path().join("copy.db");
+        stage.store.backup(&copy).await.unwrap();
+        stage.store.setting_init("ca", vec![9]).await.unwrap();
+        let refused = stage.store.restore(&copy).await.unwrap_err();
+        assert!(refused.kind() == ErrorKind::Refused && refused.to_string().contains("it holds settings"), "{refused}");
+        assert_eq!(stage.store.setting_get("ca").await.unwrap().unwrap(), [9], "and it is left as it is");
+    }
+
+    async fn no_word_of_a_copy_gets_into_a_statement(stage) {
+        let folder = folder();
+        for (name, change) in [
+            ("column", "ALTER TABLE named_targets ADD COLUMN \"x) VALUES (1); DROP TABLE machines; --\" TEXT"),
+            ("renamed", "ALTER TABLE named_targets RENAME COLUMN description TO \"description, name\""),
+            ("view", "DROP TABLE used_tokens; CREATE VIEW used_tokens AS SELECT 1 AS _rowid_"),
+        ] {
+            let copy = folder.path().join(name);
+            stage.store.backup(&copy).await.unwrap();
+            rusqlite::Connection::open(&copy).unwrap().execute_batch(change).unwrap();
+            let refused = stage.store.restore(&copy).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Refused, "{name}: {refused}");
+            assert!(refused.to_string().contains("is not one of this program"), "{name}: {refused}");
+        }
+        assert!(stage.store.setting_get("epoch").await.unwrap().is_none(), "nothing was brought back");
+    }
+
+    async fn a_copy_is_its_owners_alone_and_replaces_nothing(stage) {
+        use std::os::unix::fs::{MetadataExt as _, symlink};
+        furnish(&stage).await;
+        let folder = folder();
+        let (copy, other) = (folder.path().join("copy.db"), folder.path().join("other"));
+        let (watched, ended) = (folder.path().to_owned(), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+        let end = std::sync::Arc::clone(&ended);
+        // Whatever appears there while the copy is written is looked at.
+        let watch = std::thread::spawn(move || {
+            let mut open = Vec::new();
+            while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                for entry in std::fs::read_dir(&watched).unwrap().flatten() {
+                    let mode = entry.metadata().map_or(0, |found| found.mode() & 0o077);
+                    open.extend((mode != 0).then(|| entry.file_name()));
+                }
+            }
+            open
+        });
+        stage.store.backup(&copy).await.unwrap();
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(watch.join().unwrap().is_empty(), "others could have read it");
+        assert_eq!(std::fs::metadata(&copy).unwrap().mode() & 0o777, 0o600);
+        let link = folder.path().join("link");
+        symlink(&other, &link).unwrap();
+        assert_eq!(stage.store.backup(&link).await.unwrap_err().kind(), ErrorKind::Refused);
+        assert!(!other.exists(), "a link is not followed");
     }
 
     async fn a_copy_is_of_one_moment(stage) {

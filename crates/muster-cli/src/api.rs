@@ -5,6 +5,7 @@
 
 use crate::connect::{Door, Trust};
 use crate::failure::{Exit, Failure, chain};
+use crate::trusted;
 use muster_api::Problem;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -51,7 +52,7 @@ impl Api {
             builder = match &door.trust {
                 Trust::System => builder,
                 Trust::Besides(path) => builder.tls_certs_merge(authorities(WHAT, path)?),
-                Trust::Only(path) => builder.tls_certs_only(authorities(WHAT, path)?),
+                Trust::Only(path) => builder.tls_backend_preconfigured(trusted::only(WHAT, path)?),
             };
         }
         let http = builder.build().map_err(|error| Failure::local(WHAT, &door.url, &error))?;

@@ -170,7 +170,13 @@ fn local_door(given: Option<&Path>) -> Result<Door, Failure> {
         };
         let token = std::fs::read_to_string(dir.join(ADMIN_TOKEN)).ok().map(|text| text.trim().to_owned());
         let ca = dir.join(CA);
-        let trust = if ca.exists() { Trust::Besides(ca) } else { Trust::System };
+        let own = addresses.door("operators_certificate").map(PathBuf::from).filter(|path| path.exists());
+        let trust = match own {
+            // The server's own certificate, which may be its own authority.
+            Some(own) => Trust::Only(own),
+            None if ca.exists() => Trust::Besides(ca),
+            None => Trust::System,
+        };
         return Ok(Door { url, token: token.filter(|token| !token.is_empty()), trust });
     }
     let next = "give --url and --token (or MUSTER_URL and MUSTER_TOKEN), or --data DIR of a server on this machine; \
@@ -212,6 +218,19 @@ mod tests {
         let other = dir.path().join("other.pem");
         let door = find(&Globals { ca: Some(other.clone()), ..globals(&dir) }).unwrap();
         assert_eq!(door.trust, Trust::Only(other));
+    }
+
+    #[test]
+    fn the_certificate_of_the_server_on_this_machine_is_trusted_as_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("operators.pem");
+        let text = format!(
+            r#"{{"operators": "127.0.0.1:1", "operators_url": "https://localhost:1", "operators_certificate": {own:?}}}"#
+        );
+        let dir = data(&text);
+        assert_eq!(find(&globals(&dir)).unwrap().trust, Trust::System, "it is not there");
+        std::fs::write(&own, "pem").unwrap();
+        assert_eq!(find(&globals(&dir)).unwrap().trust, Trust::Only(own));
     }
 
     #[test]

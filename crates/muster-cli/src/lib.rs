@@ -24,6 +24,7 @@ mod resolve;
 mod results;
 mod signing;
 mod terminal;
+mod trusted;
 
 pub use api::Api;
 pub use commands::Operator;

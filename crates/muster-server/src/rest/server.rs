@@ -129,7 +129,11 @@ impl Drop for Copy {
 pub(crate) fn copies_sweep(data: &Path) {
     let entries = std::fs::read_dir(data).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(COPY_PREFIX)) {
-        if let Err(error) = std::fs::remove_file(entry.path()) {
+        // A copy is made in a directory of its own.
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let path = entry.path();
+        let removed = if is_directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        if let Err(error) = removed {
             tracing::warn!(path = %entry.path().display(), error = %error, "could not delete an unfinished backup");
         }
     }

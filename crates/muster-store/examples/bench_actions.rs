@@ -95,8 +95,7 @@ async fn launch(store: &SqlStore, n: u8) -> ActionId {
         signed: [n; 32],
         signatures: Vec::new(),
         is_ready: true,
-        order: payload.clone(),
-        callback: payload,
+        order: payload,
         spread: Spread::default(),
     };
     store.action_put(put, now(), &Cause::server()).await.unwrap().id()

@@ -323,7 +323,7 @@ fn case_15_a_module_that_is_gone_does_not_take_the_others_along() {
     action.operations.push(action.operations[0].clone());
     action.operations[1].module = "connected".to_owned();
     let known = action.operations[0].module.clone();
-    let module = |name: &str| (name == known).then_some(Module { minimum_weight: 1 });
+    let module = |name: &str| (name == known).then_some(Module { minimum_weight: 1, changes: false });
     // No entry of the list is for the module that is gone: it is not run, so it needs none.
     let list = json!({&known: {"minimumweight": 1, "investigators": {"K": {"fingerprint": KELSO.fingerprint(), "weight": 1}}}});
     let acl = Acl::parse(list.to_string().as_bytes()).unwrap();

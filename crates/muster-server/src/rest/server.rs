@@ -149,8 +149,11 @@ mod tests {
         let (left, kept) = (data.path().join(".backup-1.db-wal"), data.path().join("muster.db"));
         std::fs::write(&left, "").unwrap();
         std::fs::write(&kept, "").unwrap();
+        let making = data.path().join(".backup-1.db.partial-1-0");
+        std::fs::create_dir(&making).unwrap();
+        std::fs::write(making.join("copy.db"), "").unwrap();
         copies_sweep(data.path());
-        assert!(!left.exists() && kept.exists());
+        assert!(!left.exists() && !making.exists() && kept.exists());
     }
 
     #[test]

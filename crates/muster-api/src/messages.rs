@@ -124,4 +124,13 @@ pub struct ServiceRow {
     pub parked: u64,
     /// What the last failed try said.
     pub last_error: Option<String>,
+    /// How it takes messages, as the server that answers sees it: `ok`, `refusing`, or `hanging` when it does not answer in
+    /// time. Absent where nothing is called.
+    pub state: Option<String>,
+    /// Since when it does not take messages.
+    pub since: Option<String>,
+    /// Messages of machines to it that could not be accepted in the last day, and are lost.
+    pub lost: u64,
+    /// Why the last of them was not accepted.
+    pub lost_reason: Option<String>,
 }

@@ -15,6 +15,9 @@ pub struct ContactData {
     pub allowed: Option<BTreeMap<String, u64>>,
     /// What it sends.
     pub messages: Vec<IncomingMessage>,
+    /// Whether it knows a message that it was given before. Fleetspeak's client does not: what it is given twice, it runs
+    /// twice.
+    pub remembers: bool,
 }
 
 /// A message as a machine sent it, before anything about it is believed.

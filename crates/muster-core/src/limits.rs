@@ -10,8 +10,9 @@ pub const CONTACT_MESSAGES_MAX: usize = 100;
 pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of an agent's own name for a message.
 pub const SOURCE_MESSAGE_ID_BYTES_MAX: usize = 128;
-/// Bytes of a service's name, a message's type, a label (the original's columns hold 128 characters).
-pub const NAME_BYTES_MAX: usize = 128;
+/// Bytes of a service's name, a message's type, a label: 128 characters of four bytes each (Fleetspeak's columns hold 128
+/// characters).
+pub const NAME_BYTES_MAX: usize = 512;
 /// Bytes of a fleet's name.
 pub const FLEET_BYTES_MAX: usize = 64;
 /// Bytes of a file's name.
@@ -19,27 +20,27 @@ pub const FILE_NAME_BYTES_MAX: usize = 512;
 /// Bytes of one piece of a file, as stored.
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
 /// Labels that one agent may claim.
-pub const AGENT_LABELS_MAX: usize = 64;
+pub const AGENT_LABELS_MAX: usize = 1024;
 /// Services in one flow-control map.
-pub const CONTACT_SERVICES_MAX: usize = 256;
+pub const CONTACT_SERVICES_MAX: usize = 1024;
 /// Extra signatures over a contact, certificates in one, and bytes of both.
 pub const CONTACT_SIGNATURES_MAX: usize = 8;
 /// Certificates in one extra signature.
 pub const SIGNATURE_CERTIFICATES_MAX: usize = 8;
 /// Bytes of one extra signature with its certificates.
 pub const SIGNATURE_BYTES_MAX: usize = 64 * 1024;
-/// Annotations on a message, and bytes of a key or a value.
-pub const ANNOTATIONS_MAX: usize = 64;
-/// Bytes of an annotation's key or value.
-pub const ANNOTATION_BYTES_MAX: usize = 4096;
+/// Annotations and validation tags in one contact, all messages together. Their bytes are those of the contact, so this
+/// bounds nothing but the memory of a contact that consists of empty ones: with 16 bytes each, key and value and what is
+/// between them, it is never reached. (Fleetspeak bounds neither; GRR sends up to 100 on a message.)
+pub const CONTACT_PAIRS_MAX: usize = CONTACT_BYTES_MAX / 16;
+/// Bytes that an annotation or a validation tag takes in memory beside its text.
+pub const PAIR_BYTES: usize = 96;
 /// Characters of the reason kept with a failed message (Fleetspeak: 900, of which the last three are dots when cut).
 pub const FAILED_REASON_CHARS_MAX: usize = 900;
-/// Inflated bytes allowed for each deflated byte, once more than a mebibyte has come out.
-pub const INFLATE_RATIO_MAX: usize = 200;
 /// Bytes of all request headers together, and how many there may be.
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;
-/// Request headers in one request.
-pub const HEADERS_MAX: usize = 100;
+/// Request headers in one request. (An agent of Fleetspeak names each of its labels in one when it fetches a file.)
+pub const HEADERS_MAX: usize = 256;
 /// First bytes kept of a message that could not be accepted.
 pub const DEAD_LETTER_BYTES_MAX: usize = 1024;
 /// Rows kept of messages that could not be accepted, for all agents together.
@@ -147,6 +148,12 @@ pub const WAKES_REMEMBERED: usize = 65_536;
 pub const DISPATCH_MESSAGES_MAX: usize = 10_000;
 /// Bytes of the messages that wait in memory for one service of the server.
 pub const DISPATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes without which the disk of the database counts as full.
+pub const ROOM_BYTES_MIN: u64 = 1024 * 1024;
+/// How often the room on the disk of the database is looked at.
+pub const ROOM_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How long after the last write that found no room the database counts as full.
+pub const FULL_FOR: Duration = Duration::from_secs(10);
 /// Rows that one batch reads or writes: results of services, overdue messages, rows that retention deletes.
 pub const BATCH_ROWS: u32 = 500;
 /// Streams that are given a broadcast at once.
@@ -155,6 +162,16 @@ pub const BROADCAST_SENDS_MAX: usize = 64;
 pub const AGENTS_REMEMBERED: usize = 65_536;
 /// Events per minute and network of which a row is kept; the rest is only counted.
 pub const EVENT_ROWS_PER_MINUTE: u32 = 30;
+/// Sources of news, such as refusals of a network, of which a server remembers when it last wrote a line.
+pub const PACED_KEYS: usize = 4096;
+/// How long further news of the same kind and source are only counted, in the log.
+pub const LINE_EVERY: Duration = Duration::from_secs(60);
+/// How long messages of a machine that are lost for the same reason are only counted, in the log and among the events.
+pub const LOSS_EVERY: Duration = Duration::from_secs(3600);
+/// Services of which lost messages are summed up.
+pub const DEAD_LETTER_SERVICES_MAX: u32 = 100;
+/// How long lost messages are news for `doctor` and the list of services.
+pub const DEAD_LETTERS_NEWS: Duration = Duration::from_secs(86_400);
 /// Access tokens that a server remembers to have checked.
 pub const TOKENS_REMEMBERED: usize = 1024;
 
@@ -225,10 +242,17 @@ pub const SEARCH_TIME_MAX: Duration = Duration::from_secs(2);
 pub const TARGET_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a message handed to an agent waits for its acknowledgement before it falls due again (Fleetspeak: 15 min).
 pub const AGENT_RETRY: Duration = Duration::from_secs(15 * 60);
-/// How soon what a broken stream left unacknowledged falls due again.
+/// How soon what a broken stream left unacknowledged falls due again for an agent that remembers what it was given. Any
+/// other is given again what may have arrived after [`AGENT_RETRY`] only.
 pub const STREAM_RELEASE: Duration = Duration::from_secs(5);
 /// First pause before a service gets a message again (Fleetspeak: 60 s, times 1.1 for each try, times 1 to 2).
 pub const SERVICE_RETRY: Duration = Duration::from_secs(60);
+/// How often messages that wait in memory for a service are kept from falling due.
+pub const SERVICE_KEEP_EVERY: Duration = Duration::from_secs(5);
+/// How long before it falls due a message in memory is kept for longer. A call begins only when there is time for it.
+pub const SERVICE_KEEP_BEFORE: Duration = Duration::from_secs(45);
+/// How often a service that does not take messages is tried with one of those that wait.
+pub const SERVICE_TRY_EVERY: Duration = Duration::from_secs(5);
 /// How long one service may take over one message (Fleetspeak: 30 s).
 pub const SERVICE_CALL_MAX: Duration = Duration::from_secs(30);
 /// Calls under way at once to one service, unless configured (Fleetspeak: 100).

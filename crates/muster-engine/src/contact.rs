@@ -14,11 +14,12 @@ use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::nonce::Link;
 use muster_core::{AgentId, AgentState, ContactId, Message, Timestamp, limits};
 use muster_store::agents::{Claim, CloneSeen, ContactPut, ContactTaken, EventRow, Recorded};
+use muster_store::{ErrorKind, StoreError};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
-pub use crate::stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
+pub use crate::stream::{Handed, OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
 
 /// Who is in contact, and how.
 #[derive(Debug, Clone)]
@@ -233,7 +234,7 @@ impl Inner {
                 let rest = portions.filter(|_| recorded.state != AgentState::Waiting).collect();
                 Ok(Admitted { now, nonce, recorded: *recorded, rest })
             }
-            ContactTaken::OtherKey => Err(key_mismatch(agent, from)),
+            ContactTaken::OtherKey => Err(self.key_mismatch(agent, from)),
             ContactTaken::Deleted => Err(deleted()),
             ContactTaken::Blocked => Err(blocked()),
             ContactTaken::Unknown => {
@@ -269,6 +270,24 @@ impl Inner {
         shape_check(data)
     }
 
+    /// Turns an error of the store into what an agent is told.
+    pub(crate) fn refusal_of(&self, doing: &'static str, failure: &StoreError) -> Refusal {
+        self.saw(failure);
+        if failure.is_passing() {
+            // It happens to every agent that comes meanwhile; of a full disk there is a line already.
+            let is_said = failure.kind() == ErrorKind::Full;
+            let line = if is_said { None } else { self.gates.trouble_line(doing) };
+            if let Some(more) = line {
+                warn!(error = %Chain(failure), more, "could not {doing}: contacts are refused, agents are asked to come again");
+            } else {
+                debug!(error = %Chain(failure), "could not {doing}, the agent is asked to come again");
+            }
+        } else {
+            error!(error = %Chain(failure), "could not {doing}");
+        }
+        Refusal::new(RefusalCode::Unavailable, "the database of this server cannot be used now, come again later")
+    }
+
     fn nonce(&self) -> u64 {
         // Zero is what a machine without a past says, so it is never given out.
         u64::from_le_bytes(self.random()).max(1)
@@ -294,10 +313,32 @@ impl Inner {
 
     /// Reports something that an honest machine does not do, and keeps it.
     pub(crate) async fn security_event(&self, code: &'static str, agent: AgentId, address: &str, text: &str) {
-        security_log(code, agent, address, text);
+        self.security_log(code, agent, address, text);
         if self.gates.event_row(Network::of(address)) {
             self.event_keep(Some(agent), address, code, text).await;
         }
+    }
+
+    /// Tells the log of something that an honest machine does not do: one line for each code and source, then the others
+    /// are counted for a while.
+    pub(crate) fn security_log(&self, event: &'static str, agent: AgentId, address: &str, text: &str) {
+        counter!("muster_engine_security_events_total", "event" => event).increment(1);
+        if let Some(more) = self.gates.line(event, address) {
+            warn!(target: "muster::security", event, agent.id = %agent, address, more, "{text}");
+        }
+    }
+
+    /// The same of somebody who is no machine.
+    pub(crate) fn security_log_of_person(&self, event: &'static str, address: &str, text: &str) {
+        counter!("muster_engine_security_events_total", "event" => event).increment(1);
+        if let Some(more) = self.gates.line(event, address) {
+            warn!(target: "muster::security", event, address, more, "{text}");
+        }
+    }
+
+    pub(crate) fn key_mismatch(&self, agent: AgentId, from: &ContactFrom) -> Refusal {
+        self.security_log("key_mismatch", agent, &from.address, "another key has the id of this one");
+        Refusal::new(RefusalCode::KeyMismatch, "this machine's id belongs to another key")
     }
 
     pub(crate) async fn event_keep(&self, agent: Option<AgentId>, address: &str, code: &str, reason: &str) {
@@ -336,11 +377,6 @@ impl Inner {
 /// The word for two machines under one key, in logs, metrics and events.
 const CLONE: &str = "clone";
 
-pub(crate) fn key_mismatch(agent: AgentId, from: &ContactFrom) -> Refusal {
-    security_log("key_mismatch", agent, &from.address, "another key has the id of this one");
-    Refusal::new(RefusalCode::KeyMismatch, "this machine's id belongs to another key")
-}
-
 pub(crate) fn deleted() -> Refusal {
     Refusal::new(RefusalCode::Deleted, "this machine was deleted; it must make a new key to come back")
 }
@@ -372,16 +408,4 @@ pub(crate) fn shape_check(data: &ContactData) -> Result<(), Refusal> {
 pub(crate) fn too_many_services() -> Refusal {
     let max = limits::CONTACT_SERVICES_MAX;
     Refusal::new(RefusalCode::Malformed, format!("flow control names more than {max} services"))
-}
-
-/// Tells the log of something that an honest machine does not do.
-/// The same of somebody who is no machine.
-pub(crate) fn security_log_of_person(event: &'static str, address: &str, text: &str) {
-    counter!("muster_engine_security_events_total", "event" => event).increment(1);
-    warn!(target: "muster::security", event, address, "{text}");
-}
-
-pub(crate) fn security_log(event: &'static str, agent: AgentId, address: &str, text: &str) {
-    counter!("muster_engine_security_events_total", "event" => event).increment(1);
-    warn!(target: "muster::security", event, agent.id = %agent, address, "{text}");
 }

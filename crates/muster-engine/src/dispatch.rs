@@ -2,15 +2,19 @@
 //!
 //! Stays true: a message is stored before a service sees it, and stays due in the store until its result is; a slow
 //! service holds up neither contacts nor other services; what waits in memory is bounded in number and bytes, and what
-//! finds no room is taken from the store later.
+//! finds no room is taken from the store later; what waits in memory is kept from falling due for others, and what another
+//! server may have is not called here. Not here: how services stand (condition).
 
+use crate::condition::Watch;
 use crate::engine::{Chain, Inner, lock};
 use crate::mailbox::{message_weight, reason};
+use crate::pace::Pace;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
 use muster_core::{Message, MessageId, MessageResult, Timestamp, limits, retry, system};
 use muster_store::StoreError;
+use muster_store::messages::TryFailed;
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
@@ -56,21 +60,61 @@ pub(crate) struct Dispatch {
     discarded: HashSet<String>,
     outcomes: mpsc::UnboundedSender<Outcome>,
     outcomes_waiting: Mutex<Option<mpsc::UnboundedReceiver<Outcome>>>,
+    /// Lines about services, by name and word.
+    lines: Pace<(String, &'static str)>,
 }
 
 /// What waits in memory for one service. The channel has no bound of its own: whoever sends has a [`Place`].
-struct Queue {
+pub(crate) struct Queue {
     service: Arc<dyn Service>,
-    name: String,
+    pub(crate) name: String,
     items: mpsc::UnboundedSender<Item>,
     items_waiting: Mutex<Option<mpsc::UnboundedReceiver<Item>>>,
     room: Mutex<Room>,
+    /// How its service takes messages.
+    pub(crate) watch: Mutex<Watch>,
+}
+
+impl Queue {
+    /// How many messages have a place.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.room).ids.len()
+    }
+
+    /// The messages that fall due before `moment`, with the numbers of their tries.
+    fn due_before(&self, moment: Timestamp) -> Vec<(MessageId, u32)> {
+        let room = lock(&self.room);
+        let held = room.ids.iter().filter_map(|(id, lease)| Some((*id, (*lease)?)));
+        held.filter(|(_, lease)| lease.until < moment).map(|(id, lease)| (id, lease.attempts)).collect()
+    }
+
+    /// Takes note of which of `asked` fall due at `until` now. The others are somebody else's, or done.
+    fn kept(&self, asked: &[(MessageId, u32)], kept: &HashSet<MessageId>, until: Timestamp) {
+        let mut room = lock(&self.room);
+        for (id, attempts) in asked {
+            // What was claimed again meanwhile has another number.
+            let Some(lease) = room.ids.get_mut(id).filter(|lease| lease.is_some_and(|it| it.attempts == *attempts))
+            else {
+                continue;
+            };
+            *lease = kept.contains(id).then_some(Lease { attempts: *attempts, until });
+        }
+    }
+}
+
+/// Until when a message in memory is this server's alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// How often the message was claimed: another number in the store means that somebody else has it.
+    pub(crate) attempts: u32,
+    /// When it falls due.
+    pub(crate) until: Timestamp,
 }
 
 #[derive(Default)]
 struct Room {
-    /// The messages that have a place, so that none is in memory twice.
-    ids: HashSet<MessageId>,
+    /// The messages that have a place, so that none is in memory twice; `None`: it is not this server's any more.
+    ids: HashMap<MessageId, Option<Lease>>,
     bytes: usize,
 }
 
@@ -94,6 +138,17 @@ impl std::fmt::Debug for Place {
 }
 
 impl Place {
+    /// Until when the message is this server's.
+    fn lease(&self) -> Option<Lease> {
+        lock(&self.queue.room).ids.get(&self.id).copied().flatten()
+    }
+
+    /// Whether a call that begins now ends before anybody else may begin one.
+    fn may_begin(&self, now: Timestamp) -> bool {
+        let end = now.plus(limits::SERVICE_CALL_MAX).plus(limits::CLOCK_SKEW);
+        self.lease().is_some_and(|lease| lease.until >= end)
+    }
+
     /// Gives the message of this place to its service.
     pub(crate) fn hand_over(self, message: Message) {
         let queue = Arc::clone(&self.queue);
@@ -142,11 +197,28 @@ impl Dispatch {
                     items,
                     items_waiting: Mutex::new(Some(items_waiting)),
                     room: Mutex::default(),
+                    watch: Mutex::default(),
                 };
                 queues.insert(name, Arc::new(queue));
             }
         }
-        Self { queues, discarded, outcomes, outcomes_waiting: Mutex::new(Some(outcomes_waiting)) }
+        let outcomes_waiting = Mutex::new(Some(outcomes_waiting));
+        Self { queues, discarded, outcomes, outcomes_waiting, lines: Pace::new(limits::LINE_EVERY) }
+    }
+
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        self.queues.values()
+    }
+
+    /// Whether `word` of a service is worth a line, and how often it was not since the last one.
+    pub(crate) fn line(&self, service: &str, word: &'static str) -> Option<u64> {
+        self.lines.line((service.to_owned(), word))
+    }
+
+    /// The services that do not take messages and have none in memory.
+    pub(crate) fn away_and_idle(&self) -> Vec<String> {
+        let is_it = |queue: &&Arc<Queue>| lock(&queue.watch).is_away() && queue.waiting() == 0;
+        self.queues().filter(is_it).map(|queue| queue.name.clone()).collect()
     }
 
     pub(crate) fn knows(&self, service: &str) -> bool {
@@ -157,21 +229,26 @@ impl Dispatch {
         self.discarded.contains(service)
     }
 
-    /// Takes a place for a message with its service. `None`: there is no room, or it has one.
-    pub(crate) fn reserve(&self, message: &Message) -> Option<Place> {
-        self.place(message, Room::has_some)
-    }
-
-    fn place(&self, message: &Message, allowed: impl Fn(&Room) -> bool) -> Option<Place> {
+    /// Takes a place for a message that is new, with its service; it falls due at `until`. `None`: there is no room, or it
+    /// has one.
+    pub(crate) fn reserve(&self, message: &Message, until: Timestamp) -> Option<Place> {
         let queue = self.queues.get(&message.destination.service)?;
-        let bytes = message_weight(message);
         let mut room = lock(&queue.room);
-        if !allowed(&room) || !room.ids.insert(message.id) {
+        if !room.has_some() || room.ids.contains_key(&message.id) {
             return None;
         }
-        room.bytes += bytes;
-        drop(room);
-        Some(Place { queue: Arc::clone(queue), id: message.id, bytes })
+        Some(place(queue, &mut room, message, Lease { attempts: 0, until }))
+    }
+
+    /// Takes a place for a message that this server has claimed. `None`: it is in memory already, and stays there alone.
+    fn place_claimed(&self, message: &Message, lease: Lease) -> Option<Place> {
+        let queue = self.queues.get(&message.destination.service)?;
+        let mut room = lock(&queue.room);
+        if let Some(held) = room.ids.get_mut(&message.id) {
+            *held = Some(lease);
+            return None;
+        }
+        Some(place(queue, &mut room, message, lease))
     }
 
     /// The services that have room, by name.
@@ -194,6 +271,13 @@ impl Dispatch {
             gauge!("muster_engine_service_queue_messages", "service" => queue.name.clone()).set(waiting);
         }
     }
+}
+
+fn place(queue: &Arc<Queue>, room: &mut Room, message: &Message, lease: Lease) -> Place {
+    let bytes = message_weight(message);
+    room.ids.insert(message.id, Some(lease));
+    room.bytes += bytes;
+    Place { queue: Arc::clone(queue), id: message.id, bytes }
 }
 
 impl Inner {
@@ -222,6 +306,11 @@ impl Inner {
         let work = async {
             while let Some(item) = items.recv().await {
                 let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
+                if !item.place.may_begin(self.now()) {
+                    // It falls due, or another server has it; here it would be a second time.
+                    counter!("muster_engine_service_shed_total", "service" => queue.name.clone()).increment(1);
+                    continue;
+                }
                 let (inner, queue) = (Arc::clone(&self), Arc::clone(&queue));
                 let call = async move {
                     inner.service_call(&queue, item).await;
@@ -234,7 +323,7 @@ impl Inner {
         stop.run_until_cancelled(work).await;
     }
 
-    async fn service_call(&self, queue: &Queue, Item { message, place }: Item) {
+    async fn service_call(self: &Arc<Self>, queue: &Queue, Item { message, place }: Item) {
         let start = Instant::now();
         let call = AssertUnwindSafe(queue.service.process(&message)).catch_unwind();
         let result = match timeout(limits::SERVICE_CALL_MAX, call).await {
@@ -250,6 +339,7 @@ impl Inner {
         counter!("muster_engine_service_calls_total", "service" => queue.name.clone(), "outcome" => word).increment(1);
         histogram!("muster_engine_service_call_seconds", "service" => queue.name.clone())
             .record(start.elapsed().as_secs_f64());
+        self.service_note(queue, &message, &result, start.elapsed());
         if let Err(failure) = &result {
             debug!(service = queue.name, message.id = %message.id, outcome = word, "a service did not take a message: {failure}");
         }
@@ -284,7 +374,7 @@ impl Inner {
                 Err(ServiceError::Permanent(why)) => {
                     results.push((outcome.id, MessageResult::failed(outcome.at, why)));
                 }
-                Err(ServiceError::Passing(why)) => failures.push((outcome.id, reason(why))),
+                Err(ServiceError::Passing(why)) => failures.extend(self.try_failed(outcome, why)),
             }
         }
         let mut attempts = 0;
@@ -297,10 +387,18 @@ impl Inner {
         }
     }
 
+    /// What is stored of a try that failed; nothing when the message is somebody else's by now.
+    fn try_failed(&self, outcome: &Outcome, why: &str) -> Option<TryFailed> {
+        let Lease { attempts, .. } = outcome.place.lease()?;
+        // The first two tries are both the first: from memory, and from the store.
+        let due = retry::service_due(outcome.at, attempts.saturating_sub(1), self.outside.random.unit());
+        Some(TryFailed { id: outcome.id, attempts, reason: reason(why), due })
+    }
+
     async fn batch_try(
         &self,
         results: &[(MessageId, MessageResult)],
-        failures: &[(MessageId, String)],
+        failures: &[TryFailed],
     ) -> Result<(), StoreError> {
         if !results.is_empty() {
             self.store.message_result_put(results.to_vec()).await?;
@@ -321,13 +419,15 @@ impl Inner {
             }
             let limit = u32::try_from(limits::CONTACT_MESSAGES_MAX).expect("100 fits 32 bits");
             let jitter = self.outside.random.unit();
-            let claimed = self.store.message_claim_overdue(&services, limit, jitter, self.now()).await?;
+            let now = self.now();
+            let claimed = self.store.message_claim_overdue(&services, limit, jitter, now).await?;
             let count = claimed.len();
             taken += count;
-            for (message, _) in claimed {
+            for (message, tries) in claimed {
                 // What was claimed gets its place even when there is none left, so the bound is passed by at most one
                 // batch; what is in memory already stays there alone.
-                if let Some(place) = self.dispatch.place(&message, |_| true) {
+                let lease = Lease { attempts: tries + 1, until: retry::service_due(now, tries, jitter) };
+                if let Some(place) = self.dispatch.place_claimed(&message, lease) {
                     place.hand_over(message);
                 }
             }
@@ -338,10 +438,27 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Keeps what waits in memory from falling due while it waits, so that no other server gives it to the same service.
+    pub(crate) async fn services_keep(&self) -> Result<(), StoreError> {
+        let batch = usize::try_from(limits::BATCH_ROWS).expect("500 fits any usize");
+        for queue in self.dispatch.queues() {
+            for held in queue.due_before(self.now().plus(limits::SERVICE_KEEP_BEFORE)).chunks(batch) {
+                let until = self.service_due(self.now());
+                let kept = self.store.message_service_keep(held.to_vec(), until).await?;
+                queue.kept(held, &kept.into_iter().collect(), until);
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use muster_core::{Address, Payload};
+
+    const LATER: Timestamp = Timestamp::MAX;
 
     struct Nobody(&'static str, bool);
 
@@ -381,11 +498,11 @@ mod tests {
     fn a_queue_is_bounded_in_number() {
         let dispatch = dispatch();
         let count = u32::try_from(limits::DISPATCH_MESSAGES_MAX).unwrap();
-        let mut places: Vec<Place> = (0..count).map(|n| dispatch.reserve(&message(n, 0)).unwrap()).collect();
-        assert!(dispatch.reserve(&message(count, 0)).is_none());
+        let mut places: Vec<Place> = (0..count).map(|n| dispatch.reserve(&message(n, 0), LATER).unwrap()).collect();
+        assert!(dispatch.reserve(&message(count, 0), LATER).is_none());
         assert!(dispatch.with_room().is_empty());
         places.pop();
-        assert!(dispatch.reserve(&message(count, 0)).is_some());
+        assert!(dispatch.reserve(&message(count, 0), LATER).is_some());
         drop(places);
         assert!(dispatch.is_idle());
     }
@@ -393,20 +510,39 @@ mod tests {
     #[test]
     fn a_queue_is_bounded_in_bytes() {
         let dispatch = dispatch();
-        let one = dispatch.reserve(&message(1, limits::DISPATCH_BYTES_MAX)).unwrap();
-        assert!(dispatch.reserve(&message(2, 0)).is_none());
+        let one = dispatch.reserve(&message(1, limits::DISPATCH_BYTES_MAX), LATER).unwrap();
+        assert!(dispatch.reserve(&message(2, 0), LATER).is_none());
         drop(one);
-        assert!(dispatch.reserve(&message(2, 0)).is_some());
+        assert!(dispatch.reserve(&message(2, 0), LATER).is_some());
     }
 
     #[test]
     fn a_message_is_in_memory_once() {
         let dispatch = dispatch();
-        let place = dispatch.reserve(&message(1, 0)).unwrap();
-        assert!(dispatch.reserve(&message(1, 0)).is_none());
-        assert!(dispatch.place(&message(1, 0), |_| true).is_none());
+        let place = dispatch.reserve(&message(1, 0), LATER).unwrap();
+        assert!(dispatch.reserve(&message(1, 0), LATER).is_none());
+        let claimed = Lease { attempts: 1, until: LATER };
+        assert!(dispatch.place_claimed(&message(1, 0), claimed).is_none());
+        assert_eq!(place.lease(), Some(claimed), "the claim is that of the message in memory");
         drop(place);
-        assert!(dispatch.reserve(&message(1, 0)).is_some());
+        assert!(dispatch.reserve(&message(1, 0), LATER).is_some());
+    }
+
+    #[test]
+    fn what_another_server_may_have_is_not_begun() {
+        let (dispatch, at) = (dispatch(), Timestamp::from_secs);
+        let [kept, lost, again] = [1, 2, 3].map(|n| dispatch.reserve(&message(n, 0), at(60)).unwrap());
+        assert!(kept.may_begin(at(0)) && !kept.may_begin(at(40)), "a call takes up to 30 s");
+        let queue = &dispatch.queues["s"];
+        let mut asked = queue.due_before(at(61));
+        asked.sort_unstable();
+        assert_eq!(asked, [(kept.id, 0), (lost.id, 0), (again.id, 0)]);
+        assert_eq!(queue.due_before(at(60)), []);
+        // One was claimed again by this server meanwhile.
+        assert!(dispatch.place_claimed(&message(3, 0), Lease { attempts: 1, until: at(90) }).is_none());
+        queue.kept(&asked, &[kept.id].into(), at(120));
+        assert!(kept.may_begin(at(80)) && !lost.may_begin(at(0)) && again.may_begin(at(50)));
+        assert_eq!((lost.lease(), queue.waiting()), (None, 3));
     }
 
     #[test]

@@ -5,10 +5,11 @@ use crate::actions::{
     ActionPreview, Actions, InvestigatorUpdate, NewInvestigator, TokenRefusal, TokenRules, TrustDocument,
 };
 use crate::broadcasts::Broadcasts;
-use crate::contact::{ContactFrom, Refusal, RefusalCode};
+use crate::contact::{ContactFrom, Refusal};
+use crate::disk::Disk;
 use crate::dispatch::Dispatch;
 use crate::gates::Gates;
-use crate::jobs::Ended;
+use crate::jobs::Over;
 use crate::registry::{Streams, wake};
 use crate::stream::OpenStream;
 use crate::targets::TargetChecked;
@@ -30,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error};
+use tracing::error;
 
 /// Why an operator's request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -83,14 +84,15 @@ pub(crate) struct Inner {
     pub(crate) known: Mutex<HashSet<AgentId>>,
     pub(crate) tokens: TokenMemory,
     pub(crate) dispatch: Dispatch,
+    pub(crate) disk: Disk,
     pub(crate) broadcasts: Broadcasts,
     pub(crate) actions: Actions,
     /// Bytes of memory for results that are unpacked.
     pub(crate) unpacking: Semaphore,
     pub(crate) wakeups: Wakeups,
     /// Streams that ended, on their way to the job that says so to the store.
-    pub(crate) ended: mpsc::UnboundedSender<Ended>,
-    pub(crate) ended_waiting: Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
+    pub(crate) ended: mpsc::UnboundedSender<Over>,
+    pub(crate) ended_waiting: Mutex<Option<mpsc::UnboundedReceiver<Over>>>,
     /// How many of them are on their way.
     pub(crate) ends_open: AtomicUsize,
     pub(crate) stopping: CancellationToken,
@@ -123,18 +125,9 @@ impl Inner {
             error!(error = %Chain(failure), "the database cannot write durably, this server has to end");
             self.broken.cancel();
         }
-    }
-
-    /// Turns an error of the store into what an agent is told.
-    pub(crate) fn refusal_of(&self, doing: &'static str, failure: &StoreError) -> Refusal {
-        self.saw(failure);
-        if failure.is_passing() {
-            // The jobs say it once, loudly; here it happens to every agent that comes meanwhile.
-            debug!(error = %Chain(failure), "could not {doing}, the agent is asked to come again");
-        } else {
-            error!(error = %Chain(failure), "could not {doing}");
+        if failure.kind() == ErrorKind::Full {
+            self.disk_full_note(failure);
         }
-        Refusal::new(RefusalCode::Unavailable, "the database of this server cannot be used now, come again later")
     }
 
     /// Turns an error of the store into what an operator is told.
@@ -191,6 +184,7 @@ impl Engine {
             known: Mutex::default(),
             tokens: TokenMemory::default(),
             dispatch: Dispatch::new(services),
+            disk: Disk::default(),
             broadcasts: Broadcasts::default(),
             actions: Actions::default(),
             unpacking: Semaphore::new(limits::UNPACKED_BYTES_MAX),

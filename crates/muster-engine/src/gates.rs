@@ -1,21 +1,24 @@
 //! Gates: how much one agent may send, how many new machines one network may bring, and how many refusals it may leave
-//! in the database.
+//! in the database and in the log.
 //!
 //! Stays true: a gate is asked before anything is written, and holds a few bytes for each name that was seen lately.
 
-use crate::engine::lock;
+use crate::engine::{Engine, lock};
+use crate::pace::Pace;
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
 use muster_core::{AgentId, limits};
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 /// The network that an address counts for: an IPv4 /24 or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +38,20 @@ impl Network {
         match address.ip().to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip.octets()[..3].try_into().expect("an IPv4 address has more than 3 bytes")),
             IpAddr::V6(ip) => Self::V6(ip.octets()[..8].try_into().expect("an IPv6 address has more than 8 bytes")),
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4([a, b, c]) => write!(f, "{a}.{b}.{c}.0/24"),
+            Self::V6(bytes) => {
+                let mut whole = [0; 16];
+                whole[..8].copy_from_slice(bytes);
+                write!(f, "{}/64", std::net::Ipv6Addr::from(whole))
+            }
+            Self::Other => f.write_str("local programs"),
         }
     }
 }
@@ -117,6 +134,14 @@ pub(crate) struct Gates {
     agents: Option<Gate<AgentId>>,
     enrolments: Option<Gate<Network>>,
     event_rows: Gate<Network>,
+    /// Lines about what comes from a network, by their code.
+    lines: Pace<(&'static str, Network)>,
+    /// Lines about messages that are lost, by service and reason.
+    loss_lines: Pace<(String, String)>,
+    /// Events about them, by machine and reason.
+    losses: Pace<(AgentId, String)>,
+    /// Lines about what the database does not do, by what was tried.
+    troubles: Pace<&'static str>,
 }
 
 impl Gates {
@@ -131,7 +156,16 @@ impl Gates {
         });
         let enrolments = NonZeroU32::new(enrolments_per_minute).map(|rate| Gate::new(Quota::per_minute(rate), &ticks));
         let rows = NonZeroU32::new(limits::EVENT_ROWS_PER_MINUTE).expect("the ceiling is not zero");
-        Self { clones: Clones::default(), agents, enrolments, event_rows: Gate::new(Quota::per_minute(rows), &ticks) }
+        Self {
+            clones: Clones::default(),
+            agents,
+            enrolments,
+            event_rows: Gate::new(Quota::per_minute(rows), &ticks),
+            lines: Pace::new(limits::LINE_EVERY),
+            loss_lines: Pace::new(limits::LINE_EVERY),
+            losses: Pace::new(limits::LOSS_EVERY),
+            troubles: Pace::new(limits::LINE_EVERY),
+        }
     }
 
     /// Lets an agent send `messages`, or says how long it must wait. An empty contact counts as one message.
@@ -165,8 +199,39 @@ impl Gates {
         self.event_rows.pass(&network, 1).is_ok()
     }
 
+    /// Whether one more occurrence of `code` from the source `address` is worth a line in the log, and how many were not
+    /// since the last line.
+    pub(crate) fn line(&self, code: &'static str, address: &str) -> Option<u64> {
+        self.lines.line((code, Network::of(address)))
+    }
+
+    /// The same of a message to `service` that is lost for `reason`.
+    pub(crate) fn loss_line(&self, service: &str, reason: &str) -> Option<u64> {
+        self.loss_lines.line((service.to_owned(), reason.to_owned()))
+    }
+
+    /// Whether one more failure of what was tried is worth a line, and how many were not since the last one.
+    pub(crate) fn trouble_line(&self, doing: &'static str) -> Option<u64> {
+        self.troubles.line(doing)
+    }
+
+    /// Whether one more message of an agent that is lost for `reason` is worth an event.
+    pub(crate) fn loss(&self, agent: AgentId, reason: &str) -> bool {
+        self.losses.line((agent, reason.to_owned())).is_some()
+    }
+
     /// Forgets everybody who has not come near a limit lately.
     pub(crate) fn forget(&self) {
+        for ((code, network), more) in self.lines.forget() {
+            info!(code, network = %network, more, "{code}: {more} more from {network} since the last line about it");
+        }
+        for ((service, reason), more) in self.loss_lines.forget() {
+            warn!(service, reason, more, "{more} more messages to service {service:?} were lost: {reason}");
+        }
+        for (doing, more) in self.troubles.forget() {
+            warn!(more, "could not {doing}, {more} more times since the last line about it");
+        }
+        self.losses.forget();
         if let Some(gate) = &self.agents {
             gate.forget();
         }
@@ -178,9 +243,17 @@ impl Gates {
     }
 }
 
-impl std::fmt::Debug for Gates {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Gates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Gates")
+    }
+}
+
+impl Engine {
+    /// Whether one more occurrence of `code` that comes from `address` (`ip:port`) is worth a line in the log, and how many
+    /// of the same network were not since the last line: for news that strangers can cause at will.
+    pub fn line(&self, code: &'static str, address: &str) -> Option<u64> {
+        self.inner.gates.line(code, address)
     }
 }
 
@@ -196,6 +269,8 @@ mod tests {
         assert_eq!(Network::of("[2001:db8::1]:9"), Network::of("[2001:db8::ffff:1]:9"));
         assert_ne!(Network::of("[2001:db8::1]:9"), Network::of("[2001:db8:0:1::1]:9"));
         assert_eq!(Network::of("unix"), Network::Other);
+        let shown = ["192.0.2.7:443", "[2001:db8::1]:9", "unix"].map(|address| Network::of(address).to_string());
+        assert_eq!(shown, ["192.0.2.0/24", "2001:db8::/64", "local programs"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 //! Stays true: the network's gate is passed before anything of a new machine is written; an enrolment token is known
 //! here only by its hash, and spent in the transaction that uses it.
 
-use crate::contact::{ContactFrom, Refusal, RefusalCode, deleted, key_mismatch, security_log};
+use crate::contact::{ContactFrom, Refusal, RefusalCode, deleted};
 use crate::engine::{Chain, Inner, OperatorError, lock};
 use crate::gates::Network;
 use crate::intake::claimed_labels;
@@ -100,10 +100,10 @@ impl Inner {
                 }
                 Ok(())
             }
-            Enrolled::OtherKey => Err(key_mismatch(agent, from)),
+            Enrolled::OtherKey => Err(self.key_mismatch(agent, from)),
             Enrolled::Deleted => Err(deleted()),
             Enrolled::TokenRefused => {
-                security_log("token_refused", agent, &from.address, "an enrolment token was refused");
+                self.security_log("token_refused", agent, &from.address, "an enrolment token was refused");
                 Err(Refusal::new(
                     RefusalCode::EnrolmentRefused,
                     "the enrolment token is not known, lapsed, withdrawn or used up",
@@ -122,7 +122,7 @@ impl Inner {
     ) -> Result<Vouched, Refusal> {
         let (old, new) = (handover.old_agent(), enrolment.id);
         if !self.outside.codec.handover_holds(handover, &enrolment.key) {
-            security_log("handover_refused", new, &from.address, "an old key did not sign the new one");
+            self.security_log("handover_refused", new, &from.address, "an old key did not sign the new one");
             return Ok(Vouched::Not("the signature of its old key does not hold"));
         }
         let succession =

@@ -6,14 +6,18 @@
 use crate::contact::ContactFrom;
 use crate::dispatch::Place;
 use crate::engine::Inner;
+use crate::gates::Network;
 use metrics::counter;
 use muster_core::contact::IncomingMessage;
 use muster_core::system::{self, SystemMessage};
 use muster_core::{Address, AgentId, Message, MessageId, ResourceUsage, Timestamp, limits, retry, text};
 use muster_store::agents::{DeadLetter, Effect, Intake, Recorded, Taken};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
-use tracing::info;
+use std::collections::{BTreeMap, BTreeSet};
+use tracing::{info, warn};
+
+/// Characters kept of the name of a service that a message is lost to.
+const SERVICE_CHARS_SHOWN: usize = 128;
 
 /// The messages of one contact, judged.
 #[derive(Debug, Default)]
@@ -33,7 +37,23 @@ pub(crate) struct After {
     deliveries: Vec<Delivery>,
     /// What an honest machine does not do: word and text of the event.
     odd: BTreeSet<(&'static str, &'static str)>,
+    /// What its sender takes for delivered and no service will ever see, with how often.
+    lost: BTreeMap<Loss, u64>,
 }
+
+/// Why a message is lost.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Loss {
+    /// [`DEAD_LETTER`] or [`FAILED`].
+    code: &'static str,
+    service: String,
+    reason: String,
+}
+
+/// The word for messages that could not be accepted, among events.
+const DEAD_LETTER: &str = "dead_letter";
+/// The word for messages that failed as soon as they came.
+const FAILED: &str = "message_failed";
 
 /// A message that has a place in its service's queue.
 #[derive(Debug)]
@@ -42,6 +62,20 @@ pub(crate) struct Delivery {
     index: usize,
     message: Message,
     place: Place,
+}
+
+impl Judged {
+    fn reject(&mut self, letter: DeadLetter) {
+        self.after.lose(DEAD_LETTER, &letter.service, &letter.reason);
+        self.rejected.push(letter);
+    }
+}
+
+impl After {
+    fn lose(&mut self, code: &'static str, service: &str, reason: &str) {
+        let loss = Loss { code, service: service.to_owned(), reason: reason.to_owned() };
+        *self.lost.entry(loss).or_default() += 1;
+    }
 }
 
 impl Inner {
@@ -62,16 +96,19 @@ impl Inner {
                 if !incoming.destination_agent.is_empty() || incoming.destination_service == system::CLIENT {
                     judged.after.odd.insert(("misaddressed", reason));
                 }
-                judged.rejected.push(dead_letter(agent, &incoming, reason.to_owned(), now));
+                judged.reject(dead_letter(agent, &incoming, reason.to_owned(), now));
                 continue;
             }
             let expires = Some(now.plus(self.config.message_life));
             let message = Message { expires, ..message_of(agent, from, incoming, now) };
             if let Err(reason) = message.check_text() {
-                judged.rejected.push(dead_letter_of(agent, &message, reason.to_string(), now));
+                judged.reject(dead_letter_of(agent, &message, reason.to_string(), now));
                 continue;
             }
             let (effect, place) = self.effect(&message, now);
+            if let Effect::Fail(reason) = &effect {
+                judged.after.lose(FAILED, &message.destination.service, reason);
+            }
             if let Some(place) = place {
                 judged.after.deliveries.push(Delivery { index: judged.intake.len(), message: message.clone(), place });
             }
@@ -94,9 +131,10 @@ impl Inner {
             system::ACTIONS => (self.actions_effect(message), None),
             service if self.dispatch.discards(service) => (Effect::Nothing, None),
             service if self.dispatch.knows(service) => {
-                let place = self.dispatch.reserve(message);
+                let due = self.service_due(now);
+                let place = self.dispatch.reserve(message, due);
                 // Without a place in memory, whichever server finds one first takes it from the database.
-                let due = if place.is_some() { self.service_due(now) } else { now };
+                let due = if place.is_some() { due } else { now };
                 (Effect::Deliver { due }, place)
             }
             service => (Effect::Fail(format!("unknown service {service:?}")), None),
@@ -132,7 +170,7 @@ impl Inner {
 
     /// Does what follows once an intake is stored: deliveries, and reports of what should not be.
     pub(crate) async fn intake_done(&self, agent: AgentId, from: &ContactFrom, recorded: &Recorded, after: After) {
-        let After { deliveries, mut odd } = after;
+        let After { deliveries, mut odd, lost } = after;
         for delivery in deliveries {
             if recorded.taken.get(delivery.index) == Some(&Taken::New) {
                 let from_blocked = recorded.state.owes_key();
@@ -152,6 +190,26 @@ impl Inner {
         }
         for (code, text) in odd {
             self.security_event(code, agent, &from.address, text).await;
+        }
+        // Of a machine that waits nothing is kept, and nothing is expected to be.
+        if recorded.state != AgentState::Waiting {
+            self.losses_note(agent, from, lost).await;
+        }
+    }
+
+    /// Makes news of messages that are lost: their sender was told that they have arrived, so nobody else says it.
+    async fn losses_note(&self, agent: AgentId, from: &ContactFrom, lost: BTreeMap<Loss, u64>) {
+        for (Loss { code, service, reason }, messages) in lost {
+            if let Some(more) = self.gates.loss_line(&service, &reason) {
+                warn!(
+                    agent.id = %agent, service, code, messages, more,
+                    "messages of agent {agent} to service {service:?} are lost: {reason}"
+                );
+            }
+            if self.gates.loss(agent, &reason) && self.gates.event_row(Network::of(&from.address)) {
+                let text = format!("messages to service {service:?} are lost: {reason}");
+                self.event_keep(Some(agent), &from.address, code, &text).await;
+            }
         }
     }
 
@@ -188,11 +246,7 @@ fn acceptable(incoming: &IncomingMessage) -> Result<(), &'static str> {
         0 => Err("the message has no id of its sender"),
         1..=limits::SOURCE_MESSAGE_ID_BYTES_MAX => Ok(()),
         _ => Err("the message's id of its sender is longer than 128 bytes"),
-    }?;
-    if incoming.annotations.len() > limits::ANNOTATIONS_MAX {
-        return Err("the message has more than 64 annotations");
     }
-    Ok(())
 }
 
 fn message_of(agent: AgentId, from: &ContactFrom, incoming: IncomingMessage, now: Timestamp) -> Message {
@@ -219,20 +273,27 @@ fn dead_letter(agent: AgentId, incoming: &IncomingMessage, reason: String, at: T
         hex::encode(&incoming.source_message_id[..incoming.source_message_id.len().min(64)])
     );
     let body = incoming.payload.as_ref().map_or(&[][..], |payload| &payload.value);
-    letter(agent, head.into_bytes(), body, reason, at)
+    let service = service_shown(&incoming.destination_service);
+    DeadLetter { service, ..letter(agent, head.into_bytes(), body, reason, at) }
 }
 
 fn dead_letter_of(agent: AgentId, message: &Message, reason: String, at: Timestamp) -> DeadLetter {
     let head = format!("{} -> {} {}\n", message.source.service, message.destination.service, message.message_type);
     let body = message.payload.as_ref().map_or(&[][..], |payload| &payload.value);
-    letter(agent, head.into_bytes(), body, reason, at)
+    let service = service_shown(&message.destination.service);
+    DeadLetter { service, ..letter(agent, head.into_bytes(), body, reason, at) }
+}
+
+/// A service's name as it came, made fit to be shown.
+fn service_shown(name: &str) -> String {
+    text::cut(&name.replace(char::is_control, "\u{FFFD}"), SERVICE_CHARS_SHOWN)
 }
 
 fn letter(agent: AgentId, mut head: Vec<u8>, body: &[u8], reason: String, at: Timestamp) -> DeadLetter {
     let sha256 = Sha256::new().chain_update(&head).chain_update(body).finalize().into();
     head.truncate(limits::DEAD_LETTER_BYTES_MAX);
     head.extend_from_slice(&body[..body.len().min(limits::DEAD_LETTER_BYTES_MAX - head.len())]);
-    DeadLetter { at, agent, reason, sha256, head }
+    DeadLetter { at, agent, service: String::new(), reason, sha256, head }
 }
 
 fn tame(reason: &str) -> String {
@@ -285,7 +346,6 @@ mod tests {
     fn each_fault_of_a_message_has_its_reason() {
         assert_eq!(acceptable(&good()), Ok(()));
         let long = IncomingMessage { source_message_id: vec![0; 129], ..good() };
-        let annotation = || ("k".to_owned(), "v".to_owned());
         let faults = [
             (IncomingMessage { has_destination: false, ..good() }, "not where"),
             (IncomingMessage { destination_agent: vec![1; 8], ..good() }, "each other"),
@@ -295,13 +355,25 @@ mod tests {
             (IncomingMessage { source_service: String::new(), ..good() }, "comes from"),
             (IncomingMessage { source_message_id: vec![], ..good() }, "no id"),
             (long, "128"),
-            (IncomingMessage { annotations: (0..65).map(|_| annotation()).collect(), ..good() }, "64"),
         ];
         for (message, part) in faults {
             let reason = acceptable(&message).unwrap_err();
             assert!(reason.contains(part), "{reason} holds {part}");
         }
         assert_eq!(acceptable(&IncomingMessage { source_message_id: vec![0; 128], ..good() }), Ok(()));
+    }
+
+    #[test]
+    fn as_many_annotations_as_fit_into_a_message_are_acceptable() {
+        // What GRR puts on a message that carries a hundred of its own, and ten times that.
+        for count in [65, 100, 1000] {
+            let data_id = |n| ("data_ids".to_owned(), format!("F00000000:{n:08x}:00000000"));
+            let message = IncomingMessage { annotations: (0..count).map(data_id).collect(), ..good() };
+            assert_eq!(acceptable(&message), Ok(()), "{count}");
+            let from = crate::testing::machine(1);
+            let message = message_of(AgentId::from_bytes([1; 8]), &from, message, Timestamp::EPOCH);
+            assert_eq!(message.check_text(), Ok(()), "{count}");
+        }
     }
 
     #[test]
@@ -325,7 +397,7 @@ mod tests {
         assert_eq!(claim(&["linux", "enrol-token:x", "amd64", "linux"]), Ok(vec!["amd64".into(), "linux".into()]));
         assert!(claim(&["a\0"]).is_err() && claim(&[""]).is_err());
         let many = |count| claimed_labels((0..count).map(|n| n.to_string()).collect());
-        assert!(many(64).is_ok() && many(65).is_err());
+        assert!(many(limits::AGENT_LABELS_MAX).is_ok() && many(limits::AGENT_LABELS_MAX + 1).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! is done under a lease; a job that fails is tried again at its next turn.
 
 use crate::engine::{Chain, Inner, lock};
+use crate::handing::Unsent;
 use crate::registry::wake;
 use futures_util::{FutureExt, StreamExt, stream};
 use metrics::counter;
@@ -32,6 +33,17 @@ pub(crate) struct Ended {
     pub(crate) contact: ContactId,
     /// Whether another stream of this server has taken its place.
     pub(crate) replaced: bool,
+    /// Whether its agent knows a message that it was given before.
+    pub(crate) remembers: bool,
+}
+
+/// What is to be told to the store of streams.
+#[derive(Debug)]
+pub(crate) enum Over {
+    /// A stream ended.
+    Stream(Ended),
+    /// Messages that a stream claimed never left.
+    Unsent(Unsent),
 }
 
 /// How often in a row a job has failed: only the first time is worth a warning.
@@ -93,6 +105,15 @@ impl Inner {
         self.job(stop, limits::OVERDUE_SCAN, "take overdue messages", |inner| async move {
             inner.overdue_scan().await.map(drop)
         });
+        self.job(stop, limits::SERVICE_KEEP_EVERY, "keep messages for services", |inner| async move {
+            inner.services_keep().await
+        });
+        self.job(stop, limits::SERVICE_TRY_EVERY, "try services that take nothing", |inner| async move {
+            inner.services_try().await
+        });
+        self.job(stop, limits::ROOM_CHECK_EVERY, "look for room on the disk", |inner| async move {
+            inner.room_look().await
+        });
         self.job(stop, limits::PARK_EVERY, "park messages and take shares back", |inner| async move {
             inner.gates.forget();
             inner.dispatch.gauges();
@@ -137,7 +158,12 @@ impl Inner {
     fn job_failed(&self, doing: &'static str, failure: &StoreError) {
         self.saw(failure);
         counter!("muster_engine_job_failures_total").increment(1);
-        warn!(error = %Chain(failure), "could not {doing}, trying again");
+        // One for each stream that ends, for one.
+        if let Some(more) = self.gates.trouble_line(doing) {
+            warn!(error = %Chain(failure), more, "could not {doing}, trying again");
+        } else {
+            debug!(error = %Chain(failure), "could not {doing}, trying again");
+        }
     }
 
     pub(crate) async fn server_beat(&self) -> Result<(), StoreError> {
@@ -258,22 +284,37 @@ impl Inner {
     }
 
     /// Tells the store of streams that ended, many at once.
-    async fn ends_follow(self: Arc<Self>, ended: mpsc::UnboundedReceiver<Ended>) {
+    async fn ends_follow(self: Arc<Self>, ended: mpsc::UnboundedReceiver<Over>) {
         let (ended, inner) = (stream::unfold(ended, async |mut ended| Some((ended.recv().await?, ended))), &self);
         ended
-            .for_each_concurrent(ENDS_AT_ONCE, |ended| async move {
-                if let Err(failure) = inner.stream_end(ended).await {
-                    inner.job_failed("note the end of a stream", &failure);
+            .for_each_concurrent(ENDS_AT_ONCE, |over| async move {
+                let (doing, done) = match over {
+                    Over::Stream(ended) => ("note the end of a stream", inner.stream_end(ended).await),
+                    Over::Unsent(unsent) => ("give back what was not sent", inner.unsent_return(unsent).await),
+                };
+                if let Err(failure) = done {
+                    inner.job_failed(doing, &failure);
                 }
                 inner.ends_open.fetch_sub(1, Ordering::AcqRel);
             })
             .await;
     }
 
-    /// Notes the end of a stream, and lets what it was handed and did not acknowledge fall due again soon.
+    /// Makes messages due at once that a stream claimed and that never left.
+    async fn unsent_return(&self, Unsent { agent, contact, ids }: Unsent) -> Result<(), StoreError> {
+        let due = self.now().minus(limits::CLOCK_SKEW);
+        let returned = self.store.message_unclaim(agent, contact, ids, due).await?;
+        counter!("muster_engine_messages_unsent_total").increment(returned);
+        // The agent may hold a newer stream already.
+        self.streams.wake(&[agent], wake::MESSAGES);
+        Ok(())
+    }
+
+    /// Notes the end of a stream. What it was handed and did not acknowledge falls due again soon when its agent knows what
+    /// it was given; any other agent may be running it, and would run it a second time.
     pub(crate) async fn stream_end(&self, ended: Ended) -> Result<(), StoreError> {
         self.store.stream_end(ended.agent, ended.contact).await?;
-        if ended.replaced || self.streams.get(ended.agent).is_some() {
+        if !ended.remembers || ended.replaced || self.streams.get(ended.agent).is_some() {
             return Ok(());
         }
         // Another server may hold a newer stream by now, and what that one was handed is none of ours.

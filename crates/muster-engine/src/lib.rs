@@ -7,16 +7,20 @@
 pub mod access;
 pub mod actions;
 mod broadcasts;
+pub mod condition;
 pub mod config;
 pub mod contact;
+mod disk;
 pub mod dispatch;
 pub mod engine;
 mod gates;
+mod handing;
 mod identity;
 mod intake;
 mod jobs;
 mod mailbox;
 pub mod outside;
+mod pace;
 mod portion;
 mod registry;
 mod stream;
@@ -28,12 +32,13 @@ pub use actions::{
     ActionOutcome, ActionPreview, ApiKey, InvestigatorUpdate, NewInvestigator, OperationDemand, PreviewDemand,
     PreviewRefusal, SaidBy, TokenRefusal, TokenRules, TrustDocument, signed_text,
 };
+pub use condition::{Condition, ServiceState};
 pub use config::{EngineConfig, EnrolmentPolicy};
 pub use contact::{ContactFrom, Refusal, RefusalCode};
 pub use dispatch::{Service, ServiceError};
 pub use engine::{Engine, OperatorError};
 pub use outside::{Outside, Random, SignedCancel, SystemCodec, WakeRefusal, WakeUp, Waker};
-pub use stream::{OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
+pub use stream::{Handed, OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
 pub use targets::{TargetChecked, TargetFound, TargetSeen};
 
 #[cfg(test)]

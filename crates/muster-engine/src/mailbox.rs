@@ -33,9 +33,6 @@ impl Inner {
         if let Err(reason) = message.check_text() {
             return invalid(reason.to_string());
         }
-        if message.annotations.len() > limits::ANNOTATIONS_MAX {
-            return invalid(format!("a message has at most {} annotations", limits::ANNOTATIONS_MAX));
-        }
         if message.source_message_id.len() > limits::SOURCE_MESSAGE_ID_BYTES_MAX {
             return invalid("source_message_id must be at most 128 bytes".to_owned());
         }
@@ -88,8 +85,9 @@ impl Inner {
             self.put(Message { result, ..message }, now).await?;
             return Ok(());
         }
-        let place = self.dispatch.reserve(&message);
-        let due = if place.is_some() { self.service_due(now) } else { now };
+        let due = self.service_due(now);
+        let place = self.dispatch.reserve(&message, due);
+        let due = if place.is_some() { due } else { now };
         let copy = place.is_some().then(|| message.clone());
         let put = self.put(message, due).await?;
         if let (Some(place), Some(message), Taken::New) = (place, copy, put.taken) {

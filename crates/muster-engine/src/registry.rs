@@ -36,6 +36,8 @@ pub(crate) struct Stream {
     pub(crate) agent: AgentId,
     /// The contact that began it.
     pub(crate) contact: ContactId,
+    /// Whether the agent knows a message that it was given before.
+    pub(crate) remembers: bool,
     marks: AtomicU8,
     bell: Notify,
     details: Mutex<Details>,
@@ -59,10 +61,16 @@ impl Stream {
         Self {
             agent,
             contact,
+            remembers: false,
             marks: AtomicU8::new(0),
             bell: Notify::new(),
             details: Mutex::new(Details { state, tokens, rekey: None, broadcasts_seen: 0 }),
         }
+    }
+
+    /// The same, of an agent that remembers what it was given, or not.
+    pub(crate) fn of_one_that(self, remembers: bool) -> Self {
+        Self { remembers, ..self }
     }
 
     /// Leaves marks and rings.
@@ -351,9 +359,10 @@ mod tests {
         let many = |from: usize, count: usize| {
             Some((from..from + count).map(|n| (format!("s{n}"), 1)).collect::<BTreeMap<_, _>>())
         };
-        assert_eq!(stream.tokens_add(many(0, 256)), Ok(()));
-        assert_eq!(stream.tokens_add(many(0, 256)), Ok(()));
-        assert_eq!(stream.tokens_add(many(256, 1)), Err(TooManyServices));
+        let most = limits::CONTACT_SERVICES_MAX;
+        assert_eq!(stream.tokens_add(many(0, most)), Ok(()));
+        assert_eq!(stream.tokens_add(many(0, most)), Ok(()));
+        assert_eq!(stream.tokens_add(many(most, 1)), Err(TooManyServices));
     }
 
     #[test]

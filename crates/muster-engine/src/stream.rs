@@ -1,16 +1,18 @@
 //! Streams: contacts that stay open.
 //!
 //! Stays true: a stream is registered before it first looks for messages, so that nothing falls between; what was
-//! taken from the store for a stream is sent or falls due again within seconds after the stream has broken; a stream
-//! that waits holds no task and no timer of the engine's, only those of whoever waits in [`StreamOut::next`].
+//! taken from the store for a stream and never left falls due at once when the stream breaks; what may have arrived falls
+//! due within seconds for an agent that remembers what it was given, and for any other after its whole lease, because that
+//! one would run it twice; a stream that waits holds no task and no timer of the engine's, only those of whoever waits in
+//! [`StreamOut::next`].
 
 use crate::contact::{
-    Admitted, ContactFrom, Kind, Refusal, RefusalCode, blocked, deleted, key_mismatch, rate_refusal, shape_check,
-    too_many_services,
+    Admitted, ContactFrom, Kind, Refusal, RefusalCode, blocked, deleted, rate_refusal, shape_check, too_many_services,
 };
 use crate::engine::{Chain, Inner};
+use crate::handing::{Claimed, Unsent};
 use crate::intake::Judged;
-use crate::jobs::Ended;
+use crate::jobs::{Ended, Over};
 use crate::portion::Portion;
 use crate::registry::{Held, Stream, wake};
 use metrics::{counter, gauge};
@@ -25,6 +27,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
+
+pub use crate::handing::Handed;
 
 /// What a stream has to send.
 #[derive(Debug)]
@@ -91,6 +95,8 @@ pub struct StreamOut {
     /// When to look again without being woken, and for what.
     later: Option<(Instant, u8)>,
     failures: u32,
+    /// What was given out last, until it is known to be the connection's.
+    claimed: Vec<Claimed>,
 }
 
 impl fmt::Debug for StreamOut {
@@ -108,7 +114,8 @@ impl StreamOut {
             }
             if let Some(work) = &mut self.work {
                 // Only a defect or the end of the process ends a task without its result.
-                let collected = work.await.unwrap_or(Collected { failed: wake::MESSAGES, ..Collected::default() });
+                let collected =
+                    work.await.unwrap_or_else(|_| Collected { failed: wake::MESSAGES, ..Collected::default() });
                 self.work = None;
                 let messages = self.collected(collected);
                 if !messages.is_empty() {
@@ -130,6 +137,12 @@ impl StreamOut {
                 () = sleep_until(until) => {}
             }
         }
+    }
+
+    /// The mark of the messages that were given out last: note it when their bytes are the connection's. What is never
+    /// noted is taken for unsent once the stream is dropped.
+    pub fn handed(&self) -> Handed {
+        self.claimed.last().map_or_else(Handed::default, |claimed| claimed.handed.clone())
     }
 
     /// When the stream's time is over: [`StreamEnd::Life`] comes then.
@@ -164,7 +177,9 @@ impl StreamOut {
         }
     }
 
-    fn collected(&mut self, Collected { messages, again, failed }: Collected) -> Vec<Message> {
+    fn collected(&mut self, Collected { messages, again, failed, claimed }: Collected) -> Vec<Message> {
+        self.claimed.retain(|earlier| !earlier.handed.is_noted());
+        self.claimed.extend(claimed);
         self.held.stream.mark(again);
         if failed == 0 {
             self.failures = 0;
@@ -190,12 +205,17 @@ struct Collected {
     again: u8,
     /// What did not work.
     failed: u8,
+    /// Gives the messages back when they never leave.
+    claimed: Option<Claimed>,
 }
 
 /// Takes from the store what a stream was woken for. The stream stays registered until that is done, so that its end
 /// lets everything fall due again that it was given.
 async fn collect(held: Arc<Held>, wanted: u8) -> Collected {
-    let collected = held.inner.stream_collect(&held.stream, wanted).await;
+    let mut collected = held.inner.stream_collect(&held.stream, wanted).await;
+    if !collected.messages.is_empty() {
+        collected.claimed = Some(Claimed::new(&held, &collected.messages));
+    }
     counter!("muster_engine_messages_out_total", "kind" => "stream").increment(collected.messages.len() as u64);
     collected
 }
@@ -207,10 +227,11 @@ impl Inner {
         data: ContactData,
     ) -> Result<OpenStream, Refusal> {
         let agent = from.agent();
-        let tokens = data.allowed.clone();
+        let (tokens, remembers) = (data.allowed.clone(), data.remembers);
         let admitted = self.contact_admit(Kind::Stream, &from, data).await;
         let Admitted { now, nonce, recorded, rest } = self.contact_judged(Kind::Stream, &from, agent, admitted).await?;
-        let stream = Arc::new(Stream::new(agent, recorded.contact, recorded.state, tokens));
+        let stream = Stream::new(agent, recorded.contact, recorded.state, tokens).of_one_that(remembers);
+        let stream = Arc::new(stream);
         self.streams.register(&stream);
         self.streams_gauge();
         let held = Arc::new(Held { inner: Arc::clone(self), stream: Arc::clone(&stream) });
@@ -220,17 +241,12 @@ impl Inner {
             ends: Instant::now() + self.config.stream_life,
             later: None,
             failures: 0,
+            claimed: Vec::new(),
         };
         // Only now, when the stream is one that ends: the database has it as held here already.
         self.stream_portions(&stream, &from, rest, now).await?;
-        // What an earlier contact was handed and the acknowledgements of this one did not name comes again soon.
-        match self.store.message_release(agent, now.plus(limits::STREAM_RELEASE)).await {
-            Ok(0) => {}
-            Ok(_) => outgoing.look_later(Instant::now() + limits::STREAM_RELEASE, wake::MESSAGES),
-            Err(failure) => {
-                self.saw(&failure);
-                warn!(error = %Chain(&failure), agent.id = %agent, "could not release messages of an earlier contact");
-            }
+        if remembers {
+            self.earlier_release(agent, now, &mut outgoing).await;
         }
         let first = match recorded.state {
             AgentState::Enrolled => wake::MESSAGES,
@@ -243,6 +259,18 @@ impl Inner {
         }
         let answer = ContactAnswer { nonce, messages };
         Ok(OpenStream { answer, incoming: StreamIn { held }, outgoing })
+    }
+
+    /// Lets what an earlier contact was handed, and the acknowledgements of this one did not name, come again soon.
+    async fn earlier_release(&self, agent: AgentId, now: Timestamp, outgoing: &mut StreamOut) {
+        match self.store.message_release(agent, now.plus(limits::STREAM_RELEASE)).await {
+            Ok(0) => {}
+            Ok(_) => outgoing.look_later(Instant::now() + limits::STREAM_RELEASE, wake::MESSAGES),
+            Err(failure) => {
+                self.saw(&failure);
+                warn!(error = %Chain(&failure), agent.id = %agent, "could not release messages of an earlier contact");
+            }
+        }
     }
 
     /// Takes from the store what a stream was woken for.
@@ -316,7 +344,7 @@ impl Inner {
     async fn stream_record(&self, stream: &Stream, from: &ContactFrom, data: ContactData) -> Result<(), Refusal> {
         let agent = stream.agent;
         if from.agent() != agent {
-            return Err(key_mismatch(agent, from));
+            return Err(self.key_mismatch(agent, from));
         }
         shape_check(&data)?;
         self.rate_wait(stream, data.messages.len()).await?;
@@ -400,7 +428,15 @@ impl Inner {
         self.streams_gauge();
         self.ends_open.fetch_add(1, Ordering::AcqRel);
         // Without a receiver the server is past its end; the next contact of the agent sets things right.
-        let _ = self.ended.send(Ended { agent: stream.agent, contact: stream.contact, replaced });
+        let Stream { agent, contact, remembers, .. } = **stream;
+        let _ = self.ended.send(Over::Stream(Ended { agent, contact, replaced, remembers }));
+    }
+
+    /// Gives back messages that never left, on the way on which ends of streams are told to the store.
+    pub(crate) fn unsent_give_back(&self, unsent: Unsent) {
+        self.ends_open.fetch_add(1, Ordering::AcqRel);
+        // Without a receiver they fall due when their lease is over.
+        let _ = self.ended.send(Over::Unsent(unsent));
     }
 
     fn streams_gauge(&self) {

@@ -8,7 +8,7 @@ use muster_harness::ledger::Ledger;
 use muster_harness::original::Original;
 use muster_harness::peers::Peers;
 use muster_harness::process::Program;
-use muster_harness::swarm::{self, Plan, Swarm};
+use muster_harness::swarm::{self, Forgetful, Plan, Swarm};
 use muster_harness::wire::{Address, Message};
 use muster_harness::{programs, wait};
 use std::sync::Arc;
@@ -50,8 +50,14 @@ async fn load_program() -> Result<String> {
     let original = Original::start(SERVICES).await?;
     let directory = tempfile::tempdir()?;
     let ledger = Arc::new(Ledger::create(&directory.path().join("ledger"))?);
-    let plan =
-        Plan { polling: 4, streaming: 4, doors: vec![original.agents], batch: 3, pace: Duration::from_millis(50) };
+    let plan = Plan {
+        polling: 4,
+        streaming: 4,
+        doors: vec![original.agents],
+        batch: 3,
+        pace: Duration::from_millis(50),
+        forgetful: Forgetful::default(),
+    };
     let mut swarm = Swarm::start(plan, Arc::clone(&ledger))?;
     wait::until_true("every agent of the swarm to be in contact", CEILING, async || Ok(swarm.connected() == 8)).await?;
     let mut admin = Admin::connect(&original.admin.to_string()).await?;

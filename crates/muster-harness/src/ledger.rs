@@ -95,6 +95,12 @@ impl Ledger {
         entries.commands.iter().filter(|id| !entries.runs.contains_key(id)).count()
     }
 
+    /// Returns how many accepted commands have reached an agent.
+    pub fn deliveries(&self) -> usize {
+        let entries = self.entries();
+        entries.commands.iter().filter(|id| entries.deliveries.contains_key(id)).count()
+    }
+
     /// Returns whether a command has run.
     pub fn has_run(&self, id: MessageId) -> bool {
         self.entries().runs.contains_key(&id)

@@ -69,6 +69,18 @@ impl Postgres {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// Creates a database whose tables lie in `place`, on whatever disk that is; the log stays where it was, because
+    /// PostgreSQL ends when that finds no room.
+    pub async fn database_at(&self, name: &str, place: &Path) -> Result<()> {
+        std::fs::create_dir_all(place).with_context(|| format!("creating {}", place.display()))?;
+        if let Some(owner) = server_user()? {
+            chown(place, Some(owner.user), Some(owner.group)).context("handing the directory over")?;
+        }
+        let url = self.url("postgres");
+        execute(&url, &format!("CREATE TABLESPACE {name}_place LOCATION '{}'", place.display())).await?;
+        execute(&url, &format!("CREATE DATABASE {name} TABLESPACE {name}_place")).await
+    }
+
     /// Starts the stopped or killed cluster again, on the same port, and waits until it answers.
     ///
     /// The sessions of a killed cluster are processes of their own, which end a moment after it and hold its memory until

@@ -1,8 +1,9 @@
 //! The load program: many agents that speak the original's wire from one process.
 //!
 //! Stays true: an agent keeps every message until the server has acknowledged it, sends it again under the same name,
-//! and counts the acknowledgements of a stream in order, as the original's client does; it runs a command once, however
-//! often it comes. What happened stands in the ledger.
+//! and counts the acknowledgements of a stream in order, as the original's client does. An agent that remembers runs a
+//! command once, however often it comes, and says so to the server, as ours does; one that remembers nothing runs it each
+//! time, and acknowledges it when it is done, as the original's does. What happened stands in the ledger.
 
 mod agent;
 
@@ -42,6 +43,19 @@ pub struct Plan {
     pub batch: usize,
     /// Pause between two contacts of one agent.
     pub pace: Duration,
+    /// What the last so many agents of each style are like.
+    pub forgetful: Forgetful,
+}
+
+/// Agents that remember nothing of what they were given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Forgetful {
+    /// How many of those that poll, and how many of those that hold a stream.
+    pub each: usize,
+    /// How long each of their commands takes.
+    pub work: Duration,
+    /// How long they hold a stream before they end it in order and begin another.
+    pub renew: Duration,
 }
 
 /// What the swarm does at present.
@@ -77,15 +91,18 @@ impl Swarm {
     /// Draws the keys and starts the agents.
     pub fn start(plan: Plan, ledger: Arc<Ledger>) -> Result<Self> {
         let (phase, watching) = watch::channel(Phase::Load);
-        let styles = std::iter::repeat_n(Style::Poll, plan.polling);
-        let styles: Vec<Style> = styles.chain(std::iter::repeat_n(Style::Stream, plan.streaming)).collect();
+        let kept = |all: usize| all.saturating_sub(plan.forgetful.each);
+        let polling = (0..plan.polling).map(|number| (Style::Poll, number < kept(plan.polling)));
+        let streaming = (0..plan.streaming).map(|number| (Style::Stream, number < kept(plan.streaming)));
+        let styles: Vec<(Style, bool)> = polling.chain(streaming).collect();
         let shared = Shared { plan, ledger, connected: AtomicUsize::new(0), unsent: AtomicUsize::new(0) };
         let shared = Arc::new(shared);
         let (mut tasks, mut ids) = (JoinSet::new(), Vec::new());
-        for (number, style) in styles.into_iter().enumerate() {
+        for (number, (style, remembers)) in styles.into_iter().enumerate() {
             let identity = Identity::fresh()?;
             ids.push(identity.id);
             let agent = SwarmAgent::new(identity, style, number, Arc::clone(&shared), watching.clone());
+            let agent = if remembers { agent } else { agent.forgetful() };
             tasks.spawn(agent.run());
         }
         Ok(Self { phase, tasks, ids, shared })

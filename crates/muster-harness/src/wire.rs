@@ -53,6 +53,28 @@ pub struct Message {
     /// Whether it may wait.
     #[prost(bool, tag = "11")]
     pub background: bool,
+    /// Pairs that its sender attached.
+    #[prost(message, optional, tag = "12")]
+    pub annotations: Option<Annotations>,
+}
+
+/// Pairs on a message.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Annotations {
+    /// Any number of them.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<Annotation>,
+}
+
+/// A pair on a message.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Annotation {
+    /// The first.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// The second.
+    #[prost(string, tag = "2")]
+    pub value: String,
 }
 
 /// What both sides say in a contact.
@@ -76,6 +98,9 @@ pub struct ContactData {
     /// How many messages each service can take.
     #[prost(map = "string, uint64", tag = "6")]
     pub allowed_messages: HashMap<String, u64>,
+    /// Whether the agent knows what it was given before.
+    #[prost(bool, tag = "1001")]
+    pub remembers: bool,
 }
 
 /// A contact as it travels.

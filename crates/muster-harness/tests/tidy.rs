@@ -44,6 +44,27 @@ const FILE_LINES_MAX: usize = 500;
 const LONG_FILES: &[(&str, &str)] =
     &[("crates/muster-agent/src/spool.rs", "one file format with its reader, writer and repair, five lines over")];
 
+/// Where the ceilings stand, and the page that compares each with its like in the originals.
+const LIMITS: (&str, &str) = ("crates/muster-core/src/limits.rs", "docs/reference/limits.md");
+
+#[test]
+fn every_ceiling_is_on_the_page_of_limits_and_no_other() {
+    let read = |path: &str| std::fs::read_to_string(workspace().join(path)).unwrap();
+    let (source, page) = (read(LIMITS.0), read(LIMITS.1));
+    let name = |line: &str| Some(line.strip_prefix("pub const ")?.split(':').next()?.to_owned());
+    let there: BTreeSet<String> = source.lines().filter_map(name).collect();
+    let row = |line: &str| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned());
+    let told: BTreeSet<String> = page.lines().filter_map(row).collect();
+    let missing: Vec<_> = there.difference(&told).collect();
+    let extra: Vec<_> = told.difference(&there).collect();
+    assert!(
+        missing.is_empty(),
+        "{}: add a row for {missing:?}, beside its like in Fleetspeak or MIG if it has one",
+        LIMITS.1
+    );
+    assert!(extra.is_empty(), "{}: there is no {extra:?} in {}", LIMITS.1, LIMITS.0);
+}
+
 fn words() -> Vec<(String, &'static str)> {
     // Put together here, so that this file does not hold them itself.
     let joined = |parts: &[&str]| parts.concat();

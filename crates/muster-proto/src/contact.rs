@@ -13,11 +13,10 @@ use prost::Message as _;
 
 /// Labels claimed in one contact that are still read. More than [`limits::AGENT_LABELS_MAX`] are not kept, but a few
 /// too many shall not keep a machine away.
-pub const CLAIMED_LABELS_MAX: usize = 1024;
+pub const CLAIMED_LABELS_MAX: usize = 4096;
 
-const ANNOTATIONS: Shape = Shape { counted: &[(1, 2)], entered: &[] };
-const VALIDATION: Shape = Shape { counted: &[(1, 3)], entered: &[] };
-const MESSAGE: Shape = Shape { counted: &[], entered: &[(8, &VALIDATION), (12, &ANNOTATIONS)] };
+const PAIRS: Shape = Shape { counted: &[(1, 2)], entered: &[] };
+const MESSAGE: Shape = Shape { counted: &[], entered: &[(8, &PAIRS), (12, &PAIRS)] };
 const CONTACT: Shape = Shape { counted: &[(2, 0), (6, 1)], entered: &[(2, &MESSAGE)] };
 const SIGNATURE: Shape = Shape { counted: &[(1, 1)], entered: &[] };
 const WRAPPED: Shape = Shape { counted: &[(2, 0), (3, 2)], entered: &[(2, &SIGNATURE)] };
@@ -62,8 +61,42 @@ pub struct Received {
     pub introduction: Bytes,
 }
 
+/// A contact whose lists were counted, and that is still bytes: what it takes in memory can be set aside before it does.
+#[derive(Debug)]
+pub struct Counted {
+    wrapped: wire::WrappedContactData,
+    pairs: usize,
+}
+
+impl Counted {
+    /// Bytes of memory that reading takes beyond the bytes of the body: a list of empty annotations costs little on the
+    /// wire, and much once it is read.
+    pub fn bytes_more(&self) -> usize {
+        self.pairs * limits::PAIR_BYTES
+    }
+
+    /// Reads the contact.
+    pub fn read(self) -> Result<Received, ContactError> {
+        let Self { wrapped, .. } = self;
+        let signed = wrapped.contact_data;
+        let data = data_read(signed.clone())?;
+        Ok(Received {
+            data,
+            labels: wrapped.client_labels,
+            signatures: wrapped.signatures,
+            signed,
+            introduction: wrapped.muster_introduction,
+        })
+    }
+}
+
 /// Reads a contact: a serialized `WrappedContactData` with a `ContactData` inside. No bytes at all are a contact, too.
 pub fn contact_decode(body: Bytes) -> Result<Received, ContactError> {
+    contact_count(body)?.read()
+}
+
+/// Counts the lists of a contact, and reads its frame only.
+pub fn contact_count(body: Bytes) -> Result<Counted, ContactError> {
     let mut bounds = [
         Bound::new("signatures", limits::CONTACT_SIGNATURES_MAX),
         Bound::new("certificates", limits::CONTACT_SIGNATURES_MAX * limits::SIGNATURE_CERTIFICATES_MAX),
@@ -74,33 +107,35 @@ pub fn contact_decode(body: Bytes) -> Result<Received, ContactError> {
     for signature in &wrapped.signatures {
         signature_check(signature)?;
     }
-    let signed = wrapped.contact_data;
-    let data = data_decode(signed.clone())?;
-    Ok(Received {
-        data,
-        labels: wrapped.client_labels,
-        signatures: wrapped.signatures,
-        signed,
-        introduction: wrapped.muster_introduction,
-    })
+    let pairs = data_count(&wrapped.contact_data)?;
+    Ok(Counted { wrapped, pairs })
 }
 
 /// Reads the inner part of a contact: a serialized `ContactData`.
 pub fn data_decode(body: Bytes) -> Result<ContactData, ContactError> {
-    const MESSAGES: usize = limits::CONTACT_MESSAGES_MAX;
+    data_count(&body)?;
+    data_read(body)
+}
+
+/// Counts the lists of a contact's inner part. Returns how many annotations and validation tags it has.
+fn data_count(body: &[u8]) -> Result<usize, ContactError> {
     let mut bounds = [
-        Bound::new("messages", MESSAGES),
+        Bound::new("messages", limits::CONTACT_MESSAGES_MAX),
         Bound::new("services with tokens", limits::CONTACT_SERVICES_MAX),
-        Bound::new("annotations", limits::ANNOTATIONS_MAX * MESSAGES),
-        Bound::new("validation tags", limits::ANNOTATIONS_MAX * MESSAGES),
+        Bound::new("annotations", limits::CONTACT_PAIRS_MAX),
     ];
-    scan(&body, &CONTACT, &mut bounds).map_err(|error| refused(error, ContactError::Data))?;
+    scan(body, &CONTACT, &mut bounds).map_err(|error| refused(error, ContactError::Data))?;
+    Ok(bounds[2].have())
+}
+
+fn data_read(body: Bytes) -> Result<ContactData, ContactError> {
     let data = wire::ContactData::decode(body).map_err(|error| ContactError::Data(error.to_string()))?;
     Ok(ContactData {
         nonce: data.sequencing_nonce,
         clock: time_from_wire(data.client_clock.as_ref()),
         allowed: Some(data.allowed_messages).filter(|allowed| !allowed.is_empty()),
         messages: data.messages.into_iter().map(incoming_from_wire).collect(),
+        remembers: data.remembers,
     })
 }
 
@@ -227,13 +262,38 @@ mod tests {
         assert_eq!(data_decode(flood.clone()), too_many("messages", 100).map(|_: Received| ContactData::default()));
         assert_eq!(contact_decode(flood), too_many("signatures", 8));
         assert_eq!(contact_decode(Bytes::from([0x1a, 0].repeat(1_000_000))), too_many("labels", CLAIMED_LABELS_MAX));
-        let allowed_messages = (0..257).map(|n| (n.to_string(), u64::MAX)).collect();
+        let allowed_messages = (0..=limits::CONTACT_SERVICES_MAX).map(|n| (n.to_string(), u64::MAX)).collect();
         let services = wire::ContactData { allowed_messages, ..Default::default() };
-        assert_eq!(contact_decode(wrap(&services)), too_many("services with tokens", 256));
-        let mut annotated = messages(1);
-        let entries = vec![wire::annotations::Entry::default(); 6401];
-        annotated.messages[0].annotations = Some(wire::Annotations { entries });
-        assert_eq!(contact_decode(wrap(&annotated)), too_many("annotations", 6400));
+        assert_eq!(contact_decode(wrap(&services)), too_many("services with tokens", limits::CONTACT_SERVICES_MAX));
+        let empty = wire_field(12, &[0x0a, 0].repeat(limits::CONTACT_PAIRS_MAX + 1));
+        let data = wire_field(2, &empty);
+        assert_eq!(
+            data_decode(data.into()),
+            Err(ContactError::TooMany { what: "annotations", max: limits::CONTACT_PAIRS_MAX })
+        );
+    }
+
+    #[test]
+    fn annotations_are_bounded_by_bytes_and_what_they_take_is_known_before() {
+        let entry =
+            |n: usize| wire::annotations::Entry { key: "data_ids".into(), value: format!("F0000:{n:08x}:00000000") };
+        let annotated = |messages: usize, entries: usize| wire::ContactData {
+            messages: vec![
+                wire::Message {
+                    annotations: Some(wire::Annotations { entries: (0..entries).map(entry).collect() }),
+                    ..wire::Message::default()
+                };
+                messages
+            ],
+            ..Default::default()
+        };
+        for (messages, entries) in [(1, 65), (1, 1000), (100, 100), (1, 50_000)] {
+            let body = wrap(&annotated(messages, entries));
+            let counted = contact_count(body).unwrap();
+            assert_eq!(counted.bytes_more(), messages * entries * limits::PAIR_BYTES);
+            let received = counted.read().unwrap();
+            assert_eq!(received.data.messages[messages - 1].annotations.len(), entries);
+        }
     }
 
     #[test]

@@ -15,6 +15,11 @@ impl Bound {
     pub(crate) const fn new(what: &'static str, max: usize) -> Self {
         Self { what, max, have: 0 }
     }
+
+    /// How many there were.
+    pub(crate) const fn have(&self) -> usize {
+        self.have
+    }
 }
 
 /// What is known of one message type: which of its fields are counted, by index into the bounds, and which are looked

@@ -14,9 +14,9 @@ use prost::Name;
 /// Ids in one acknowledgement.
 pub const ACK_IDS_MAX: usize = 65_536;
 /// Labels that a machine says of itself, of whichever service, that are still read; fewer are kept.
-pub const INFO_LABELS_MAX: usize = 1024;
+pub const INFO_LABELS_MAX: usize = 4096;
 /// Services that a machine says it runs, which are passed over.
-pub const INFO_SERVICES_MAX: usize = 1024;
+pub const INFO_SERVICES_MAX: usize = 4096;
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
 
@@ -287,9 +287,9 @@ mod tests {
         for (field, what) in [(0x0a, "labels"), (0x12, "services")] {
             let info =
                 |count: usize| Payload { value: [field, 0].repeat(count), ..pack(&wire::ClientInfoData::default()) };
-            assert_eq!(decode(&message("ClientInfo", Some(info(1024)))), Ok(SystemMessage::ClientInfo(vec![])));
+            assert_eq!(decode(&message("ClientInfo", Some(info(4096)))), Ok(SystemMessage::ClientInfo(vec![])));
             let refused = reason("ClientInfo", Some(info(1_000_000)));
-            assert!(refused.contains("1024") && refused.contains(what), "{refused}");
+            assert!(refused.contains("4096") && refused.contains(what), "{refused}");
         }
     }
 

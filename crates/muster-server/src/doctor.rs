@@ -5,7 +5,9 @@
 use crate::config::Config;
 use crate::rest::Rest;
 use muster_api::server::Check;
-use muster_core::{Clock as _, Timestamp};
+use muster_core::{Clock as _, Timestamp, limits};
+use muster_engine::ServiceState;
+use muster_store::agents::DeadLetterCount;
 use muster_store::cluster::{ServerRow, Soundness};
 use muster_store::sqlite_soundness;
 use std::collections::BTreeSet;
@@ -57,6 +59,10 @@ impl Doctor {
         }
         checks.push(configured_files(config, now));
         checks.push(clocks(now, servers));
+        checks.push(services(now, &rest.engine.service_states()));
+        let since = now.minus(limits::DEAD_LETTERS_NEWS);
+        // That the database does not answer is found elsewhere.
+        checks.extend(rest.engine.store().dead_letter_counts(since).await.ok().map(|lost| lost_messages(&lost)));
         checks.extend(database(rest).await);
         let own = servers.iter().find(|server| server.id == rest.engine.server());
         checks.extend(own.filter(|_| config.database.is_shared()).map(|own| wake_ups(&own.wake_url)));
@@ -109,6 +115,45 @@ fn soundness(found: Soundness) -> Check {
             failed(name, found, "Stop the server, keep a copy of the file, and restore the last backup.")
         }
     }
+}
+
+/// Looks whether the services outside of the server take what they are given.
+fn services(now: Timestamp, states: &[ServiceState]) -> Check {
+    let name = "services";
+    let away: Vec<String> = states
+        .iter()
+        .filter_map(|state| {
+            let (since, reason) = (state.since?, state.reason.as_deref().unwrap_or_default());
+            let seconds = now.since(since).as_secs();
+            Some(format!("{} is {} for {seconds} s: {reason}", state.service, state.condition.word()))
+        })
+        .collect();
+    if away.is_empty() {
+        return ok(name, "each took the last message that it was given");
+    }
+    let advice =
+        "Their messages wait and are given to them when they are back: look at these programs and their addresses.";
+    failed(name, away.join("; "), advice)
+}
+
+/// Looks whether messages of machines were lost lately.
+fn lost_messages(lost: &[DeadLetterCount]) -> Check {
+    let name = "lost messages";
+    let Some(most) = lost.first() else { return ok(name, "none in the last day") };
+    let letters: u64 = lost.iter().map(|row| row.letters).sum();
+    let to = if most.service.is_empty() { "no service".to_owned() } else { format!("service {:?}", most.service) };
+    let found = format!(
+        "{letters} in the last day could not be accepted, most of them to {to} ({} of {} machines, the last {}): {}",
+        most.letters,
+        most.machines,
+        second(most.last),
+        most.reason
+    );
+    warning(
+        name,
+        found,
+        "Whoever sent them takes them for delivered: see `muster agent dead-letters` and `muster event list`.",
+    )
 }
 
 /// Looks whether servers on other machines can wake this one.
@@ -384,6 +429,38 @@ mod tests {
         ] {
             assert_eq!(wake_ups(url).outcome, outcome, "{url}");
         }
+    }
+
+    #[test]
+    fn services_that_take_nothing_and_messages_that_are_lost_are_named() {
+        let state = |condition, since: Option<i64>| ServiceState {
+            service: "GRR".to_owned(),
+            condition,
+            since: since.map(Timestamp::from_secs),
+            reason: since.map(|_| "connection refused".to_owned()),
+        };
+        let now = Timestamp::from_secs(100);
+        assert_eq!(services(now, &[state(muster_engine::Condition::Ok, None)]).outcome, "ok");
+        let check = services(now, &[state(muster_engine::Condition::Refusing, Some(40))]);
+        assert_eq!(
+            (check.outcome.as_str(), check.found.as_str()),
+            ("failed", "GRR is refusing for 60 s: connection refused")
+        );
+        assert_eq!(lost_messages(&[]).outcome, "ok");
+        let lost = |service: &str, letters| DeadLetterCount {
+            service: service.to_owned(),
+            letters,
+            machines: 2,
+            last: now,
+            reason: "too long".to_owned(),
+        };
+        let check = lost_messages(&[lost("GRR", 38), lost("", 1)]);
+        assert_eq!(check.outcome, "warning");
+        assert!(
+            check.found.starts_with("39 in the last day") && check.found.contains("\"GRR\" (38 of 2 machines"),
+            "{}",
+            check.found
+        );
     }
 
     #[test]

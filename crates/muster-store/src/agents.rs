@@ -118,12 +118,29 @@ pub struct DeadLetter {
     pub at: Timestamp,
     /// Whose.
     pub agent: AgentId,
+    /// The service of the server that it was addressed to; empty when it said none.
+    pub service: String,
     /// Why it was not accepted.
     pub reason: String,
     /// SHA-256 of the message as it came.
     pub sha256: [u8; 32],
     /// Its first bytes, at most [`muster_core::limits::DEAD_LETTER_BYTES_MAX`].
     pub head: Vec<u8>,
+}
+
+/// Messages to one service that could not be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterCount {
+    /// The service that they were addressed to; empty when they said none.
+    pub service: String,
+    /// How many.
+    pub letters: u64,
+    /// Of how many machines.
+    pub machines: u64,
+    /// When the last one came.
+    pub last: Timestamp,
+    /// Why the last one was not accepted.
+    pub reason: String,
 }
 
 /// What a contact asks for.
@@ -433,6 +450,10 @@ pub trait AgentStore: Send + Sync {
 
     /// Returns messages that could not be accepted, newest first, below the row number `before`, with their numbers.
     async fn dead_letter_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<(i64, DeadLetter)>, StoreError>;
+
+    /// Counts the kept messages that could not be accepted since a moment, by service; the services with most of them, at
+    /// most [`muster_core::limits::DEAD_LETTER_SERVICES_MAX`].
+    async fn dead_letter_counts(&self, since: Timestamp) -> Result<Vec<DeadLetterCount>, StoreError>;
 }
 
 /// A state as a key that sorts.

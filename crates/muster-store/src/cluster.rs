@@ -130,6 +130,10 @@ pub trait ClusterStore: Send + Sync {
     /// Succeeds when the database answers and a write could be committed now.
     async fn ping(&self) -> Result<(), StoreError>;
 
+    /// Fails with [`StoreError::Full`] when the disk of the database has less room than
+    /// [`muster_core::limits::ROOM_BYTES_MIN`]. Where that cannot be found out, it fails otherwise.
+    async fn room_check(&self) -> Result<(), StoreError>;
+
     /// Looks at the database itself: its clock, its settings, and for at most `patience` at its soundness. Changes
     /// nothing.
     async fn database_look(&self, patience: Duration) -> Result<DatabaseLook, StoreError>;

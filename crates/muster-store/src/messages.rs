@@ -73,6 +73,19 @@ pub struct ServiceBacklog {
     pub last_error: Option<String>,
 }
 
+/// A try of a message to a service that ended without a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TryFailed {
+    /// The message.
+    pub id: MessageId,
+    /// The number of the try: how often the message was claimed. What was claimed since is left as it is.
+    pub attempts: u32,
+    /// What the service said.
+    pub reason: String,
+    /// When the next try is due.
+    pub due: Timestamp,
+}
+
 /// The mailbox.
 #[async_trait]
 pub trait MessageStore: Send + Sync {
@@ -125,11 +138,33 @@ pub trait MessageStore: Send + Sync {
     ) -> Result<Vec<(Message, u32)>, StoreError>;
 
     /// Notes why tries failed for the time being; the messages stay due when they were.
-    async fn message_try_failed(&self, failures: Vec<(MessageId, String)>) -> Result<(), StoreError>;
+    async fn message_try_failed(&self, failures: Vec<TryFailed>) -> Result<(), StoreError>;
 
     /// Lets the messages that `agent` was handed and did not acknowledge fall due at `due`, where that is earlier.
     /// Returns how many. For an agent whose stream broke.
     async fn message_release(&self, agent: AgentId, due: Timestamp) -> Result<u64, StoreError>;
+
+    /// Lets messages fall due at `due` that `contact` claimed for an agent and that certainly did not reach it. What another
+    /// contact has claimed since stays with that one. Returns how many.
+    async fn message_unclaim(
+        &self,
+        agent: AgentId,
+        contact: ContactId,
+        ids: Vec<MessageId>,
+        due: Timestamp,
+    ) -> Result<u64, StoreError>;
+
+    /// Keeps messages to services for whoever has them in memory: `held` names each with the number of its last try, and
+    /// those of which that is still so fall due at `due`. Returns them; the others are done, or somebody else has them.
+    async fn message_service_keep(
+        &self,
+        held: Vec<(MessageId, u32)>,
+        due: Timestamp,
+    ) -> Result<Vec<MessageId>, StoreError>;
+
+    /// Makes up to `limit` messages due now that wait for a service since it did not take them, the next of them first.
+    /// What somebody has in memory is not among them. Returns how many.
+    async fn message_service_wake(&self, service: &str, limit: u32, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Returns pending messages to the agents, in the order of their ids. `limit` 0 means all. Invalid: an offset
     /// without a limit.

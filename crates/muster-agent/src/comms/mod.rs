@@ -192,6 +192,8 @@ impl Link {
             messages: messages.iter().filter_map(|message| decode_own(&message.body)).collect(),
             client_clock: Some(convert::time_to_wire(self.clock.now())),
             allowed_messages: tokens,
+            // The hub and the ledger know what they were given: it may be given again as soon as it may be lost.
+            remembers: true,
             ..wire::ContactData::default()
         };
         wire::WrappedContactData {

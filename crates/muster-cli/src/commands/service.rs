@@ -1,6 +1,6 @@
 //! `muster service`: services of the server.
 
-use crate::output::Table;
+use crate::output::{Table, time};
 use crate::{Context, Failure};
 use muster_api::messages::ServiceRow;
 
@@ -17,7 +17,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List services with what waits for them, how long, what was parked, and the last error
+    /// List services: how they take messages, what waits, was parked or lost, and the last error
     List,
 }
 
@@ -30,17 +30,27 @@ impl Args {
         if context.out.json {
             return context.out.json(&answer);
         }
-        let mut table = Table::new(&["SERVICE", "KIND", "PENDING", "LAG", "PARKED", "LAST ERROR"]);
+        let mut table = Table::new(&["SERVICE", "KIND", "STATE", "PENDING", "LAG", "PARKED", "LOST", "LAST ERROR"]);
         for row in context.api.read::<Vec<ServiceRow>>(WHAT, &answer)? {
             table.row([
                 row.name,
                 row.kind,
+                state(row.state.as_deref(), row.since.as_deref()),
                 row.pending.to_string(),
                 row.lag_seconds.map_or_else(|| "-".to_owned(), |lag| format!("{lag:.1} s")),
                 row.parked.to_string(),
-                row.last_error.unwrap_or_default(),
+                row.lost.to_string(),
+                row.last_error.or(row.lost_reason).unwrap_or_default(),
             ]);
         }
         context.out.table(&table, "No services.")
+    }
+}
+
+fn state(word: Option<&str>, since: Option<&str>) -> String {
+    match (word, since) {
+        (Some(word), Some(since)) => format!("{word} since {}", time(since)),
+        (Some(word), None) => word.to_owned(),
+        (None, _) => "-".to_owned(),
     }
 }

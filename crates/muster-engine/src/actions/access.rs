@@ -5,7 +5,6 @@
 //! its time; who is disabled is nobody.
 //! Not here: which route asks for which permission (the server).
 
-use crate::contact::security_log_of_person;
 use crate::engine::{Inner, OperatorError};
 use crate::gates::Network;
 use muster_core::action::{InvestigatorId, InvestigatorStatus, moment};
@@ -140,7 +139,7 @@ impl Inner {
 
     /// Reports something that an honest person's program does not do, and keeps it.
     async fn person_event(&self, code: &'static str, address: &str, text: &str) {
-        security_log_of_person(code, address, text);
+        self.security_log_of_person(code, address, text);
         if self.gates.event_row(Network::of(address)) {
             self.event_keep(None, address, code, text).await;
         }

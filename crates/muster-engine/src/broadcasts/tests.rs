@@ -38,7 +38,7 @@ fn a_broadcast_that_could_not_travel_is_refused() {
         Broadcast { payload, ..broadcast() },
         Broadcast { group: "\0".into(), ..broadcast() },
         Broadcast { required_labels: vec![Label::client("")], ..broadcast() },
-        Broadcast { required_labels: vec![Label::client("a"); 65], ..broadcast() },
+        Broadcast { required_labels: vec![Label::client("a"); 1025], ..broadcast() },
     ] {
         assert!(broadcast_check(wrong.clone()).is_err(), "{:?}", wrong.source);
     }

@@ -3,7 +3,7 @@ use crate::testing::{Answer, TestService};
 use crate::testing::{World, ack, data, ids, machine, poll, run, say, tell, types, until, with_labels};
 use crate::{EngineConfig, RefusalCode};
 use muster_core::contact::{ContactData, IncomingMessage};
-use muster_core::{Address, Label, MessageId, Timestamp};
+use muster_core::{Address, Label, MessageId, Timestamp, limits};
 use muster_store::StoreError;
 use muster_store::agents::EventFilter;
 use muster_store::messages::MessageState;
@@ -73,7 +73,7 @@ async fn bad_messages_become_dead_letters_and_the_rest_goes_on() {
         IncomingMessage { source_message_id: vec![0; 129], ..bad(5) },
         IncomingMessage { destination_service: "client".into(), ..bad(6) },
         IncomingMessage { message_type: "a\0b".into(), ..bad(7) },
-        IncomingMessage { source_service: "x".repeat(129), ..bad(8) },
+        IncomingMessage { source_service: "x".repeat(limits::NAME_BYTES_MAX + 1), ..bad(8) },
         IncomingMessage { annotations: vec![("k".into(), "v\0".into())], ..bad(9) },
         bad(10),
     ];
@@ -82,6 +82,50 @@ async fn bad_messages_become_dead_letters_and_the_rest_goes_on() {
     assert_eq!(letters.len(), 9);
     assert!(letters.iter().all(|(_, letter)| letter.agent == from.agent() && !letter.reason.is_empty()));
     assert_eq!(world.row(MessageId::derive(from.agent(), "muster", &[10])).await.state, MessageState::Done);
+    let counts = world.store.dead_letter_counts(Timestamp::EPOCH).await.unwrap();
+    assert_eq!(counts.iter().map(|count| count.letters).sum::<u64>(), 9);
+    assert_eq!((counts[0].service.as_str(), counts[0].machines), ("muster", 1));
+}
+
+#[tokio::test]
+async fn a_message_of_a_hundred_or_a_thousand_annotations_reaches_its_service() {
+    let world = World::new().await;
+    let service = TestService::new("GRR", 10);
+    let engine = world.engine(EngineConfig::default(), &[&service]);
+    let running = run(&engine);
+    let data_id = |n| ("data_ids".to_owned(), format!("F00000000:{n:08x}:00000000"));
+    for (number, count) in [(1, 65), (2, 100), (3, 1000)] {
+        let annotations: Vec<_> = (0..count).map(data_id).collect();
+        let message = IncomingMessage { annotations: annotations.clone(), ..say(number, "GRR", "MessageList", b"x") };
+        tell(&engine, &machine(1), vec![message]).await;
+        until("it is there", || async { service.count() == usize::from(number) }).await;
+        let got = lock(&service.got).last().unwrap().annotations.clone();
+        assert_eq!(got, annotations);
+    }
+    running.end().await;
+    assert_eq!(world.store.dead_letter_page(None, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_lost_message_is_news_once_for_each_machine_and_reason() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let codes = async || {
+        let rows = world.store.event_page(EventFilter::default(), None, 100).await.unwrap();
+        rows.into_iter().rev().map(|row| (row.agent.unwrap(), row.code)).collect::<Vec<_>>()
+    };
+    let nameless = || IncomingMessage { source_message_id: vec![], ..say(1, "GRR", "", b"") };
+    let (one, two) = (machine(1), machine(2));
+    tell(&engine, &one, vec![nameless(), nameless(), say(2, "nosuch", "", b"")]).await;
+    tell(&engine, &one, vec![nameless(), say(3, "nosuch", "", b"")]).await;
+    tell(&engine, &two, vec![nameless()]).await;
+    let [first, second] = [one.agent(), two.agent()];
+    let dead = "dead_letter".to_owned();
+    assert_eq!(codes().await, [(first, dead.clone()), (first, "message_failed".into()), (second, dead)]);
+    let rows = world.store.event_page(EventFilter::default(), None, 1).await.unwrap();
+    assert!(rows[0].reason.contains("GRR") && rows[0].reason.contains("no id"), "{}", rows[0].reason);
+    let counts = world.store.dead_letter_counts(Timestamp::EPOCH).await.unwrap();
+    assert_eq!((counts.len(), counts[0].letters, counts[0].machines), (1, 4, 2));
 }
 
 #[tokio::test]
@@ -111,7 +155,7 @@ async fn a_contact_beyond_its_limits_is_malformed_and_leaves_nothing() {
     let many = (0..101).map(|number| say(number, "muster", "Note", b"")).collect();
     let refusal = engine.contact_poll(machine(1), data(many)).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Malformed);
-    let allowed = Some((0..257).map(|n| (n.to_string(), 1)).collect());
+    let allowed = Some((0..1025).map(|n| (n.to_string(), 1)).collect());
     let services = ContactData { allowed, ..ContactData::default() };
     assert_eq!(engine.contact_poll(machine(1), services).await.unwrap_err().code, RefusalCode::Malformed);
     assert_eq!(world.store.agent_get(machine(1).agent()).await.unwrap(), None);
@@ -179,7 +223,7 @@ async fn labels_facts_and_usage_are_kept_and_a_wrong_body_fails_its_message_only
         say(4, "system", "KillNotification", b"daemon"),
         say(5, "muster", "Facts", b"no JSON"),
         say(6, "system", "Nonsense", b""),
-        say(7, "system", "ClientInfo", (0..65).map(|n| n.to_string()).collect::<Vec<_>>().join("\n").as_bytes()),
+        say(7, "system", "ClientInfo", (0..1025).map(|n| n.to_string()).collect::<Vec<_>>().join("\n").as_bytes()),
     ];
     tell(&engine, &from, messages).await;
     let agent = world.store.agent_get(from.agent()).await.unwrap().unwrap();

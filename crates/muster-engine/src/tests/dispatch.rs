@@ -1,7 +1,7 @@
 use crate::engine::lock;
 use crate::testing::{Answer, TestService, World, cause, ids, machine, poll, run, say, tell, until};
-use crate::{EngineConfig, OperatorError, ServiceError};
-use muster_core::{Address, Message, MessageId, Payload, limits};
+use crate::{Condition, EngineConfig, OperatorError, ServiceError};
+use muster_core::{Address, Clock, Message, MessageId, Payload, Timestamp, limits};
 use muster_store::messages::{MessageRow, MessageState};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -86,7 +86,7 @@ async fn what_finds_no_room_in_memory_is_taken_from_the_store() {
     let engine = world.engine(EngineConfig::default(), &[&service]);
     let big = to_server(&world, 1, "s");
     let payload = Some(Payload { type_url: String::new(), value: vec![0; limits::DISPATCH_BYTES_MAX] });
-    let place = engine.inner.dispatch.reserve(&Message { payload, ..big }).unwrap();
+    let place = engine.inner.dispatch.reserve(&Message { payload, ..big }, Timestamp::MAX).unwrap();
     let id = engine.message_insert(to_server(&world, 2, "s")).await.unwrap();
     tell(&engine, &machine(1), vec![say(1, "s", "", b"")]).await;
     let said = MessageId::derive(machine(1).agent(), "agent", &[1]);
@@ -121,6 +121,114 @@ async fn a_message_in_memory_is_not_called_twice_when_it_falls_due() {
     until("both are done", || async { engine.inner.dispatch.is_idle() }).await;
     assert_eq!(service.count(), 2);
     running.end().await;
+}
+
+#[tokio::test]
+async fn what_waits_in_one_servers_memory_is_not_given_by_another() {
+    let world = World::new().await;
+    let (slow, other) = (TestService::new("s", 1), TestService::new("s", 1));
+    slow.answers(Answer::Wait);
+    let (here, there) =
+        (world.engine(EngineConfig::default(), &[&slow]), world.engine(EngineConfig::default(), &[&other]));
+    // Only its dispatch, so that the clock is looked at when this test says so.
+    here.inner.dispatch_start(&here.inner.stopping);
+    for number in 1..=5 {
+        here.message_insert(to_server(&world, number, "s")).await.unwrap();
+    }
+    until("one is under way", || async { slow.count() == 1 }).await;
+    // Ten minutes with a service that takes its time, and the other server looks all the while.
+    for _ in 0..60 {
+        here.inner.services_keep().await.unwrap();
+        world.clock.advance(Duration::from_secs(10));
+        assert_eq!(there.inner.overdue_scan().await.unwrap(), 0);
+    }
+    slow.answers(Answer::Take);
+    until("all were given", || async { here.inner.dispatch.is_idle() }).await;
+    assert_eq!((slow.count(), other.count()), (5, 0));
+}
+
+#[tokio::test]
+async fn what_another_server_has_taken_is_dropped_from_memory() {
+    let world = World::new().await;
+    let (slow, other) = (TestService::new("s", 1), TestService::new("s", 10));
+    slow.answers(Answer::Wait);
+    let (here, there) =
+        (world.engine(EngineConfig::default(), &[&slow]), world.engine(EngineConfig::default(), &[&other]));
+    here.inner.dispatch_start(&here.inner.stopping);
+    for number in 1..=3 {
+        here.message_insert(to_server(&world, number, "s")).await.unwrap();
+    }
+    until("one is under way", || async { slow.count() == 1 }).await;
+    // This server is cut off from the database for so long that what it has falls due.
+    world.clock.advance(Duration::from_secs(121));
+    there.inner.dispatch_start(&there.inner.stopping);
+    assert_eq!(there.inner.overdue_scan().await.unwrap(), 3);
+    here.inner.services_keep().await.unwrap();
+    slow.answers(Answer::Take);
+    until("nothing is left in memory", || async { here.inner.dispatch.is_idle() && there.inner.dispatch.is_idle() })
+        .await;
+    // What was under way cannot be taken back; what waited was given by one server only.
+    assert_eq!((slow.count(), other.count()), (1, 3));
+}
+
+#[tokio::test]
+async fn a_service_that_is_back_gets_what_waits_at_once() {
+    let world = World::new().await;
+    let service = TestService::new("s", 10);
+    service.answers(Answer::Fail(ServiceError::Passing("connection refused".into())));
+    let engine = world.engine(EngineConfig::default(), &[&service]);
+    let running = run(&engine);
+    let waiting: Vec<_> = (1..=20).map(|number| to_server(&world, number, "s")).collect();
+    for message in &waiting {
+        engine.message_insert(message.clone()).await.unwrap();
+    }
+    until("all were tried", || async { engine.inner.dispatch.is_idle() && service.count() >= 20 }).await;
+    let states = engine.service_states();
+    assert_eq!((states[0].service.as_str(), states[0].condition), ("s", Condition::Refusing));
+    assert_eq!((states[0].since, states[0].reason.as_deref()), (Some(world.clock.now()), Some("connection refused")));
+    service.answers(Answer::Take);
+    // Any call that succeeds says that it is back; the clock stands still, so nothing falls due by itself.
+    let next = engine.message_insert(to_server(&world, 21, "s")).await.unwrap();
+    world.clock.advance(Duration::from_nanos(2));
+    until("all are done", || async {
+        let mut done = world.row(next).await.state == MessageState::Done;
+        for message in &waiting {
+            done &= world.row(message.id).await.state == MessageState::Done;
+        }
+        done
+    })
+    .await;
+    assert_eq!(engine.service_states()[0].condition, Condition::Ok);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_service_without_new_messages_is_tried_with_one_that_waits() {
+    let world = World::new().await;
+    let service = TestService::new("s", 10);
+    service.answers(Answer::Fail(ServiceError::Passing("busy".into())));
+    let engine = world.engine(EngineConfig::default(), &[&service]);
+    engine.inner.dispatch_start(&engine.inner.stopping);
+    for number in 1..=3 {
+        engine.message_insert(to_server(&world, number, "s")).await.unwrap();
+    }
+    until("all were tried", || async { engine.inner.dispatch.is_idle() && service.count() == 3 }).await;
+    world.clock.advance(Duration::from_nanos(2));
+    assert_eq!(engine.inner.overdue_scan().await.unwrap(), 0);
+    engine.inner.services_try().await.unwrap();
+    world.clock.advance(Duration::from_nanos(2));
+    assert_eq!(engine.inner.overdue_scan().await.unwrap(), 1, "one, and no more");
+    until("it was tried", || async { engine.inner.dispatch.is_idle() && service.count() == 4 }).await;
+    service.answers(Answer::Take);
+    engine.inner.services_try().await.unwrap();
+    world.clock.advance(Duration::from_nanos(2));
+    assert_eq!(engine.inner.overdue_scan().await.unwrap(), 1);
+    until("the others were woken", || async {
+        world.clock.advance(Duration::from_nanos(2));
+        engine.inner.overdue_scan().await.unwrap();
+        service.count() == 7
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -161,7 +269,6 @@ async fn an_insert_is_checked_and_twice_is_once() {
         Message { source: Address::server(""), ..good.clone() },
         Message { destination: Address::agent(agent, ""), ..good.clone() },
         Message { message_type: "\0".into(), ..good.clone() },
-        Message { annotations: vec![(String::new(), String::new()); 65], ..good.clone() },
         Message { payload: of(limits::MESSAGE_BYTES_MAX), ..good.clone() },
     ] {
         assert!(matches!(insert(wrong).await, Err(OperatorError::Invalid(_))));

@@ -1,14 +1,24 @@
 use crate::testing::{World, ack, cause, data, ids, machine, poll, run, say, types, until};
 use crate::{Engine, EngineConfig, OpenStream, RefusalCode, StreamEnd, StreamEvent, StreamOut};
-use muster_core::contact::ContactData;
-use muster_core::{AgentState, Message, MessageId, limits};
+use muster_core::contact::{ContactData, IncomingMessage};
+use muster_core::{AgentState, Clock as _, Message, MessageId, limits};
 use muster_store::messages::MessageState;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Opens a stream of machine `number` that speaks of no tokens.
+/// Opens a stream of machine `number` that speaks of no tokens, and remembers what it was given.
 pub(super) async fn open(engine: &Engine, number: u8) -> OpenStream {
-    engine.stream_open(machine(number), data(Vec::new())).await.unwrap()
+    engine.stream_open(machine(number), remembering(Vec::new())).await.unwrap()
+}
+
+fn remembering(messages: Vec<IncomingMessage>) -> ContactData {
+    ContactData { remembers: true, ..data(messages) }
+}
+
+/// The same of a machine that remembers nothing and refers to `nonce`, as Fleetspeak's client.
+async fn open_forgetful(engine: &Engine, number: u8, nonce: u64) -> OpenStream {
+    engine.stream_open(machine(number), ContactData { nonce, ..data(Vec::new()) }).await.unwrap()
 }
 
 pub(super) async fn event(outgoing: &mut StreamOut) -> StreamEvent {
@@ -103,7 +113,7 @@ async fn tokens_hold_messages_back_until_more_are_allowed() {
     incoming.record(&machine(1), tokens(&[("a", u64::MAX), ("b", 1)])).await.unwrap();
     assert_eq!(messages(&mut outgoing).await.len(), 2);
     incoming.record(&machine(1), tokens(&[("a", u64::MAX)])).await.unwrap();
-    let many = ContactData { allowed: Some((0..257).map(|n| (n.to_string(), 1)).collect()), ..Default::default() };
+    let many = ContactData { allowed: Some((0..1025).map(|n| (n.to_string(), 1)).collect()), ..Default::default() };
     assert_eq!(incoming.record(&machine(1), many).await.unwrap_err().code, RefusalCode::Malformed);
 }
 
@@ -135,13 +145,14 @@ async fn the_newest_stream_of_an_agent_is_the_one() {
 }
 
 #[tokio::test]
-async fn what_a_broken_stream_was_handed_comes_again_within_ten_seconds() {
+async fn what_a_broken_stream_was_handed_comes_again_within_ten_seconds_to_one_that_remembers() {
     let world = World::new().await;
     let engine = world.plain();
     let running = run(&engine);
     let mut stream = open(&engine, 1).await;
     let id = engine.message_insert(world.message_to(1, machine(1).agent(), "s")).await.unwrap();
     assert_eq!(ids(&messages(&mut stream.outgoing).await), [id]);
+    stream.outgoing.handed().note();
     drop(stream);
     assert_eq!(engine.streams_open(), 0);
     let soon = world.row(id).await.message.created.plus(limits::STREAM_RELEASE);
@@ -157,6 +168,96 @@ async fn what_a_broken_stream_was_handed_comes_again_within_ten_seconds() {
 }
 
 #[tokio::test]
+async fn one_that_remembers_nothing_is_handed_nothing_twice_while_it_may_be_running_it() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let running = run(&engine);
+    let mut stream = open_forgetful(&engine, 1, 0).await;
+    let id = engine.message_insert(world.message_to(1, machine(1).agent(), "s")).await.unwrap();
+    assert_eq!(ids(&messages(&mut stream.outgoing).await), [id]);
+    stream.outgoing.handed().note();
+    // Renewed again and again, by another server at last; each time it says that it got all answers so far.
+    let mut nonce = stream.answer.nonce;
+    drop(stream);
+    let other = world.plain();
+    for (round, engine) in [&engine, &engine, &other].into_iter().enumerate() {
+        until("the end is stored", || async { engine.inner.ends_open.load(Ordering::Acquire) == 0 }).await;
+        world.clock.advance(Duration::from_mins(4));
+        let mut renewed = open_forgetful(engine, 1, nonce).await;
+        assert_eq!(renewed.answer.messages, [], "round {round}");
+        engine.inner.wake_sweep().await.unwrap();
+        assert!(is_quiet(&mut renewed.outgoing).await, "round {round}");
+        nonce = renewed.answer.nonce;
+    }
+    // After the client's own time for a retry, as the original.
+    world.clock.advance(Duration::from_mins(4));
+    assert_eq!(ids(&open_forgetful(&other, 1, nonce).await.answer.messages), [id]);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_never_left_is_given_again_at_once_and_nothing_else() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let running = run(&engine);
+    let mut stream = open_forgetful(&engine, 1, 0).await;
+    let [sent, unsent] = [1, 2].map(|number| world.message_to(number, machine(1).agent(), "s"));
+    engine.message_insert(sent.clone()).await.unwrap();
+    assert_eq!(ids(&messages(&mut stream.outgoing).await), [sent.id]);
+    stream.outgoing.handed().note();
+    engine.message_insert(unsent.clone()).await.unwrap();
+    assert_eq!(ids(&messages(&mut stream.outgoing).await), [unsent.id]);
+    let nonce = stream.answer.nonce;
+    drop(stream);
+    until("it is given back", || async { world.row(unsent.id).await.due.unwrap() < world.clock.now() }).await;
+    assert_eq!(ids(&open_forgetful(&engine, 1, nonce).await.answer.messages), [unsent.id]);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_was_taken_for_a_stream_that_ended_meanwhile_is_given_again() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let running = run(&engine);
+    let mut inserted = Vec::new();
+    for number in 1..=20 {
+        let mut stream = open_forgetful(&engine, 1, 0).await;
+        inserted.push(engine.message_insert(world.message_to(number, machine(1).agent(), "s")).await.unwrap());
+        // The wait is given up at some moment of the claim, and the stream with it.
+        let _ = timeout(Duration::from_micros(50), stream.outgoing.next()).await;
+        drop(stream);
+        until("it is over", || async {
+            engine.streams_open() == 0 && engine.inner.ends_open.load(Ordering::Acquire) == 0
+        })
+        .await;
+    }
+    let last = open_forgetful(&engine, 1, 0).await;
+    let mut given = ids(&last.answer.messages);
+    given.sort_unstable();
+    assert_eq!(given, inserted);
+    drop(last);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_first_answer_that_was_lost_is_given_again_when_the_nonce_says_so() {
+    let world = World::new().await;
+    let engine = world.plain();
+    let first = open_forgetful(&engine, 1, 0).await;
+    let nonce = first.answer.nonce;
+    drop(first);
+    let id = engine.message_insert(world.message_to(1, machine(1).agent(), "s")).await.unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    let lost = open_forgetful(&engine, 1, nonce).await;
+    assert_eq!(ids(&lost.answer.messages), [id]);
+    lost.outgoing.handed().note();
+    drop(lost);
+    // It refers to the answer before: the last one never arrived.
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(ids(&open_forgetful(&engine, 1, nonce).await.answer.messages), [id]);
+}
+
+#[tokio::test]
 async fn what_a_poll_was_handed_comes_again_on_a_stream_unless_its_first_record_acknowledges_it() {
     let world = World::new().await;
     let engine = world.plain();
@@ -166,7 +267,7 @@ async fn what_a_poll_was_handed_comes_again_on_a_stream_unless_its_first_record_
         inserted.push(engine.message_insert(world.message_to(number, machine(1).agent(), "s")).await.unwrap());
     }
     assert_eq!(poll(&engine, &machine(1)).await.messages.len(), 2);
-    let first = data(vec![ack(1, &inserted[..1])]);
+    let first = remembering(vec![ack(1, &inserted[..1])]);
     let OpenStream { answer, mut outgoing, incoming: _incoming } = engine.stream_open(machine(1), first).await.unwrap();
     assert_eq!(answer.messages, []);
     world.clock.advance(limits::STREAM_RELEASE + Duration::from_nanos(1));

@@ -60,17 +60,20 @@ impl Drop for SmallDisk {
     }
 }
 
-/// The disk fills up under load: the server stays up, refuses with 503, and recovers.
+/// The disk fills up under load, on both databases: the server stays up, refuses with 503, says that it is not ready and
+/// why, and recovers.
 pub(super) async fn full(load: Load) -> Result<Score> {
     let mut score = Score::default();
-    for cycle in 1..=load.cycles {
+    let runs = (1..=load.cycles).flat_map(|cycle| [Backend::Sqlite, Backend::Postgres].map(|backend| (cycle, backend)));
+    for (cycle, backend) in runs {
         let disk = SmallDisk::mount()?;
-        let mut rig = Rig::start(Backend::Sqlite, load, Some(disk.path.join("server")), &[]).await?;
+        let mut rig = Rig::start(backend, load, Some(disk.path.join("server")), &[]).await?;
         rig.any_moment().await;
         let outcome = fill_and_free(&mut rig, &disk).await;
         let checked = rig.check().await;
         let error = outcome.as_ref().err().or(checked.as_ref().err()).map(|error| format!("{error:#}"));
-        rig::report("disk-full", cycle, &json!({ "error": error }), checked.as_ref().ok());
+        let figures = json!({ "backend": format!("{backend:?}"), "error": error });
+        rig::report("disk-full", cycle, &figures, checked.as_ref().ok());
         score.cycle(outcome.is_ok(), Some(checked.is_ok_and(|findings| findings.sound())));
         rig.close().await?;
     }
@@ -87,10 +90,26 @@ async fn fill_and_free(rig: &mut Rig, disk: &SmallDisk) -> Result<()> {
     .await?;
     let (status, _) = rig.servers[0].rest.outside("/healthz").await?;
     ensure!(status.is_success(), "/healthz was answered {status} while the disk was full");
+    for server in &rig.servers {
+        wait::until_true("/readyz to say that the disk is full", CEILING, async || {
+            let (status, text) = server.rest.outside("/readyz").await?;
+            ensure!(status == 503 && text.contains("disk of the database is full"), "it says {status} {text}");
+            Ok(true)
+        })
+        .await?;
+    }
+    let log = rig.servers[0].process.log();
+    ensure!(log.contains("contacts are refused"), "the log does not say why: {}", rig.servers[0].process.log_tail());
     rig.servers[0].rest.agents().await.context("reading while the disk was full")?;
     rig.servers[0].rest.server().await.context("asking how the server stands while the disk was full")?;
     std::fs::remove_file(filler)?;
     rig.acknowledges_again(BACK_CEILING).await?;
+    for server in &rig.servers {
+        wait::until_true("/readyz to say that there is room", CEILING, async || {
+            Ok(server.rest.outside("/readyz").await?.0.is_success())
+        })
+        .await?;
+    }
     let ended = rig.servers[0].process.ended()?;
     ensure!(ended.is_none(), "the server ended ({ended:?}): {}", rig.servers[0].process.log_tail());
     Ok(())

@@ -9,7 +9,7 @@ use muster_harness::ledger::{Findings, Ledger, Stored};
 use muster_harness::postgres::{self, Durability, Postgres};
 use muster_harness::rest::Rest;
 use muster_harness::server::{Server, Setup};
-use muster_harness::swarm::{self, Plan, Swarm};
+use muster_harness::swarm::{self, Forgetful, Plan, Swarm};
 use muster_harness::wait;
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
@@ -59,6 +59,7 @@ impl Rig {
             doors: servers.iter().map(|server| server.addresses.agents).collect(),
             batch: 3,
             pace: Duration::from_millis(200),
+            forgetful: Forgetful::default(),
         };
         let swarm = Swarm::start(plan, Arc::clone(&ledger))?;
         let all = load.polling + load.streaming;
@@ -149,8 +150,8 @@ impl Rig {
     }
 }
 
-/// Starts the servers of a run: one on the embedded database, two on a private PostgreSQL. `data` is where the first
-/// one's data directory shall be, and `wrapper` a program in front of them.
+/// Starts the servers of a run: one on the embedded database, two on a private PostgreSQL. `data` is where the database
+/// shall lie (embedded, it is in the server's data directory), and `wrapper` a program in front of them.
 pub(super) async fn servers(
     backend: Backend,
     directory: &Path,
@@ -161,13 +162,18 @@ pub(super) async fn servers(
         Backend::Sqlite => (None, 1),
         Backend::Postgres => {
             let cluster = Postgres::start(Durability::Full).await?;
-            postgres::execute(&cluster.url("postgres"), &format!("CREATE DATABASE {DATABASE}")).await?;
+            match &data {
+                Some(place) => cluster.database_at(DATABASE, place).await?,
+                None => {
+                    postgres::execute(&cluster.url("postgres"), &format!("CREATE DATABASE {DATABASE}")).await?;
+                }
+            }
             (Some(cluster), 2)
         }
     };
     let mut servers = Vec::new();
     for number in 0..count {
-        let path = data.clone().filter(|_| number == 0);
+        let path = data.clone().filter(|_| backend == Backend::Sqlite);
         let mut setup = Setup::new(path.unwrap_or_else(|| directory.join(format!("server-{number}"))));
         setup.database = cluster.as_ref().map(|cluster| cluster.url(DATABASE));
         setup.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();

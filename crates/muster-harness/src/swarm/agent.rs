@@ -39,6 +39,9 @@ pub(super) struct SwarmAgent {
     outbox: VecDeque<Outgoing>,
     tokens: u64,
     connected: bool,
+    remembers: bool,
+    /// Commands that are being run, and until when: by one that remembers nothing.
+    working: Vec<(Instant, MessageId)>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,7 +78,14 @@ impl SwarmAgent {
             outbox: VecDeque::new(),
             tokens: 0,
             connected: false,
+            remembers: true,
+            working: Vec::new(),
         }
+    }
+
+    /// Makes it one that remembers nothing of what it was given.
+    pub(super) fn forgetful(self) -> Self {
+        Self { remembers: false, ..self }
     }
 
     /// Keeps in contact until the swarm stops. Fails only when the ledger cannot be written.
@@ -108,6 +118,7 @@ impl SwarmAgent {
         let mut link = self.open().await?;
         loop {
             self.make_messages(self.shared.plan.batch)?;
+            self.finish_work()?;
             let count = self.outbox.len().min(100);
             let contact = self.contact(0..count, TOKENS);
             let answer = timeout(ANSWER_CEILING, link.poll(&contact, &labels())).await??;
@@ -139,6 +150,7 @@ impl SwarmAgent {
         let mut open_records: VecDeque<usize> = VecDeque::new();
         let mut next_send = Instant::now() + self.shared.plan.pace;
         let mut may_send = true;
+        let renew = self.renew_at();
         loop {
             tokio::select! {
                 record = down.next() => {
@@ -156,6 +168,13 @@ impl SwarmAgent {
                         return Ok(Ended::Done);
                     }
                 }
+                () = sleep_until(renew), if may_send => {
+                    may_send = false;
+                    if open_records.is_empty() {
+                        up.finish().await?;
+                        return Ok(Ended::Done);
+                    }
+                }
                 () = sleep_until(next_send), if may_send && open_records.len() < RECORDS_OPEN_MAX => {
                     if *self.phase.borrow() == Phase::Stop {
                         up.finish().await?;
@@ -163,6 +182,7 @@ impl SwarmAgent {
                     }
                     let on_their_way: usize = open_records.iter().sum();
                     self.make_messages(on_their_way + self.shared.plan.batch)?;
+                    self.finish_work()?;
                     let count = (self.outbox.len() - on_their_way).min(100);
                     if count > 0 || self.tokens > 0 {
                         let tokens = std::mem::take(&mut self.tokens);
@@ -173,6 +193,13 @@ impl SwarmAgent {
                 }
             }
         }
+    }
+
+    /// When a stream that begins now is renewed.
+    fn renew_at(&self) -> Instant {
+        const NEVER: Duration = Duration::from_secs(86_400);
+        let after = if self.remembers { NEVER } else { self.shared.plan.forgetful.renew };
+        Instant::now() + if after.is_zero() { NEVER } else { after }
     }
 
     /// Waits one pace, or less when the swarm stops; returns the phase.
@@ -250,6 +277,7 @@ impl SwarmAgent {
             sequencing_nonce: self.nonce,
             messages: self.outbox.range(range).map(|outgoing| outgoing.message.clone()).collect(),
             allowed_messages: HashMap::from([(SERVICE.to_owned(), tokens), (SYSTEM.to_owned(), tokens)]),
+            remembers: self.remembers,
             ..ContactData::default()
         }
     }
@@ -267,11 +295,31 @@ impl SwarmAgent {
         let (mut ids, mut first_time) = (Vec::new(), Vec::new());
         for message in &record.messages {
             let id = MessageId::from_slice(&message.message_id)?;
-            if self.shared.ledger.delivered(id)? {
+            let is_first = self.shared.ledger.delivered(id)?;
+            if !self.remembers {
+                self.working.push((Instant::now() + self.shared.plan.forgetful.work, id));
+                continue;
+            }
+            if is_first {
                 first_time.push(id);
             }
             ids.push(message.message_id.clone());
         }
+        self.acknowledge_commands(ids)?;
+        // Only now, so that a swarm without an open command has no acknowledgement still to make either.
+        first_time.into_iter().try_for_each(|id| self.shared.ledger.ran(id))
+    }
+
+    /// Ends the commands whose time is over, each as often as it came, and queues their acknowledgement.
+    fn finish_work(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let done: Vec<_> = self.working.extract_if(.., |(until, _)| *until <= now).map(|(_, id)| id).collect();
+        self.acknowledge_commands(done.iter().map(|id| id.as_bytes().to_vec()).collect())?;
+        done.into_iter().try_for_each(|id| self.shared.ledger.ran(id))
+    }
+
+    /// Queues the acknowledgement of commands, and gives back the places they had.
+    fn acknowledge_commands(&mut self, ids: Vec<Vec<u8>>) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -280,9 +328,7 @@ impl SwarmAgent {
         let name = self.made.to_be_bytes().to_vec();
         let data = wire::any("fleetspeak.MessageAckData", &MessageAckData { message_ids: ids });
         let id = self.push(name, (SYSTEM, SYSTEM), "MessageAck", data);
-        self.shared.ledger.sent(id, None)?;
-        // Only now, so that a swarm without an open command has no acknowledgement still to make either.
-        first_time.into_iter().try_for_each(|id| self.shared.ledger.ran(id))
+        self.shared.ledger.sent(id, None)
     }
 }
 

@@ -120,7 +120,7 @@ async fn r03_bombs_of_many_machines_at_once_take_little_memory() {
         assert!(status.as_ref().is_ok_and(|status| *status == 413) || status.is_err(), "{status:?}");
     }
     let grown = scene.server.process.resident_bytes_peak().unwrap() - resident;
-    // Each inflates one mebibyte before its ratio is asked, doubled while its buffer grows.
+    // Each inflates one mebibyte while it comes, doubled while its buffer grows; beyond that, two at a time.
     assert!(grown <= FLOOD_BYTES_MAX + 32 * 2 * MIB, "{} MiB", grown / MIB);
     contact_time(&scene.server, &identity).await;
 }
@@ -128,7 +128,7 @@ async fn r03_bombs_of_many_machines_at_once_take_little_memory() {
 #[tokio::test]
 async fn r03_results_that_are_bombs_take_little_memory_however_many_come_at_once() {
     let scene = Scene::new().await;
-    // White space between brackets, which packs well, but not so well that its ratio gives it away.
+    // White space between brackets, which packs well.
     let bytes = muster_core::limits::RESULT_BYTES_MAX;
     let mut plain = vec![b' '; usize::try_from(bytes).unwrap()];
     let mut state = 1_u32;

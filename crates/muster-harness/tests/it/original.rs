@@ -2,7 +2,10 @@
 
 use crate::scene::{CEILING, Scene, lines, mentions, python};
 use muster_api::broadcasts::{BroadcastRequest, BroadcastRow};
+use muster_api::messages::ServiceRow;
 use muster_harness::client::{Client, Mode, daemon_service, enrolled, stdin_service};
+use muster_harness::identity::Identity;
+use muster_harness::link::Link;
 use muster_harness::peers::Peers;
 use muster_harness::wait;
 use muster_harness::wire;
@@ -67,6 +70,65 @@ the_client_works_in! {
 }
 
 const STREAM: Mode = Mode { streaming: true, deflate: false, http2: false };
+
+/// A contact that packs a thousand to one: the client would send it again and again, and nothing else would arrive.
+async fn sends_zeros_in(mode: Mode) {
+    let scene = Scene::new().await;
+    let zeros = [stdin_service("out", "/usr/bin/head", &["-c", "1900000", "/dev/zero"])];
+    let _client = Client::start(&scene.server, &scene.path("client"), mode, &zeros).unwrap();
+    let id = enrolled(&scene.server, &[], CEILING).await.unwrap();
+    for _ in 0..2 {
+        let sent = scene.server.rest.send_typed(&id, "out", INPUT, &input("")).await.unwrap();
+        wait::until_true("the message to be done with", CEILING, async || {
+            Ok(scene.server.rest.message(&sent.id).await?.state == "done")
+        })
+        .await
+        .unwrap();
+    }
+    let spool = scene.path("out");
+    let is_whole = |line: &&serde_json::Value| line.to_string().len() > 1_900_000;
+    wait::until_true("both answers", CEILING, async || Ok(lines(&spool).iter().filter(is_whole).count() == 2))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_well_packed_contact_of_a_streaming_client_gets_through() {
+    sends_zeros_in(Mode { streaming: true, deflate: true, http2: false }).await;
+}
+
+#[tokio::test]
+async fn a_well_packed_contact_of_a_polling_client_gets_through() {
+    sends_zeros_in(Mode { streaming: false, deflate: true, http2: false }).await;
+}
+
+/// The client acknowledges a command when it is done, and remembers nothing: given again meanwhile, it runs again.
+#[tokio::test]
+async fn a_slow_command_runs_once_over_a_restart_and_a_renewed_stream() {
+    let scene = Scene::configured("[limits]\nstream_life = \"1m\"\n", "").await;
+    let Scene { mut server, directory } = scene;
+    let runs = directory.path().join("runs");
+    let script = format!("date >> {}; sleep 42; echo over", runs.display());
+    let services = [stdin_service("out", "/bin/sh", &["-c", &script])];
+    let _client = Client::start(&server, &directory.path().join("client"), STREAM, &services).unwrap();
+    let id = enrolled(&server, &[], CEILING).await.unwrap();
+    let sent = server.rest.send_typed(&id, "out", INPUT, &input("")).await.unwrap();
+    let ran = || std::fs::read_to_string(&runs).unwrap_or_default().lines().count();
+    wait::until_true("the command to begin", CEILING, async || Ok(ran() == 1)).await.unwrap();
+    server.process.terminate().unwrap();
+    server.process.wait(CEILING).await.unwrap();
+    server.restart().await.unwrap();
+    // The new stream is renewed half-way through the minute that it may live, before the command is over.
+    wait::until_true("the command to be acknowledged", 3 * CEILING, async || {
+        Ok(server.rest.message(&sent.id).await?.state == "done")
+    })
+    .await
+    .unwrap();
+    assert_eq!(ran(), 1, "it ran again: {}", server.process.log_tail());
+    let contacts: muster_api::Page<muster_api::agents::ContactRow> =
+        server.rest.get(&format!("/agents/{id}/contacts")).await.unwrap();
+    assert!(contacts.items.len() >= 3, "the stream was renewed: {:?}", contacts.items);
+}
 
 const DAEMON: &str = r#"
 from fleetspeak.client_connector import connector
@@ -210,6 +272,61 @@ async fn the_python_connector_sends_and_receives() {
     connector.printed("clients 1 127.0.0.1:", CEILING).await.unwrap();
     connector.printed(&format!("heard {id} b'daemon heard: "), CEILING).await.unwrap();
     assert!(connector.log().contains("who is there?"));
+}
+
+const LISTENER: &str = r#"
+import sys, threading
+from fleetspeak.server_connector import connector
+
+service = connector.InsecureGRPCServiceClient("greeter", fleetspeak_message_listen_address=sys.argv[2], fleetspeak_server=sys.argv[1])
+service.Listen(lambda message, context: print("heard", message.source_message_id.hex(), flush=True))
+print("listening", flush=True)
+threading.Event().wait()
+"#;
+
+/// The service's program is not there for longer than a call is repeated; once it is back, nothing waits for minutes.
+#[tokio::test]
+async fn a_service_that_was_away_says_so_and_gets_what_waits_within_seconds() {
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let grpc = "type.googleapis.com/fleetspeak.grpcservice.Config";
+    let service = format!(
+        "services {{ name: \"greeter\" factory: \"GRPC\" config {{ [{grpc}] {{ target: \"{listen}\" insecure: true }} }} }}\n"
+    );
+    let scene = Scene::with(&service).await;
+    let identity = Identity::fresh().unwrap();
+    let mut link = Link::open(scene.server.addresses.agents, &identity.tls).await.unwrap();
+    let end = || Some(wire::Address { client_id: Vec::new(), service_name: "greeter".into() });
+    let message = |number: u8| wire::Message {
+        source: end(),
+        destination: end(),
+        source_message_id: vec![number],
+        ..wire::Message::default()
+    };
+    let contact = wire::ContactData { messages: (0..20).map(message).collect(), ..wire::ContactData::default() };
+    link.poll(&contact, &[]).await.unwrap();
+    let state = async || {
+        let rows: Vec<ServiceRow> = scene.server.rest.get("/services").await?;
+        anyhow::Ok(rows.into_iter().find(|row| row.name == "greeter").unwrap())
+    };
+    wait::until_true("the service to be seen away", CEILING, async || {
+        Ok(state().await?.state.as_deref() == Some("refusing"))
+    })
+    .await
+    .unwrap();
+    let log = scene.server.process.log();
+    assert_eq!(log.matches("service greeter is refusing").count(), 1, "{log}");
+    let table = scene.server.muster(&["service", "list"]).unwrap();
+    assert!(table.lines().any(|line| line.starts_with("greeter ") && line.contains("refusing since")), "{table}");
+    let admin = scene.server.addresses.admin.to_string();
+    let mut listener = python(scene.directory.path(), "listener", LISTENER, &[&admin, &listen]);
+    listener.printed("listening", CEILING).await.unwrap();
+    let back = tokio::time::Instant::now();
+    wait::until_true("everything that waits to be taken", CEILING, async || Ok(state().await?.pending == 0))
+        .await
+        .unwrap();
+    assert!(back.elapsed() < std::time::Duration::from_secs(15), "it took {:?}", back.elapsed());
+    assert_eq!(state().await.unwrap().state.as_deref(), Some("ok"));
+    assert_eq!(listener.log().matches("heard ").count(), 20, "each was given once");
 }
 
 #[tokio::test]

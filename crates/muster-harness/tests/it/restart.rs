@@ -4,7 +4,7 @@ use crate::scene::{CEILING, Scene};
 use muster_harness::identity::Identity;
 use muster_harness::ledger::Ledger;
 use muster_harness::link::Link;
-use muster_harness::swarm::{Plan, Swarm};
+use muster_harness::swarm::{self, Forgetful, Plan, Swarm};
 use muster_harness::wait;
 use muster_harness::wire::{self, Address, ContactData, Message};
 use std::sync::Arc;
@@ -65,7 +65,14 @@ async fn a_stop_drains_two_hundred_streams_within_three_seconds() {
     let mut server = setup.config("[enrolment]\nper_minute = 0\n").services(services).start().await.unwrap();
     let ledger = Arc::new(Ledger::create(&directory.path().join("ledger")).unwrap());
     let doors = vec![server.addresses.agents];
-    let plan = Plan { polling: 0, streaming: 200, doors, batch: 1, pace: Duration::from_millis(500) };
+    let plan = Plan {
+        polling: 0,
+        streaming: 200,
+        doors,
+        batch: 1,
+        pace: Duration::from_millis(500),
+        forgetful: Forgetful::default(),
+    };
     let mut swarm = Swarm::start(plan, Arc::clone(&ledger)).unwrap();
     wait::until_true("200 streams", Duration::from_secs(60), async || Ok(swarm.connected() == 200)).await.unwrap();
     let told = Instant::now();
@@ -80,6 +87,53 @@ async fn a_stop_drains_two_hundred_streams_within_three_seconds() {
     let (sent, acked) = ledger.progress();
     assert_eq!(sent, acked);
     swarm.stop().await.unwrap();
+}
+
+/// Commands that take longer than a stream lives, given to agents that remember nothing of what they were given.
+#[tokio::test]
+async fn slow_commands_run_once_over_renewed_streams_and_restarts() {
+    let directory = tempfile::tempdir().unwrap();
+    let setup = muster_harness::server::Setup::new(directory.path().join("server"));
+    let services = "services { name: \"load\" factory: \"NOOP\" }\n";
+    let mut server = setup.config("[enrolment]\nper_minute = 0\n").services(services).start().await.unwrap();
+    let ledger = Arc::new(Ledger::create(&directory.path().join("ledger")).unwrap());
+    let plan = Plan {
+        polling: 10,
+        streaming: 20,
+        doors: vec![server.addresses.agents],
+        batch: 1,
+        pace: Duration::from_millis(200),
+        forgetful: Forgetful { each: 8, work: Duration::from_secs(20), renew: Duration::from_secs(3) },
+    };
+    let mut swarm = Swarm::start(plan, Arc::clone(&ledger)).unwrap();
+    wait::until_true("every agent", Duration::from_secs(60), async || Ok(swarm.connected() == 30)).await.unwrap();
+    let mut commands = Vec::new();
+    for id in swarm.ids() {
+        for _ in 0..3 {
+            let row = server.rest.send(&id.to_string(), swarm::SERVICE, "Command", b"run").await.unwrap();
+            commands.push(row.id.parse().unwrap());
+            ledger.command_accepted(commands[commands.len() - 1]).unwrap();
+        }
+    }
+    // What an agent has is running; then servers come and go, in order and not, and streams are renewed all the while.
+    wait::until_true("every command to arrive", CEILING, async || Ok(ledger.deliveries() >= commands.len()))
+        .await
+        .unwrap();
+    for round in 0..3 {
+        if round == 1 {
+            server.kill_and_restart().await.unwrap();
+        } else {
+            server.process.terminate().unwrap();
+            server.process.wait(CEILING).await.unwrap();
+            server.restart().await.unwrap();
+        }
+        wait::until_true("every agent again", CEILING, async || Ok(swarm.connected() == 30)).await.unwrap();
+    }
+    swarm.drain(Duration::from_secs(60)).await.unwrap();
+    let findings = ledger.check(&std::collections::HashSet::new(), &muster_harness::ledger::Stored::default());
+    swarm.stop().await.unwrap();
+    assert_eq!((findings.commands, findings.commands_lost.len()), (90, 0));
+    assert_eq!(findings.commands_twice, [""; 0]);
 }
 
 #[tokio::test]

@@ -29,10 +29,16 @@ impl Scene {
 
     /// The same, with more services in the original's text form.
     pub(crate) async fn with(services: &str) -> Self {
+        Self::configured("", services).await
+    }
+
+    /// The same, with more in its configuration.
+    pub(crate) async fn configured(more: &str, services: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let spool = directory.path().join("out");
         std::fs::create_dir(&spool).unwrap();
-        let config = format!("[[services]]\nname = \"out\"\nkind = \"spool\"\ndirectory = \"{}\"\n", spool.display());
+        let config =
+            format!("[[services]]\nname = \"out\"\nkind = \"spool\"\ndirectory = \"{}\"\n{more}", spool.display());
         let services = format!("services {{ name: \"sink\" factory: \"NOOP\" }}\n{services}");
         let setup = Setup::new(directory.path().join("server")).config(config).services(services);
         Self { server: setup.start().await.unwrap(), directory }

@@ -69,7 +69,7 @@ pub(crate) async fn parts(rest: &Rest) -> Vec<Part> {
     let database = match tokio::time::timeout(PING_MAX, rest.engine.store().ping()).await {
         Err(_) => Some(format!("it did not answer within {} s", PING_MAX.as_secs())),
         Ok(Err(error)) => Some(error.to_string()),
-        Ok(Ok(())) => None,
+        Ok(Ok(())) => full(rest).await,
     };
     let certificate = (rest.health.certificate)().and_then(|dates| invalid(dates, rest.clock.now()));
     vec![
@@ -77,6 +77,11 @@ pub(crate) async fn parts(rest: &Rest) -> Vec<Part> {
         Part { name: "database", failure: database },
         Part { name: "certificate", failure: certificate },
     ]
+}
+
+/// Why nothing can be stored for want of room. What the database cannot say in time is no reason: it answered just now.
+async fn full(rest: &Rest) -> Option<String> {
+    tokio::time::timeout(PING_MAX, rest.engine.database_full()).await.ok().flatten()
 }
 
 fn invalid((from, until): (Timestamp, Timestamp), now: Timestamp) -> Option<String> {

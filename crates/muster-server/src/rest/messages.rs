@@ -185,9 +185,6 @@ fn message(rest: &Rest, request: MessageRequest) -> Result<Message, Failure> {
     let source = Address::server(request.source_service.as_deref().unwrap_or(OPERATOR));
     let agent = request.agent.as_deref().map(agent_id).transpose()?;
     let destination = Address { agent, service: request.service };
-    if request.annotations.len() > limits::ANNOTATIONS_MAX {
-        return Err(Failure::invalid(format!("at most {} annotations can be attached", limits::ANNOTATIONS_MAX)));
-    }
     let message = Message {
         message_type: request.message_type,
         payload: payload(request.type_url, request.data.as_deref())?,

@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::body::{Frame, SizeHint};
 use muster_core::limits;
+use muster_engine::Handed;
 use muster_proto::inflate::{InflateError, Inflater, More};
 use std::future::Future;
 use std::pin::Pin;
@@ -19,22 +20,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 /// Bytes of one piece of a ready-made body.
 const PIECE_BYTES: usize = 64 * 1024;
 /// Slowest speed at which a body may come, once [`limits::SLOW_READ`] is over: bytes per second.
 const SLOW_BYTES_PER_SECOND: u64 = 1024;
+/// Bytes that a body may inflate to while it still comes. What is beyond is inflated once all of it is there: then nobody
+/// can hold much memory with little on its way.
+const INFLATED_AT_ONCE: usize = 1024 * 1024;
+/// Bodies that are inflated beyond that at the same time.
+const INFLATING_MAX: usize = 2;
+/// Steps of inflating after which others have their turn.
+const INFLATE_STEPS: usize = 16;
 
 /// Memory set aside for bodies that are being read, all connections together.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: AtomicUsize,
+    /// Taken by whoever inflates a body beyond its first bytes.
+    inflating: Semaphore,
 }
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { left: AtomicUsize::new(bytes) })
+        Arc::new(Self { left: AtomicUsize::new(bytes), inflating: Semaphore::new(INFLATING_MAX) })
     }
 
     pub(super) fn share(self: &Arc<Self>) -> Share {
@@ -111,6 +122,10 @@ fn too_large(text: &str) -> Answer {
     Answer::new(StatusCode::PAYLOAD_TOO_LARGE, text).closing()
 }
 
+fn too_long() -> Answer {
+    too_large(&format!("the body is longer than {} bytes", limits::CONTACT_BYTES_MAX))
+}
+
 fn too_slow() -> Answer {
     Answer::new(StatusCode::REQUEST_TIMEOUT, "the body comes too slowly").closing()
 }
@@ -161,7 +176,7 @@ pub(super) async fn read_all(mut incoming: Incoming, encoding: Encoding, share: 
     let mut whole = Whole::new(encoding);
     loop {
         let next = timeout_at(pace.deadline(), piece(&mut incoming)).await.map_err(|_| too_slow())??;
-        let Some(next) = next else { return whole.finish() };
+        let Some(next) = next else { return whole.finish(share).await };
         pace.came(next.len());
         whole.add(next, share)?;
     }
@@ -171,27 +186,78 @@ enum Whole {
     /// Nothing came yet, or one piece: most contacts are one, and need no copy.
     Piece(Bytes),
     Pieces(BytesMut),
-    Deflated {
-        inflater: Box<Inflater>,
-        read: usize,
-        output: Vec<u8>,
-    },
+    Deflated(Box<Deflated>),
+}
+
+/// A deflated body.
+struct Deflated {
+    inflater: Inflater,
+    read: usize,
+    output: Vec<u8>,
+    /// What has come and is inflated at the end.
+    rest: BytesMut,
+}
+
+impl Deflated {
+    fn new() -> Self {
+        let inflater = Inflater::new(limits::CONTACT_BYTES_MAX as u64);
+        Self { inflater, read: 0, output: Vec::new(), rest: BytesMut::new() }
+    }
+
+    fn add(&mut self, piece: Bytes, share: &mut Share) -> Result<(), Answer> {
+        self.read += piece.len();
+        if self.read > limits::CONTACT_BYTES_MAX {
+            return Err(too_long());
+        }
+        let mut left = &piece[..];
+        while self.output.len() < INFLATED_AT_ONCE {
+            match self.step(left, share)? {
+                (rest, More::Maybe) => left = rest,
+                (_, More::No) => return Ok(()),
+            }
+        }
+        append(&mut self.rest, left, share)
+    }
+
+    fn step<'a>(&mut self, input: &'a [u8], share: &mut Share) -> Result<(&'a [u8], More), Answer> {
+        let before = self.output.len();
+        let step = self.inflater.step(input, &mut self.output).map_err(|error| inflate_answer(&error))?;
+        share.take(self.output.len() - before)?;
+        Ok(step)
+    }
+
+    async fn finish(mut self, share: &mut Share) -> Result<Bytes, Answer> {
+        if self.output.len() >= INFLATED_AT_ONCE {
+            let budget = Arc::clone(&share.budget);
+            let _turn = budget.inflating.acquire().await.expect("it is never closed");
+            // Once, instead of twice as much again and again; what is not written to takes no memory.
+            self.output.reserve_exact(limits::CONTACT_BYTES_MAX.saturating_sub(self.output.len()));
+            let rest = std::mem::take(&mut self.rest).freeze();
+            let mut left = &rest[..];
+            for steps in 1.. {
+                match self.step(left, share)? {
+                    (rest, More::Maybe) => left = rest,
+                    (_, More::No) => break,
+                }
+                if steps % INFLATE_STEPS == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        self.inflater.finish().map_err(|error| inflate_answer(&error))?;
+        Ok(self.output.into())
+    }
 }
 
 impl Whole {
     fn new(encoding: Encoding) -> Self {
         match encoding {
             Encoding::Plain => Self::Piece(Bytes::new()),
-            Encoding::Deflate => Self::Deflated {
-                inflater: Box::new(Inflater::new(limits::CONTACT_BYTES_MAX as u64)),
-                read: 0,
-                output: Vec::new(),
-            },
+            Encoding::Deflate => Self::Deflated(Box::new(Deflated::new())),
         }
     }
 
     fn add(&mut self, piece: Bytes, share: &mut Share) -> Result<(), Answer> {
-        let over = || too_large(&format!("the body is longer than {} bytes", limits::CONTACT_BYTES_MAX));
         match self {
             Self::Piece(first) if first.is_empty() => {
                 share.take(piece.len())?;
@@ -204,38 +270,21 @@ impl Whole {
             }
             Self::Pieces(pieces) => {
                 if pieces.len() + piece.len() > limits::CONTACT_BYTES_MAX {
-                    return Err(over());
+                    return Err(too_long());
                 }
                 append(pieces, &piece, share)?;
             }
-            Self::Deflated { inflater, read, output } => {
-                *read += piece.len();
-                if *read > limits::CONTACT_BYTES_MAX {
-                    return Err(over());
-                }
-                let mut rest = &piece[..];
-                loop {
-                    let before = output.len();
-                    let (left, more) = inflater.step(rest, output).map_err(|error| inflate_answer(&error))?;
-                    share.take(output.len() - before)?;
-                    rest = left;
-                    if more == More::No {
-                        break;
-                    }
-                }
-            }
+            Self::Deflated(deflated) => deflated.add(piece, share)?,
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Bytes, Answer> {
+    async fn finish(self, share: &mut Share) -> Result<Bytes, Answer> {
         match self {
             Self::Piece(piece) => Ok(piece),
             Self::Pieces(pieces) => Ok(pieces.freeze()),
-            Self::Deflated { inflater, output, .. } => {
-                inflater.finish().map_err(|error| inflate_answer(&error))?;
-                Ok(output.into())
-            }
+            // Boxed, because most bodies need no room for it.
+            Self::Deflated(deflated) => Box::pin(deflated.finish(share)).await,
         }
     }
 }
@@ -253,12 +302,29 @@ pub(super) struct BrokenOff;
 
 /// Where a body's work puts the next piece. It holds one piece, and whoever puts a second waits until the first was taken.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Outlet(Arc<Mutex<Option<Result<Bytes, BrokenOff>>>>);
+pub(super) struct Outlet(Arc<Mutex<Option<Put>>>);
+
+/// A piece that waits to be taken.
+#[derive(Debug)]
+struct Put {
+    piece: Result<Bytes, BrokenOff>,
+    /// Noted when it is taken: from then on it may arrive.
+    handed: Option<Handed>,
+}
 
 impl Outlet {
     /// Puts a piece, as soon as there is room. May only be awaited in the work of the body it belongs to.
     pub(super) async fn put(&self, piece: Bytes) {
-        let mut piece = Some(Ok(piece));
+        self.put_in(Put { piece: Ok(piece), handed: None }).await;
+    }
+
+    /// The same of a piece that holds messages.
+    pub(super) async fn put_noted(&self, piece: Bytes, handed: Handed) {
+        self.put_in(Put { piece: Ok(piece), handed: Some(handed) }).await;
+    }
+
+    async fn put_in(&self, put: Put) {
+        let mut piece = Some(put);
         std::future::poll_fn(|_| {
             let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.is_some() {
@@ -280,11 +346,15 @@ impl Outlet {
 
     /// Breaks the body off, so that its reader notices.
     pub(super) fn break_off(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(BrokenOff));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Put { piece: Err(BrokenOff), handed: None });
     }
 
     fn take(&self) -> Option<Result<Bytes, BrokenOff>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let put = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        if let Some(handed) = put.handed {
+            handed.note();
+        }
+        Some(put.piece)
     }
 }
 

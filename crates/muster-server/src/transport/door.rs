@@ -310,7 +310,12 @@ impl Shared {
             prefix = rest;
             match start {
                 Start::Header(source) => address = source.or(peer),
-                Start::Nothing => warn!(peer = ?peer, "a connection came without a PROXY header"),
+                Start::Nothing => {
+                    let source = peer.map(text).unwrap_or_default();
+                    if let Some(more) = self.engine.line("proxy.no_header", &source) {
+                        warn!(peer = ?peer, more, "a connection came without a PROXY header");
+                    }
+                }
             }
         }
         let address = address.map_or_else(|| "local".to_owned(), text);

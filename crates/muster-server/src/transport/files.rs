@@ -76,7 +76,8 @@ fn parse(path: &str) -> Result<(String, String), Answer> {
 }
 
 async fn authorize(shared: &Shared, connection: &Connection, headers: &HeaderMap) -> Result<(), Answer> {
-    let key = agent_key(&shared.options, connection, headers).map_err(|answer| {
+    let line = |code| shared.engine.line(code, &connection.address);
+    let key = agent_key(&shared.options, connection, headers, line).map_err(|answer| {
         // A proxy sends no header for an agent without a certificate.
         let is_missing =
             shared.options.frontend != Frontend::Mtls && !headers.contains_key(&shared.options.certificate_header);

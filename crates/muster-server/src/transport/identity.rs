@@ -37,17 +37,24 @@ impl Presented {
     }
 }
 
-/// Returns the key that a request comes with.
-pub(super) fn agent_key(options: &Options, connection: &Connection, headers: &HeaderMap) -> Result<Vec<u8>, Answer> {
+/// Returns the key that a request comes with. `line` says whether one more occurrence of what strangers can cause at will is
+/// worth a line in the log, and how many were not.
+pub(super) fn agent_key(
+    options: &Options,
+    connection: &Connection,
+    headers: &HeaderMap,
+    line: impl Fn(&'static str) -> Option<u64>,
+) -> Result<Vec<u8>, Answer> {
     if options.frontend == Frontend::Mtls {
         if headers.contains_key(&options.certificate_header) {
             counter!("muster_transport_certificate_headers_ignored_total").increment(1);
-            warn!(
-                event = "identity.header_ignored",
-                peer = %connection.address,
-                "a certificate header came from {} and was ignored: the door takes certificates from TLS only",
-                connection.address
-            );
+            if let Some(more) = line("identity.header_ignored") {
+                warn!(
+                    event = "identity.header_ignored", peer = %connection.address, more,
+                    "a certificate header came from {} and was ignored: the door takes certificates from TLS only",
+                    connection.address
+                );
+            }
         }
         return match &connection.presented {
             Presented::Key(key) => Ok(key.clone()),
@@ -61,11 +68,12 @@ pub(super) fn agent_key(options: &Options, connection: &Connection, headers: &He
     }
     if !is_proxy(options, connection) {
         counter!("muster_transport_not_the_proxy_total").increment(1);
-        warn!(
-            event = "identity.not_the_proxy",
-            peer = %connection.address,
-            "{} is not a proxy of agents.proxies, its request was refused", connection.address
-        );
+        if let Some(more) = line("identity.not_the_proxy") {
+            warn!(
+                event = "identity.not_the_proxy", peer = %connection.address, more,
+                "{} is not a proxy of agents.proxies, its request was refused", connection.address
+            );
+        }
         return Err(Answer::new(StatusCode::FORBIDDEN, "this door is for its proxies only").closing());
     }
     let certificate = header_certificate(options, headers).map_err(Answer::bad_request)?;
@@ -171,6 +179,10 @@ mod tests {
     use std::net::IpAddr;
     use std::sync::Arc;
 
+    fn line(_: &'static str) -> Option<u64> {
+        Some(0)
+    }
+
     struct Given {
         pem: String,
         der: Vec<u8>,
@@ -206,7 +218,7 @@ mod tests {
 
     fn status(frontend: Frontend, pairs: &[(&str, &str)]) -> Result<Vec<u8>, u16> {
         let (options, connection) = behind(frontend);
-        agent_key(&options, &connection, &headers(pairs)).map_err(|answer| answer.status.as_u16())
+        agent_key(&options, &connection, &headers(pairs), line).map_err(|answer| answer.status.as_u16())
     }
 
     #[test]
@@ -256,7 +268,7 @@ mod tests {
         let stranger: IpAddr = "10.0.0.1".parse().unwrap();
         let from = |presented| Connection::new(presented, "10.0.0.1:9".into(), Some(stranger));
         let ask = |options: &Options, presented| {
-            agent_key(options, &from(presented), &headers).map(drop).map_err(|answer| answer.status.as_u16())
+            agent_key(options, &from(presented), &headers, line).map(drop).map_err(|answer| answer.status.as_u16())
         };
         let proxy_key = given().key;
         assert_eq!(ask(&options, Presented::Key(proxy_key.clone())), Err(403));
@@ -265,9 +277,9 @@ mod tests {
         assert_eq!(ask(&options, Presented::Key(given().key)), Err(403));
         assert_eq!(ask(&options, Presented::Nothing), Err(403));
         let local = Connection::new(Presented::Nothing, "local".into(), None);
-        assert!(agent_key(&options, &local, &headers).is_ok());
+        assert!(agent_key(&options, &local, &headers, line).is_ok());
         let mapped = Connection::new(Presented::Nothing, String::new(), Some("::ffff:127.0.0.1".parse().unwrap()));
-        assert!(agent_key(&options, &mapped, &headers).is_ok());
+        assert!(agent_key(&options, &mapped, &headers, line).is_ok());
     }
 
     #[test]
@@ -277,7 +289,7 @@ mod tests {
         let options = Options::default();
         let ask = |presented| {
             let connection = Connection::new(presented, "127.0.0.1:9".into(), Some("127.0.0.1".parse().unwrap()));
-            agent_key(&options, &connection, &headers).map_err(|answer| answer.status.as_u16())
+            agent_key(&options, &connection, &headers, line).map_err(|answer| answer.status.as_u16())
         };
         assert_eq!(ask(Presented::Key(own.clone())), Ok(own));
         assert_eq!(ask(Presented::Nothing), Err(401));

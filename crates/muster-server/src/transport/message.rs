@@ -1,7 +1,7 @@
 //! `POST /message`: one poll, one answer.
 
 use super::answer::Answer;
-use super::body::{self, Body, Encoding};
+use super::body::{self, Body, Encoding, Share};
 use super::connection::Connection;
 use super::door::Shared;
 use super::identity::agent_key;
@@ -14,7 +14,7 @@ use muster_core::AgentId;
 use muster_core::contact::ContactData;
 use muster_engine::contact::ContactFrom;
 use muster_engine::{Refusal, RefusalCode};
-use muster_proto::contact::{ContactError, Received, answer_to_wire, contact_decode};
+use muster_proto::contact::{ContactError, Received, answer_to_wire, contact_count};
 use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) async fn answer(
     let mut share = shared.budget.share();
     let body = body::read_all(incoming, encoding, &mut share).await?;
     connection.head_expect();
-    let (from, data) = decode(shared, connection, &key, body).await?;
+    let (from, data) = decode(shared, connection, &key, body, &mut share).await?;
     let answer = shared.engine.contact_poll(from, data).await?;
     let wire = answer_to_wire(answer.nonce, answer.messages);
     Ok(octets(Body::full(wire.encode_to_vec())))
@@ -50,7 +50,7 @@ pub(super) async fn begin(
         return Err(Answer::bad_request(format!("{} not supported", head.method)).closing());
     }
     let encoding = body::announced(&head.headers)?;
-    match agent_key(&shared.options, connection, &head.headers) {
+    match agent_key(&shared.options, connection, &head.headers, |code| shared.engine.line(code, &connection.address)) {
         Ok(key) => Ok((key, encoding, incoming)),
         Err(answer) => {
             let refusal = Refusal { code: RefusalCode::Malformed, reason: answer.text.clone(), retry_after: None };
@@ -60,18 +60,21 @@ pub(super) async fn begin(
     }
 }
 
-/// Reads a contact out of its bytes.
+/// Reads a contact out of its bytes. What it takes in memory beyond them is taken of the same `share`.
 pub(super) async fn decode(
     shared: &Shared,
     connection: &Connection,
     key: &[u8],
     body: Bytes,
+    share: &mut Share,
 ) -> Result<(ContactFrom, ContactData), Answer> {
-    let received = if body.len() >= DECODE_APART_BYTES {
-        let decoded = tokio::task::spawn_blocking(move || contact_decode(body)).await;
-        decoded.unwrap_or_else(|_| Err(ContactError::Wrapped("decoding failed".into())))
-    } else {
-        contact_decode(body)
+    let is_large = body.len() >= DECODE_APART_BYTES;
+    let received = match apart(is_large, move || contact_count(body)).await {
+        Ok(counted) => {
+            share.take(counted.bytes_more())?;
+            apart(is_large, move || counted.read()).await
+        }
+        Err(error) => Err(error),
     };
     let refused = async |code, reason| {
         let refusal = Refusal { code, reason, retry_after: None };
@@ -94,6 +97,18 @@ pub(super) async fn decode(
     let leaving = !introduction.is_empty() && muster_proto::introduction::is_leaving(&introduction);
     let (key, address) = (key.to_vec(), connection.address.clone());
     Ok((ContactFrom { key, address, labels, validation, introduction, leaving }, data))
+}
+
+/// Does what takes long apart from the tasks that serve connections.
+async fn apart<T: Send + 'static>(
+    is_large: bool,
+    work: impl FnOnce() -> Result<T, ContactError> + Send + 'static,
+) -> Result<T, ContactError> {
+    if !is_large {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(ContactError::Wrapped("decoding failed".into())))
 }
 
 /// Judges the extra signatures of a contact apart from the tasks that serve connections, when there are any.

@@ -39,7 +39,7 @@ pub(super) async fn answer(
     let (key, encoding, incoming) = begin(shared, connection, request).await?;
     let mut records = Records::new(incoming, encoding, shared.budget.share());
     let first = records.first().await?;
-    let (from, data) = decode(shared, connection, &key, first).await?;
+    let (from, data) = decode(shared, connection, &key, first, &mut records.share).await?;
     let OpenStream { answer, incoming, outgoing } = shared.engine.stream_open(from, data).await?;
     // Only now: what was read stays in memory until it is stored.
     records.share.release();
@@ -162,7 +162,7 @@ struct Stream {
 
 impl Stream {
     async fn run(self, start: Bytes, mut records: Records, mut incoming: StreamIn, mut outgoing: StreamOut) {
-        self.outlet.put(start).await;
+        self.outlet.put_noted(start, outgoing.handed()).await;
         tokio::select! {
             // In this order: what was stored is acknowledged before anything ends the stream.
             biased;
@@ -183,7 +183,7 @@ impl Stream {
             };
             self.storing.store(true, Ordering::Relaxed);
             // Boxed, because a stream that waits needs no room for it.
-            if let Err(reason) = Box::pin(self.take(record, incoming)).await {
+            if let Err(reason) = Box::pin(self.take(record, &mut records.share, incoming)).await {
                 return self.failed(&reason);
             }
             records.share.release();
@@ -195,8 +195,8 @@ impl Stream {
     }
 
     /// Stores one record. The error is the reason why it was not stored.
-    async fn take(&self, record: Bytes, incoming: &mut StreamIn) -> Result<(), String> {
-        let decoded = decode(&self.shared, &self.connection, &self.key, record).await;
+    async fn take(&self, record: Bytes, share: &mut Share, incoming: &mut StreamIn) -> Result<(), String> {
+        let decoded = decode(&self.shared, &self.connection, &self.key, record, share).await;
         let (from, data) = decoded.map_err(|answer| answer.text)?;
         incoming.record(&from, data).await.map_err(|refusal| refusal.reason)
     }
@@ -217,7 +217,8 @@ impl Stream {
             };
             match event {
                 StreamEvent::Messages(messages) => {
-                    self.outlet.put(record_bytes(&answer_to_wire(self.nonce, messages))).await;
+                    let record = record_bytes(&answer_to_wire(self.nonce, messages));
+                    self.outlet.put_noted(record, outgoing.handed()).await;
                 }
                 StreamEvent::End(end) => break end,
             }

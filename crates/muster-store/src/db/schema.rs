@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -47,6 +47,7 @@ const STEPS: [Step; 11] = [
         sqlite: include_str!("../migrations/0011.sqlite.sql"),
         postgres: include_str!("../migrations/0011.postgres.sql"),
     },
+    Step { both: include_str!("../migrations/0012.sql"), sqlite: "", postgres: "" },
 ];
 
 /// The version this program speaks.

@@ -5,8 +5,8 @@ use super::message_rows::{agent_list, from_json};
 use super::states::{self, Change, lock, not_found, note};
 use super::{contacts, endpoints, events, reports, succession, usage};
 use crate::agents::{
-    AgentFilter, AgentStateKey, AgentStore, ContactPut, ContactTaken, DeadLetter, Enrolled, Enrolment, EventFilter,
-    EventRow, Lookalike, RecordPut, Recorded, Succeeded, Succession,
+    AgentFilter, AgentStateKey, AgentStore, ContactPut, ContactTaken, DeadLetter, DeadLetterCount, Enrolled, Enrolment,
+    EventFilter, EventRow, Lookalike, RecordPut, Recorded, Succeeded, Succession,
 };
 use crate::db::Tx;
 use crate::db::value::{Field, Fields, Row, Value, params};
@@ -423,5 +423,9 @@ impl AgentStore for SqlStore {
 
     async fn dead_letter_page(&self, before: Option<i64>, limit: u32) -> Result<Vec<(i64, DeadLetter)>, StoreError> {
         self.read((before, limit), |tx, args| Box::pin(events::dead_letters(tx, args))).await
+    }
+
+    async fn dead_letter_counts(&self, since: Timestamp) -> Result<Vec<DeadLetterCount>, StoreError> {
+        self.read(since, |tx, since| Box::pin(events::dead_letter_counts(tx, since))).await
     }
 }

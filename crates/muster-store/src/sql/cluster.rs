@@ -122,6 +122,13 @@ impl ClusterStore for SqlStore {
         self.write((), |tx, args| Box::pin(ping(tx, args))).await
     }
 
+    async fn room_check(&self) -> Result<(), StoreError> {
+        match self.path() {
+            Some(path) => look::sqlite_room(path),
+            None => self.write((), |tx, ()| Box::pin(look::postgres_room(tx))).await,
+        }
+    }
+
     async fn database_look(&self, patience: Duration) -> Result<DatabaseLook, StoreError> {
         let Some(path) = self.path().map(Path::to_owned) else {
             return self.read((), |tx, args| Box::pin(look::postgres(tx, args))).await;

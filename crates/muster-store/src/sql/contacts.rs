@@ -147,10 +147,10 @@ pub(super) async fn contact_put(tx: &mut Tx, put: &ContactPut) -> Result<Contact
         }
     }
     put_dead_letters(tx, &put.rejected).await?;
+    if let Some(heard) = past.heard.filter(|_| state == AgentState::Enrolled) {
+        due_again(tx, put, heard).await?;
+    }
     if let Some(claim) = put.claim.as_ref().filter(|_| state == AgentState::Enrolled) {
-        if let Some(heard) = past.heard {
-            due_again(tx, put, heard).await?;
-        }
         if commands_wait {
             hand_out(tx, put.agent, claim, Some(contact), put.at).await?;
         }

@@ -52,6 +52,7 @@ static DEAD_LETTERS: Insert = Insert {
     columns: &[
         ("at", Kind::Int),
         ("agent_id", Kind::Bytes),
+        ("service", Kind::Text),
         ("reason", Kind::Text),
         ("sha256", Kind::Bytes),
         ("head", Kind::Bytes),
@@ -265,9 +266,11 @@ pub(super) async fn put_dead_letters(tx: &mut Tx, letters: &[DeadLetter]) -> Res
     for letter in letters {
         let head = &letter.head[..letter.head.len().min(limits::DEAD_LETTER_BYTES_MAX)];
         let reason = muster_core::text::without_nul(&letter.reason);
+        let service = muster_core::text::without_nul(&letter.service);
         rows.extend([
             Value::from(letter.at),
             Value::from(&letter.agent),
+            Value::from(service),
             Value::from(reason),
             Value::from(&letter.sha256),
             Value::from(head),

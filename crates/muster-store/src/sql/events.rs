@@ -1,15 +1,20 @@
 //! What happened at the agents' door and is worth a look: events, and messages that could not be accepted.
 
 use crate::StoreError;
-use crate::agents::{DeadLetter, EventFilter, EventRow};
+use crate::agents::{DeadLetter, DeadLetterCount, EventFilter, EventRow};
 use crate::db::Tx;
 use crate::db::value::{Value, params};
-use muster_core::{limits, text};
+use muster_core::{Timestamp, limits, text};
 
 const INSERT: &str = "INSERT INTO events (at, agent_id, address, code, reason) VALUES ($1, $2, $3, $4, $5)";
 const TRIM: &str = "DELETE FROM events WHERE number <= (SELECT max(number) FROM events) - $1";
-const DEAD_LETTERS: &str = "SELECT number, at, agent_id, reason, sha256, head FROM dead_letters WHERE number < $1 \
+const DEAD_LETTERS: &str = "SELECT number, at, agent_id, service, reason, sha256, head FROM dead_letters WHERE number < $1 \
      ORDER BY number DESC LIMIT $2";
+/// The last of each service has the largest number.
+const DEAD_LETTER_COUNTS: &str = "SELECT last.service, g.letters, g.machines, last.at, last.reason FROM \
+     (SELECT max(number) AS number, count(*) AS letters, count(DISTINCT agent_id) AS machines FROM dead_letters \
+     WHERE at >= $1 GROUP BY service) g JOIN dead_letters last ON last.number = g.number \
+     ORDER BY g.letters DESC, last.service LIMIT $2";
 
 /// Keeps an event, and lets go of the oldest.
 pub(super) async fn put(tx: &mut Tx, row: &EventRow) -> Result<(), StoreError> {
@@ -64,8 +69,31 @@ pub(super) async fn dead_letters(
     for row in tx.query(DEAD_LETTERS, params![before.unwrap_or(i64::MAX), *limit]).await? {
         let mut fields = row.fields("dead_letters");
         let number = fields.take()?;
-        let (at, agent, reason) = (fields.take()?, fields.take()?, fields.take()?);
-        letters.push((number, DeadLetter { at, agent, reason, sha256: fields.take()?, head: fields.take()? }));
+        let letter = DeadLetter {
+            at: fields.take()?,
+            agent: fields.take()?,
+            service: fields.take()?,
+            reason: fields.take()?,
+            sha256: fields.take()?,
+            head: fields.take()?,
+        };
+        letters.push((number, letter));
     }
     Ok(letters)
+}
+
+/// Counts the messages that could not be accepted since a moment, by service.
+pub(super) async fn dead_letter_counts(tx: &mut Tx, since: &Timestamp) -> Result<Vec<DeadLetterCount>, StoreError> {
+    let mut counts = Vec::new();
+    for row in tx.query(DEAD_LETTER_COUNTS, params![*since, limits::DEAD_LETTER_SERVICES_MAX]).await? {
+        let mut fields = row.fields("dead_letters");
+        counts.push(DeadLetterCount {
+            service: fields.take()?,
+            letters: fields.take()?,
+            machines: fields.take()?,
+            last: fields.take()?,
+            reason: fields.take()?,
+        });
+    }
+    Ok(counts)
 }

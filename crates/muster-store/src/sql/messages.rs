@@ -8,7 +8,7 @@ use super::message_rows::{COLUMNS, COLUMNS_OF_ROW, COLUMNS_WITHOUT_DATA, NewRow,
 use crate::agents::{Claim, Taken};
 use crate::db::Tx;
 use crate::db::value::{number, params};
-use crate::messages::{MessageFilter, MessageRow, MessageStore, Put, ServiceBacklog};
+use crate::messages::{MessageFilter, MessageRow, MessageStore, Put, ServiceBacklog, TryFailed};
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
 use muster_core::{AgentId, Cause, ContactId, Message, MessageId, MessageResult, Timestamp, retry, text};
@@ -22,7 +22,17 @@ const REMOVED: &str = "Removed by admin action.";
 const EXPIRED: &str = "Not taken before it expired.";
 
 const LINK: &str = "UPDATE messages SET contact_id = $2 WHERE message_id = ANY($1)";
-const TRY_FAILED: &str = "UPDATE messages SET last_error = $2 WHERE message_id = $1 AND state = 0";
+const TRY_FAILED: &str = "UPDATE messages SET last_error = $2, tried = attempts, due = $4 \
+     WHERE message_id = $1 AND state = 0 AND attempts = $3 AND destination_agent IS NULL";
+const UNCLAIM: &str = "UPDATE messages SET due = $4 WHERE message_id = ANY($3) AND destination_agent = $1 \
+     AND contact_id = $2 AND state = 0 AND attempts > 0 AND due > $4";
+const SERVICE_KEEP: &str = "UPDATE messages SET due = $3 WHERE message_id = ANY($1) AND attempts = $2 AND state = 0 \
+     AND destination_agent IS NULL RETURNING message_id";
+/// A try that ended is the last one: nobody has the message.
+const PICK_WAITING: &str = "SELECT number FROM messages WHERE destination_service = $1 AND state = 0 \
+     AND destination_agent IS NULL AND due >= $2 AND tried = attempts ORDER BY due, number LIMIT $3 \
+     FOR UPDATE SKIP LOCKED";
+const SERVICE_WAKE: &str = "UPDATE messages SET due = $2 WHERE number = ANY($1)";
 const RELEASE: &str =
     "UPDATE messages SET due = $2 WHERE destination_agent = $1 AND state = 0 AND due > $2 AND attempts > 0";
 const PENDING_COUNT: &str = "SELECT count(*) FROM messages WHERE destination_agent = ANY($1) AND state = 0";
@@ -145,11 +155,49 @@ async fn claim_overdue(tx: &mut Tx, args: &OverdueArgs) -> Result<Vec<(Message, 
     Ok(picked.into_iter().map(|(_, message, attempts)| (message, attempts)).collect())
 }
 
-async fn try_failed(tx: &mut Tx, failures: &[(MessageId, String)]) -> Result<(), StoreError> {
-    for (id, why) in failures {
-        tx.execute(TRY_FAILED, params![id, why]).await?;
+async fn try_failed(tx: &mut Tx, failures: &[TryFailed]) -> Result<(), StoreError> {
+    for TryFailed { id, attempts, reason, due } in failures {
+        tx.execute(TRY_FAILED, params![id, text::without_nul(reason), *attempts, *due]).await?;
     }
     Ok(())
+}
+
+struct UnclaimArgs {
+    agent: AgentId,
+    contact: ContactId,
+    ids: Vec<MessageId>,
+    due: Timestamp,
+}
+
+async fn unclaim(tx: &mut Tx, args: &UnclaimArgs) -> Result<u64, StoreError> {
+    tx.execute(UNCLAIM, params![&args.agent, args.contact, id_list(&args.ids), args.due]).await
+}
+
+async fn service_keep(
+    tx: &mut Tx,
+    (held, due): &(Vec<(MessageId, u32)>, Timestamp),
+) -> Result<Vec<MessageId>, StoreError> {
+    let mut alike: BTreeMap<u32, Vec<&MessageId>> = BTreeMap::new();
+    for (id, attempts) in held {
+        alike.entry(*attempts).or_default().push(id);
+    }
+    let mut kept = Vec::new();
+    for (attempts, ids) in alike {
+        for row in tx.query(SERVICE_KEEP, params![id_list(ids), attempts, *due]).await? {
+            kept.push(row.only("messages")?);
+        }
+    }
+    Ok(kept)
+}
+
+async fn service_wake(tx: &mut Tx, (service, limit, now): &(String, u32, Timestamp)) -> Result<u64, StoreError> {
+    let rows = tx.query(PICK_WAITING, params![service, *now, *limit]).await?;
+    let numbers: Vec<i64> = rows.into_iter().map(|row| row.only("messages")).collect::<Result<_, _>>()?;
+    if numbers.is_empty() {
+        return Ok(0);
+    }
+    // What is due is due before the moment of a claim.
+    tx.execute(SERVICE_WAKE, params![numbers, now.minus(Duration::from_nanos(1))]).await
 }
 
 async fn release(tx: &mut Tx, (agent, due): &(AgentId, Timestamp)) -> Result<u64, StoreError> {
@@ -313,9 +361,30 @@ impl MessageStore for SqlStore {
         self.write(args, |tx, args| Box::pin(claim_overdue(tx, args))).await
     }
 
-    async fn message_try_failed(&self, failures: Vec<(MessageId, String)>) -> Result<(), StoreError> {
-        let clean: Vec<_> = failures.into_iter().map(|(id, why)| (id, text::without_nul(&why))).collect();
-        self.write(clean, |tx, args| Box::pin(try_failed(tx, args))).await
+    async fn message_try_failed(&self, failures: Vec<TryFailed>) -> Result<(), StoreError> {
+        self.write(failures, |tx, args| Box::pin(try_failed(tx, args))).await
+    }
+
+    async fn message_unclaim(
+        &self,
+        agent: AgentId,
+        contact: ContactId,
+        ids: Vec<MessageId>,
+        due: Timestamp,
+    ) -> Result<u64, StoreError> {
+        self.write(UnclaimArgs { agent, contact, ids, due }, |tx, args| Box::pin(unclaim(tx, args))).await
+    }
+
+    async fn message_service_keep(
+        &self,
+        held: Vec<(MessageId, u32)>,
+        due: Timestamp,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        self.write((held, due), |tx, args| Box::pin(service_keep(tx, args))).await
+    }
+
+    async fn message_service_wake(&self, service: &str, limit: u32, now: Timestamp) -> Result<u64, StoreError> {
+        self.write((service.to_owned(), limit, now), |tx, args| Box::pin(service_wake(tx, args))).await
     }
 
     async fn message_release(&self, agent: AgentId, due: Timestamp) -> Result<u64, StoreError> {

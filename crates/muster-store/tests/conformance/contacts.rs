@@ -5,7 +5,7 @@ use crate::stage::*;
 use muster_core::nonce::Link;
 use muster_core::{AgentState, Contact, Facts, Label, MessageResult, Timestamp, limits};
 use muster_store::agents::{
-    AgentFilter, Claim, CloneSeen, ContactPut, ContactTaken, DeadLetter, Effect, RecordPut, Taken,
+    AgentFilter, Claim, CloneSeen, ContactPut, ContactTaken, DeadLetter, DeadLetterCount, Effect, RecordPut, Taken,
 };
 use muster_store::cluster::Retention;
 use muster_store::messages::MessageState;
@@ -18,7 +18,14 @@ fn with(n: u8, now: Timestamp, effects: Vec<Effect>) -> ContactPut {
 }
 
 fn letter(n: u8) -> DeadLetter {
-    DeadLetter { at: at(1), agent: agent(1), reason: "too long".into(), sha256: [n; 32], head: vec![n; 2000] }
+    DeadLetter {
+        at: at(1),
+        agent: agent(1),
+        service: "GRR".into(),
+        reason: "too long".into(),
+        sha256: [n; 32],
+        head: vec![n; 2000],
+    }
 }
 
 for_each_backend! {
@@ -348,6 +355,12 @@ for_each_backend! {
         let order: Vec<_> = letters.iter().map(|(_, letter)| letter.sha256[0]).collect();
         assert_eq!(order, [4, 3, 2]);
         assert_eq!(letters[0].1, DeadLetter { head: vec![4; limits::DEAD_LETTER_BYTES_MAX], ..letter(4) });
+        let counts = stage.store.dead_letter_counts(at(0)).await.unwrap();
+        let want = DeadLetterCount {
+            service: "GRR".into(), letters: 4, machines: 1, last: at(1), reason: "too long".into(),
+        };
+        assert_eq!(counts, [want]);
+        assert_eq!(stage.store.dead_letter_counts(at(2)).await.unwrap(), []);
         let rest = stage.store.dead_letter_page(Some(letters[2].0), 9).await.unwrap();
         assert_eq!(rest.iter().map(|(_, letter)| letter.sha256[0]).collect::<Vec<_>>(), [1]);
     }

@@ -2,9 +2,9 @@
 
 use crate::for_each_backend;
 use crate::stage::*;
-use muster_core::{Address, Message, MessageResult, Payload, Priority, retry, system};
+use muster_core::{Address, ContactId, Message, MessageResult, Payload, Priority, retry, system};
 use muster_store::agents::{Claim, Taken};
-use muster_store::messages::{MessageFilter, MessageState};
+use muster_store::messages::{MessageFilter, MessageState, TryFailed};
 use muster_store::{ErrorKind, MessageStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,6 +22,11 @@ fn full(n: u8, to: muster_core::AgentId) -> Message {
         expires: Some(at(1_000_000_000)),
         ..to_agent(n, to, "service")
     }
+}
+
+/// Try number `attempts` of message `n` that failed.
+fn failed(n: u8, attempts: u32, reason: &str) -> TryFailed {
+    TryFailed { id: id(n), attempts, reason: reason.into(), due: at(60_000) }
 }
 
 for_each_backend! {
@@ -286,9 +291,11 @@ for_each_backend! {
         let to = stage.agent(1).await;
         stage.put(to_agent(5, to, "not a service of the server")).await;
         stage.store.message_result_put(vec![(id(4), MessageResult::done(at(1)))]).await.unwrap();
-        let failures = vec![(id(2), "refused".to_owned()), (id(9), "unknown".to_owned())];
+        let failures = vec![failed(2, 0, "refused"), failed(3, 7, "claimed since"), failed(9, 0, "unknown")];
         stage.store.message_try_failed(failures).await.unwrap();
-        assert_eq!(stage.row(id(2)).await.last_error.as_deref(), Some("refused"));
+        let row = stage.row(id(2)).await;
+        assert_eq!((row.last_error.as_deref(), row.due), (Some("refused"), Some(at(60_000))));
+        assert_eq!(stage.row(id(3)).await.last_error, None, "it is somebody else's by now");
         let backlog = stage.store.message_backlog().await.unwrap();
         assert_eq!(backlog.len(), 1);
         assert_eq!((backlog[0].service.as_str(), backlog[0].pending, backlog[0].parked), ("s", 3, 0));
@@ -296,6 +303,67 @@ for_each_backend! {
         stage.store.message_park_expired(at(50), 1).await.unwrap();
         let backlog = stage.store.message_backlog().await.unwrap();
         assert_eq!((backlog[0].pending, backlog[0].parked), (2, 1));
+    }
+
+    async fn what_waits_in_memory_is_kept_for_whoever_has_it(stage) {
+        for n in 1..=3 {
+            stage.store.message_put(vec![to_server(n, agent(1), "s")], NO_CONTACT, at(10)).await.unwrap();
+        }
+        let to = stage.agent(1).await;
+        stage.put(to_agent(4, to, "s")).await;
+        stage.store.message_result_put(vec![(id(2), MessageResult::done(at(1)))]).await.unwrap();
+        let services = ["s".to_owned()];
+        let claim = async |now| stage.store.message_claim_overdue(&services, 5, 0.0, now).await.unwrap().len();
+        let held = vec![(id(1), 0), (id(2), 0), (id(3), 1), (id(4), 0), (id(9), 0)];
+        // Done, claimed by somebody else, no message to a service, unknown.
+        assert_eq!(stage.store.message_service_keep(held, at(100)).await.unwrap(), [id(1)]);
+        assert_eq!(claim(at(50)).await, 1);
+        assert_eq!(stage.row(id(3)).await.attempts, 1);
+        assert_eq!(claim(at(101)).await, 1);
+        assert_eq!(stage.store.message_service_keep(vec![(id(1), 0)], at(200)).await.unwrap(), []);
+        assert_eq!(stage.store.message_service_keep(vec![(id(1), 1), (id(3), 1)], at(200)).await.unwrap().len(), 2);
+        assert_eq!(stage.store.message_service_keep(Vec::new(), at(200)).await.unwrap(), []);
+    }
+
+    async fn what_a_service_did_not_take_is_woken_and_what_is_in_memory_is_not(stage) {
+        for n in 1..=5 {
+            let service = if n == 5 { "other" } else { "s" };
+            stage.store.message_put(vec![to_server(n, agent(1), service)], NO_CONTACT, at(i64::from(n))).await.unwrap();
+        }
+        let services = ["s".to_owned(), "other".to_owned()];
+        let claim = async |now| {
+            let claimed = stage.store.message_claim_overdue(&services, 9, 0.0, now).await.unwrap();
+            claimed.into_iter().map(|(message, _)| message.id).collect::<Vec<_>>()
+        };
+        assert_eq!(claim(at(10)).await.len(), 5);
+        // The fourth is still being tried, or its server died.
+        let failures = [1, 2, 3, 5].map(|n| failed(n, 1, "refused"));
+        stage.store.message_try_failed(failures.to_vec()).await.unwrap();
+        assert_eq!(stage.store.message_service_wake("s", 2, at(20)).await.unwrap(), 2);
+        assert_eq!(claim(at(20)).await, [id(1), id(2)], "the next of them first");
+        assert_eq!(stage.store.message_service_wake("s", 9, at(21)).await.unwrap(), 1);
+        assert_eq!(stage.store.message_service_wake("s", 9, at(22)).await.unwrap(), 0, "one is due, the others are held");
+        assert_eq!(claim(at(22)).await, [id(3)]);
+        assert_eq!(stage.store.message_service_wake("absent", 9, at(22)).await.unwrap(), 0);
+    }
+
+    async fn what_never_left_is_given_back_by_the_contact_that_claimed_it(stage) {
+        let agent = stage.agent(1).await;
+        for n in 1..=2 {
+            stage.put(to_agent(n, agent, "s")).await;
+        }
+        let claim = async |contact, now| {
+            let claim = Claim { limit: 9, per_service: None, lease: Duration::from_secs(900) };
+            stage.store.message_claim_due(agent, claim, Some(contact), now).await.unwrap().len()
+        };
+        let (one, two) = (ContactId(1), ContactId(2));
+        assert_eq!(claim(one, at(10)).await, 2);
+        let ids = vec![id(1), id(9)];
+        assert_eq!(stage.store.message_unclaim(agent, two, ids.clone(), at(10)).await.unwrap(), 0);
+        assert_eq!(stage.store.message_unclaim(self::agent(9), one, ids.clone(), at(10)).await.unwrap(), 0);
+        assert_eq!(stage.store.message_unclaim(agent, one, ids.clone(), at(10)).await.unwrap(), 1);
+        assert_eq!(claim(two, at(11)).await, 1);
+        assert_eq!(stage.store.message_unclaim(agent, one, ids, at(12)).await.unwrap(), 0, "a newer one has it");
     }
 
     async fn what_a_broken_stream_left_falls_due_earlier(stage) {

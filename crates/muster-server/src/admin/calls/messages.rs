@@ -100,16 +100,11 @@ impl AdminCalls {
 /// Refuses what only the server may say of a message: where it was checked, what became of it, that a machine sent it.
 fn check_callers_fields(message: &wire::Message) -> Result<(), Status> {
     let of_machine = message.source.as_ref().is_some_and(|source| !source.client_id.is_empty());
-    let annotations = message.annotations.as_ref().map_or(0, |annotations| annotations.entries.len());
     let wrong = match () {
         () if of_machine => "source.client_id",
         () if message.result.is_some() => "result",
         () if message.validation_info.is_some() => "validation_info",
         () if message.is_blocklisted_source => "is_blocklisted_source",
-        () if annotations > limits::ANNOTATIONS_MAX => {
-            let text = format!("a message must have at most {} annotations", limits::ANNOTATIONS_MAX);
-            return Err(Status::invalid_argument(text));
-        }
         () => return moment("creation_time", message.creation_time.as_ref()).map(drop),
     };
     Err(Status::invalid_argument(format!("{wrong} must not be set: only the server fills it")))

@@ -50,7 +50,6 @@ async fn what_cannot_be_meant_is_refused_in_the_words_that_tools_know() {
     let ends = |client_id: Vec<u8>, service: &str| {
         Some(wire::Address { client_id: client_id.into(), service_name: service.into() })
     };
-    let many = vec![wire::annotations::Entry::default(); limits::ANNOTATIONS_MAX + 1];
     let any = |bytes: usize| Some(prost_types::Any { type_url: "t".into(), value: vec![0; bytes] });
     let cases = [
         (wire::Message { destination: None, ..good() }, Code::InvalidArgument, "message must have Destination"),
@@ -76,11 +75,6 @@ async fn what_cannot_be_meant_is_refused_in_the_words_that_tools_know() {
         ),
         (wire::Message { is_blocklisted_source: true, ..good() }, Code::InvalidArgument, "is_blocklisted_source"),
         (
-            wire::Message { annotations: Some(wire::Annotations { entries: many }), ..good() },
-            Code::InvalidArgument,
-            "annotations",
-        ),
-        (
             wire::Message { creation_time: Some(prost_types::Timestamp { seconds: 1, nanos: -1 }), ..good() },
             Code::InvalidArgument,
             "creation_time",
@@ -93,6 +87,21 @@ async fn what_cannot_be_meant_is_refused_in_the_words_that_tools_know() {
     }
     let request = admin::GetPendingMessageCountRequest { client_ids: vec![id_bytes(agent)] };
     assert_eq!(door.client().get_pending_message_count(request).await.unwrap().into_inner().count, 0);
+}
+
+#[tokio::test]
+async fn a_message_has_as_many_annotations_as_fit_into_it() {
+    let door = Door::local().await;
+    let agent = door.agent(1).await;
+    let entry = |n| wire::annotations::Entry { key: "data_ids".into(), value: format!("F0000:{n:08x}:00000000") };
+    for (id, count) in [(1, 100), (2, 1000)] {
+        let entries = (0..count).map(entry).collect();
+        let annotated = wire::Message { annotations: Some(wire::Annotations { entries }), ..message(agent, id) };
+        door.client().insert_message(annotated).await.unwrap();
+    }
+    let entries = (0..60_000).map(entry).collect();
+    let annotated = wire::Message { annotations: Some(wire::Annotations { entries }), ..message(agent, 3) };
+    refused(door.client().insert_message(annotated).await, Code::ResourceExhausted, "exceeds the 2097152-byte limit");
 }
 
 #[tokio::test]

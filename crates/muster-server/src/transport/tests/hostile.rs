@@ -1,4 +1,4 @@
-use super::client::{Agent, Way, ask, connect, contact, full, pieces, poll, post, request, way};
+use super::client::{Agent, Way, ask, connect, contact, full, message, pieces, poll, post, request, way};
 use super::files::put;
 use super::world::{World, soon, world, world_with};
 use crate::transport::Options;
@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use muster_core::limits;
 use muster_engine::EngineConfig;
+use muster_proto::wire;
 use std::io::Write as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -66,6 +67,33 @@ async fn r03_a_bomb_is_refused() {
     let answer =
         ask(&world, &way(&Agent::new()), post("/message", &[("content-encoding", "deflate")], full(bomb))).await;
     assert_eq!(answer.status, 413, "{}", answer.text());
+}
+
+/// Packs as well as zlib can.
+pub(super) fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Zeros in a message: a thousand to one, and still less than a contact may have.
+#[tokio::test]
+async fn a_contact_is_refused_for_its_size_and_never_for_packing_well() {
+    let world = world().await;
+    let agent = Agent::new();
+    for (number, bytes) in [(1, 1 << 20), (2, 1_900_000), (3, 19 << 20)] {
+        let payload = prost_types::Any { type_url: "t".into(), value: vec![0; bytes] };
+        let big = wire::Message { data: Some(payload), ..message(&[number]) };
+        let packed = packed(&contact(vec![big]));
+        assert!(packed.len() < bytes / 200, "{}", packed.len());
+        for is_http2 in [false, true] {
+            let way = Way { http2: is_http2, ..way(&agent) };
+            let request = post("/message", &[("content-encoding", "deflate")], full(packed.clone()));
+            let answer = ask(&world, &way, request).await;
+            assert_eq!(answer.status, 200, "{bytes} bytes: {}", answer.text());
+        }
+    }
+    assert_eq!(world.messages_of(agent.id()).await.len(), 3);
 }
 
 #[tokio::test]

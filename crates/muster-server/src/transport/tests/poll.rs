@@ -115,14 +115,14 @@ async fn r08_r09_r13_r20_r21_contacts_that_break_a_rule_are_refused_whole() {
         signed(wire::Signature { certificate: vec![good.certificate[0].clone(); 9], ..good.clone() }),
         signed(wire::Signature { algorithm: 16, ..good.clone() }),
         signed(wire::Signature { signature: vec![0; 10 << 20].into(), ..good.clone() }),
-        services(257),
+        services(1025),
     ];
     for (number, body) in refused.into_iter().enumerate() {
         let answer = poll(&world, &way(&agent), body).await;
         assert_eq!(answer.status, 400, "body {number}: {}", answer.text());
     }
     assert!(world.engine.store().agent_get(agent.id()).await.unwrap().is_none());
-    assert_eq!(poll(&world, &way(&agent), services(256)).await.status, 200);
+    assert_eq!(poll(&world, &way(&agent), services(1024)).await.status, 200);
     assert_eq!(poll(&world, &way(&agent), signed(good)).await.status, 200);
     assert_eq!(world.messages_of(agent.id()).await.len(), 1);
 }

@@ -1,4 +1,5 @@
 use super::client::{Agent, Streamer, ack, ask, contact, full, http2, message, pieces, post, request, way};
+use super::hostile::packed;
 use super::world::{World, soon, world, world_with};
 use crate::transport::Options;
 use bytes::Bytes;
@@ -32,6 +33,30 @@ async fn records_are_acknowledged_one_by_one_in_order() {
         stream.finish().await;
         assert_eq!(stream.next().await, None);
     }
+}
+
+#[tokio::test]
+async fn a_record_is_refused_for_its_size_and_never_for_packing_well() {
+    let world = world().await;
+    let agent = Agent::new();
+    let zeros = |id: &[u8], bytes: usize| {
+        let payload = prost_types::Any { type_url: "t".into(), value: vec![0; bytes] };
+        wire::Message { data: Some(payload), ..message(id) }
+    };
+    let mut body = MAGIC.to_vec();
+    for record in [
+        contact(vec![zeros(b"0", 1_900_000)]),
+        contact(vec![zeros(b"1", 1 << 20)]),
+        contact((2..11_u8).map(|number| zeros(&[number], 1_900_000)).collect()),
+    ] {
+        prost::encode_length_delimiter(record.len(), &mut body).unwrap();
+        body.extend_from_slice(&record);
+    }
+    let packed = packed(&body);
+    assert!(packed.len() < body.len() / 500, "{}", packed.len());
+    let request = post("/streaming-message", &[("content-encoding", "deflate")], full(packed));
+    assert_eq!(ask(&world, &way(&agent), request).await.status, 200);
+    assert_eq!(world.messages_of(agent.id()).await.len(), 11);
 }
 
 #[tokio::test]

@@ -279,11 +279,6 @@ impl Engine {
         self.inner.wake_authenticator(url, body).await
     }
 
-    /// How many streams this server holds.
-    pub fn streams_open(&self) -> usize {
-        self.inner.streams.len()
-    }
-
     /// Checks a bearer token. `None`: unknown or lapsed. A token that was withdrawn is believed for at most
     /// [`muster_core::limits::TOKEN_MEMORY`].
     pub async fn token_check(&self, token: &str) -> Result<Option<Principal>, StoreError> {

@@ -3,7 +3,7 @@
 //! Stays true: one stream per agent, the newest; a wake-up is never lost, because it leaves a mark before it rings; a
 //! stream that waits costs a few hundred bytes and no task of its own.
 
-use crate::engine::{Inner, lock};
+use crate::engine::{Engine, Inner, lock};
 use muster_core::{AgentId, AgentState, ContactId, Message, MessageId, limits};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -275,6 +275,13 @@ pub(crate) struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.inner.stream_closed(&self.stream);
+    }
+}
+
+impl Engine {
+    /// How many streams this server holds.
+    pub fn streams_open(&self) -> usize {
+        self.inner.streams.len()
     }
 }
 

@@ -344,8 +344,10 @@ fn out_replaces_nothing_in_silence_and_no_pipe_or_device_at_all() {
     let new =
         |out: &str| ["action", "new", "--name", "q", "--target", "true", "--out", out, "mounts"].map(str::to_owned);
     let get = |out: &str| ["file", "get", "S", "r", "--out", out].map(str::to_owned);
-    let trust =
-        |out: &str| ["trust", "new", "keyring", "--version", "1", "--out", out, &key("first.asc")].map(str::to_owned);
+    let trust = |out: &str| {
+        let about = ["trust", "new", "administrators", "--fleet", "lab", "--threshold", "1", "--version", "1"];
+        [&about.map(str::to_owned)[..], &["--out", out, &key("first.asc")].map(str::to_owned)].concat()
+    };
     let backup = |out: &str| ["backup", "--out", out].map(str::to_owned);
     std::fs::write(at("mine"), "mine").unwrap();
     assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
@@ -595,7 +597,7 @@ fn a_standing_action_without_machines_is_told_as_one_and_its_csv_has_a_head() {
     let keys = key("first.asc");
     let results = ["action", "results", "1", "--format", "csv", "--keyring", &keys];
     assert_eq!(server.text(&results), "agent,hostname,status,found,value\r\n");
-    server.text(&["action", "cancel", "1"]);
+    server.text(&["action", "cancel", "1", "--server-only"]);
 }
 
 #[test]

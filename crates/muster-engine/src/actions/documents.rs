@@ -9,6 +9,7 @@ use muster_core::{Label, Payload, Timestamp, limits, system};
 use muster_store::investigators::TrustGroup;
 use muster_store::targets::{Reach, TargetQuery};
 use muster_trust::document;
+use sha2::{Digest, Sha256};
 
 /// Bytes of a document beside which a message has room for what stands around it.
 const DOCUMENT_BYTES_MAX: usize = limits::MESSAGE_BYTES_MAX - 4096;
@@ -18,6 +19,8 @@ const DOCUMENT_BYTES_MAX: usize = limits::MESSAGE_BYTES_MAX - 4096;
 pub struct TrustDocument {
     /// What it is about: `investigators` or `administrators`.
     pub kind: &'static str,
+    /// Which fleet and target it is for, as a word: those for other machines stay on their way beside it.
+    pub scope: String,
     /// Its version.
     pub version: u64,
     /// When it stops counting.
@@ -27,9 +30,9 @@ pub struct TrustDocument {
 }
 
 impl TrustDocument {
-    /// The group of broadcasts in which a newer document takes the place of an older one.
+    /// The group of broadcasts in which a newer document takes the place of an older one for the same machines.
     pub fn group(&self) -> String {
-        format!("trust.{}", self.kind)
+        format!("trust.{}.{}", self.kind, self.scope)
     }
 }
 
@@ -60,7 +63,9 @@ impl Inner {
         }
         let kind = look.kind.as_str();
         let payload = self.outside.codec.encode_trust(json);
-        Ok(TrustDocument { kind, version: look.version, expires: look.expires, payload })
+        let scope = Sha256::new().chain_update(&look.fleet).chain_update([0]).chain_update(&look.target).finalize();
+        let scope = hex::encode(&scope[..8]);
+        Ok(TrustDocument { kind, scope, version: look.version, expires: look.expires, payload })
     }
 
     /// Refuses a document that would take the place of a newer one on its way to the machines with `labels`: those that

@@ -383,7 +383,7 @@ pub(crate) fn deleted() -> Refusal {
 
 /// Says nothing of why: whoever holds the machine reads it.
 pub(crate) fn blocked() -> Refusal {
-    let reason = "this machine is blocked on this server, under whatever key it comes; an operator can unblock it";
+    let reason = "this machine is blocked on this server, until an operator unblocks it";
     Refusal::new(RefusalCode::Blocked, reason)
 }
 

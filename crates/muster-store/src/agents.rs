@@ -335,8 +335,8 @@ pub trait AgentStore: Send + Sync {
     /// found: the agent; refused: it is in another state, which the text names.
     async fn agent_rekey(&self, demand: Message, now: Timestamp, cause: &Cause) -> Result<(), StoreError>;
 
-    /// Returns machines that look like this one, because they have its machine id or its host name: blocked ones first,
-    /// then by id, at most [`muster_core::limits::LOOKALIKES_MAX`].
+    /// Returns machines that look like this one, because they have its machine id or its host name, but not those that were
+    /// deleted or go on under another key: blocked ones first, then by id, at most [`muster_core::limits::LOOKALIKES_MAX`].
     async fn agent_lookalikes(&self, id: AgentId) -> Result<Vec<Lookalike>, StoreError>;
 
     /// Forgets that two machines seemed to share this key. Not found: the agent.

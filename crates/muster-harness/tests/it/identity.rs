@@ -4,9 +4,11 @@ use crate::scene::{CEILING, Scene};
 use muster_api::agents::{AgentDetail, AgentSummary, ContactRow, EventRow};
 use muster_harness::agent::Agent;
 use muster_harness::client::{Client, Mode, enrolled};
+use muster_harness::investigator::Investigator;
 use muster_harness::server::{Server, Setup};
 use muster_harness::wait;
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -130,6 +132,55 @@ async fn a_client_that_cannot_vouch_for_its_new_key_is_rekeyed_by_force_only() {
     assert_eq!(server.rest.agent(&id).await.unwrap().pending_messages, 0);
     server.muster(&["agent", "rekey", &id, "--force", "--reason", "a copy"]).unwrap();
     assert_eq!(another(&server, &[&id]).await.state, "waiting");
+}
+
+#[tokio::test]
+async fn an_order_amid_a_rekey_is_answered_under_the_key_that_it_reached() {
+    let scene = Scene::new().await;
+    let alice = Investigator::new("Alice").unwrap();
+    alice.join(&scene.server).unwrap();
+    let (directory, go) = (scene.path("agent"), scene.path("go"));
+    Agent::prepare(&scene.server, &directory, &[&alice], 1).unwrap();
+    let program = directory.join("waiting");
+    let answer = r#"{"foundanything":true,"success":true,"elements":"here"}"#;
+    let begun = directory.join("begun");
+    let script = format!(
+        "#!/bin/sh\nread line\ntouch {}\nwhile [ ! -e {} ]; do sleep 0.05; done\necho '{answer}'\n",
+        begun.display(),
+        go.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = program.display();
+    let module = format!("[waiting]\npath = \"{path}\"\nprivilege = \"agent\"\nweight_min = 1\neffect = \"reads\"\n");
+    std::fs::write(directory.join("modules.toml"), module).unwrap();
+    let config = directory.join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("modules_file = \"modules.toml\"\n{text}")).unwrap();
+    let _agent = Agent::start_in(&directory).unwrap();
+    let old = enrolled(&scene.server, &[], CEILING).await.unwrap();
+    let known = async || Ok(scene.server.rest.agent(&old).await?.facts.contains_key("agent_vouches"));
+    wait::until_true("its facts", CEILING, known).await.unwrap();
+    let file = scene.path("amid.json").display().to_string();
+    let operation = r#"{"module":"waiting","parameters":{}}"#;
+    let new = ["action", "new", "--name", "amid", "--target", "os='linux'", "--operation", operation, "--out", &file];
+    alice.muster(&scene.server, &new).unwrap();
+    alice.muster(&scene.server, &["action", "sign", &file]).unwrap();
+    let launched = alice.muster(&scene.server, &["action", "launch", "--yes", &file]).unwrap();
+    let id = launched.split_whitespace().next().unwrap();
+    wait::until_true("the order to begin", CEILING, async || Ok(begun.exists())).await.unwrap();
+
+    scene.server.muster(&["agent", "rekey", &old, "--reason", "amid an order"]).unwrap();
+    let new = enrolled(&scene.server, &[old.clone()], CEILING).await.unwrap();
+    assert_eq!(scene.server.rest.agent(&new).await.unwrap().summary.predecessor.as_deref(), Some(old.as_str()));
+    std::fs::write(&go, "").unwrap();
+    let completed = async || Ok(scene.server.muster(&["action", "show", id])?.contains("completed"));
+    wait::until_true("the end of the action", CEILING, completed).await.unwrap();
+    // Results whose proof does not hold are left out, and end with 1.
+    let results = alice.muster(&scene.server, &["action", "results", id, "--format", "jsonl"]).unwrap();
+    let row: Value = serde_json::from_str(results.lines().next().unwrap()).unwrap();
+    assert_eq!((&row["agent"], &row["results"][0]["elements"]), (&Value::from(old), &Value::from("here")));
+    assert!(row["proof"]["signature"].is_string(), "{row}");
 }
 
 #[tokio::test]

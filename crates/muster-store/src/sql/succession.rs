@@ -45,7 +45,7 @@ const LOOKALIKES: &str = "SELECT other.agent_id, other.state, other.host_name, \
      (other.machine_id <> '' AND other.machine_id = m.machine_id), \
      (other.host_name <> '' AND other.host_name = m.host_name), other.last_contact FROM machines m JOIN machines other \
      ON other.agent_id <> m.agent_id AND ((other.machine_id <> '' AND other.machine_id = m.machine_id) \
-     OR (other.host_name <> '' AND other.host_name = m.host_name)) WHERE m.agent_id = $1 AND other.state <> 3 \
+     OR (other.host_name <> '' AND other.host_name = m.host_name)) WHERE m.agent_id = $1 AND other.state NOT IN (3, 5) \
      ORDER BY CASE WHEN other.state = 2 THEN 0 ELSE 1 END, other.id_text LIMIT $2";
 
 /// What an operator demands of an agent.

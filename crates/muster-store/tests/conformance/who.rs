@@ -33,7 +33,8 @@ fn old_key(n: u8) -> Vec<u8> {
 /// An agent whose id follows from its key, enrolled.
 async fn agent_of_key(stage: &Stage, n: u8, labels: &[Label]) -> AgentId {
     let id = AgentId::of_key(&old_key(n));
-    enrol(stage, Enrolment { id, ..enrolment(n, AgentState::Enrolled, labels) }, 0).await.id
+    let facts = facts("host", "board");
+    enrol(stage, Enrolment { id, facts, ..enrolment(n, AgentState::Enrolled, labels) }, 0).await.id
 }
 
 /// Demands a new key, as message `n`.
@@ -47,6 +48,7 @@ async fn demand(stage: &Stage, agent: AgentId, n: u8, ms: i64) -> Result<Message
 async fn succeed(stage: &Stage, old: u8, new: u8, demand: MessageId) -> Succeeded {
     let enrolment = Enrolment {
         id: AgentId::of_key(&old_key(new)),
+        facts: facts("host", "board"),
         ..enrolment(new, AgentState::Waiting, &[Label::client("linux")])
     };
     let succession = Succession { enrolment, old_key: old_key(old), demand };
@@ -131,6 +133,7 @@ for_each_backend! {
         let Succeeded::Yes(agent) = succeed(&stage, 1, 2, asked).await else { panic!("refused") };
         assert_eq!((agent.state, agent.predecessor), (AgentState::Enrolled, Some(old)));
         assert_eq!(agent.labels, [Label::client("linux"), Label::new("operator", "web")]);
+        assert_eq!(stage.store.agent_lookalikes(new).await.unwrap(), [], "it does not look like itself");
         let before = stage.store.agent_get(old).await.unwrap().unwrap();
         assert_eq!((before.state, before.successor, before.rekey_asked), (AgentState::Replaced, Some(new), None));
         assert_eq!(stage.row(id(80)).await.message.destination.agent, Some(new), "what waits follows the machine");

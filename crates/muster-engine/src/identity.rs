@@ -43,9 +43,10 @@ impl Inner {
     }
 
     async fn enrol(&self, agent: AgentId, from: &ContactFrom, now: Timestamp) -> Result<(), Refusal> {
-        let shown = match from.introduction.is_empty() {
-            true => Introduction::default(),
-            false => self.outside.codec.decode_introduction(&from.introduction),
+        let shown = if from.introduction.is_empty() {
+            Introduction::default()
+        } else {
+            self.outside.codec.decode_introduction(&from.introduction)
         };
         // What a machine claims is never proof of anything: labels that are no labels are left out, not refused.
         let labels = claimed_labels(from.labels.clone()).unwrap_or_default().into_iter().map(Label::client).collect();
@@ -222,11 +223,8 @@ impl Inner {
     }
 
     pub(crate) async fn agent_unblock(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        match self.state_of(id).await? {
-            AgentState::Waiting => {
-                return Err(OperatorError::Conflict(format!("agent {id} is not blocked, it waits: approve it")));
-            }
-            _ => {}
+        if self.state_of(id).await? == AgentState::Waiting {
+            return Err(OperatorError::Conflict(format!("agent {id} is not blocked, it waits: approve it")));
         }
         // The demands for a new key go first: an agent that may come back as it was must not find one.
         let now = self.now();
@@ -308,13 +306,8 @@ impl Inner {
             return Ok(());
         }
         let given: Vec<_> = agent.labels.iter().filter(|label| label.service != label::CLIENT).collect();
-        let labels = match given.is_empty() {
-            true => String::new(),
-            false => {
-                let names: Vec<_> = given.iter().map(ToString::to_string).collect();
-                format!(", its labels ({})", names.join(", "))
-            }
-        };
+        let names: Vec<_> = given.iter().map(ToString::to_string).collect();
+        let labels = if names.is_empty() { String::new() } else { format!(", its labels ({})", names.join(", ")) };
         Err(OperatorError::Conflict(format!(
             "agent {id} runs a program whose old key does not vouch for its new one (a fleetspeak-client, or an old \
              muster-agent): under its new key {what_then}, and what is noted of its weights{labels} and what waits for it \

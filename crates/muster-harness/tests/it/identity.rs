@@ -91,7 +91,7 @@ async fn a_rekey_loses_no_machine_whose_token_is_spent() {
     wait::until_true("its facts", CEILING, vouches).await.unwrap();
 
     server.muster(&["agent", "rekey", &first, "--reason", "cloned image"]).unwrap();
-    let second = enrolled(&server, &[first.clone()], CEILING).await.unwrap();
+    let second = enrolled(&server, std::slice::from_ref(&first), CEILING).await.unwrap();
     let detail: AgentDetail = server.rest.agent(&second).await.unwrap();
     assert_eq!(detail.summary.predecessor.as_deref(), Some(first.as_str()));
     for label in ["site:berlin", "operator:web", "rack:7"] {
@@ -143,12 +143,8 @@ async fn an_order_amid_a_rekey_is_answered_under_the_key_that_it_reached() {
     Agent::prepare(&scene.server, &directory, &[&alice], 1).unwrap();
     let program = directory.join("waiting");
     let answer = r#"{"foundanything":true,"success":true,"elements":"here"}"#;
-    let begun = directory.join("begun");
-    let script = format!(
-        "#!/bin/sh\nread line\ntouch {}\nwhile [ ! -e {} ]; do sleep 0.05; done\necho '{answer}'\n",
-        begun.display(),
-        go.display()
-    );
+    let script =
+        format!("#!/bin/sh\nread line\nwhile [ ! -e {} ]; do sleep 0.05; done\necho '{answer}'\n", go.display());
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = program.display();
@@ -157,7 +153,7 @@ async fn an_order_amid_a_rekey_is_answered_under_the_key_that_it_reached() {
     let config = directory.join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, format!("modules_file = \"modules.toml\"\n{text}")).unwrap();
-    let _agent = Agent::start_in(&directory).unwrap();
+    let mut agent = Agent::start_in(&directory).unwrap();
     let old = enrolled(&scene.server, &[], CEILING).await.unwrap();
     let known = async || Ok(scene.server.rest.agent(&old).await?.facts.contains_key("agent_vouches"));
     wait::until_true("its facts", CEILING, known).await.unwrap();
@@ -168,10 +164,10 @@ async fn an_order_amid_a_rekey_is_answered_under_the_key_that_it_reached() {
     alice.muster(&scene.server, &["action", "sign", &file]).unwrap();
     let launched = alice.muster(&scene.server, &["action", "launch", "--yes", &file]).unwrap();
     let id = launched.split_whitespace().next().unwrap();
-    wait::until_true("the order to begin", CEILING, async || Ok(begun.exists())).await.unwrap();
+    agent.process.printed("an order is run", CEILING).await.unwrap();
 
     scene.server.muster(&["agent", "rekey", &old, "--reason", "amid an order"]).unwrap();
-    let new = enrolled(&scene.server, &[old.clone()], CEILING).await.unwrap();
+    let new = enrolled(&scene.server, std::slice::from_ref(&old), CEILING).await.unwrap();
     assert_eq!(scene.server.rest.agent(&new).await.unwrap().summary.predecessor.as_deref(), Some(old.as_str()));
     std::fs::write(&go, "").unwrap();
     let completed = async || Ok(scene.server.muster(&["action", "show", id])?.contains("completed"));
@@ -233,7 +229,7 @@ async fn case_11_two_machines_of_one_name_are_doubles_and_a_restart_is_none() {
     wait::until_true("the facts of its second start", CEILING, restarted).await.unwrap();
     assert!(!scene.server.muster(&["report", "double"]).unwrap().contains(&one));
     let _other = Agent::start(&scene.server, &scene.path("two")).unwrap();
-    let two = enrolled(&scene.server, &[one.clone()], CEILING).await.unwrap();
+    let two = enrolled(&scene.server, std::slice::from_ref(&one), CEILING).await.unwrap();
     told(&two).await;
     let report = scene.server.muster(&["report", "double"]).unwrap();
     assert!(report.contains(&one) && report.contains(&two), "{report}");
@@ -245,8 +241,8 @@ async fn an_agent_that_stops_in_order_is_offline_at_once() {
         let scene = Scene::new().await;
         let directory = scene.path("agent");
         Agent::prepare(&scene.server, &directory, &[], 1).unwrap();
-        let file = std::fs::read_dir(&directory).unwrap().flatten().map(|entry| entry.path());
-        let file = file.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "toml")).unwrap();
+        let mut files = std::fs::read_dir(&directory).unwrap().flatten().map(|entry| entry.path());
+        let file = files.find(|path| path.extension().is_some_and(|extension| extension == "toml")).unwrap();
         let text: String = std::fs::read_to_string(&file).unwrap();
         let kept: Vec<_> = text.lines().filter(|line| !line.starts_with("mode")).collect();
         std::fs::write(&file, format!("mode = \"{mode}\"\n{}\n", kept.join("\n"))).unwrap();

@@ -102,7 +102,7 @@ impl Door {
             labels,
             state: AgentState::Enrolled,
             token: None,
-            facts: Default::default(),
+            facts: muster_core::Facts::new(),
             note: String::new(),
         };
         assert!(matches!(self.store.agent_enrol(enrolment, NOW).await.unwrap(), Enrolled::Yes(_)));

@@ -40,7 +40,7 @@ pub(crate) async fn enrol_token_create(
     let invalid = |error: text::TextError| Failure::invalid(error.to_string());
     text::name("the token's name", &request.name).map_err(invalid)?;
     // Written out, so that a label means the same wherever it stands: `site:berlin` is label `berlin` of service `site`.
-    let labels = request.labels.iter().map(|label| given(label).map(|label| label.to_string()));
+    let labels = request.labels.iter().map(|label| Ok::<_, Failure>(given(label)?.to_string()));
     let labels = labels.collect::<Result<Vec<_>, _>>()?;
     if request.labels.len() > limits::AGENT_LABELS_MAX {
         return Err(Failure::invalid(format!("at most {} labels can be given", limits::AGENT_LABELS_MAX)));

@@ -89,7 +89,7 @@ impl World {
             labels: vec![],
             state: AgentState::Enrolled,
             token: None,
-            facts: Default::default(),
+            facts: muster_core::Facts::new(),
             note: String::new(),
         };
         self.store.agent_enrol(enrolment, self.engine.now()).await.unwrap();

@@ -12,7 +12,7 @@ use std::io::IsTerminal as _;
 const SHOWN: [&str; 6] = ["fqdn", "os_name", "architecture", "virtualisation", "machine_id", "addresses"];
 
 /// Shows the machines and lets them in.
-pub(super) async fn run(context: &Context, change: Change, yes: bool) -> Result<(), Failure> {
+pub(super) async fn run(context: &Context, change: &Change, yes: bool) -> Result<(), Failure> {
     let mut answers = Vec::new();
     for text in &change.ids {
         let id = resolve::agent(context, text).await?;

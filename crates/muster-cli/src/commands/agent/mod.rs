@@ -191,7 +191,7 @@ impl Args {
             Command::Unlabel { id, labels } => set_labels(context, &id, &labels, &Method::DELETE).await,
             Command::Block(change) => change.run(context, "block").await,
             Command::Unblock(change) => change.run(context, "unblock").await,
-            Command::Approve { change, yes } => approve::run(context, change, yes).await,
+            Command::Approve { change, yes } => approve::run(context, &change, yes).await,
             Command::Rekey { change, force } => change.rekey(context, force).await,
             Command::CloneClear(change) => change.run(context, "clone-clear").await,
             Command::Delete { change, yes } => change.delete(context, yes).await,

@@ -102,7 +102,7 @@ impl Live {
             labels: vec![],
             state: AgentState::Enrolled,
             token: None,
-            facts: Default::default(),
+            facts: muster_core::Facts::new(),
             note: String::new(),
         };
         self.store().agent_enrol(enrolment, Timestamp::from_secs(1_700_000_000)).await.unwrap();

@@ -64,7 +64,12 @@ pub fn completion(mut command: Command, shell: Shell) -> Vec<u8> {
     script
 }
 
-/// Writes one man page per command into `out`. Returns their paths.
+/// The section of the pages of commands. The plain section would give `muster agent` the page of the program
+/// `muster-agent`; `man muster-agent-list` finds a page in either.
+const COMMANDS_SECTION: &str = "1muster";
+
+/// Writes one man page per command into `out`: the program's own in section 1, those of its commands in a section of
+/// their own, so that they take no other program's. Returns their paths.
 pub fn man(command: Command, out: &Path) -> Result<Vec<PathBuf>, Failure> {
     const WHAT: &str = "could not write the man pages";
     std::fs::create_dir_all(out).map_err(|error| Failure::local(WHAT, out.display(), &error))?;
@@ -79,13 +84,19 @@ pub fn man(command: Command, out: &Path) -> Result<Vec<PathBuf>, Failure> {
 fn pages(command: &Command, name: &str, out: &Path, written: &mut Vec<PathBuf>) -> std::io::Result<()> {
     // clap keeps the name for the program's life.
     let title: &'static str = Box::leak(name.to_owned().into_boxed_str());
-    let page = clap_mangen::Man::new(command.clone().name(title));
+    let is_command = name.contains('-');
+    // A page names those of its commands by its own section.
+    let page = clap_mangen::Man::new(command.clone().name(title)).section(COMMANDS_SECTION);
     let mut text = Vec::new();
     page.render(&mut text)?;
-    if !name.contains('-') {
-        text.extend(exit_status().into_bytes());
+    let mut section = COMMANDS_SECTION;
+    if !is_command {
+        section = "1";
+        let titles = [COMMANDS_SECTION, section].map(|section| format!(".TH {name} {section} "));
+        let page = String::from_utf8_lossy(&text).replacen(&titles[0], &titles[1], 1);
+        text = (page + &exit_status()).into_bytes();
     }
-    let path = out.join(format!("{name}.1"));
+    let path = out.join(format!("{name}.{section}"));
     std::fs::write(&path, text)?;
     written.push(path);
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {

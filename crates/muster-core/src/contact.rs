@@ -1,6 +1,6 @@
 //! Contacts as they come in and as they are answered, free of any wire format.
 
-use crate::{Message, Payload, Priority, Timestamp};
+use crate::{AgentState, Message, Payload, Priority, Timestamp};
 use std::collections::BTreeMap;
 
 /// What a machine says in one contact, or in one record of a stream. Nothing in it is believed but its content: the
@@ -54,4 +54,6 @@ pub struct ContactAnswer {
     pub nonce: u64,
     /// Messages for the machine, at most [`crate::limits::CONTACT_MESSAGES_MAX`].
     pub messages: Vec<Message>,
+    /// What the machine is to the server; one that waits for approval is answered as any other, and would not know.
+    pub state: AgentState,
 }

@@ -49,6 +49,10 @@ pub const ACTION_RESULT: &str = "ActionResult";
 /// Agent to server, service [`ACTIONS`]: what the machine believes and can do (`AgentTrust`).
 pub const AGENT_TRUST: &str = "AgentTrust";
 
+/// Header of the server's answer to a contact: what the machine is to it, by the word of [`crate::AgentState`]. Only our
+/// own agent reads it.
+pub const AGENT_STATE_HEADER: &str = "muster-agent-state";
+
 /// A label that starts with this carries an enrolment token. It is spent at enrolment and never stored.
 pub const ENROL_TOKEN_PREFIX: &str = "enrol-token:";
 

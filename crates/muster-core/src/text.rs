@@ -122,9 +122,84 @@ pub fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }
 
+/// Whether `c` would steer what shows it, or deceive whoever reads it: control characters (C0, DEL, C1), characters that
+/// change the direction of writing, and characters that nobody sees.
+pub fn is_steering(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Returns `text` for a terminal: what would steer it is replaced; line ends stay.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c != '\n' && is_steering(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Returns JSON with every steering character written as an escape, so that the same value can be shown on a terminal.
+/// A writer of JSON escapes only the first 32 control characters. Line ends and blanks between values stay.
+pub fn json_escaped(json: &str) -> String {
+    use std::fmt::Write as _;
+    let mut escaped = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        if matches!(c, '\n' | '\t' | '\r') || !is_steering(c) {
+            escaped.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut units) {
+            // Writing into a string cannot fail.
+            let _ = write!(escaped, "\\u{unit:04x}");
+        }
+    }
+    escaped
+}
+
+/// The levels that a log may have.
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Accepts what says how much is logged: a level, or directives such as `info,muster_agent=debug`. A word that is no
+/// level would be taken for the name of a part of the program, and silence all others. The error says what to write.
+pub fn log_level(text: &str) -> Result<(), String> {
+    let is_level = |word: &str| LOG_LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+    if text.trim().is_empty() {
+        return Err(format!("no level is given; write one of {}", LOG_LEVELS.join(", ")));
+    }
+    for directive in text.split(',').map(str::trim) {
+        // A directive for spans, in brackets, always has a level behind its last equals sign, too.
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level.trim());
+        if !is_level(level) {
+            return Err(format!(
+                "{:?} is not a level; write one of {}, or directives such as info,muster_agent=debug",
+                cut(level, 60),
+                LOG_LEVELS.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_for_a_terminal_is_the_same_value_without_anything_that_steers() {
+        let json = json_escaped("[\n\t\"a\u{7f}b\u{9b}31mc\u{202e}d\u{2066}e\u{e0041}f\u{feff}\u{1b}é\"]");
+        assert!(!json.chars().any(|c| c != '\n' && c != '\t' && is_steering(c)), "{json:?}");
+        assert_eq!(json_escaped("\"\u{9b}\u{e0041}é\""), "\"\\u009b\\udb40\\udc41é\"");
+        assert_eq!(plain("a\u{7f}\u{9b}\u{202e}\nb"), "a\u{fffd}\u{fffd}\u{fffd}\nb");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for good in ["info", "WARN", "off", "info,muster_agent=debug", "muster=trace", "warn, [span{a=1}]=debug"] {
+            assert_eq!(log_level(good), Ok(()), "{good}");
+        }
+        for bad in ["warning", "loud", "", "info,loud", "muster=loud", "info,,debug", "muster_agent", "5"] {
+            assert!(log_level(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn names_are_bounded_and_free_of_control_characters() {

@@ -152,7 +152,8 @@ impl Inner {
             let judged = self.intake(agent, &from, portion.messages, now);
             self.record_store(agent, &from, recorded.contact, (judged, now)).await?;
         }
-        let messages = match recorded.state {
+        let state = recorded.state;
+        let messages = match state {
             AgentState::Enrolled => self.poll_messages(agent, recorded).await,
             AgentState::Rekeying | AgentState::Replaced => {
                 self.rekey_order(agent, recorded.contact).await.into_iter().collect()
@@ -160,7 +161,7 @@ impl Inner {
             AgentState::Waiting | AgentState::Blocked | AgentState::Deleted => Vec::new(),
         };
         counter!("muster_engine_messages_out_total", "kind" => "poll").increment(messages.len() as u64);
-        Ok(ContactAnswer { nonce, messages })
+        Ok(ContactAnswer { nonce, messages, state })
     }
 
     /// What a poll takes home: what was claimed for it, and the broadcasts that fit beside it.

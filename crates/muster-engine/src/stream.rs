@@ -257,7 +257,7 @@ impl Inner {
         if recorded.state == AgentState::Enrolled {
             stream.mark(wake::BROADCASTS);
         }
-        let answer = ContactAnswer { nonce, messages };
+        let answer = ContactAnswer { nonce, messages, state: recorded.state };
         Ok(OpenStream { answer, incoming: StreamIn { held }, outgoing })
     }
 

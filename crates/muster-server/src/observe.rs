@@ -35,6 +35,7 @@ impl fmt::Debug for Chain<'_> {
 }
 
 fn filter(logs: &Logs) -> Result<EnvFilter, String> {
+    muster_core::text::log_level(&logs.level).map_err(|why| format!("logs.level: {why}"))?;
     EnvFilter::try_new(&logs.level).map_err(|error| {
         format!("logs.level: {error}. Write a level such as info, or directives such as info,muster_engine=debug")
     })

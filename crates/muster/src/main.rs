@@ -17,13 +17,16 @@ use std::process::ExitCode;
 
 /// One server for a fleet of machines: enrols them by key, carries messages to and from them, loses nothing
 #[derive(Debug, Parser)]
-#[command(name = "muster", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(name = "muster", version, long_version = LONG_VERSION, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
     #[command(subcommand)]
     command: Command,
 }
+
+/// The version with the commit it was built from.
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("MUSTER_COMMIT"), ")");
 
 const AFTER_HELP: &str = "\
 First steps:
@@ -178,11 +181,11 @@ fn man(out: Output, dir: &std::path::Path) -> Result<(), Failure> {
 }
 
 fn version(out: Output) -> Result<(), Failure> {
-    let version = env!("CARGO_PKG_VERSION");
     if out.json {
-        return out.json(&std::collections::BTreeMap::from([("version", version)]));
+        let facts = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("MUSTER_COMMIT"))];
+        return out.json(&std::collections::BTreeMap::from(facts));
     }
-    out.line(&format!("muster {version}"))
+    out.line(&format!("muster {LONG_VERSION}"))
 }
 
 /// The runtime of a server: every core.

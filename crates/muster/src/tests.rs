@@ -115,11 +115,16 @@ fn the_reference_page_is_written_from_the_program() {
 fn man_pages_and_completions_are_made_for_every_command() {
     let dir = tempfile::tempdir().unwrap();
     let pages = book::man(definition(), dir.path()).unwrap();
-    for page in ["muster.1", "muster-agent-list.1", "muster-message-send.1"] {
+    for page in ["muster.1", "muster-agent-list.1muster", "muster-message-send.1muster"] {
         let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }
-    assert!(!pages.iter().any(|page| page.ends_with("muster-reference.1")));
+    let names: Vec<_> = pages.iter().map(|page| page.file_name().unwrap().to_str().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.contains("muster-reference")));
+    // Those are the pages of the program muster-agent.
+    assert_eq!(names.iter().filter(|name| name.ends_with(".1")).collect::<Vec<_>>(), [&"muster.1"]);
+    let main = std::fs::read_to_string(dir.path().join("muster.1")).unwrap();
+    assert!(main.contains(".TH muster 1 ") && main.contains("muster\\-agent(1muster)"), "{main}");
     assert!(std::fs::read_to_string(dir.path().join("muster.1")).unwrap().contains("EXIT STATUS"));
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let script = String::from_utf8(book::completion(definition(), shell)).unwrap();

@@ -42,6 +42,9 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigErro
         && config.admin.address == Listen::Off
         && config.admin.socket.is_none();
     findings.wrong_if(closed, "operators.address", "every door is off", "Give at least one door an address.");
+    let level = text::log_level(&config.logs.level).err();
+    let advice = "Another word would silence the log.";
+    findings.wrong_if(level.is_some(), "logs.level", level.unwrap_or_default(), advice);
     if findings.found.is_empty() { Ok(()) } else { Err(ConfigErrors(findings.found)) }
 }
 

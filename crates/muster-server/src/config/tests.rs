@@ -199,6 +199,15 @@ fn times_that_do_not_go_together_are_refused() {
 }
 
 #[test]
+fn a_log_level_that_is_none_is_refused() {
+    for level in ["warning", "loud", "", "info,loud", "muster_engine"] {
+        let text = format!("data = \"d\"\n[logs]\nlevel = {level:?}\n");
+        assert!(refused(&text).starts_with("muster.toml:3: logs.level: "), "{level}: {}", refused(&text));
+    }
+    Config::from_parts("[logs]\nlevel = \"info,muster_engine=debug\"\n", "a", [], &Overrides::default()).unwrap();
+}
+
+#[test]
 fn what_differs_is_named_by_its_key_and_never_by_its_value() {
     let read = |text: &str| Config::from_parts(text, "test.toml", [], &Overrides::default()).unwrap();
     let one = read("[limits]\nmessage_life = \"1d\"\n");

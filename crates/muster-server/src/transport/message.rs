@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use muster_core::AgentId;
 use muster_core::contact::ContactData;
+use muster_core::{AgentId, AgentState, system};
 use muster_engine::contact::ContactFrom;
 use muster_engine::{Refusal, RefusalCode};
 use muster_proto::contact::{ContactError, Received, answer_to_wire, contact_count};
@@ -35,8 +35,9 @@ pub(super) async fn answer(
     connection.head_expect();
     let (from, data) = decode(shared, connection, &key, body, &mut share).await?;
     let answer = shared.engine.contact_poll(from, data).await?;
+    let state = answer.state;
     let wire = answer_to_wire(answer.nonce, answer.messages);
-    Ok(octets(Body::full(wire.encode_to_vec())))
+    Ok(with_state(octets(Body::full(wire.encode_to_vec())), state))
 }
 
 /// Checks all that can be checked before the body: method, key, length and encoding.
@@ -121,6 +122,12 @@ async fn judge(shared: &Shared, received: &mut Received) -> Result<BTreeMap<Stri
     }
     let judged = tokio::task::spawn_blocking(move || signatures::judge(signers.as_ref(), &signatures, &signed, now));
     judged.await.unwrap_or(Err(SignatureError::Certificate))
+}
+
+/// Tells our own agent what it is to this server.
+pub(super) fn with_state(mut answer: Response<Body>, state: AgentState) -> Response<Body> {
+    answer.headers_mut().insert(system::AGENT_STATE_HEADER, HeaderValue::from_static(state.word()));
+    answer
 }
 
 /// A good answer of plain bytes.

@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::body::{self, Body, Encoding, Outlet, Pace, Share};
 use super::connection::Connection;
 use super::door::Shared;
-use super::message::{begin, decode, octets};
+use super::message::{begin, decode, octets, with_state};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -53,9 +53,10 @@ pub(super) async fn answer(
         outlet: outlet.clone(),
         storing: AtomicBool::new(false),
     };
+    let state = answer.state;
     let start = record_bytes(&answer_to_wire(answer.nonce, answer.messages));
     let work = async move { stream.run(start, records, incoming, outgoing).await };
-    Ok(octets(Body::work(outlet, None, work)))
+    Ok(with_state(octets(Body::work(outlet, None, work)), state))
 }
 
 /// A stream's body, taken apart into records.

@@ -1,22 +1,25 @@
 //! The command line of `muster-agent`.
 
-use crate::actions::Believed;
-use crate::actions::status::Remembered;
-use crate::actions::status::{Report, Show};
-use crate::config::{Compression, Config, DEFAULT_PATH, LogFormat, Mode, SAMPLE, Secret, Span};
-use crate::doctor::{self, Verdict};
+use crate::actions::status::{Remembered, Report, Show};
+use crate::config::{Config, LogFormat, SAMPLE};
+use crate::doctor::{self, Outcome};
 use crate::keys;
+use crate::presence::Presence;
+use crate::settings::Settings;
 use crate::world::{Random, SystemClock};
-use crate::{facts, run};
+use crate::{book, facts, run};
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
-use muster_core::Clock as _;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use muster_core::{Clock, text};
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
+/// The version with the commit it was built from. `-V` prints the version alone: the module agentdestroy compares it.
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("MUSTER_COMMIT"), ")");
 /// The program went wrong.
 const EXIT_FAILED: u8 = 1;
 
@@ -24,7 +27,7 @@ const EXIT_FAILED: u8 = 1;
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong use, 7 ended by order of the server.
 #[derive(Debug, Parser)]
-#[command(name = "muster-agent", version, max_term_width = 120)]
+#[command(name = "muster-agent", version, long_version = LONG_VERSION, max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -33,7 +36,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Keep in touch with the server until stopped.
-    Run(Settings),
+    Run {
+        #[command(flatten)]
+        settings: Settings,
+        /// Call once: enrol, take what waits, run it, deliver the results, and end; for machines that cannot keep a program
+        /// running. Ends with 1 when there was no contact.
+        #[arg(long)]
+        once: bool,
+    },
     /// Look at everything that must be right, and say what is not.
     Doctor {
         #[command(flatten)]
@@ -78,6 +88,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the man pages.
+    Man {
+        /// The directory to write into; it is made if need be.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Print the version.
     Version {
         /// Print JSON.
@@ -117,178 +138,6 @@ enum ConfigCommand {
     },
 }
 
-/// Where the configuration is, and what lies over it.
-#[derive(Debug, Clone, Args)]
-struct Settings {
-    /// Configuration file.
-    #[arg(long, env = "MUSTER_AGENT_CONFIG", default_value = DEFAULT_PATH, value_name = "FILE")]
-    config: PathBuf,
-    /// Servers as HOST:PORT, instead of those in the file.
-    #[arg(long = "server", env = "MUSTER_AGENT_SERVERS", value_delimiter = ',', value_name = "HOST:PORT")]
-    servers: Vec<String>,
-    /// Certificates of the server's authority: PEM text or a file.
-    #[arg(long, env = "MUSTER_AGENT_TRUSTED_CERTS", value_name = "PEM")]
-    trusted_certs: Option<String>,
-    /// Name the server's certificate must carry.
-    #[arg(long, env = "MUSTER_AGENT_SERVER_NAME", value_name = "NAME")]
-    server_name: Option<String>,
-    /// Directory of key, spool and ledger.
-    #[arg(long, env = "MUSTER_AGENT_STATE_DIR", value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Hold a stream open, or poll.
-    #[arg(long, env = "MUSTER_AGENT_MODE")]
-    mode: Option<Mode>,
-    /// How what is sent is made smaller.
-    #[arg(long, env = "MUSTER_AGENT_COMPRESSION")]
-    compression: Option<Compression>,
-    /// Whether HTTP/2 is offered.
-    #[arg(long, env = "MUSTER_AGENT_HTTP2", value_name = "BOOL")]
-    http2: Option<bool>,
-    /// Labels this machine claims, instead of those in the file.
-    #[arg(long = "label", env = "MUSTER_AGENT_LABELS", value_delimiter = ',', value_name = "LABEL")]
-    labels: Vec<String>,
-    /// Name of the fleet that this machine belongs to
-    #[arg(long, env = "MUSTER_AGENT_FLEET", value_name = "NAME")]
-    fleet: Option<String>,
-    /// Token that allows this machine to enrol; better given in the environment than as a flag, which others can see.
-    #[arg(long, env = "MUSTER_AGENT_ENROL_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    enrol_token: Option<String>,
-    /// Longest pause between polls, such as 5m.
-    #[arg(long, env = "MUSTER_AGENT_POLL_MAX", value_name = "TIME")]
-    poll_max: Option<Span>,
-    /// How long background messages wait for a poll that happens anyway.
-    #[arg(long, env = "MUSTER_AGENT_BUFFER_MAX", value_name = "TIME")]
-    buffer_max: Option<Span>,
-    /// First pause after a failure.
-    #[arg(long, env = "MUSTER_AGENT_FAILURE_DELAY_MIN", value_name = "TIME")]
-    failure_delay_min: Option<Span>,
-    /// Longest pause after failures.
-    #[arg(long, env = "MUSTER_AGENT_FAILURE_DELAY_MAX", value_name = "TIME")]
-    failure_delay_max: Option<Span>,
-    /// Directory of service definitions.
-    #[arg(long, env = "MUSTER_AGENT_SERVICES_DIR", value_name = "DIR")]
-    services_dir: Option<PathBuf>,
-    /// Proxy that can CONNECT, as http://HOST:PORT.
-    #[arg(long, env = "MUSTER_AGENT_PROXY", value_name = "URL")]
-    proxy: Option<String>,
-    /// Request header that carries the agent's certificate.
-    #[arg(long, env = "MUSTER_AGENT_CLIENT_CERTIFICATE_HEADER", value_name = "NAME")]
-    client_certificate_header: Option<String>,
-    /// Bytes of unsent messages kept.
-    #[arg(long, env = "MUSTER_AGENT_SPOOL_BYTES_MAX", value_name = "BYTES")]
-    spool_bytes_max: Option<u64>,
-    /// Number of unsent messages kept.
-    #[arg(long, env = "MUSTER_AGENT_SPOOL_MESSAGES_MAX", value_name = "NUMBER")]
-    spool_messages_max: Option<usize>,
-    /// How often facts are looked at again.
-    #[arg(long, env = "MUSTER_AGENT_FACTS_EVERY", value_name = "TIME")]
-    facts_every: Option<Span>,
-    /// How long one command of a Stdin service may run.
-    #[arg(long, env = "MUSTER_AGENT_STDIN_TIMEOUT", value_name = "TIME")]
-    stdin_timeout: Option<Span>,
-    /// Directory of investigators' public keys, one in each file.
-    #[arg(long, env = "MUSTER_AGENT_KEYRING_DIR", value_name = "DIR")]
-    keyring_dir: Option<PathBuf>,
-    /// What their signatures are worth, in the format of MIG's acl.cfg.
-    #[arg(long, env = "MUSTER_AGENT_ACL_FILE", value_name = "FILE")]
-    acl_file: Option<PathBuf>,
-    /// Directory of the public keys of those who sign documents of trust.
-    #[arg(long, env = "MUSTER_AGENT_ADMINISTRATORS_DIR", value_name = "DIR")]
-    administrators_dir: Option<PathBuf>,
-    /// How many of them must sign a document.
-    #[arg(long, env = "MUSTER_AGENT_ADMINISTRATORS_MIN", value_name = "NUMBER")]
-    administrators_min: Option<usize>,
-    /// Programs of others that are modules.
-    #[arg(long, env = "MUSTER_AGENT_MODULES_FILE", value_name = "FILE")]
-    modules_file: Option<PathBuf>,
-    /// Numbers of users that programs of others run as, such as 60706-60944; nobody else may have them.
-    #[arg(long, env = "MUSTER_AGENT_MODULE_USERS", value_name = "FIRST-LAST")]
-    module_users: Option<String>,
-    /// How long one operation of an order may run.
-    #[arg(long, env = "MUSTER_AGENT_MODULE_TIMEOUT", value_name = "TIME")]
-    module_timeout: Option<Span>,
-    /// Address of the page of this machine, such as 127.0.0.1:51664.
-    #[arg(long, env = "MUSTER_AGENT_STATUS_PAGE", value_name = "IP:PORT")]
-    status_page: Option<String>,
-    /// How log lines look.
-    #[arg(long, env = "MUSTER_AGENT_LOG_FORMAT")]
-    log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug, trace, or directives.
-    #[arg(long, env = "MUSTER_AGENT_LOG_LEVEL", value_name = "LEVEL")]
-    log_level: Option<String>,
-}
-
-impl Settings {
-    /// Returns the configuration in force. Without a file, all must stand in the environment or in flags.
-    fn load(&self) -> anyhow::Result<Config> {
-        let mut config = match Config::read(&self.config) {
-            Err(_) if self.stands_alone() => {
-                // Whose orders count must not depend on the directory in which somebody starts the program.
-                Config::default().below(Path::new(DEFAULT_PATH).parent().unwrap_or(Path::new("/")))
-            }
-            other => other?,
-        };
-        self.lie_over(&mut config);
-        Ok(config)
-    }
-
-    fn checked(&self) -> anyhow::Result<Config> {
-        let config = self.load()?;
-        config.check()?;
-        Ok(config)
-    }
-
-    /// Whether flags and environment say enough, so that the file in the usual place may be missing.
-    fn stands_alone(&self) -> bool {
-        let nothing_there = self.config == Path::new(DEFAULT_PATH) && !self.config.exists();
-        nothing_there && !self.servers.is_empty() && self.trusted_certs.is_some()
-    }
-
-    fn lie_over(&self, config: &mut Config) {
-        macro_rules! lie {
-            ($($key:ident),*) => { $(if let Some(value) = &self.$key { config.$key = value.clone(); })* };
-        }
-        lie!(
-            trusted_certs,
-            server_name,
-            state_dir,
-            mode,
-            compression,
-            http2,
-            poll_max,
-            buffer_max,
-            failure_delay_min,
-            failure_delay_max,
-            services_dir,
-            proxy,
-            client_certificate_header,
-            spool_bytes_max,
-            spool_messages_max,
-            facts_every,
-            stdin_timeout,
-            keyring_dir,
-            acl_file,
-            fleet,
-            administrators_dir,
-            administrators_min,
-            modules_file,
-            module_users,
-            module_timeout,
-            status_page,
-            log_format,
-            log_level
-        );
-        if let Some(token) = &self.enrol_token {
-            config.enrol_token = Secret(token.clone());
-        }
-        for (given, list) in [(&self.servers, &mut config.servers), (&self.labels, &mut config.labels)] {
-            if !given.is_empty() {
-                list.clone_from(given);
-            }
-        }
-    }
-}
-
 /// Reads the command line, does what it says, and returns the exit code.
 pub fn main() -> ExitCode {
     // Before anything else: a module's process gives up what it does not need while it has one thread.
@@ -297,23 +146,33 @@ pub fn main() -> ExitCode {
     }
     match dispatch(Cli::parse().command) {
         Ok(code) => code,
+        Err(error) if is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("muster-agent: {error:#}");
+            eprintln!("muster-agent: {}", text::plain(&format!("{error:#}")));
             ExitCode::from(EXIT_FAILED)
         }
     }
 }
 
+/// Whether whoever read the output has read enough, as `head` does.
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.into_iter().any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match command {
-        Command::Run(settings) => return run_agent(&settings),
+        Command::Run { settings, once } => {
+            drop(out);
+            return run_agent(&settings, if once { Presence::CheckIn } else { Presence::Daemon });
+        }
         Command::Doctor { settings, json } => return run_doctor(&settings, json),
         Command::Facts { json } => print_facts(&mut out, json)?,
         Command::Status { settings, all, json } => {
             let show = if all { Show::All } else { Show::Latest };
             let report = Report::read(&settings.load()?, show)?;
-            let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
+            let text = if json { report.json() } else { report.text() };
             write!(out, "{text}")?;
         }
         Command::Module { name } => {
@@ -331,16 +190,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Config(ConfigCommand::Check(settings)) => {
             let config = settings.checked()?;
-            crate::pinned::read_pins(&config.trusted_pem()?)?;
-            // The configuration alone: documents that were accepted are the state of this machine.
-            let problems = Believed::load(&config, Path::new("")).problems;
-            let (grave, small): (Vec<_>, Vec<_>) = problems.into_iter().partition(|problem| problem.is_grave);
-            for problem in small {
-                writeln!(out, "warning: {}", problem.text)?;
-            }
-            if !grave.is_empty() {
-                let texts: Vec<_> = grave.into_iter().map(|problem| problem.text).collect();
-                anyhow::bail!("{}", texts.join("\nmuster-agent: "));
+            let checks = doctor::configured(&config, SystemClock.now());
+            let wrong: Vec<_> = checks.into_iter().filter(|check| check.outcome != Outcome::Ok).collect();
+            write!(out, "{}", doctor::shown(&wrong))?;
+            if doctor::has_failed(&wrong) {
+                anyhow::bail!("{} is not valid: the lines above say why", settings.config.display());
             }
             writeln!(out, "{} is valid", settings.config.display())?;
         }
@@ -358,12 +212,17 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let id = keys::look(&config.state_dir)?.with_context(missing)?.id;
             if json { writeln!(out, "{}", serde_json::json!({ "id": id }))? } else { writeln!(out, "{id}")? }
         }
+        Command::Completion { shell } => out.write_all(&book::completion(Cli::command(), shell))?,
+        Command::Man { out: directory } => {
+            let pages = book::man(Cli::command(), &directory)?;
+            writeln!(out, "{pages} pages in {}", directory.display())?;
+        }
         Command::Version { json } => {
-            let version = env!("CARGO_PKG_VERSION");
             if json {
-                writeln!(out, "{}", serde_json::json!({ "version": version }))?;
+                let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("MUSTER_COMMIT"));
+                writeln!(out, "{}", serde_json::json!({ "version": version, "commit": commit }))?;
             } else {
-                writeln!(out, "muster-agent {version}")?;
+                writeln!(out, "muster-agent {LONG_VERSION}")?;
             }
         }
     }
@@ -385,13 +244,13 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-fn run_agent(settings: &Settings) -> anyhow::Result<ExitCode> {
+fn run_agent(settings: &Settings, presence: Presence) -> anyhow::Result<ExitCode> {
     let config = settings.checked()?;
     start_logging(&config)?;
     let random = Arc::new(Random::from_system().context("cannot get random numbers from the system")?);
     let reread = || settings.checked();
     let runtime = runtime()?;
-    let code = runtime.block_on(run::run(config, Arc::new(SystemClock), random, reread));
+    let code = runtime.block_on(run::run(config, presence, Arc::new(SystemClock), random, reread));
     // Whatever still blocks has nothing to say any more.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     code
@@ -406,23 +265,16 @@ fn run_module(name: &str) -> anyhow::Result<ExitCode> {
 
 fn run_doctor(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
     let config = settings.load();
-    let findings = runtime()?.block_on(doctor::examine(config, Arc::new(SystemClock)));
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;
-    } else {
-        for finding in &findings {
-            writeln!(out, "{:4}  {:<12}  {}", finding.verdict.word(), finding.what, finding.says)?;
-        }
-    }
-    let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
-    Ok(if bad { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
+    let checks = runtime()?.block_on(doctor::examine(config, Arc::new(SystemClock)));
+    let text = if json { doctor::json(&checks) } else { doctor::shown(&checks) };
+    write!(std::io::stdout().lock(), "{text}")?;
+    Ok(if doctor::has_failed(&checks) { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
 }
 
 fn print_facts(out: &mut impl Write, json: bool) -> anyhow::Result<()> {
     let facts = facts::Observer::new(Arc::new(SystemClock)).observe();
     if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&facts)?)?;
+        writeln!(out, "{}", text::json_escaped(&serde_json::to_string_pretty(&facts)?))?;
         return Ok(());
     }
     let width = facts.keys().map(String::len).max().unwrap_or_default();
@@ -433,7 +285,7 @@ fn print_facts(out: &mut impl Write, json: bool) -> anyhow::Result<()> {
         };
         for (number, value) in values.iter().enumerate() {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            writeln!(out, "{:width$}  {text}", if number == 0 { name } else { "" })?;
+            writeln!(out, "{:width$}  {}", if number == 0 { name } else { "" }, text::plain(&text))?;
         }
     }
     Ok(())
@@ -453,47 +305,18 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
-
-    fn settings(arguments: &[&str]) -> Settings {
-        match Cli::try_parse_from([&["muster-agent", "run"], arguments].concat()).unwrap().command {
-            Command::Run(settings) => settings,
-            other => panic!("{other:?}"),
-        }
-    }
 
     #[test]
-    fn every_key_is_a_flag_and_every_flag_an_environment_variable() {
-        let cli = Cli::command();
-        let run = cli.find_subcommand("run").unwrap();
-        let variables: Vec<String> = run
-            .get_arguments()
-            .filter(|argument| argument.get_id() != "help")
-            .map(|argument| argument.get_env().expect("a flag without a variable").to_str().unwrap().to_owned())
-            .collect();
-        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
-            let variable = format!("MUSTER_AGENT_{}", key.to_uppercase());
-            assert!(variables.contains(&variable), "{variable} is missing");
-        }
-        assert_eq!(variables.len(), toml::Table::try_from(Config::default()).unwrap().len() + 1);
-    }
-
-    #[test]
-    fn flags_lie_over_the_file() {
+    fn man_pages_and_completions_are_made_for_every_command() {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("config.toml");
-        std::fs::write(&file, "servers = [\"a:1\"]\ntrusted_certs = \"ca.pem\"\nmode = \"stream\"\n").unwrap();
-        let path = file.to_str().unwrap();
-        let config = settings(&["--config", path, "--mode", "poll", "--server", "b:2", "--poll-max", "2s"]).load();
-        let config = config.unwrap();
-        assert_eq!((config.mode, config.poll_max), (Mode::Poll, Span::seconds(2)));
-        assert_eq!(config.servers, ["b:2"]);
-        assert_eq!(config.trusted_certs, directory.path().join("ca.pem").to_str().unwrap());
-    }
-
-    #[test]
-    fn a_missing_file_is_an_error_that_says_which() {
-        let error = settings(&["--config", "/no/such.toml", "--server", "a:1"]).load().unwrap_err();
-        assert!(error.to_string().contains("/no/such.toml"), "{error}");
+        let pages = book::man(Cli::command(), directory.path()).unwrap();
+        assert_eq!(pages, std::fs::read_dir(directory.path()).unwrap().count());
+        for page in ["muster-agent.1", "muster-agent-run.1", "muster-agent-config-check.1"] {
+            assert!(std::fs::read_to_string(directory.path().join(page)).unwrap().contains(".TH"), "{page}");
+        }
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(book::completion(Cli::command(), shell)).unwrap();
+            assert!(script.contains("doctor"), "{shell}");
+        }
     }
 }

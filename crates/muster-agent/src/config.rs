@@ -2,6 +2,8 @@
 //!
 //! Stays true: an unknown key is refused by name; a value that cannot work is refused before anything starts.
 
+use crate::server_may::ServerMay;
+use muster_core::text;
 use muster_modules::user::Users;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -48,7 +50,8 @@ pub(crate) struct Config {
     pub(crate) failure_delay_max: Span,
     /// Where services are defined; empty: none.
     pub(crate) services_dir: PathBuf,
-    /// `http://host:port` of a proxy that can CONNECT; empty: none.
+    /// `http://host:port` of a proxy that can CONNECT, with a login if it wants one ([`Proxy::read`]); empty: none.
+    #[serde(serialize_with = "without_login")]
     pub(crate) proxy: String,
     /// Name of a request header for the certificate, for servers behind a proxy that ends TLS; empty: none.
     pub(crate) client_certificate_header: String,
@@ -76,10 +79,14 @@ pub(crate) struct Config {
     pub(crate) module_timeout: Span,
     /// `host:port` of the page of this machine; empty: none.
     pub(crate) status_page: String,
+    /// Variables that services have of the agent's environment, besides the usual ones.
+    pub(crate) services_environment: Vec<String>,
     /// How logs look.
     pub(crate) log_format: LogFormat,
     /// What is logged.
     pub(crate) log_level: String,
+    /// What the server may ask without a signature.
+    pub(crate) server_may: ServerMay,
 }
 
 impl Default for Config {
@@ -114,8 +121,10 @@ impl Default for Config {
             module_users: Users::default().to_string(),
             module_timeout: Span::seconds(muster_core::limits::MODULE_TIME_S),
             status_page: String::new(),
+            services_environment: Vec::new(),
             log_format: LogFormat::Text,
             log_level: "info".into(),
+            server_may: ServerMay::default(),
         }
     }
 }
@@ -186,6 +195,16 @@ impl<'de> Deserialize<'de> for Span {
 impl Serialize for Span {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// Writes a proxy without its login.
+fn without_login<S: Serializer>(proxy: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    match Proxy::read(proxy) {
+        Ok(Some(read)) if read.login.is_some() => serializer.serialize_str(&read.shown()),
+        // What cannot be read may hold a login, too.
+        Err(_) if proxy.contains('@') => serializer.serialize_str("(hidden)"),
+        _ => serializer.serialize_str(proxy),
     }
 }
 
@@ -281,7 +300,7 @@ impl Config {
             return refuse("trusted_certs", "give the certificate of the server's authority, as PEM text or as a path");
         }
         for label in &self.labels {
-            if let Err(error) = muster_core::text::name("label", label) {
+            if let Err(error) = text::name("label", label) {
                 return refuse("labels", &error.to_string());
             }
         }
@@ -320,8 +339,17 @@ impl Config {
         if !self.status_page.is_empty() && self.status_page_address().is_none() {
             return refuse("status_page", "must be an address of the loopback interface, such as 127.0.0.1:51664");
         }
-        if !self.proxy.is_empty() && proxy_address(&self.proxy).is_none() {
-            return refuse("proxy", "must be http://host:port");
+        if let Err(why) = Proxy::read(&self.proxy) {
+            return refuse("proxy", &why);
+        }
+        if let Err(why) = text::log_level(&self.log_level) {
+            return refuse("log_level", &why);
+        }
+        if let Some(name) = self.services_environment.iter().find(|name| !is_variable(name)) {
+            return refuse(
+                "services_environment",
+                &format!("{name:?} cannot be passed on: name a variable that is not one of the agent's own"),
+            );
         }
         if !self.client_certificate_header.is_empty()
             && http::HeaderName::from_bytes(self.client_certificate_header.as_bytes()).is_err()
@@ -341,9 +369,15 @@ impl Config {
         if self.trusted_certs.contains("-----BEGIN") {
             return Ok(self.trusted_certs.clone());
         }
-        std::fs::read_to_string(&self.trusted_certs).map_err(|error| ConfigError::Value {
-            key: "trusted_certs",
-            reason: format!("cannot read {}: {error}", self.trusted_certs),
+        let refused = |reason: String| ConfigError::Value { key: "trusted_certs", reason };
+        let shown = text::cut(&self.trusted_certs, 200);
+        let bytes = std::fs::read(&self.trusted_certs).map_err(|error| {
+            refused(format!("cannot read {shown}: {error}; give the certificate as PEM text, or the path of a file"))
+        })?;
+        String::from_utf8(bytes).map_err(|_| {
+            refused(format!(
+                "{shown} is not text; `openssl x509 -inform DER -in FILE` makes text of a certificate in DER"
+            ))
         })
     }
 }
@@ -360,23 +394,85 @@ pub(crate) fn split_host_port(text: &str) -> Option<(&str, u16)> {
     (!host.is_empty()).then_some((host, port))
 }
 
-/// Returns `host:port` of a proxy written as `http://host:port`.
-pub(crate) fn proxy_address(proxy: &str) -> Option<&str> {
-    let address = proxy.strip_prefix("http://")?.trim_end_matches('/');
-    split_host_port(address).map(|_| address)
+/// Whether a variable of the environment may be passed to services: never the agent's own, which hold its token.
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0', ' ']) && !name.starts_with("MUSTER_AGENT_")
+}
+
+/// A proxy that can CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Proxy {
+    /// Where it is, as `host:port`.
+    pub(crate) address: String,
+    /// `name:password`, if it wants a login.
+    pub(crate) login: Option<Secret>,
+}
+
+impl Proxy {
+    /// Reads `http://host:port` or `http://name:password@host:port`, in which letters may be escaped by `%`. Empty text is
+    /// no proxy. The error says what is wrong without repeating a password.
+    pub(crate) fn read(text: &str) -> Result<Option<Self>, String> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err("must begin with http://, as in http://host:port".to_owned());
+        };
+        if scheme != "http" {
+            let scheme = text::cut(scheme, 20);
+            return Err(format!("{scheme}:// proxies are not supported, only those that take CONNECT over http://"));
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (login, address) = match rest.rsplit_once('@') {
+            Some((login, address)) => (Some(login), address),
+            None => (None, rest),
+        };
+        if split_host_port(address).is_none() {
+            return Err("must name host and port, as in http://host:3128".to_owned());
+        }
+        let login = login.map(|login| {
+            let (name, password) = login.split_once(':').unwrap_or((login, ""));
+            let decoded = |part| percent_encoding::percent_decode_str(part).decode_utf8().ok();
+            let (name, password) = (decoded(name)?, decoded(password)?);
+            // The name ends at the first colon.
+            let is_good = !name.is_empty() && !name.contains(':');
+            is_good.then(|| Secret(format!("{name}:{password}")))
+        });
+        match login {
+            Some(None) => Err("has a login that is not name:password with letters escaped by %".to_owned()),
+            login => Ok(Some(Self { address: address.to_owned(), login: login.flatten() })),
+        }
+    }
+
+    /// Returns it without the login, to be shown.
+    pub(crate) fn shown(&self) -> String {
+        let login = if self.login.is_some() { "(hidden)@" } else { "" };
+        format!("http://{login}{}", self.address)
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The names of all keys; those in sections with the section's name in front.
+    pub(crate) fn keys(table: &toml::Table) -> Vec<String> {
+        let inner = |(key, value): (&String, &toml::Value)| match value {
+            toml::Value::Table(inner) => inner.keys().map(|inner| format!("{key}.{inner}")).collect(),
+            _ => vec![key.clone()],
+        };
+        table.iter().flat_map(inner).collect()
+    }
 
     #[test]
     fn the_sample_has_every_key_with_its_default_and_a_line_about_it() {
         let sample: toml::Table = toml::from_str(SAMPLE).unwrap();
         let defaults = toml::Table::try_from(Config::default()).unwrap();
-        assert_eq!(sample.keys().collect::<Vec<_>>(), defaults.keys().collect::<Vec<_>>());
+        assert_eq!(keys(&sample), keys(&defaults));
         assert_eq!(toml::from_str::<Config>(SAMPLE).unwrap(), Config::default());
-        for key in defaults.keys() {
+        for key in keys(&defaults) {
+            let key = key.rsplit('.').next().unwrap();
             let before = SAMPLE.split(&format!("\n{key} = ")).next().unwrap();
             assert!(before.lines().last().unwrap().starts_with("# "), "{key} has no line about it");
         }
@@ -385,8 +481,31 @@ mod tests {
     #[test]
     fn the_reference_page_names_every_key() {
         let page = include_str!("../../../docs/reference/agent-config.md");
-        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
+        for key in keys(&toml::Table::try_from(Config::default()).unwrap()) {
             assert!(page.contains(&format!("| `{key}` |")), "docs/reference/agent-config.md lacks {key}");
+        }
+    }
+
+    #[test]
+    fn the_packaged_unit_and_the_documented_set_up_agree_with_the_defaults() {
+        let unit = include_str!("../../../packaging/muster-agent.service");
+        let setting = |name: &str| {
+            let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or_else(|| panic!("the unit lacks {name}"))
+        };
+        // Without a path systemd finds it where either a package or the documented set-up puts it.
+        assert_eq!(setting("ExecStart"), format!("muster-agent run --config {DEFAULT_PATH}"));
+        assert_eq!(setting("ConditionPathExists"), DEFAULT_PATH);
+        let state = Path::new("/var/lib").join(setting("StateDirectory"));
+        assert_eq!(state, Config::default().state_dir);
+        assert_eq!((setting("StateDirectoryMode"), setting("Restart")), ("0700", "always"));
+        assert!(!unit.contains("RestartPreventExitStatus"), "a server would keep the agent down for good");
+        assert!(!setting("MemoryMax").is_empty() && setting("OOMPolicy") == "continue");
+        let page = include_str!("../../../docs/operate/install.md");
+        for words in
+            ["target/release/muster-agent /usr/local/bin/", "packaging/muster-agent.service", "/var/lib/muster-agent"]
+        {
+            assert!(page.contains(words), "docs/operate/install.md lacks {words}");
         }
     }
 
@@ -414,6 +533,12 @@ mod tests {
             ("status_page", Config { status_page: "0.0.0.0:51664".into(), ..good.clone() }),
             ("status_page", Config { status_page: "here".into(), ..good.clone() }),
             ("proxy", Config { proxy: "socks5://a:1".into(), ..good.clone() }),
+            ("log_level", Config { log_level: "warning".into(), ..good.clone() }),
+            ("services_environment", Config { services_environment: vec!["A=b".into()], ..good.clone() }),
+            (
+                "services_environment",
+                Config { services_environment: vec!["MUSTER_AGENT_ENROL_TOKEN".into()], ..good.clone() },
+            ),
         ];
         for (key, config) in cases {
             let error = config.check().unwrap_err().to_string();
@@ -434,7 +559,35 @@ mod tests {
         for bad in ["", "a", "a:", "a:0", "a:70000", "::1:1", ":1", "[::1:1"] {
             assert_eq!(split_host_port(bad), None, "{bad}");
         }
-        assert_eq!(proxy_address("http://p:3128/"), Some("p:3128"));
+    }
+
+    #[test]
+    fn case_19_a_proxy_is_read_as_people_write_it_or_refused_by_what_is_wrong() {
+        let read = |text: &str| Proxy::read(text).map(|proxy| proxy.map(|proxy| (proxy.address, proxy.login)));
+        let plain = |address: &str| Ok(Some((address.to_owned(), None)));
+        assert_eq!(read("http://proxy.example.org:3128"), plain("proxy.example.org:3128"));
+        assert_eq!(read("http://proxy.example.org:3128/"), plain("proxy.example.org:3128"));
+        assert_eq!(read("http://[2001:db8::1]:3128"), plain("[2001:db8::1]:3128"));
+        assert_eq!((read(""), read(" ")), (Ok(None), Ok(None)));
+        let login = Some(Secret("kim:s@cret".into()));
+        assert_eq!(
+            read("http://kim:s%40cret@proxy.example.org:3128"),
+            Ok(Some(("proxy.example.org:3128".into(), login)))
+        );
+        for (wrong, why) in [
+            ("proxy.example.org:3128", "http://"),
+            ("https://proxy.example.org:3129", "https://"),
+            ("socks5://proxy.example.org:1080", "socks5://"),
+            ("http://proxy.example.org", "port"),
+            ("http://:pass@proxy.example.org:1", "login"),
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert!(error.contains(why) && !error.contains("pass@"), "{wrong}: {error}");
+        }
+        for shown in ["http://kim:s3cret@p:1", "http://kim:s3cret@p", "socks5://kim:s3cret@p:1"] {
+            let config = Config { proxy: shown.into(), ..Config::default() };
+            assert!(!toml::to_string(&config).unwrap().contains("s3cret"), "{shown}");
+        }
     }
 
     #[test]

@@ -1,21 +1,27 @@
-//! `muster-agent doctor`: looks at everything that must be right for this agent to work.
+//! `muster-agent doctor`: looks at everything that must be right for this agent to work, and says what to do where it is
+//! not. `config check` and `status` say the same of what they see.
+
+mod servers;
 
 use crate::actions::status::documents_path;
 use crate::actions::{Believed, Problem};
 use crate::chain::Chain;
-use crate::comms::Dialer;
 use crate::config::Config;
 use crate::keys::{self, Identity};
 use crate::module_doctor::look_at_modules;
-use crate::pinned::{PinnedVerifier, Revoked, read_pins};
-use crate::services::read_definitions;
-use crate::state::StateFile;
-use muster_core::{Clock, Timestamp};
+use crate::pins::read_pins;
+use crate::private;
+use crate::rest::Rest;
+use crate::services::{Found, read_definitions};
+use crate::standing::{Outcome as Contact, Standing};
+use muster_core::{Clock, Timestamp, text};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Below this the disk is called full.
@@ -24,263 +30,341 @@ const FREE_BYTES_MIN: u64 = 100 * 1024 * 1024;
 const EXPIRY_NEAR: Duration = Duration::from_hours(720);
 /// A clock before this was never set (2025-01-01).
 const CLOCK_MIN: Timestamp = Timestamp::from_secs(1_735_689_600);
+/// A contact that is older than this, and than two of the longest pauses, was not the latest that should have been.
+const CONTACT_OLD: Duration = Duration::from_mins(30);
+/// The kernel's list of locks on files.
+const LOCKS: &str = "/proc/locks";
 
-/// How something is.
+/// How something is, in the words of the server's doctor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Verdict {
+pub(crate) enum Outcome {
     /// As it should be.
-    Good,
+    Ok,
     /// Worth looking at.
-    Warn,
+    Warning,
     /// Must be changed for the agent to work.
-    Bad,
+    Failed,
 }
 
-impl Verdict {
+impl Outcome {
     /// The word for people.
-    pub(crate) fn word(self) -> &'static str {
+    fn word(self) -> &'static str {
         match self {
-            Self::Good => "good",
-            Self::Warn => "warn",
-            Self::Bad => "BAD",
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
         }
     }
 }
 
-/// Something that was looked at.
+/// Something that was looked at, in the form of the server's doctor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Finding {
+pub(crate) struct Check {
     /// What was looked at.
-    pub(crate) what: &'static str,
+    pub(crate) name: &'static str,
     /// How it is.
-    pub(crate) verdict: Verdict,
-    /// In words, with what to do when it is not good.
-    pub(crate) says: String,
+    pub(crate) outcome: Outcome,
+    /// What was found.
+    pub(crate) found: String,
+    /// What to do about it.
+    pub(crate) advice: Option<String>,
 }
 
-pub(crate) fn finding(what: &'static str, verdict: Verdict, says: impl Into<String>) -> Finding {
-    Finding { what, verdict, says: says.into() }
+/// Something that is as it should be.
+pub(crate) fn ok(name: &'static str, found: impl Into<String>) -> Check {
+    Check { name, outcome: Outcome::Ok, found: found.into(), advice: None }
+}
+
+/// Something that is worth looking at.
+pub(crate) fn warning(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
+    Check { name, outcome: Outcome::Warning, found: found.into(), advice: Some(advice.into()) }
+}
+
+/// Something that must be changed.
+pub(crate) fn failed(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Check {
+    Check { name, outcome: Outcome::Failed, found: found.into(), advice: Some(advice.into()) }
+}
+
+/// Whether something must be changed.
+pub(crate) fn has_failed(checks: &[Check]) -> bool {
+    checks.iter().any(|check| check.outcome == Outcome::Failed)
+}
+
+/// Writes checks for a terminal: one line each, and one with what to do below each that is not ok.
+pub(crate) fn shown(checks: &[Check]) -> String {
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
+    let mut shown = String::new();
+    for check in checks {
+        // Writing into a string cannot fail.
+        let _ =
+            writeln!(shown, "{:7}  {:width$}  {}", check.outcome.word(), check.name, check.found.replace('\n', " "));
+        if let Some(advice) = &check.advice {
+            let _ = writeln!(shown, "{:7}  {:width$}  -> {}", "", "", advice.replace('\n', " "));
+        }
+    }
+    text::plain(&shown)
+}
+
+/// Writes checks as JSON that can be shown on a terminal.
+pub(crate) fn json(checks: &[Check]) -> String {
+    text::json_escaped(&serde_json::to_string_pretty(checks).expect("text is JSON")) + "\n"
 }
 
 /// Looks at everything. Without a configuration there is nothing else to look at.
-pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock>) -> Vec<Finding> {
-    let mut findings = vec![look_at_clock(clock.now())];
+pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock>) -> Vec<Check> {
+    let now = clock.now();
+    let mut checks: Vec<Check> = clock_never_set(now).into_iter().collect();
     let config = match config {
         Ok(config) => config,
         Err(error) => {
-            findings.push(finding("config", Verdict::Bad, format!("{error:#}")));
-            return findings;
+            let advice = "name the file with --config or MUSTER_AGENT_CONFIG";
+            checks.push(failed("config", format!("{error:#}"), advice));
+            return checks;
         }
     };
-    let checked = config.check();
-    findings.push(match &checked {
-        Ok(()) => finding("config", Verdict::Good, "readable and complete"),
-        Err(error) => finding("config", Verdict::Bad, Chain(&error).to_string()),
-    });
-    findings.extend(look_at_state(&config.state_dir));
-    findings.extend(look_at_services(&config.services_dir));
-    findings.extend(look_at_investigators(&config));
-    findings.extend(look_at_modules(&config));
-    let (identity, found) = look_at_key(&config.state_dir);
-    findings.push(found);
-    let (pins, found) = look_at_pins(&config, clock.now());
-    findings.extend(found);
-    if let (Ok(()), Some(pins), Some(identity)) = (checked, pins, identity) {
-        findings.extend(look_at_servers(&config, pins, &identity, clock).await);
-    }
-    findings
-}
-
-fn look_at_clock(now: Timestamp) -> Finding {
-    if now < CLOCK_MIN {
-        let says = format!("the clock says {now}, so no certificate can be valid; set the time");
-        return finding("clock", Verdict::Bad, says);
-    }
-    finding("clock", Verdict::Good, format!("{now}"))
-}
-
-fn look_at_state(directory: &Path) -> Vec<Finding> {
-    let shown = directory.display();
-    let probe = directory.join(".doctor");
-    let written = std::fs::File::create(&probe).and_then(|mut file| file.write_all(b"x").and(file.sync_all()));
-    let _ = std::fs::remove_file(&probe);
-    let state = match written {
-        Ok(()) => finding("state", Verdict::Good, format!("{shown} can be written")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            finding("state", Verdict::Warn, format!("{shown} is not there; the agent makes it when it starts"))
-        }
+    let valid = config.check();
+    checks.push(match &valid {
+        Ok(()) => ok("config", "readable and complete"),
         Err(error) => {
-            let says =
-                format!("{shown} cannot be written: {error}; give the agent's user the right to, or change state_dir");
-            finding("state", Verdict::Bad, says)
+            failed("config", Chain(&error).to_string(), "`muster-agent config show --defaults` has every key")
         }
-    };
+    });
+    checks.extend(state(&config.state_dir));
+    checks.extend(services(&config.services_dir));
+    checks.extend(investigators(&config, &documents_path(&config)));
+    checks.extend(look_at_modules(&config));
+    checks.extend(agent(&config, now));
+    let (identity, found) = key(&config.state_dir);
+    checks.push(found);
+    let (pins, found) = pins(&config, now);
+    checks.extend(found);
+    if let (Ok(()), Some(pins), Some(identity)) = (valid, pins, identity) {
+        checks.extend(servers::look(&config, pins, &identity, clock).await);
+    }
+    checks
+}
+
+/// Looks at what is configured, whatever the state of this machine: certificates, services, investigators.
+pub(crate) fn configured(config: &Config, now: Timestamp) -> Vec<Check> {
+    let mut checks = services(&config.services_dir);
+    // Documents that were accepted are the state of this machine.
+    checks.extend(investigators(config, Path::new("")));
+    checks.extend(pins(config, now).1);
+    checks
+}
+
+fn clock_never_set(now: Timestamp) -> Option<Check> {
+    let found = format!("the clock says {now}, so no certificate can be valid");
+    (now < CLOCK_MIN).then(|| failed("clock", found, "set the time, best by NTP"))
+}
+
+fn state(directory: &Path) -> Vec<Check> {
+    let shown = directory.display();
     // The nearest directory that is there tells about the disk.
     let there = directory.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
     let disk = match rustix::fs::statvfs(there) {
         Ok(found) => {
             let free = found.f_bavail.saturating_mul(found.f_frsize);
             let says = format!("{} MiB free below {}", free / (1024 * 1024), there.display());
-            let verdict = if free < FREE_BYTES_MIN { Verdict::Warn } else { Verdict::Good };
-            finding("disk", verdict, says)
+            if free < FREE_BYTES_MIN {
+                warning("disk", says, "make room: unsent messages are kept there")
+            } else {
+                ok("disk", says)
+            }
         }
-        Err(error) => finding("disk", Verdict::Warn, format!("cannot be asked: {error}")),
+        Err(error) => warning("disk", format!("cannot be asked: {error}"), "look at the mount of state_dir"),
     };
-    vec![state, disk]
+    if !directory.exists() {
+        let advice = "the agent makes it when it starts";
+        return vec![warning("state", format!("{shown} is not there yet"), advice), disk];
+    }
+    let mut checks = Vec::new();
+    if let Err(problem) = private::check(directory) {
+        checks.push(if private::is_made_right(directory) {
+            warning("state", problem, "the agent makes it private when it starts")
+        } else {
+            failed("state", problem, "put it right: the agent does not start before")
+        });
+    }
+    let probe = directory.join(".doctor");
+    let written = std::fs::File::create(&probe).and_then(|mut file| file.write_all(b"x").and(file.sync_all()));
+    let _ = std::fs::remove_file(&probe);
+    checks.push(match written {
+        Ok(()) => ok("state", format!("{shown} can be written")),
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            failed("state", format!("{shown} cannot be written: {error}"), "make room on that disk")
+        }
+        Err(error) => {
+            let advice = "give the agent's user the right to, or change state_dir";
+            failed("state", format!("{shown} cannot be written: {error}"), advice)
+        }
+    });
+    checks.push(disk);
+    checks
 }
 
-fn look_at_services(directory: &Path) -> Vec<Finding> {
+fn services(directory: &Path) -> Vec<Check> {
     if directory.as_os_str().is_empty() {
         return Vec::new();
     }
-    let look = |definition| match definition {
-        Ok(crate::services::Definition { name, .. }) => finding("service", Verdict::Good, name),
-        Err(error) => finding("service", Verdict::Bad, Chain(&error).to_string()),
-    };
-    read_definitions(directory).into_iter().map(look).collect()
+    let Found { definitions, broken, left_out } = read_definitions(directory);
+    let defined = definitions.iter().map(|definition| match definition.warning() {
+        None => ok("service", definition.name.clone()),
+        Some(found) => warning("service", found, "take it away where signed actions can do the work"),
+    });
+    let broken = broken
+        .iter()
+        .map(|error| failed("service", Chain(error).to_string(), "put the file right, or take it out of services_dir"));
+    let left_out = left_out.iter().map(|path| {
+        let found = format!("{} is left out: it looks like what an editor left behind", path.display());
+        warning("service", found, "remove it, or give it another name")
+    });
+    defined.chain(broken).chain(left_out).collect()
 }
 
 /// Whose orders count, and what is wrong with what says so.
-fn look_at_investigators(config: &Config) -> Vec<Finding> {
-    const WHAT: &str = "investigators";
-    let believed = Believed::load(config, &documents_path(config));
-    if believed.problems.is_empty() {
-        let says = match believed.keyring.certificates().len() {
-            0 => "no key of an investigator is here, so nothing is run for anybody".to_owned(),
-            1 => "acts for 1 key".to_owned(),
-            keys => format!("acts for {keys} keys"),
-        };
-        return vec![finding(WHAT, Verdict::Good, says)];
-    }
-    let look = |problem: Problem| {
-        let verdict = if problem.is_grave { Verdict::Bad } else { Verdict::Warn };
-        finding(WHAT, verdict, problem.text)
+fn investigators(config: &Config, documents: &Path) -> Vec<Check> {
+    const NAME: &str = "investigators";
+    let believed = Believed::load(config, documents);
+    let keys = match believed.keyring.certificates().len() {
+        0 => "no key of an investigator is here, so nothing is run for anybody".to_owned(),
+        1 => "acts for 1 key".to_owned(),
+        keys => format!("acts for {keys} keys"),
     };
-    believed.problems.into_iter().map(look).collect()
+    let mut checks: Vec<Check> = without_weights(config, &believed).into_iter().collect();
+    let advice = "`muster-agent status` shows whose orders count";
+    checks.extend(believed.problems.into_iter().map(|Problem { is_grave, text }| {
+        if is_grave { failed(NAME, text, advice) } else { warning(NAME, text, advice) }
+    }));
+    if checks.is_empty() {
+        checks.push(ok(NAME, keys));
+    }
+    checks
+}
+
+/// Whether keys are here and nothing says what their signatures are worth. Then no number of signatures is enough.
+pub(crate) fn without_weights(config: &Config, believed: &Believed) -> Option<Check> {
+    let has_keys = !believed.keyring.certificates().is_empty();
+    let has_weights = believed.acl_version() > 0 || config.acl_file.exists();
+    if !has_keys || has_weights {
+        return None;
+    }
+    let shown = if config.acl_file.as_os_str().is_empty() {
+        "acl_file names no file".to_owned()
+    } else {
+        format!("{} is missing", config.acl_file.display())
+    };
+    let found = format!("{shown}, so nothing says what signatures are worth: every order is refused");
+    Some(failed(
+        "investigators",
+        found,
+        "install the weights (acl.cfg), or send them as a document: `muster trust send`",
+    ))
+}
+
+/// Whether an agent runs, and what came of its latest contact.
+fn agent(config: &Config, now: Timestamp) -> Vec<Check> {
+    let directory = config.state_dir.as_path();
+    let mut checks = Vec::new();
+    let is_running = is_running(directory);
+    match (Rest::left(directory, now), is_running) {
+        (Some(left), _) => {
+            let advice = "`systemctl reload muster-agent` (SIGHUP) has it begin now; `server_may.die` says how long";
+            checks.push(warning("agent", left.says(), advice));
+        }
+        (None, Some(true)) => checks.push(ok("agent", "runs")),
+        (None, Some(false)) => {
+            checks.push(warning("agent", "does not run", "start it: `systemctl start muster-agent`"));
+        }
+        (None, None) => {}
+    }
+    let Some(standing) = Standing::read(directory) else {
+        if is_running == Some(true) {
+            checks.push(warning("contact", "there was none yet", "look at the lines about the server"));
+        }
+        return checks;
+    };
+    let found = standing.says();
+    let advice = standing.advice().unwrap_or_default();
+    let old = CONTACT_OLD.max(config.poll_max.0 * 3);
+    checks.push(match standing.outcome {
+        Contact::Good if now.since(standing.at) > old => {
+            warning("contact", format!("{found}: that is long ago"), "is the agent running, and does it hang?")
+        }
+        Contact::Good => ok("contact", found),
+        Contact::Waiting => warning("contact", found, advice),
+        Contact::Refused | Contact::Failed => failed("contact", found, advice),
+    });
+    if let Some(why) = standing.list_ignored {
+        let found = format!("the server's list of revoked certificates is ignored: {why}");
+        checks.push(warning(
+            "revoked",
+            found,
+            "store a right one: `muster file put system LIST --name RevokedCertificates`",
+        ));
+    }
+    checks
+}
+
+/// Whether a process holds the lock of the state directory; `None` when the kernel does not tell. Looked up and not tried:
+/// an agent that starts just then must get it.
+fn is_running(directory: &Path) -> Option<bool> {
+    let Ok(found) = std::fs::metadata(directory.join("lock")) else { return Some(false) };
+    let locks = std::fs::read_to_string(LOCKS).ok()?;
+    let inode = format!(":{}", found.ino());
+    let holds = |line: &str| line.contains(" FLOCK ") && line.split(' ').any(|word| word.ends_with(&inode));
+    Some(locks.lines().any(holds))
 }
 
 /// Without a key a throw-away one is used, so that the servers can be looked at all the same.
-fn look_at_key(directory: &Path) -> (Option<Identity>, Finding) {
+fn key(directory: &Path) -> (Option<Identity>, Check) {
     match keys::look(directory) {
         Ok(Some(identity)) => {
-            let says = format!("this machine is {}", identity.id);
-            (Some(identity), finding("key", Verdict::Good, says))
+            let found = ok("key", format!("this machine is {}", identity.id));
+            (Some(identity), found)
         }
         Ok(None) => {
-            let says = "there is none yet; the agent makes one at its first start";
-            (Identity::temporary().ok(), finding("key", Verdict::Warn, says))
+            let advice = "the agent makes one at its first start";
+            (Identity::temporary().ok(), warning("key", "there is none yet", advice))
         }
-        Err(error) => (None, finding("key", Verdict::Bad, Chain(&error).to_string())),
+        Err(error) => (None, failed("key", Chain(&error).to_string(), "look at the file named here")),
     }
 }
 
-fn look_at_pins(config: &Config, now: Timestamp) -> (Option<Vec<CertificateDer<'static>>>, Vec<Finding>) {
+fn pins(config: &Config, now: Timestamp) -> (Option<Vec<CertificateDer<'static>>>, Vec<Check>) {
+    let advice = "give the certificate of the server's authority: on the server, ca.pem in its data directory";
     let pem = match config.trusted_pem() {
         Ok(pem) => pem,
-        Err(error) => return (None, vec![finding("trusted", Verdict::Bad, Chain(&error).to_string())]),
+        Err(error) => return (None, vec![failed("trusted", Chain(&error).to_string(), advice)]),
     };
     match read_pins(&pem) {
         Ok(pins) => {
-            let findings = pins.iter().map(|pin| look_at_certificate("trusted", pin, now)).collect();
-            (Some(pins), findings)
+            let checks = pins.iter().map(|pin| certificate("trusted", pin, now)).collect();
+            (Some(pins), checks)
         }
-        Err(error) => (None, vec![finding("trusted", Verdict::Bad, Chain(&error).to_string())]),
+        Err(error) => (None, vec![failed("trusted", error.to_string(), advice)]),
     }
 }
 
-fn look_at_certificate(what: &'static str, certificate: &CertificateDer<'_>, now: Timestamp) -> Finding {
+fn certificate(name: &'static str, certificate: &CertificateDer<'_>, now: Timestamp) -> Check {
     let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
-        return finding(what, Verdict::Bad, "holds something that is no certificate");
+        return failed(name, "holds something that is no certificate", "get the right one from the server");
     };
     let from = Timestamp::from_secs(parsed.validity().not_before.timestamp());
     let until = Timestamp::from_secs(parsed.validity().not_after.timestamp());
-    let says = format!("{}, valid {from} to {until}", parsed.subject());
+    let found = format!("{}, valid {from} to {until}", parsed.subject());
     match () {
-        () if now < from => finding(what, Verdict::Bad, format!("{says}: not yet; is the clock right?")),
-        () if now > until => finding(what, Verdict::Bad, format!("{says}: expired; get the new one from the server")),
-        () if now.plus(EXPIRY_NEAR) > until => finding(what, Verdict::Warn, format!("{says}: expires soon")),
-        () => finding(what, Verdict::Good, says),
+        () if now < from => failed(name, format!("{found}: not yet, by this machine's clock"), "is the clock right?"),
+        () if now > until => {
+            let advice = "get the new one from the server; or is this machine's clock ahead?";
+            failed(name, format!("{found}: expired"), advice)
+        }
+        () if now.plus(EXPIRY_NEAR) > until => warning(name, format!("{found}: expires soon"), "renew it in time"),
+        () => ok(name, found),
     }
-}
-
-/// What servers named as revoked so far.
-fn revoked(directory: &Path) -> Revoked {
-    let state = StateFile::open(&directory.join("state.json"));
-    Arc::new(RwLock::new(state.map(|state| state.revoked()).unwrap_or_default()))
-}
-
-async fn look_at_servers(
-    config: &Config,
-    pins: Vec<CertificateDer<'static>>,
-    identity: &Identity,
-    clock: Arc<dyn Clock>,
-) -> Vec<Finding> {
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let verifier = match PinnedVerifier::new(pins, &provider, revoked(&config.state_dir)) {
-        Ok(verifier) => verifier,
-        Err(error) => return vec![finding("trusted", Verdict::Bad, Chain(&error).to_string())],
-    };
-    let now = clock.now();
-    let dialer = Dialer::new(config, verifier, clock);
-    let mut findings = Vec::new();
-    for server in &config.servers {
-        let stream = match dialer.dial_tls(server, identity).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                findings.push(finding("server", Verdict::Bad, Chain(&error).to_string()));
-                continue;
-            }
-        };
-        let (_, session) = stream.get_ref();
-        let version = session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
-        findings.push(finding("server", Verdict::Good, format!("{server} answers with {version}")));
-        let shown = session.peer_certificates().and_then(<[_]>::first);
-        findings.extend(shown.map(|certificate| look_at_certificate("certificate", certificate, now)));
-    }
-    findings
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::world::SystemClock;
-
-    fn verdict_of(findings: &[Finding], what: &str) -> Verdict {
-        findings.iter().find(|finding| finding.what == what).unwrap_or_else(|| panic!("nothing about {what}")).verdict
-    }
-
-    #[tokio::test]
-    async fn every_trouble_has_its_line() {
-        let directory = tempfile::tempdir().unwrap();
-        // A port on which nobody listens: bound and given up at once.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let authority = rcgen::generate_simple_self_signed(vec!["x".into()]).unwrap();
-        let config = Config {
-            servers: vec![format!("127.0.0.1:{port}")],
-            trusted_certs: authority.cert.pem(),
-            state_dir: directory.path().into(),
-            ..Config::default()
-        };
-        let findings = examine(Ok(config.clone()), Arc::new(SystemClock)).await;
-        assert_eq!(verdict_of(&findings, "config"), Verdict::Good);
-        assert_eq!(verdict_of(&findings, "state"), Verdict::Good);
-        assert_eq!(verdict_of(&findings, "key"), Verdict::Warn);
-        assert_eq!(verdict_of(&findings, "trusted"), Verdict::Good);
-        assert_eq!(verdict_of(&findings, "server"), Verdict::Bad);
-
-        std::fs::write(directory.path().join("agent.key"), "x").unwrap();
-        let acl_file = directory.path().join("acl.cfg");
-        std::fs::write(&acl_file, "xx").unwrap();
-        let broken = Config { trusted_certs: "-----BEGIN nothing".into(), servers: vec![], acl_file, ..config };
-        let findings = examine(Ok(broken), Arc::new(SystemClock)).await;
-        for what in ["config", "key", "trusted", "investigators"] {
-            assert_eq!(verdict_of(&findings, what), Verdict::Bad, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_clock_that_was_never_set_is_bad() {
-        assert_eq!(look_at_clock(Timestamp::EPOCH).verdict, Verdict::Bad);
-    }
-}
+#[path = "doctor/tests.rs"]
+mod tests;

@@ -5,10 +5,10 @@
 //! Not here: connections (comms), what services do (services).
 
 use crate::chain::Chain;
-use crate::ledger::{Ledger, LedgerId};
+use crate::ledger::{BeginError, Ledger, LedgerId};
 use crate::outbox::{Durability, Outbox};
 use crate::spool::{Outgoing, SpoolError, SpoolId};
-use muster_core::{Clock, Priority, limits, system};
+use muster_core::{AgentId, Clock, Priority, Timestamp, limits, system, text};
 use muster_proto::{convert, wire};
 use prost::Message as _;
 use sha2::{Digest, Sha256};
@@ -143,6 +143,18 @@ impl Hub {
         self.state().services.keys().cloned().collect()
     }
 
+    /// Takes a message that came over a connection of the machine `me`. One that is addressed to another machine is
+    /// refused and not remembered: it is that machine's. The original's server, and ours, write the address into each
+    /// message, also into each copy of a broadcast; one without is for whoever is connected.
+    pub(crate) fn receive_for(self: &Arc<Self>, me: AgentId, message: wire::Message) {
+        let to = message.destination.as_ref().map_or(&[][..], |to| &to.client_id);
+        if to.is_empty() || to == me.as_bytes() {
+            return self.receive(message);
+        }
+        let reason = format!("this message is for machine {}, and this is {me}", text::cut(&hex::encode(to), 64));
+        self.refuse(&message.message_id, reason);
+    }
+
     /// Takes a message of the server.
     pub(crate) fn receive(self: &Arc<Self>, message: wire::Message) {
         let key = ledger_id(&message.message_id);
@@ -162,7 +174,8 @@ impl Hub {
         let Some(slot) = state.services.get_mut(&service) else {
             drop(state);
             let reason = format!("there is no service {service:?} on this machine");
-            self.refuse(message, key, reason);
+            self.note_finished(key);
+            self.refuse(&message.message_id, reason);
             return;
         };
         let Ok(place) = slot.inbox.try_reserve() else {
@@ -218,6 +231,12 @@ impl Hub {
             body: message.encode_to_vec(),
         };
         self.outbox.put_when_there_is_room(outgoing).await
+    }
+
+    /// Whether no message is with a service, and no acknowledgement waits to be said.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.under_way.is_empty() && state.acks.is_empty()
     }
 
     /// Returns the free places of every service, for the first record of a connection.
@@ -299,11 +318,10 @@ impl Hub {
         }
     }
 
-    fn refuse(self: &Arc<Self>, message: wire::Message, key: LedgerId, reason: String) {
-        tracing::warn!(message.id = %hex::encode(&message.message_id), "{reason}");
-        self.note_finished(key);
-        let hub = Arc::clone(self);
-        tokio::spawn(async move { hub.send_or_count(error_mail(&message.message_id, &reason)).await });
+    fn refuse(self: &Arc<Self>, id: &bytes::Bytes, reason: String) {
+        let (hub, id) = (Arc::clone(self), id.clone());
+        tracing::warn!(message.id = %hex::encode(&id), "{reason}");
+        tokio::spawn(async move { hub.send_or_count(error_mail(&id, &reason)).await });
     }
 
     fn note_finished(&self, key: LedgerId) {
@@ -358,8 +376,11 @@ impl Hub {
 
 impl Delivery {
     /// Writes to the disk that work on this message begins, for work that must not happen twice.
-    pub(crate) async fn begin(&self) -> std::io::Result<()> {
-        self.hub.ledger().begin(self.key)?;
+    pub(crate) async fn begin(&self) -> Result<(), BeginError> {
+        let made = self.message.creation_time.and_then(|made| Timestamp::from_parts(made.seconds, made.nanos));
+        // A server whose clock is ahead makes nothing older than it is.
+        let made = made.unwrap_or(Timestamp::EPOCH).min(self.hub.clock.now());
+        self.hub.ledger().begin(self.key, made)?;
         self.hub.sync_ledger().await;
         Ok(())
     }

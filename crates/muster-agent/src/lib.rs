@@ -5,6 +5,7 @@
 //! logged; the agent believes no server but the pinned ones. Not here: what the wire looks like (muster-proto).
 
 mod actions;
+mod book;
 mod chain;
 pub mod cli;
 mod comms;
@@ -18,10 +19,19 @@ mod ledger;
 mod module_doctor;
 mod outbox;
 mod pinned;
+mod pins;
+mod presence;
+mod private;
+mod requests;
+mod rest;
+mod revoked;
 mod run;
+mod server_may;
 mod services;
+mod settings;
 mod spool;
 mod spool_record;
+mod standing;
 mod state;
 mod usage;
 mod vouched;

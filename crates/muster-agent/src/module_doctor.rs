@@ -4,26 +4,26 @@
 
 use crate::actions::read_catalogue;
 use crate::config::Config;
-use crate::doctor::{Finding, Verdict, finding};
+use crate::doctor::{Check, failed, ok, warning};
 use muster_modules::foreign::Catalogue;
 use muster_modules::sandbox;
 
 /// What a check of these is called.
 const WHAT: &str = "modules";
+/// What to do about a program that is not run.
+const ADVICE: &str = "put it right, or take it out of modules_file";
 
 /// Looks at the programs of others that are modules, and at what the kernel can keep from modules.
-pub(crate) fn look_at_modules(config: &Config) -> Vec<Finding> {
+pub(crate) fn look_at_modules(config: &Config) -> Vec<Check> {
     let programs = match read_catalogue(&config.modules_file) {
-        Err(error) => vec![finding(WHAT, Verdict::Bad, format!("{error:#}"))],
-        Ok(catalogue) => problems(&catalogue).into_iter().map(|says| finding(WHAT, Verdict::Bad, says)).collect(),
+        Err(error) => vec![failed(WHAT, format!("{error:#}"), ADVICE)],
+        Ok(catalogue) => problems(&catalogue).into_iter().map(|found| failed(WHAT, found, ADVICE)).collect(),
     };
     let kernel = match sandbox::support().missing() {
-        None => finding(WHAT, Verdict::Good, "the kernel keeps from modules what they do not need"),
+        None => ok(WHAT, "the kernel keeps from modules what they do not need"),
         Some(missing) => {
-            let says = format!(
-                "this kernel cannot keep from modules: {missing}; users and limits hold all the same, a newer kernel does more"
-            );
-            finding(WHAT, Verdict::Warn, says)
+            let found = format!("this kernel cannot keep from modules: {missing}; users and limits hold all the same");
+            warning(WHAT, found, "a newer kernel does more")
         }
     };
     programs.into_iter().chain([kernel]).collect()
@@ -50,6 +50,7 @@ fn problems(catalogue: &Catalogue) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::Outcome;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
@@ -60,8 +61,8 @@ mod tests {
         std::fs::write(&list, format!("[count]\npath = {:?}\n", program.display().to_string())).unwrap();
         let config = Config { modules_file: list.clone(), ..Config::default() };
         let bad = || {
-            let found = look_at_modules(&config).into_iter().filter(|found| found.verdict == Verdict::Bad);
-            found.map(|found| found.says).collect::<Vec<_>>()
+            let found = look_at_modules(&config).into_iter().filter(|check| check.outcome == Outcome::Failed);
+            found.map(|check| check.found).collect::<Vec<_>>()
         };
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert!(bad().is_empty(), "{:?}", bad());

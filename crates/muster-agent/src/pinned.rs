@@ -4,6 +4,8 @@
 //! Certificates of the original's configurator say that the server is itself an authority (CA:TRUE), which the usual
 //! check refuses. For those, and only when issued directly by a pinned certificate, the same questions are asked here.
 
+use crate::pins::PinError;
+use crate::revoked::Revoked;
 use crate::vouched::Vouched;
 use muster_core::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,41 +13,9 @@ use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_na
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use x509_parser::certificate::X509Certificate;
-
-/// Serial numbers of certificates that are not believed any more, big-endian without leading zeros.
-pub(crate) type Revoked = Arc<RwLock<BTreeSet<Vec<u8>>>>;
-
-/// Why the pinned certificates cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PinError {
-    /// The text is not PEM.
-    #[error("trusted_certs is not valid PEM: {0}")]
-    Pem(String),
-    /// There is no certificate in it.
-    #[error("trusted_certs holds no certificate")]
-    Empty,
-    /// One of them is not a certificate that can be pinned.
-    #[error("certificate {number} of trusted_certs cannot be used: {reason}")]
-    Certificate {
-        /// Which one, from 1.
-        number: usize,
-        /// Why not.
-        reason: String,
-    },
-}
-
-/// Reads the pinned certificates.
-pub(crate) fn read_pins(pem: &str) -> Result<Vec<CertificateDer<'static>>, PinError> {
-    let pins: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| PinError::Pem(error.to_string()))?;
-    if pins.is_empty() { Err(PinError::Empty) } else { Ok(pins) }
-}
 
 /// The check itself.
 #[derive(Debug)]
@@ -66,9 +36,7 @@ impl PinnedVerifier {
     ) -> Result<Self, PinError> {
         let mut roots = RootCertStore::empty();
         for (index, pin) in pins.iter().enumerate() {
-            roots
-                .add(pin.clone())
-                .map_err(|error| PinError::Certificate { number: index + 1, reason: error.to_string() })?;
+            roots.add(pin.clone()).map_err(|error| PinError::one(index + 1, error.to_string()))?;
         }
         Ok(Self {
             pins,
@@ -132,24 +100,16 @@ impl PinnedVerifier {
             })
     }
 
-    /// Refuses when any certificate that the server showed, or a pin that issued one, is revoked.
-    fn check_revoked(&self, chain: &[&CertificateDer<'_>]) -> Result<(), Error> {
+    /// Refuses when a certificate that the server showed is revoked. What the machine's owner pinned is not the server's
+    /// to revoke: the list comes through the very link that the pin vouches for.
+    fn check_revoked(&self, chain: &[&CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let now = Timestamp::from_secs(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
-        if revoked.is_empty() {
-            return Ok(());
-        }
-        let mut issuers = Vec::new();
         for der in chain {
-            let certificate = parse(der)?;
-            if revoked.contains(significant(certificate.raw_serial())) {
-                return Err(CertificateError::Revoked.into());
+            if self.pins.iter().any(|pin| pin.as_ref() == der.as_ref()) {
+                continue;
             }
-            issuers.push(certificate.issuer().as_raw().to_vec());
-        }
-        for pin in &self.pins {
-            let pin = parse(pin)?;
-            let issued = issuers.iter().any(|issuer| issuer.as_slice() == pin.subject().as_raw());
-            if issued && revoked.contains(significant(pin.raw_serial())) {
+            if revoked.contains(parse(der)?.raw_serial(), now) {
                 return Err(CertificateError::Revoked.into());
             }
         }
@@ -175,7 +135,7 @@ impl ServerCertVerifier for PinnedVerifier {
         }
         verify_server_name(&parsed, server_name)?;
         let shown: Vec<_> = std::iter::once(end_entity).chain(intermediates).collect();
-        self.check_revoked(&shown)?;
+        self.check_revoked(&shown, now)?;
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX / 1_000_000_000);
         self.vouched.handshake(not_before(&parse(end_entity)?), Timestamp::from_secs(seconds));
         Ok(ServerCertVerified::assertion())
@@ -284,12 +244,6 @@ fn algorithm_identifier(algorithm: &x509_parser::x509::AlgorithmIdentifier<'_>) 
         der.extend_from_slice(content);
     }
     Some(der)
-}
-
-/// Drops the leading zeros that DER puts before a number's high bit.
-pub(crate) fn significant(serial: &[u8]) -> &[u8] {
-    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
-    &serial[zeros..]
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::revoked::RevokedList;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
@@ -84,19 +85,49 @@ fn name_and_dates_are_checked_on_both_kinds() {
     }
 }
 
+/// A list with one serial number that a server gave in 2026.
+fn naming(serial: &[u8]) -> RevokedList {
+    let now = Timestamp::from_secs(at(2026).as_secs().try_into().unwrap());
+    let length = u8::try_from(serial.len()).unwrap();
+    RevokedList::parse(&[&[0x0a, length], serial].concat(), now).unwrap()
+}
+
 #[test]
-fn a_revoked_serial_is_refused_on_both_kinds_and_on_the_authority() {
+fn a_revoked_serial_is_refused_on_both_kinds_and_a_pin_is_not_the_servers_to_revoke() {
     let ours = authority("ours");
     for params in [plain_params(), odd_params()] {
         let leaf = issue(&params, &ours);
-        for serial in [&[0xc0, 0xff, 0xee][..], &[77]] {
-            let check = Check::of(&[ours.der()]);
-            assert_eq!(check.run(&leaf, "fleet.example", at(2026)), Ok(()));
-            check.verifier.revoked.write().unwrap().insert(serial.to_vec());
-            let refused = check.run(&leaf, "fleet.example", at(2026)).unwrap_err();
-            assert_eq!(refused, Error::InvalidCertificate(CertificateError::Revoked));
-        }
+        let check = Check::of(&[ours.der()]);
+        *check.verifier.revoked.write().unwrap() = naming(&[77]);
+        assert_eq!(check.run(&leaf, "fleet.example", at(2026)), Ok(()));
+        *check.verifier.revoked.write().unwrap() = naming(&[0xc0, 0xff, 0xee]);
+        let refused = check.run(&leaf, "fleet.example", at(2026)).unwrap_err();
+        assert_eq!(refused, Error::InvalidCertificate(CertificateError::Revoked));
+        // The list counts for a day.
+        let later = UnixTime::since_unix_epoch(Duration::from_secs(at(2026).as_secs() + 86_400));
+        assert_eq!(check.run(&leaf, "fleet.example", later), Ok(()));
     }
+    let mut params = odd_params();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "itself");
+    let itself = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let check = Check::of(&[itself.der()]);
+    *check.verifier.revoked.write().unwrap() = naming(&[0xc0, 0xff, 0xee]);
+    assert_eq!(check.run(itself.der(), "fleet.example", at(2026)), Ok(()));
+}
+
+#[test]
+fn an_authority_between_pin_and_server_can_be_revoked() {
+    let ours = authority("ours");
+    let mut params = odd_params();
+    params.serial_number = Some(0x42.into());
+    let below = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &ours).unwrap();
+    let leaf = issue(&plain_params(), &below);
+    let name = ServerName::try_from("fleet.example").unwrap();
+    let check = Check::of(&[ours.der()]);
+    let run = || check.verifier.verify_server_cert(&leaf, &[below.der().clone()], &name, &[], at(2026)).map(|_| ());
+    assert_eq!(run(), Ok(()));
+    *check.verifier.revoked.write().unwrap() = naming(&[0x42]);
+    assert_eq!(run(), Err(Error::InvalidCertificate(CertificateError::Revoked)));
 }
 
 #[test]
@@ -132,7 +163,6 @@ fn a_server_that_is_pinned_itself_is_believed() {
 
 #[test]
 fn what_is_no_certificate_cannot_be_pinned() {
-    assert!(matches!(read_pins("no pem here"), Err(PinError::Empty)));
     let pins = vec![CertificateDer::from(vec![1, 2, 3])];
     let error = PinnedVerifier::new(pins, &provider(), Revoked::default()).unwrap_err();
     assert!(error.to_string().contains("certificate 1"), "{error}");

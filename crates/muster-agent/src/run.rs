@@ -5,19 +5,27 @@ use crate::actions::status::Remembered;
 use crate::actions::{Actions, Asked, Believed, Runner, page, read_catalogue, status};
 use crate::chain::Chain;
 use crate::comms::{Dialer, Introducer, Link, claimed_labels};
-use crate::config::Config;
+use crate::config::{Config, Proxy};
 use crate::hub::{Hub, Mail, Wait, ack_mail, any};
 use crate::keys::{self, Identity};
 use crate::ledger::Ledger;
 use crate::module_doctor;
 use crate::outbox::{Durability, Outbox};
-use crate::pinned::{PinnedVerifier, Revoked, read_pins};
-use crate::services::{Context, FactsTeller, Order, RESPAWN_EVERY, Services, Tell, read_definitions};
+use crate::pinned::PinnedVerifier;
+use crate::pins::read_pins;
+use crate::presence::Presence;
+use crate::requests::RequestBook;
+use crate::rest::{self, Rest, Woken};
+use crate::revoked::{Revoked, RevokedList};
+use crate::services::{
+    self, Context, FactsTeller, Found, Order, RESPAWN_EVERY, Services, Tell, read_definitions, restart_asked,
+};
 use crate::spool::{Spool, SpoolLimits};
+use crate::standing::StandingBook;
 use crate::state::StateFile;
 use crate::vouched::Vouched;
 use crate::world::Random;
-use crate::{durable, facts, usage};
+use crate::{durable, facts, private, usage};
 use anyhow::Context as _;
 use muster_core::{Clock, Facts, Priority, handover, label, system};
 use muster_modules::foreign::Catalogue;
@@ -30,6 +38,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// What the program ends with when a server told it to end.
@@ -42,7 +51,13 @@ const FAREWELL_MAX: Duration = Duration::from_secs(3);
 /// Why the loop of orders ended.
 enum Why {
     Signal,
-    Die { force: bool },
+    Die {
+        force: bool,
+    },
+    /// All is done that there was to do.
+    Done,
+    /// No server could be used, for this reason.
+    NoContact(String),
 }
 
 /// Everything that lives as long as the program does.
@@ -51,6 +66,7 @@ struct Agent {
     services: Arc<Services>,
     facts: Arc<FactsTeller>,
     actions: Arc<Actions>,
+    requests: Arc<RequestBook>,
     identity: watch::Sender<Arc<Identity>>,
     stop_services: CancellationToken,
     stop_link: CancellationToken,
@@ -63,66 +79,79 @@ struct Agent {
 /// Runs the agent until a signal or a server ends it. `reread` gives the configuration as it is now.
 pub(crate) async fn run(
     config: Config,
+    presence: Presence,
     clock: Arc<dyn Clock>,
     random: Arc<Random>,
     reread: impl Fn() -> anyhow::Result<Config>,
 ) -> anyhow::Result<ExitCode> {
     let config = Arc::new(config);
-    let (agent, link, unknown) = prepare(&config, clock, random)?;
     // A process may ask for the signals only once; a service started by them must not miss one.
     let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut reload = signal(SignalKind::hangup())?;
+    let lock = state_directory(&config.state_dir)?;
+    if let Some(left) = Rest::left(&config.state_dir, clock.now()) {
+        if presence == Presence::CheckIn {
+            tracing::warn!("{}", left.says());
+            return Ok(ExitCode::SUCCESS);
+        }
+        notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&left.says())]);
+        if rest::wait(&config.state_dir, &*clock, &mut ends, &mut reload).await == Woken::Signal {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let (agent, link, unknown) = prepare(&config, presence, (clock, random), lock)?;
     let (orders, mut ordered) = mpsc::channel(16);
-    agent.services.start_built_in(orders, Arc::clone(&agent.facts), Arc::clone(&agent.actions));
-    agent.start_background(Arc::clone(&link.clock));
+    let built_in = (Arc::clone(&agent.facts), Arc::clone(&agent.actions), Arc::clone(&agent.requests));
+    agent.services.start_built_in(orders, built_in);
+    agent.start_background(presence);
     agent.hub.report_unknown(unknown).await;
     agent.apply_services(&config).await;
     agent.say_who_we_are().await;
     agent.facts.tell(Tell::Always).await;
 
-    let mut link_task = tokio::spawn(async move { link.run().await });
+    let mut link_task = tokio::spawn(async move {
+        match presence {
+            Presence::Daemon => {
+                link.run().await;
+                Ok(())
+            }
+            Presence::CheckIn => link.check_in().await,
+        }
+    });
     notify(&[sd_notify::NotifyState::Ready]);
     let id = agent.identity.borrow().id;
     tracing::info!(agent = %id, version = env!("CARGO_PKG_VERSION"), "agent {id} is running");
-    let why = agent.take_orders(&mut ordered, &mut ends, &mut reload, reread).await;
+    let why = tokio::select! {
+        why = agent.take_orders(&mut ordered, &mut ends, &mut reload, reread) => why,
+        called = &mut link_task, if presence == Presence::CheckIn => match called.context("calling the server broke off")? {
+            Ok(()) => Why::Done,
+            Err(error) => Why::NoContact(Chain(&error).to_string()),
+        },
+    };
     notify(&[sd_notify::NotifyState::Stopping]);
-    match why {
-        Why::Die { force: true } => {
-            tracing::warn!("the server told this agent to end at once");
-            return Ok(ExitCode::from(EXIT_DIE));
-        }
-        Why::Die { force: false } => tracing::warn!("the server told this agent to end"),
-        Why::Signal => tracing::info!("stopping"),
-    }
-    agent.actions.stop_all().await;
-    agent.services.stop_all().await;
-    agent.stop_services.cancel();
-    agent.hub.flush_acks().await;
-    agent.stop_link.cancel();
-    if tokio::time::timeout(FAREWELL_MAX, &mut link_task).await.is_err() {
-        link_task.abort();
-    }
-    tracing::info!(unsent = agent.hub.outbox().len(), "stopped; what is unsent is kept for the next start");
-    Ok(if matches!(why, Why::Die { .. }) { ExitCode::from(EXIT_DIE) } else { ExitCode::SUCCESS })
+    Ok(agent.end(why, &mut link_task).await)
 }
 
-/// Opens everything on the disk and puts the parts together.
-fn prepare(
-    config: &Arc<Config>,
-    clock: Arc<dyn Clock>,
-    random: Arc<Random>,
-) -> anyhow::Result<(Agent, Link, Vec<crate::ledger::LedgerId>)> {
-    let directory = config.state_dir.as_path();
+/// Makes the state directory, checks that it is this agent's alone, and takes it for this process.
+fn state_directory(directory: &Path) -> anyhow::Result<File> {
     durable::make_private_directory(directory)
         .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
-    let lock = lock(directory)?;
+    private::make(directory).map_err(anyhow::Error::msg)?;
+    lock(directory)
+}
+
+/// Opens everything on the disk and puts the parts together. `lock` is that of the state directory.
+fn prepare(
+    config: &Arc<Config>,
+    presence: Presence,
+    (clock, random): (Arc<dyn Clock>, Arc<Random>),
+    lock: File,
+) -> anyhow::Result<(Agent, Link, Vec<crate::ledger::LedgerId>)> {
+    let directory = config.state_dir.as_path();
     let state = Arc::new(StateFile::open(&directory.join("state.json")).context("cannot read the state file")?);
-    let revoked: Revoked = Arc::new(RwLock::new(state.revoked()));
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let pins = read_pins(&config.trusted_pem()?)?;
+    let revoked: Revoked = Arc::new(RwLock::new(RevokedList::load(directory)));
     let vouched = Arc::new(Vouched::default());
-    let verifier = PinnedVerifier::new(pins, &provider, Arc::clone(&revoked))?.vouching(Arc::clone(&vouched));
-    let dialer = Dialer::new(config, verifier, Arc::clone(&clock));
+    let dialer = dialer_of(config, &revoked, &vouched, &clock)?;
     let recovered = keys::recover(directory)?;
     let now = clock.now();
     let orders = OrderLedger::open(&status::ledger_path(config), recovered.is_some(), now);
@@ -139,19 +168,10 @@ fn prepare(
 
     let (identity, identity_seen) = watch::channel(Arc::new(identity));
     let (stop_services, stop_link) = (CancellationToken::new(), CancellationToken::new());
-    let services = Arc::new(Services::new(Context {
-        name: String::new(),
-        hub: Arc::clone(&hub),
-        identity: identity_seen.clone(),
-        stop: stop_services.clone(),
-        clock: Arc::clone(&clock),
-        stdin_timeout: config.stdin_timeout.0,
-        respawn_every: RESPAWN_EVERY,
-    }));
-    let users = config.module_users.parse().map_err(anyhow::Error::from)?;
-    let catalogue = read_catalogue(&config.modules_file)?.with_users(users);
-    module_doctor::log(&catalogue);
-    let observer = facts::Observer::new(Arc::clone(&clock)).knowing(of_ourselves(config, &catalogue));
+    let services = services_of(config, &hub, &identity_seen, &stop_services, &clock);
+    let requests = Arc::new(RequestBook::open(directory, config.server_may.clone(), Arc::clone(&clock)));
+    let catalogue = catalogue_of(config)?;
+    let observer = facts::Observer::new(Arc::clone(&clock)).knowing(of_ourselves(config, presence, &catalogue));
     let runner = Runner::new(catalogue, config.module_timeout.0);
     let believed = Believed::load(config, &status::documents_path(config));
     believed.log_problems();
@@ -167,6 +187,7 @@ fn prepare(
         hub: Arc::clone(&hub),
         state,
         revoked,
+        standing: StandingBook::open(directory, Arc::clone(&clock)),
         dialer,
         clock,
         random,
@@ -176,15 +197,68 @@ fn prepare(
     };
     let config = Arc::clone(config);
     let clock = Arc::clone(&link.clock);
-    let agent = Agent { hub, services, facts, actions, identity, stop_services, stop_link, config, clock, _lock: lock };
+    let agent = Agent {
+        hub,
+        services,
+        facts,
+        actions,
+        requests,
+        identity,
+        stop_services,
+        stop_link,
+        config,
+        clock,
+        _lock: lock,
+    };
     Ok((agent, link, unknown))
 }
 
+/// Puts together what reaches servers, and trusts none but the pinned ones.
+fn dialer_of(
+    config: &Config,
+    revoked: &Revoked,
+    vouched: &Arc<Vouched>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Dialer> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let pins = read_pins(&config.trusted_pem()?)?;
+    let verifier = PinnedVerifier::new(pins, &provider, Arc::clone(revoked))?.vouching(Arc::clone(vouched));
+    Ok(Dialer::new(config, verifier, Arc::clone(clock)))
+}
+
+/// Puts together what runs services.
+fn services_of(
+    config: &Config,
+    hub: &Arc<Hub>,
+    identity: &watch::Receiver<Arc<Identity>>,
+    stop: &CancellationToken,
+    clock: &Arc<dyn Clock>,
+) -> Arc<Services> {
+    Arc::new(Services::new(Context {
+        name: String::new(),
+        hub: Arc::clone(hub),
+        identity: identity.clone(),
+        stop: stop.clone(),
+        clock: Arc::clone(clock),
+        stdin_timeout: config.stdin_timeout.0,
+        environment: Arc::new(services::environment(&config.services_environment)),
+        respawn_every: RESPAWN_EVERY,
+    }))
+}
+
+/// Reads which modules there are, and says what keeps them from running.
+fn catalogue_of(config: &Config) -> anyhow::Result<Catalogue> {
+    let users = config.module_users.parse().map_err(anyhow::Error::from)?;
+    let catalogue = read_catalogue(&config.modules_file)?.with_users(users);
+    module_doctor::log(&catalogue);
+    Ok(catalogue)
+}
+
 /// What the program knows of itself.
-fn of_ourselves(config: &Config, catalogue: &Catalogue) -> Facts {
+fn of_ourselves(config: &Config, presence: Presence, catalogue: &Catalogue) -> Facts {
     let pid = i32::try_from(std::process::id()).unwrap_or_default();
     let mut facts = Facts::from([
-        ("agent_mode".to_owned(), "daemon".into()),
+        ("agent_mode".to_owned(), presence.word().into()),
         (handover::VOUCHES.to_owned(), true.into()),
         ("agent_pid".to_owned(), pid.into()),
         ("agent_modules".to_owned(), catalogue.names().into()),
@@ -196,8 +270,8 @@ fn of_ourselves(config: &Config, catalogue: &Catalogue) -> Facts {
     if !config.fleet.is_empty() {
         facts.insert("agent_fleet".to_owned(), config.fleet.as_str().into());
     }
-    if !config.proxy.is_empty() {
-        facts.insert("agent_proxy".to_owned(), config.proxy.as_str().into());
+    if let Ok(Some(proxy)) = Proxy::read(&config.proxy) {
+        facts.insert("agent_proxy".to_owned(), format!("http://{}", proxy.address).into());
     }
     facts
 }
@@ -228,11 +302,12 @@ pub(crate) fn reset_clock(config: &Config, now: muster_core::Timestamp) -> anyho
 
 impl Agent {
     /// Starts what runs beside services and connection. It ends with the runtime.
-    fn start_background(&self, clock: Arc<dyn Clock>) {
-        let hub = Arc::clone(&self.hub);
+    fn start_background(&self, presence: Presence) {
+        let (hub, clock) = (Arc::clone(&self.hub), Arc::clone(&self.clock));
         tokio::spawn(async move { hub.acknowledge_forever().await });
         tokio::spawn(usage::report_self_forever(Arc::clone(&self.hub), clock));
-        if let Some(address) = self.config.status_page_address() {
+        let page = self.config.status_page_address().filter(|_| presence == Presence::Daemon);
+        if let Some(address) = page {
             tokio::spawn(page::serve(address, Arc::clone(&self.config)));
         }
         let (facts, every) = (Arc::clone(&self.facts), self.config.facts_every.0);
@@ -256,11 +331,7 @@ impl Agent {
             tokio::select! {
                 order = ordered.recv() => match order {
                     Some(Order::Die { force }) => return Why::Die { force },
-                    Some(Order::Restart { name, answer }) => {
-                        let services = Arc::clone(&self.services);
-                        // A service that takes its time does not hold up other orders.
-                        tokio::spawn(async move { answer.send(services.restart(&name).await) });
-                    }
+                    Some(Order::Restart { name, answer }) => restart_asked(&self.services, &self.requests, name, answer),
                     Some(Order::Rekey(delivery)) => self.rekey(*delivery).await,
                     None => return Why::Signal,
                 },
@@ -268,6 +339,50 @@ impl Agent {
                 _ = interrupt.recv() => return Why::Signal,
                 _ = reload.recv() => self.reload(&reread).await,
             }
+        }
+    }
+
+    /// Ends everything in order, unless the server wants it at once. Returns what the program ends with.
+    async fn end<T>(&self, why: Why, link_task: &mut JoinHandle<T>) -> ExitCode {
+        let code = match &why {
+            Why::Die { force } => {
+                self.begin_rest();
+                let how = if *force { " at once" } else { "" };
+                tracing::warn!("the server told this agent to end{how}");
+                ExitCode::from(EXIT_DIE)
+            }
+            Why::Signal => {
+                tracing::info!("stopping");
+                ExitCode::SUCCESS
+            }
+            Why::Done => {
+                tracing::info!("everything is taken and delivered");
+                ExitCode::SUCCESS
+            }
+            Why::NoContact(error) => {
+                tracing::error!("no server could be used: {error}");
+                ExitCode::FAILURE
+            }
+        };
+        if matches!(why, Why::Die { force: true }) {
+            return code;
+        }
+        self.actions.stop_all().await;
+        self.services.stop_all().await;
+        self.stop_services.cancel();
+        self.hub.flush_acks().await;
+        self.stop_link.cancel();
+        if !link_task.is_finished() && tokio::time::timeout(FAREWELL_MAX, &mut *link_task).await.is_err() {
+            link_task.abort();
+        }
+        tracing::info!(unsent = self.hub.outbox().len(), "stopped; what is unsent is kept for the next start");
+        code
+    }
+
+    /// Writes that the agent stays away, for whoever starts it again.
+    fn begin_rest(&self) {
+        if let Err(error) = Rest::begin(&self.config.state_dir, self.requests.absence(), self.clock.now()) {
+            tracing::error!(%error, "cannot write that the agent stays away: it comes back as soon as it is started");
         }
     }
 
@@ -334,16 +449,17 @@ impl Agent {
     }
 
     async fn apply_services(&self, config: &Config) {
-        let mut definitions = Vec::new();
+        let mut found = Found::default();
         if !config.services_dir.as_os_str().is_empty() {
-            for definition in read_definitions(&config.services_dir) {
-                match definition {
-                    Ok(definition) => definitions.push(definition),
-                    Err(error) => tracing::error!("{}", Chain(&error)),
-                }
-            }
+            found = read_definitions(&config.services_dir);
         }
-        self.services.apply(definitions, &claimed_labels(&config.labels)).await;
+        for error in &found.broken {
+            tracing::error!("{}", Chain(error));
+        }
+        for path in &found.left_out {
+            tracing::warn!("{} is left out: it looks like what an editor left behind", path.display());
+        }
+        self.services.apply(found.definitions, &claimed_labels(&config.labels)).await;
     }
 
     /// Tells the server the labels and services of this machine.

@@ -1,20 +1,15 @@
-//! Small things that outlive the process: the nonce last given by a server, and revoked serial numbers.
+//! What outlives the process and may be lost: the nonce last given by a server.
 
 use crate::durable::{self, Sync};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Serial numbers remembered, so that a server gone mad cannot fill the disk.
-const REVOKED_MAX: usize = 10_000;
 
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 #[serde(default)]
 struct Content {
     nonce: u64,
-    revoked: BTreeSet<String>,
 }
 
 /// The file. What it holds is also in memory.
@@ -48,35 +43,14 @@ impl StateFile {
         let mut content = self.content();
         if content.nonce != nonce {
             content.nonce = nonce;
-            // Every contact brings one, and one that is lost is only a gap in the chain: the disk is not waited for.
-            self.write(&content, Sync::Process);
+            self.write(&content);
         }
     }
 
-    /// Returns the revoked serial numbers.
-    pub(crate) fn revoked(&self) -> BTreeSet<Vec<u8>> {
-        self.content().revoked.iter().filter_map(|serial| hex::decode(serial).ok()).collect()
-    }
-
-    /// Adds revoked serial numbers. Returns whether one is new.
-    pub(crate) fn revoke(&self, serials: &[Vec<u8>]) -> bool {
-        let mut content = self.content();
-        let before = content.revoked.len();
-        for serial in serials.iter().filter(|serial| !serial.is_empty() && serial.len() <= 64) {
-            if content.revoked.len() < REVOKED_MAX {
-                content.revoked.insert(hex::encode(serial));
-            }
-        }
-        let grew = content.revoked.len() > before;
-        if grew {
-            self.write(&content, Sync::Power);
-        }
-        grew
-    }
-
-    fn write(&self, content: &Content, sync: Sync) {
+    fn write(&self, content: &Content) {
         let bytes = serde_json::to_vec(content).expect("numbers and text are JSON");
-        if let Err(error) = durable::replace(&self.path, &bytes, sync) {
+        // Every contact brings one, and one that is lost is only a gap in the chain: the disk is not waited for.
+        if let Err(error) = durable::replace(&self.path, &bytes, Sync::Process) {
             tracing::error!(%error, path = %self.path.display(), "cannot write the state file");
         }
     }
@@ -91,15 +65,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nonce_and_revoked_serials_outlive_the_process_and_damage_is_a_fresh_start() {
+    fn the_nonce_outlives_the_process_and_damage_is_a_fresh_start() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
         let state = StateFile::open(&path).unwrap();
         state.set_nonce(u64::MAX);
-        assert!(state.revoke(&[vec![1, 2]]));
-        assert!(!state.revoke(&[vec![1, 2]]));
-        let state = StateFile::open(&path).unwrap();
-        assert_eq!((state.nonce(), state.revoked()), (u64::MAX, BTreeSet::from([vec![1, 2]])));
+        assert_eq!(StateFile::open(&path).unwrap().nonce(), u64::MAX);
+        // An earlier version kept what a server revoked here, and for ever.
+        std::fs::write(&path, "{\"nonce\":7,\"revoked\":[\"d7\"]}").unwrap();
+        assert_eq!(StateFile::open(&path).unwrap().nonce(), 7);
         std::fs::write(&path, "{\"nonce\":").unwrap();
         assert_eq!(StateFile::open(&path).unwrap().nonce(), 0);
     }

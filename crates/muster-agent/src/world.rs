@@ -60,3 +60,31 @@ impl Random {
         bytes
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    /// A clock that stands still until a test moves it.
+    #[derive(Debug)]
+    pub(crate) struct SetClock(AtomicI64);
+
+    impl SetClock {
+        /// A clock that says so many seconds since 1970.
+        pub(crate) fn at(seconds: i64) -> Arc<Self> {
+            Arc::new(Self(AtomicI64::new(seconds)))
+        }
+
+        /// Moves it.
+        pub(crate) fn set(&self, seconds: i64) {
+            self.0.store(seconds, Ordering::Relaxed);
+        }
+    }
+
+    impl Clock for SetClock {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_secs(self.0.load(Ordering::Relaxed))
+        }
+    }
+}

@@ -53,11 +53,16 @@ impl Agent {
     /// The same, with a program in front of it, such as one that moves its clock, with its arguments.
     pub fn start_behind(wrapper: &[String], directory: &Path) -> Result<Self> {
         let config = config_file(directory)?;
-        // Beside its directory, in which set-up suffers nothing but its own files.
-        let logs = directory.with_extension("log");
-        std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
-        let program = Program::behind(wrapper, "muster-agent", programs::program("muster-agent")?, &logs);
+        let program = Program::behind(wrapper, "muster-agent", programs::program("muster-agent")?, &logs(directory)?);
         let process = program.args(["run".into(), "--config".into(), config]).start()?;
+        Ok(Self { process, directory: directory.to_owned() })
+    }
+
+    /// Starts an agent that calls once and ends.
+    pub fn start_once(directory: &Path) -> Result<Self> {
+        let config = config_file(directory)?;
+        let program = Program::new("muster-agent", programs::program("muster-agent")?, &logs(directory)?);
+        let process = program.args(["run".into(), "--once".into(), "--config".into(), config]).start()?;
         Ok(Self { process, directory: directory.to_owned() })
     }
 
@@ -67,6 +72,13 @@ impl Agent {
         *self = Self::start_in(&self.directory)?;
         Ok(())
     }
+}
+
+/// Where an agent's log lies: beside its directory, in which set-up suffers nothing but its own files.
+fn logs(directory: &Path) -> Result<PathBuf> {
+    let logs = directory.with_extension("log");
+    std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+    Ok(logs)
 }
 
 fn config_file(directory: &Path) -> Result<PathBuf> {

@@ -100,6 +100,11 @@ impl Process {
         Ok(self.ended)
     }
 
+    /// Asks it to look again (SIGHUP).
+    pub fn reload(&self) -> Result<()> {
+        kill_process(self.pid(), Signal::HUP).with_context(|| format!("waking {}", self.name))
+    }
+
     /// Asks it to stop (SIGTERM).
     pub fn terminate(&self) -> Result<()> {
         kill_process(self.pid(), Signal::TERM).with_context(|| format!("stopping {}", self.name))

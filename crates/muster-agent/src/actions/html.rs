@@ -3,8 +3,9 @@
 //! Stays true: what a stranger wrote is text on it and never markup; there is no script, nothing is loaded from anywhere,
 //! and the style is the one that the page's policy names by its hash. It reads on a phone as on a desk.
 
-use super::status::{Key, Part, Ran, Refused, Report};
+use super::status::{Key, Part, Ran, Refused, Report, Requested};
 use base64::Engine as _;
+use muster_core::text;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 
@@ -66,6 +67,9 @@ fn write_page(html: &mut String, report: &Report) -> std::fmt::Result {
     )?;
     section(html, "Orders that ran", &report.orders, "Nothing was run yet.", order)?;
     section(html, "Orders that were refused", &report.refused, "Nothing was refused yet.", refusal)?;
+    if !report.requests.is_empty() {
+        section(html, "What the server asked without a signature", &report.requests, "", request)?;
+    }
     who(html, report)?;
     html.push_str("</body>\n</html>\n");
     Ok(())
@@ -129,6 +133,11 @@ fn refusal(html: &mut String, refused: &Refused) -> std::fmt::Result {
     writeln!(html, "<dt>Action</dt><dd>{}</dd>\n</dl>\n</article>", refused.action)
 }
 
+fn request(html: &mut String, asked: &Requested) -> std::fmt::Result {
+    head(html, &asked.at, &asked.request)?;
+    writeln!(html, "<p>{}</p>\n</article>", escape(&asked.outcome()))
+}
+
 fn head(html: &mut String, at: &str, name: &str) -> std::fmt::Result {
     let name = if name.is_empty() { "<span class=\"dim\">without a name</span>".to_owned() } else { escape(name) };
     writeln!(html, "<article>\n<header><h3>{name}</h3>{}</header>", time(at))
@@ -175,14 +184,9 @@ pub(super) fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            c if c.is_control() || is_bidirectional(c) => escaped.push('\u{fffd}'),
+            c if text::is_steering(c) => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }
     }
     escaped
-}
-
-/// Whether a letter only turns the direction of others, by which a text can be made to read as another.
-pub(super) fn is_bidirectional(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

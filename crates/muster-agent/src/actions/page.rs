@@ -55,8 +55,7 @@ impl Seen {
         let config = Arc::clone(&self.config);
         let read = tokio::task::spawn_blocking(move || {
             let report = Report::read(&config, Show::All).ok()?;
-            let json = serde_json::to_string_pretty(&report).expect("text and numbers are JSON");
-            Some(Arc::new(Shown { page: html::page(&report), json }))
+            Some(Arc::new(Shown { page: html::page(&report), json: report.json() }))
         });
         let shown = read.await.ok().flatten()?;
         *last = Some((Instant::now(), Arc::clone(&shown)));

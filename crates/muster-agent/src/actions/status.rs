@@ -7,8 +7,13 @@
 use super::Believed;
 use super::ledger::{self, Order, RefusedOrder};
 use crate::config::Config;
+use crate::doctor::without_weights;
 use crate::keys;
-use muster_core::{Timestamp, limits};
+use crate::requests::{self, Asked};
+use crate::rest::{Left, Rest};
+use crate::standing::{Clocks, Standing};
+use crate::world::SystemClock;
+use muster_core::{Clock, Timestamp, limits, text};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -42,12 +47,44 @@ pub(crate) struct Report {
     pub(super) documents_expire: Option<String>,
     /// What is wrong with keys, weights and documents.
     pub(super) problems: Vec<String>,
+    /// How this machine stands with its server; `None` before the first contact.
+    pub(super) server: Option<String>,
+    /// What to do about that; `None` when all is well.
+    pub(super) advice: Option<&'static str>,
+    /// How this machine's clock and the server's compare, when that is known.
+    pub(super) clock: Option<String>,
+    /// Why the agent stays away; `None` when it does not.
+    pub(super) away: Option<String>,
+    /// What the server asked without a signature, newest first.
+    pub(super) requests: Vec<Requested>,
     /// Since when orders are remembered.
     pub(super) remembered_since: Option<String>,
     /// Orders that were run, newest first.
     pub(super) orders: Vec<Ran>,
     /// Orders that were refused, newest first.
     pub(super) refused: Vec<Refused>,
+}
+
+/// What a server asked without a signature.
+#[derive(Debug, Serialize)]
+pub(super) struct Requested {
+    pub(super) at: String,
+    pub(super) request: String,
+    /// Why it was not done; `None` when it was.
+    pub(super) refused: Option<String>,
+    /// How often in a row.
+    pub(super) times: u64,
+}
+
+impl Requested {
+    /// Returns what became of it, in a few words.
+    pub(super) fn outcome(&self) -> String {
+        let times = if self.times > 1 { format!(", {} times", self.times) } else { String::new() };
+        match &self.refused {
+            None => format!("done{times}"),
+            Some(why) => format!("refused{times}: {why}"),
+        }
+    }
 }
 
 /// A key, and whose it is.
@@ -141,13 +178,21 @@ impl Report {
             keys.map(|key| Key { fingerprint: key.fingerprint().to_string(), names: key.user_ids() }).collect();
         let orders =
             content.map(|content| content.orders().rev().take(most).map(|order| ran(order, &keyring)).collect());
+        let standing = Standing::read(&config.state_dir);
+        let missing = without_weights(config, &believed).map(|check| check.found);
+        let problems = missing.into_iter().chain(believed.problems.iter().map(|problem| problem.text.clone()));
         Ok(Self {
+            server: standing.as_ref().map(Standing::says),
+            advice: standing.as_ref().and_then(Standing::advice),
+            clock: standing.as_ref().and_then(Standing::clocks).map(Clocks::says),
+            away: Rest::left(&config.state_dir, SystemClock.now()).map(Left::says),
+            requests: requests::read(&config.state_dir).into_iter().take(most).map(requested).collect(),
             agent: keys::look(&config.state_dir)?.map(|identity| identity.id.to_string()),
             version: env!("CARGO_PKG_VERSION"),
             keyring_version: believed.keyring_version(),
             acl_version: believed.acl_version(),
             documents_expire: believed.expires.filter(|end| *end > Timestamp::EPOCH).map(second),
-            problems: believed.problems.into_iter().map(|problem| problem.text).collect(),
+            problems: problems.collect(),
             remembered_since: content.map(|content| second(content.since().0)),
             orders: orders.unwrap_or_default(),
             refused: content.map_or_else(Vec::new, |content| content.refused().rev().take(most).map(refused).collect()),
@@ -166,14 +211,19 @@ impl Report {
 
     /// Writes it for a terminal.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
+        let mut shown = String::new();
         let mut line = |line: String| {
-            text.push_str(&plain(&line));
-            text.push('\n');
+            shown.push_str(&text::plain(&line));
+            shown.push('\n');
         };
         let (keys, weights) = self.sources();
         line(format!("machine     {}", self.agent.as_deref().unwrap_or("has no id yet: the agent was never started")));
         line(format!("agent       version {}", self.version));
+        line(format!("server      {}", self.server.as_deref().unwrap_or("there was no contact yet")));
+        let advice = self.advice.map(|advice| format!("-> {advice}"));
+        for more in [advice, self.clock.clone(), self.away.clone()].into_iter().flatten() {
+            line(format!("            {more}"));
+        }
         line(format!("acts for    {} keys, {keys}", self.keyring.len()));
         for key in &self.keyring {
             line(format!("            {}  {}", key.fingerprint, key.names.join(", ")));
@@ -203,7 +253,19 @@ impl Report {
             line(format!("  {}  {:?}: {}", refused.at, refused.name, refused.code));
             line(format!("      {}", refused.reason));
         }
-        text
+        if !self.requests.is_empty() {
+            line("\nwhat the server asked without a signature (server_may says what it may):".to_owned());
+        }
+        for requested in &self.requests {
+            line(format!("  {}  {}: {}", requested.at, requested.request, requested.outcome()));
+        }
+        shown
+    }
+
+    /// Writes it as JSON that can be shown on a terminal.
+    pub(crate) fn json(&self) -> String {
+        let json = serde_json::to_string_pretty(self).expect("text and numbers are JSON");
+        text::json_escaped(&json) + "\n"
     }
 }
 
@@ -279,6 +341,11 @@ fn part(module: &str) -> Part {
     }
 }
 
+fn requested(asked: Asked) -> Requested {
+    let Asked { at, request, refused, times } = asked;
+    Requested { at: second(at), request, refused, times }
+}
+
 fn refused(refused: &RefusedOrder) -> Refused {
     Refused {
         at: second(refused.at),
@@ -292,12 +359,6 @@ fn refused(refused: &RefusedOrder) -> Refused {
 /// A moment without its fraction.
 fn second(moment: Timestamp) -> String {
     Timestamp::from_secs(moment.to_parts().0).to_string()
-}
-
-/// Takes away what would move a terminal's cursor, or turn what follows round.
-fn plain(text: &str) -> String {
-    let strange = |c: char| c.is_control() && c != '\n' || super::html::is_bidirectional(c);
-    text.chars().map(|c| if strange(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

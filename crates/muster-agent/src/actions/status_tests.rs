@@ -5,7 +5,7 @@ use crate::actions::html;
 use crate::actions::ledger::{OrderLedger, Outcome};
 use std::time::Duration;
 
-const HOSTILE: &str = "<script>alert(1)</script>\u{1b}[2J\u{202e}";
+const HOSTILE: &str = "<script>alert(1)</script>\u{1b}[2J\u{202e}\u{9b}31m\u{7f}\u{2066}";
 
 fn refusal() -> RefusedOrder {
     RefusedOrder {
@@ -96,10 +96,14 @@ fn what_strangers_wrote_is_text_and_nothing_else() {
     ledger.refuse(refusal()).unwrap();
     ledger.begin(order(HOSTILE, &[HOSTILE]), &|_: &str| true).unwrap();
     let report = Report::read(&config, Show::Latest).unwrap();
-    let (text, page) = (report.text(), html::page(&report));
-    for shown in [&text, &page] {
-        assert!(!shown.contains(['\u{1b}', '\u{202e}']), "{shown}");
+    let (shown, page, json) = (report.text(), html::page(&report), report.json());
+    for shown in [&shown, &page, &json] {
+        let steers = shown.chars().find(|c| *c != '\n' && text::is_steering(*c));
+        assert_eq!(steers, None, "{shown}");
     }
+    // It is the same value all the same.
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["refused"][0]["name"], HOSTILE);
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
     assert!(page.contains("&quot;&#39;&amp;"), "{page}");
     assert!(!page.contains(" style=") && !page.contains("http") && !page.contains(" src="), "it loads nothing: {page}");

@@ -1,7 +1,7 @@
 //! Reaching a server: TCP or a proxy's CONNECT, TLS with the pinned authority, then HTTP/1.1 or HTTP/2.
 
 use crate::chain::Chain;
-use crate::config::{Config, proxy_address, split_host_port};
+use crate::config::{Config, Proxy, split_host_port};
 use crate::keys::Identity;
 use crate::pinned::PinnedVerifier;
 use crate::world::TlsTime;
@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use muster_core::{Clock, limits};
+use muster_core::{Clock, limits, text};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
@@ -114,7 +114,7 @@ pub(crate) enum DialError {
 pub(crate) struct Dialer {
     servers: Mutex<Vec<String>>,
     server_name: String,
-    proxy: Option<String>,
+    proxy: Option<Proxy>,
     http2: bool,
     header: Option<HeaderName>,
     provider: Arc<CryptoProvider>,
@@ -128,7 +128,7 @@ impl Dialer {
         Self {
             servers: Mutex::new(config.servers.clone()),
             server_name: config.server_name.clone(),
-            proxy: proxy_address(&config.proxy).map(str::to_owned),
+            proxy: Proxy::read(&config.proxy).ok().flatten(),
             http2: config.http2,
             header: HeaderName::from_bytes(config.client_certificate_header.as_bytes()).ok(),
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
@@ -161,9 +161,32 @@ impl Dialer {
         }
     }
 
+    /// Puts a server last that was reached and was of no use, so that the others are tried before it.
+    pub(crate) fn put_last(&self, server: &str) {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = servers.iter().position(|known| known == server) {
+            servers[place..].rotate_left(1);
+        }
+    }
+
+    /// Returns how many servers there are.
+    pub(crate) fn servers(&self) -> usize {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Reaches one server.
     pub(crate) async fn dial_one(&self, server: &str, identity: &Identity) -> Result<Connection, DialError> {
         let tls = self.dial_tls(server, identity).await?;
+        self.speak(server, tls, identity).await
+    }
+
+    /// Begins to speak HTTP over a connection that was made.
+    pub(crate) async fn speak(
+        &self,
+        server: &str,
+        tls: TlsStream<TcpStream>,
+        identity: &Identity,
+    ) -> Result<Connection, DialError> {
         let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let http = |source| DialError::Http { to: server.to_owned(), source };
         let (sender, driver) = if is_http2 {
@@ -239,11 +262,15 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn connect_through(proxy: &str, to: &str) -> Result<TcpStream, DialError> {
-    let mut stream = connect(proxy).await?;
-    let refused = |answer: String| DialError::Proxy { proxy: proxy.to_owned(), to: to.to_owned(), answer };
+async fn connect_through(proxy: &Proxy, to: &str) -> Result<TcpStream, DialError> {
+    let mut stream = connect(&proxy.address).await?;
+    let refused = |answer: String| DialError::Proxy { proxy: proxy.address.clone(), to: to.to_owned(), answer };
+    let login = proxy.login.as_ref().map_or_else(String::new, |login| {
+        let login = base64::engine::general_purpose::STANDARD.encode(&login.0);
+        format!("Proxy-Authorization: Basic {login}\r\n")
+    });
     let ask = async {
-        stream.write_all(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes()).await?;
+        stream.write_all(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{login}\r\n").as_bytes()).await?;
         let mut answer = Vec::new();
         // Byte by byte: what follows the empty line belongs to TLS.
         while !answer.ends_with(b"\r\n\r\n") {
@@ -258,7 +285,8 @@ async fn connect_through(proxy: &str, to: &str) -> Result<TcpStream, DialError> 
         .await
         .map_err(|_| refused("no answer in time".into()))?
         .map_err(|error| refused(error.to_string()))?;
-    let line = String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
+    let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = text::cut(&text::plain(&String::from_utf8_lossy(line)), 200);
     match line.split(' ').nth(1) {
         Some("200") => Ok(stream),
         _ => Err(refused(line)),

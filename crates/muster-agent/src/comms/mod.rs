@@ -3,26 +3,26 @@
 //! Stays true: tries never end; a failure waits longer each time, with jitter; a message taken from the outbox is
 //! either acknowledged by a server or given back.
 
+mod check_in;
 mod connect;
 mod introduction;
 mod pace;
 mod poll;
 mod stream;
 
-pub(crate) use connect::{DialError, Dialer};
+pub(crate) use connect::{Body, Connection, DialError, Dialer};
 pub(crate) use introduction::Introducer;
-
-use connect::{Body, Connection};
 
 use crate::chain::Chain;
 use crate::config::{Compression, Config, Mode};
 use crate::hub::Hub;
 use crate::keys::Identity;
-use crate::pinned::{Revoked, significant};
+use crate::revoked::{LIST_BYTES_MAX, ListError, Revoked, RevokedList};
+use crate::standing::{Outcome, StandingBook};
 use crate::state::StateFile;
 use crate::world::Random;
 use http_body_util::{BodyExt, Limited};
-use muster_core::{Clock, limits, retry, system};
+use muster_core::{AgentId, Clock, limits, retry, system};
 use muster_proto::{convert, wire};
 use prost::Message as _;
 use std::collections::BTreeMap;
@@ -40,8 +40,8 @@ const REVOKED_EVERY: Duration = Duration::from_hours(1);
 const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// A session that is shorter than this was none.
 const SHORT: Duration = Duration::from_secs(1);
-/// Bytes of the list of revoked certificates.
-const REVOKED_BYTES_MAX: usize = 1024 * 1024;
+/// A session that failed sooner than this was of no use: another server is asked next.
+const USELESS: Duration = Duration::from_secs(10);
 
 /// Everything that keeping in touch needs.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ pub(crate) struct Link {
     pub(crate) hub: Arc<Hub>,
     pub(crate) state: Arc<StateFile>,
     pub(crate) revoked: Revoked,
+    pub(crate) standing: StandingBook,
     pub(crate) dialer: Dialer,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<Random>,
@@ -112,6 +113,23 @@ pub(crate) enum ContactError {
 }
 
 impl ContactError {
+    /// Which server was reached, and was of no use. `None`: none could be reached.
+    fn server(&self) -> Option<&str> {
+        match self {
+            Self::Dial(_) => None,
+            Self::Broken { server, .. }
+            | Self::Refused { server, .. }
+            | Self::Silent { server }
+            | Self::Unreadable { server, .. }
+            | Self::Slow { server, .. } => Some(server),
+        }
+    }
+
+    /// Whether a server decided that it does not want this machine, or not now, and did not just fail.
+    fn is_decision(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.is_client_error())
+    }
+
     pub(super) fn broken(server: &str, what: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Broken { server: server.to_owned(), what, source: source.into() }
     }
@@ -130,6 +148,8 @@ impl Link {
     /// Keeps in touch until the agent stops.
     pub(crate) async fn run(&self) {
         let mut failures = 0;
+        // Servers that were of no use since the last pause.
+        let mut useless = 0;
         let mut revoked_due = Instant::now();
         while !self.stop.is_cancelled() {
             let mut contacts = 0;
@@ -139,7 +159,7 @@ impl Link {
                 Mode::Poll => poll::session(self, &mut revoked_due, &mut contacts).await,
             };
             if contacts > 0 {
-                failures = 0;
+                (failures, useless) = (0, 0);
             }
             match outcome {
                 // A server that ends each stream at once is not asked again at once.
@@ -147,9 +167,17 @@ impl Link {
                 Ok(Ended::InOrder) => {}
                 Ok(Ended::Stopping) => break,
                 Err(error) => {
-                    if matches!(error, ContactError::Refused { status: http::StatusCode::FORBIDDEN, .. }) {
-                        self.introducer.is_refused();
+                    self.standing_bad(&error);
+                    if contacts == 0 || began.elapsed() < USELESS {
+                        useless += 1;
+                        error.server().inspect(|server| self.dialer.put_last(server));
                     }
+                    if error.server().is_some() && !error.is_decision() && (1..self.dialer.servers()).contains(&useless)
+                    {
+                        tracing::warn!(error = %Chain(&error), "contact failed, trying the next server");
+                        continue;
+                    }
+                    useless = 0;
                     let wait = self.pause(failures);
                     failures = failures.saturating_add(1);
                     let shown = format!("{:.1}", wait.as_secs_f64());
@@ -157,6 +185,20 @@ impl Link {
                     self.wait(wait).await;
                 }
             }
+        }
+    }
+
+    /// Keeps why a contact failed, for whoever looks at this machine.
+    fn standing_bad(&self, error: &ContactError) {
+        if matches!(error, ContactError::Refused { status: http::StatusCode::FORBIDDEN, .. }) {
+            self.introducer.is_refused();
+        }
+        let server = error.server().unwrap_or_default();
+        match error {
+            ContactError::Refused { status, text, .. } if status.is_client_error() => {
+                self.standing.bad(Outcome::Refused, server, &format!("{status}: {text}"));
+            }
+            _ => self.standing.bad(Outcome::Failed, server, &Chain(error).to_string()),
         }
     }
 
@@ -204,8 +246,9 @@ impl Link {
         }
     }
 
-    /// Asks for the list of revoked certificates when it is time. A server without one is no failure. Returns whether
-    /// something new is revoked: then this very connection may be to a server that is not believed any more.
+    /// Asks for the list of revoked certificates when it is time. A server without one is no failure, and a list that
+    /// cannot be used changes nothing. Returns whether another connection must be taken: the list may name this very
+    /// server, or was not read to its end.
     async fn fetch_revoked(&self, connection: &mut Connection, due: &mut Instant) -> Result<bool, ContactError> {
         if Instant::now() < *due {
             return Ok(false);
@@ -213,34 +256,62 @@ impl Link {
         let server = connection.server().to_owned();
         let request = connection.request(http::Method::GET, "/files/system/RevokedCertificates", Body::empty());
         let slow = || ContactError::Slow { server: server.clone(), after: REQUEST_MAX };
-        let broken = |error| ContactError::broken(&server, "asking for revoked certificates", error);
+        let broken = |error: hyper::Error| ContactError::broken(&server, "asking for revoked certificates", error);
         let answer = tokio::time::timeout(REQUEST_MAX, async {
-            let response = connection.send(request).await.map_err(|error| broken(error.into()))?;
+            let response = connection.send(request).await.map_err(broken)?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), REVOKED_BYTES_MAX).collect().await.map_err(broken)?;
-            Ok::<_, ContactError>((status, body.to_bytes()))
+            self.standing.head(response.headers());
+            let body = Limited::new(response.into_body(), LIST_BYTES_MAX).collect().await;
+            Ok::<_, ContactError>((status, body.map(http_body_util::Collected::to_bytes)))
         });
         let (status, body) = answer.await.map_err(|_| slow())??;
         *due = Instant::now() + REVOKED_EVERY;
-        if !status.is_success() {
-            tracing::debug!(%status, "the server has no list of revoked certificates");
-            return Ok(false);
+        let list = match (status, &body) {
+            (http::StatusCode::NOT_FOUND, _) => Ok(RevokedList::default()),
+            (status, _) if !status.is_success() => Err(format!("it was answered with {status}")),
+            (_, Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(ListError::TooLarge.to_string()),
+            (_, Err(error)) => Err(format!("the connection broke: {error}")),
+            (_, Ok(body)) => RevokedList::parse(body, self.clock.now()).map_err(|error| error.to_string()),
+        };
+        let renew = body.is_err();
+        match list {
+            Ok(list) => {
+                self.standing.list(None);
+                Ok(self.take_list(list) || renew)
+            }
+            Err(why) => {
+                tracing::warn!(server, "the server's list of revoked certificates is ignored: {why}");
+                self.standing.list(Some(why));
+                Ok(renew)
+            }
         }
-        let list = wire::RevokedCertificateList::decode(body)
-            .map_err(|error| ContactError::Unreadable { server, reason: error.to_string() })?;
-        let new: Vec<Vec<u8>> = list.serials.iter().map(|serial| significant(serial).to_vec()).collect();
-        let grew = self.state.revoke(&new);
-        if grew {
-            tracing::warn!(count = new.len(), "the server named revoked certificates; they are not believed any more");
-            self.revoked.write().unwrap_or_else(PoisonError::into_inner).extend(new);
-        }
-        Ok(grew)
     }
 
-    /// Takes what a contact brought.
-    fn take_in(&self, contact: wire::ContactData) {
+    /// Puts a list in the place of the one before. Returns whether it names other certificates.
+    fn take_list(&self, list: RevokedList) -> bool {
+        let mut counts = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = !counts.names_same(&list);
+        if is_other {
+            let count = list.len();
+            tracing::warn!(count, "the server names {count} revoked certificates; they are not trusted for a day");
+        }
+        // Also when it is the same, whose time begins anew.
+        if (is_other || list.len() > 0)
+            && let Err(error) = list.save(&self.config.state_dir)
+        {
+            tracing::error!(%error, "cannot write the list of revoked certificates");
+        }
+        *counts = list;
+        is_other
+    }
+
+    /// Takes what a contact of the machine `me` with `server` brought.
+    fn take_in(&self, me: AgentId, server: &str, contact: wire::ContactData) {
+        if !contact.messages.is_empty() {
+            self.standing.heard(server);
+        }
         let wanted = contact.messages.into_iter().take(2 * limits::CONTACT_MESSAGES_MAX);
-        wanted.for_each(|message| self.hub.receive(message));
+        wanted.for_each(|message| self.hub.receive_for(me, message));
     }
 
     fn deflates_polls(&self) -> bool {

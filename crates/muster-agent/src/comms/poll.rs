@@ -87,13 +87,13 @@ async fn wait_for_turn(link: &Link, pace: &mut Pace) {
 }
 
 /// What came of a poll.
-struct Polled {
-    brought_messages: bool,
-    more_waits: bool,
+pub(super) struct Polled {
+    pub(super) brought_messages: bool,
+    pub(super) more_waits: bool,
 }
 
 /// Polls once, over the kept connection or a new one; `leaving` says that the agent stops.
-async fn poll(
+pub(super) async fn poll(
     link: &Link,
     identity: &Identity,
     kept: &mut Option<Connection>,
@@ -145,8 +145,10 @@ async fn poll(
     link.introducer.is_taken(identity.id);
     link.state.set_nonce(answer.sequencing_nonce);
     outbox.acknowledge(&ids);
+    let server = kept.as_ref().map_or("", |connection| connection.server());
+    link.standing.good(server);
     let brought_messages = !answer.messages.is_empty();
-    link.take_in(answer);
+    link.take_in(identity.id, server, answer);
     Ok(Polled { brought_messages, more_waits })
 }
 
@@ -185,6 +187,7 @@ async fn exchange(link: &Link, connection: &mut Connection, contact: &[u8]) -> R
     let answer = tokio::time::timeout(POLL_MAX, async {
         let response = connection.send(request).await.map_err(broken)?;
         let status = response.status();
+        link.standing.head(response.headers());
         if status != StatusCode::OK {
             let text = first_words(response.into_body()).await;
             return Err(ContactError::Refused { server: server.clone(), status, text });

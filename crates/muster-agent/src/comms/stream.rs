@@ -14,7 +14,7 @@ use flate2::write::ZlibEncoder;
 use http::header::{CONNECTION, CONTENT_ENCODING, HeaderValue};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use muster_core::limits;
+use muster_core::{AgentId, limits, text};
 use muster_proto::framing::{self, FrameReader};
 use muster_proto::wire;
 use prost::Message as _;
@@ -46,13 +46,14 @@ pub(super) async fn session(link: &Link, revoked_due: &mut Instant, contacts: &m
     let current = identity.borrow_and_update().clone();
     let mut connection = link.dialer.dial(&current).await.map_err(ContactError::Dial)?;
     if *revoked_due <= Instant::now() {
+        // What the list says of this server counts for the next connection.
         link.fetch_revoked(&mut connection, revoked_due).await?;
         // The list may name this very server, or the server closes after each answer.
         connection = link.dialer.dial(&current).await.map_err(ContactError::Dial)?;
     }
     let server = connection.server().to_owned();
     let mut stream = tokio::select! {
-        stream = Stream::open(link, &mut connection) => stream?,
+        stream = Stream::open(link, &mut connection, current.id) => stream?,
         () = link.stop.cancelled() => return Ok(Ended::Stopping),
     };
     *contacts += 1;
@@ -129,6 +130,8 @@ impl Drop for Flight {
 
 struct Stream {
     server: String,
+    /// Who this machine is to the server, for as long as the connection lasts.
+    me: AgentId,
     /// `None` once this side has ended.
     pieces: Option<mpsc::Sender<Bytes>>,
     packer: Packer,
@@ -149,7 +152,7 @@ struct Stream {
 
 impl Stream {
     /// Sends the first record and waits for what answers it.
-    async fn open(link: &Link, connection: &mut Connection) -> Result<Self, ContactError> {
+    async fn open(link: &Link, connection: &mut Connection, me: AgentId) -> Result<Self, ContactError> {
         let server = connection.server().to_owned();
         let outbox = link.hub.outbox().clone();
         let messages = outbox.take(limits::CONTACT_MESSAGES_MAX, RECORD_BYTES_MAX);
@@ -185,12 +188,14 @@ impl Stream {
             .map_err(|_| ContactError::Slow { server: server.clone(), after: ANSWER_MAX })?
             .map_err(|error| ContactError::broken(&server, "opening the stream", error))?;
         let status = response.status();
+        link.standing.head(response.headers());
         if status != http::StatusCode::OK {
             let text = first_words(response.into_body()).await;
             return Err(ContactError::Refused { server, status, text });
         }
         let mut stream = Self {
             server,
+            me,
             pieces: Some(pieces),
             packer,
             answer: response.into_body(),
@@ -223,9 +228,10 @@ impl Stream {
             }
         };
         link.state.set_nonce(contact.sequencing_nonce);
+        link.standing.good(&self.server);
         self.flight.acknowledge_first();
         self.closing |= contact.done_sending;
-        link.take_in(contact);
+        link.take_in(self.me, &self.server, contact);
         // What came in the same piece is not kept waiting for the next one.
         self.take_records(link)
     }
@@ -281,9 +287,10 @@ impl Stream {
                     return Err(ContactError::Unreadable { server: self.server.clone(), reason });
                 }
                 self.answer_due = Instant::now() + ANSWER_MAX;
+                link.standing.good(&self.server);
             }
             let done = contact.done_sending;
-            link.take_in(contact);
+            link.take_in(self.me, &self.server, contact);
             if done {
                 self.close(CLOSE_MAX);
             }
@@ -371,7 +378,10 @@ impl Stream {
 pub(super) async fn first_words(body: Incoming) -> String {
     let limited = Limited::new(body, 4096).collect();
     match tokio::time::timeout(Duration::from_secs(5), limited).await {
-        Ok(Ok(body)) => muster_core::text::cut(String::from_utf8_lossy(&body.to_bytes()).trim(), 200),
+        Ok(Ok(body)) => {
+            let words = text::plain(String::from_utf8_lossy(&body.to_bytes()).trim());
+            text::cut(&words.replace('\n', " "), 200)
+        }
         _ => "(no readable reason)".to_owned(),
     }
 }

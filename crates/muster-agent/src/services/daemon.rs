@@ -4,7 +4,7 @@
 //! it uses too much memory or stops saying that it lives, it is ended and the server is told.
 
 use super::link::{self, Peer, Watch};
-use super::{Context, spawn};
+use super::{Context, environment, spawn};
 use crate::hub::{Delivery, Mail, any};
 use crate::usage::{self, Report, Subject};
 use muster_core::{Priority, Timestamp, system};
@@ -123,6 +123,7 @@ fn start(settings: &Settings, context: &Context) -> io::Result<Life> {
     let (agent_reads, child_writes) = spawn::pipe()?;
     let (program, arguments) = settings.config.argv.split_first().expect("a definition without argv is refused");
     let mut command = Command::new(program);
+    environment::give(&mut command, &context.environment);
     command
         .args(arguments)
         .env("FLEETSPEAK_COMMS_CHANNEL_INFD", spawn::number_of(&child_reads))

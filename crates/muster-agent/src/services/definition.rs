@@ -7,6 +7,7 @@
 use muster_core::{system as words, text};
 use muster_proto::wire::{self, daemonservice, socketservice, stdinservice};
 use prost::Message as _;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Directories of a Fleetspeak configuration directory that hold definitions.
@@ -59,30 +60,96 @@ pub(crate) enum DefinitionError {
         /// What is wrong.
         reason: String,
     },
+    /// Another file defines the same service.
+    #[error("{} defines service {name} again, as {} does: it does not count", path.display(), first.display())]
+    Twice {
+        /// Which.
+        path: PathBuf,
+        /// The service.
+        name: String,
+        /// The file that counts.
+        first: PathBuf,
+    },
+}
+
+/// Programs that do whatever their input or their arguments say.
+const INTERPRETERS: [&str; 20] = [
+    "sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "csh", "tcsh", "fish", "busybox", "env", "sudo", "xargs",
+    "python", "perl", "ruby", "node", "lua", "php",
+];
+
+impl Definition {
+    /// Warns of a service that hands what the server says to a shell, or another program that does whatever it is told: no
+    /// signature is needed for that.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let (kind, program) = match &self.kind {
+            Kind::Stdin(config) => ("Stdin", &config.cmd),
+            Kind::Daemon(config) => ("Daemon", config.argv.first()?),
+            Kind::Noop | Kind::Socket(_) => return None,
+        };
+        let base = program.rsplit('/').next().unwrap_or(program);
+        // python3.11 is python.
+        let base = base.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        INTERPRETERS.contains(&base).then(|| {
+            format!(
+                "service {} is a {kind} service that runs {program}: whoever has the server can have this machine do \
+                 anything through it, without a signature",
+                self.name
+            )
+        })
+    }
+}
+
+/// What a directory of definitions holds.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The services, in the order of their files. No two have one name.
+    pub(crate) definitions: Vec<Definition>,
+    /// What defines no service though it should.
+    pub(crate) broken: Vec<DefinitionError>,
+    /// Files that are left out, because an editor or a package manager left them behind.
+    pub(crate) left_out: Vec<PathBuf>,
 }
 
 /// Reads every definition in a directory, sorted by file name, and those in its `services` and `textservices`, so that it
-/// may be Fleetspeak's configuration directory. A bad file does not hold up the others.
-pub(crate) fn read_definitions(directory: &Path) -> Vec<Result<Definition, DefinitionError>> {
-    let mut paths = match files_of(directory) {
-        Ok(paths) => paths,
-        Err(source) => return vec![Err(DefinitionError::Read { path: directory.into(), source })],
-    };
-    let inner: Vec<PathBuf> = FLEETSPEAK_DIRECTORIES.iter().map(|name| directory.join(name)).collect();
-    let inner: Vec<PathBuf> = inner.into_iter().filter(|path| path.is_dir()).collect();
-    if !inner.is_empty() {
-        // The other files of such a directory are about other things.
-        paths.clear();
+/// may be Fleetspeak's configuration directory. A bad file does not hold up the others; of two that define one service the
+/// first counts.
+pub(crate) fn read_definitions(directory: &Path) -> Found {
+    let inner = FLEETSPEAK_DIRECTORIES.map(|name| directory.join(name));
+    let mut directories: Vec<PathBuf> = inner.into_iter().filter(|path| path.is_dir()).collect();
+    if directories.is_empty() {
+        // Otherwise the other files of such a directory are about other things.
+        directories.push(directory.into());
     }
-    let mut definitions = Vec::new();
-    for directory in inner {
-        match files_of(&directory) {
-            Ok(more) => paths.extend(more),
-            Err(source) => definitions.push(Err(DefinitionError::Read { path: directory, source })),
+    let mut found = Found::default();
+    let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for directory in directories {
+        let paths = match files_of(&directory) {
+            Ok(paths) => paths,
+            Err(source) => {
+                found.broken.push(DefinitionError::Read { path: directory, source });
+                continue;
+            }
+        };
+        for path in paths {
+            if is_leftover(&path) {
+                found.left_out.push(path);
+                continue;
+            }
+            match read_definition(&path) {
+                Ok(definition) => {
+                    if let Some(first) = seen.get(&definition.name).cloned() {
+                        found.broken.push(DefinitionError::Twice { path, name: definition.name, first });
+                        continue;
+                    }
+                    seen.insert(definition.name.clone(), path);
+                    found.definitions.push(definition);
+                }
+                Err(error) => found.broken.push(error),
+            }
         }
     }
-    definitions.extend(paths.iter().map(|path| read_definition(path)));
-    definitions
+    found
 }
 
 fn files_of(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -91,6 +158,31 @@ fn files_of(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     paths.sort();
     paths.retain(|path| path.is_file());
     Ok(paths)
+}
+
+/// Whether a file was left behind by an editor or a package manager: it may hold what its owner has just taken away.
+fn is_leftover(path: &Path) -> bool {
+    const ENDS: [&str; 17] = [
+        "~",
+        ".swp",
+        ".swo",
+        ".swx",
+        ".bak",
+        ".old",
+        ".orig",
+        ".rej",
+        ".save",
+        ".tmp",
+        ".rpmsave",
+        ".rpmnew",
+        ".rpmorig",
+        ".dpkg-old",
+        ".dpkg-new",
+        ".dpkg-dist",
+        ".dpkg-tmp",
+    ];
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(['.', '#']) || name.contains(".ucf-") || ENDS.iter().any(|end| name.ends_with(end))
 }
 
 fn read_definition(path: &Path) -> Result<Definition, DefinitionError> {
@@ -105,6 +197,11 @@ fn read_definition(path: &Path) -> Result<Definition, DefinitionError> {
 /// Reads one definition. A binary one has control characters, such as the mark before its factory; text has none but
 /// white space.
 fn parse_definition(bytes: &[u8]) -> Result<Definition, String> {
+    // Editors of other systems put this mark in front of text.
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    if bytes.trim_ascii().is_empty() {
+        return Err("it is empty".to_owned());
+    }
     let is_text = |text: &&str| text.chars().all(|c| c.is_whitespace() || !c.is_control());
     let Some(text) = std::str::from_utf8(bytes).ok().filter(is_text) else {
         let signed = wire::SignedClientServiceConfig::decode(bytes)
@@ -196,7 +293,70 @@ mod tests {
         std::fs::write(directory.path().join("communicator.txt"), "max_poll_delay_seconds: 2").unwrap();
         std::fs::write(directory.path().join("services/b"), signed("binary")).unwrap();
         std::fs::write(directory.path().join("textservices/a"), "name: \"text\" factory: \"NOOP\"").unwrap();
-        let read: Vec<_> = read_definitions(directory.path()).into_iter().map(|d| d.unwrap().name).collect();
-        assert_eq!(read, ["binary", "text"]);
+        let found = read_definitions(directory.path());
+        assert_eq!(names(&found), ["binary", "text"]);
+        assert!(found.broken.is_empty() && found.left_out.is_empty());
+    }
+
+    fn names(found: &Found) -> Vec<&str> {
+        found.definitions.iter().map(|definition| definition.name.as_str()).collect()
+    }
+
+    /// Files as people have them, of which each is named that does not count.
+    #[test]
+    fn case_19_broken_and_double_files_are_named_and_leftovers_are_no_services() {
+        let directory = tempfile::tempdir().unwrap();
+        let hello = "name: \"hello\"\nfactory: \"Daemon\"\nconfig: {\n  \
+                     [type.googleapis.com/fleetspeak.daemonservice.Config]: {\n    argv: \"/bin/sleep\"\n    \
+                     argv: \"1000\"\n    inactivity_timeout: <seconds: 600>\n    memory_limit: 200000000\n  }\n}\n";
+        let second = hello.replace("hello", "second");
+        for (name, text) in [
+            ("cut.service", "name: \"cut\"\nfactory: \"Dae"),
+            ("empty.service", ""),
+            ("hello.service", hello),
+            ("hello.service.bak", hello),
+            (".hello.swp", hello),
+            ("hello.service~", hello),
+            ("hello.service.dpkg-old", hello),
+            ("note.service", "# only a note\n"),
+            ("same-name.service", hello),
+            ("second.textproto", &format!("\u{feff}{}", second.replace('\n', "\r\n"))),
+            ("unknown-field.service", &hello.replace("hello", "newer").replace("memory_limit", "memory_ceiling")),
+        ] {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let found = read_definitions(directory.path());
+        assert_eq!(names(&found), ["hello", "second"]);
+        assert_eq!(found.left_out.len(), 4, "{:?}", found.left_out);
+        let broken: Vec<_> = found.broken.iter().map(ToString::to_string).collect();
+        assert_eq!(broken.len(), 5, "{broken:?}");
+        for (file, why) in [
+            ("cut.service", ""),
+            ("empty.service", "it is empty"),
+            ("note.service", "empty"),
+            ("same-name.service", "hello.service does"),
+            ("unknown-field.service", "memory_ceiling"),
+        ] {
+            assert!(broken.iter().any(|broken| broken.contains(file) && broken.contains(why)), "{file}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_does_whatever_it_is_told_is_warned_of() {
+        let stdin = |cmd: &str| Definition {
+            name: "s".into(),
+            kind: Kind::Stdin(stdinservice::Config { cmd: cmd.into(), ..Default::default() }),
+            required_labels: vec![],
+            signature: bytes::Bytes::new(),
+        };
+        for cmd in ["sh", "/bin/bash", "/usr/bin/python3.11", "perl5", "/usr/bin/env"] {
+            assert!(stdin(cmd).warning().unwrap().contains(cmd), "{cmd}");
+        }
+        for cmd in ["/usr/bin/uptime", "cat", "/opt/shell-less", "/opt/sh/report"] {
+            assert_eq!(stdin(cmd).warning(), None, "{cmd}");
+        }
+        let argv = vec!["/bin/sh".into(), "-c".into(), "exec cat".into()];
+        let kind = Kind::Daemon(daemonservice::Config { argv, ..Default::default() });
+        assert!(Definition { kind, ..stdin("x") }.warning().is_some());
     }
 }

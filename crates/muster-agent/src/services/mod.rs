@@ -6,6 +6,7 @@
 mod channel;
 mod daemon;
 mod definition;
+mod environment;
 mod link;
 mod muster;
 mod spawn;
@@ -14,13 +15,15 @@ mod system;
 #[path = "socket.rs"]
 mod unix_socket;
 
-pub(crate) use definition::{Definition, Kind, read_definitions};
+pub(crate) use definition::{Definition, Found, Kind, read_definitions};
+pub(crate) use environment::{Environment, environment};
 pub(crate) use muster::{FactsTeller, Tell};
-pub(crate) use system::Order;
+pub(crate) use system::{Order, restart_asked};
 
 use crate::actions::Actions;
 use crate::hub::Hub;
 use crate::keys::Identity;
+use crate::requests::RequestBook;
 use muster_core::{Clock, system as words};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +36,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const RESPAWN_EVERY: Duration = Duration::from_mins(1);
 /// How long a service may take to end in order.
 const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// What the services that are built in work with.
+pub(crate) type BuiltIn = (Arc<FactsTeller>, Arc<Actions>, Arc<RequestBook>);
 
 /// What every service has.
 #[derive(Debug, Clone)]
@@ -49,6 +55,8 @@ pub(crate) struct Context {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long one command may run.
     pub(crate) stdin_timeout: Duration,
+    /// What services have of the agent's environment.
+    pub(crate) environment: Arc<Environment>,
     /// Shortest time between two starts of one daemon.
     pub(crate) respawn_every: Duration,
 }
@@ -74,9 +82,9 @@ impl Services {
     }
 
     /// Starts the services that are built in.
-    pub(crate) fn start_built_in(&self, orders: mpsc::Sender<Order>, facts: Arc<FactsTeller>, actions: Arc<Actions>) {
+    pub(crate) fn start_built_in(&self, orders: mpsc::Sender<Order>, (facts, actions, requests): BuiltIn) {
         tokio::spawn(actions.run(self.context.hub.install(words::ACTIONS)));
-        tokio::spawn(system::run(self.context.hub.install(words::SERVICE), orders));
+        tokio::spawn(system::run(self.context.hub.install(words::SERVICE), orders, requests));
         tokio::spawn(muster::run(self.context.hub.install(words::MUSTER), Arc::clone(&self.context.hub), facts));
     }
 
@@ -110,6 +118,11 @@ impl Services {
         }
     }
 
+    /// Whether a service of this name runs that was not built in.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.running().contains_key(name)
+    }
+
     /// Stops and starts a service. Returns whether there is one of this name.
     pub(crate) async fn restart(&self, name: &str) -> bool {
         let Some(definition) = self.stop(name).await else { return false };
@@ -141,6 +154,9 @@ impl Services {
             Kind::Socket(config) => tokio::spawn(unix_socket::run(config, inbox, context)),
         };
         tracing::info!(service = name, "service started");
+        if let Some(warning) = definition.warning() {
+            tracing::warn!(service = name, "{warning}");
+        }
         self.running().insert(name, Running { definition, stop, task });
     }
 

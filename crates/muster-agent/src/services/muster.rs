@@ -5,7 +5,10 @@ use crate::facts::{self, Observer};
 use crate::hub::{Delivery, Hub, Mail, any};
 use muster_core::{Facts, Priority, limits, system};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Echoes answered at once: each holds its body twice.
+const ECHOES_MAX: usize = 16;
 
 /// Looks at the machine and tells the server what it is.
 #[derive(Debug)]
@@ -71,12 +74,17 @@ fn bytes_value(value: &Vec<u8>) -> prost_types::Any {
 
 /// Takes messages until the agent ends.
 pub(super) async fn run(mut inbox: mpsc::Receiver<Delivery>, hub: Arc<Hub>, facts: Arc<FactsTeller>) {
+    let places = Arc::new(Semaphore::new(ECHOES_MAX));
     while let Some(delivery) = inbox.recv().await {
         match delivery.message.message_type.as_str() {
             system::ECHO => {
+                let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
                 let hub = Arc::clone(&hub);
                 // Each waits for the disk by itself, so that many share one wait.
-                tokio::spawn(async move { echo(delivery, &hub).await });
+                tokio::spawn(async move {
+                    echo(delivery, &hub).await;
+                    drop(place);
+                });
             }
             system::FACTS_REQUEST => {
                 facts.tell(Tell::Always).await;
@@ -96,7 +104,11 @@ async fn echo(delivery: Delivery, hub: &Hub) {
     let id = message.message_id.get(..16).and_then(|head| head.try_into().ok());
     let mail = Mail {
         id,
-        priority: Priority::from_number(message.priority),
+        // However much the server hurries, its echo takes no room from what the agent itself has to say.
+        priority: match Priority::from_number(message.priority) {
+            Priority::High => Priority::Medium,
+            other => other,
+        },
         annotations: vec![("in_reply_to".into(), hex::encode(&message.message_id))],
         ..mail(system::ECHO_REPLY, message.data.clone())
     };

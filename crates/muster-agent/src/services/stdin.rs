@@ -3,8 +3,9 @@
 //! Stays true: a message that began to run is never run again; when the agent dies in between, the sender is told that
 //! the outcome is unknown. Output and time are bounded.
 
-use super::{Context, spawn};
+use super::{Context, environment, spawn};
 use crate::hub::{Delivery, Mail, any};
+use crate::ledger::BeginError;
 use muster_core::limits;
 use muster_proto::convert;
 use muster_proto::wire::stdinservice::{Config, InputMessage, OutputMessage};
@@ -54,10 +55,14 @@ async fn answer(config: &Config, delivery: Delivery, context: &Context) {
         Ok(input) => input,
         Err(reason) => return delivery.fail(&reason).await,
     };
-    if let Err(error) = delivery.begin().await {
-        // Nothing ran yet: the server will send it again.
-        tracing::error!(service = context.name, %error, "cannot write the ledger, so nothing is run");
-        return;
+    match delivery.begin().await {
+        Ok(()) => {}
+        Err(error @ BeginError::TooOld { .. }) => return delivery.fail(&error.to_string()).await,
+        Err(error) => {
+            // Nothing ran yet: the server will send it again.
+            tracing::error!(service = context.name, %error, "nothing is run");
+            return;
+        }
     }
     match execute(config, input, context).await {
         Ok(output) => {
@@ -87,6 +92,7 @@ fn read_input(delivery: &Delivery) -> Result<InputMessage, String> {
 
 async fn execute(config: &Config, input: InputMessage, context: &Context) -> Result<OutputMessage, String> {
     let mut command = Command::new(&config.cmd);
+    environment::give(&mut command, &context.environment);
     command.args(&config.args).args(&input.args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn::spawn(&mut command, &[]).map_err(|error| format!("cannot start {}: {error}", config.cmd))?;

@@ -14,6 +14,7 @@ fn context(hub: &Arc<Hub>) -> Context {
         identity: identity.subscribe(),
         stop: CancellationToken::new(),
         clock: Arc::new(SystemClock),
+        environment: Arc::new(environment::environment(&[])),
         stdin_timeout: Duration::from_secs(20),
         respawn_every: RESPAWN_EVERY,
     }

@@ -43,6 +43,17 @@ impl AgentProcess {
         self.child = Some(self.command(&["run"]).spawn().unwrap());
     }
 
+    /// The same, with a variable in the agent's environment.
+    pub(crate) fn restart_with(&mut self, variable: &str, value: &str) {
+        self.child = Some(self.command(&["run"]).env(variable, value).spawn().unwrap());
+    }
+
+    /// Runs the program in one go.
+    pub(crate) async fn run_once(&self) -> Option<i32> {
+        let run = self.command(&["run", "--once"]).status();
+        tokio::time::timeout(CEILING, run).await.expect("it never ended").unwrap().code()
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_muster-agent"));
         let config = self.directory.path().join("config.toml");
@@ -73,11 +84,11 @@ impl AgentProcess {
         kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
     }
 
-    /// Waits until the agent's state file has this text in it.
-    pub(crate) async fn wait_for_state(&self, text: &str) {
-        let path = self.directory.path().join("state/state.json");
+    /// Waits until the agent's state has this file.
+    pub(crate) async fn wait_for_file(&self, name: &str) {
+        let path = self.directory.path().join("state").join(name);
         let waiting = async {
-            while !std::fs::read_to_string(&path).unwrap_or_default().contains(text) {
+            while !path.exists() {
                 tokio::task::yield_now().await;
             }
         };

@@ -49,6 +49,18 @@ pub(crate) enum Kind {
     RevokesItself,
     /// Refuses every key but the first that it saw.
     RefusesNewKeys,
+    /// Shakes hands, and then cuts.
+    Cuts,
+    /// Answers everything with 500.
+    Fails,
+    /// Answers contacts with something that is none.
+    Babbles,
+    /// Gives out a list of revoked certificates that has no end.
+    EndlessList,
+    /// Refuses every contact, and knows the machine no more.
+    Refuses,
+    /// Has let the machine in, and not yet said yes.
+    LetsWait,
 }
 
 /// A message with its sender.
@@ -81,6 +93,8 @@ pub(crate) struct Seen {
     /// How often the list of revoked certificates was asked for.
     pub(crate) revoked_asked: u32,
     pub(crate) streams: u32,
+    /// How often it was called and of no use.
+    pub(crate) useless: u32,
     pub(crate) http2: bool,
     pub(crate) deflated: bool,
     pub(crate) streamed: bool,
@@ -126,6 +140,10 @@ impl Fleet {
                 let (acceptor, shared) = (acceptor.clone(), Arc::clone(&serving));
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
+                    if shared.kind == Kind::Cuts {
+                        shared.seen().useless += 1;
+                        return;
+                    }
                     let session = stream.get_ref().1;
                     let key = &session.peer_certificates().unwrap()[0];
                     let (_, certificate) = x509_parser::parse_x509_certificate(key).unwrap();
@@ -233,6 +251,34 @@ async fn answer(shared: Arc<Shared>, agent: AgentId, request: Request<Incoming>)
         return plain(StatusCode::FORBIDDEN, "no new machines\n");
     }
     let deflated = request.headers().get("content-encoding").is_some();
+    let is_contact = request.uri().path().ends_with("message");
+    match shared.kind {
+        Kind::Fails => {
+            shared.seen().useless += 1;
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "something broke\n");
+        }
+        Kind::Babbles if is_contact => {
+            shared.seen().useless += 1;
+            return plain(StatusCode::OK, "<html>Welcome to the guest network!</html>");
+        }
+        Kind::Refuses if is_contact => return plain(StatusCode::FORBIDDEN, "this machine was deleted\n"),
+        Kind::Refuses => return plain(StatusCode::FORBIDDEN, "this machine is deleted\n"),
+        Kind::EndlessList if !is_contact => {
+            shared.seen().revoked_asked += 1;
+            return plain(StatusCode::OK, vec![0x0a; 5 * 1024 * 1024]);
+        }
+        Kind::LetsWait if is_contact => {
+            let mut answer = Box::pin(contact(shared, agent, request, deflated)).await;
+            let waiting = http::HeaderValue::from_static("waiting");
+            answer.headers_mut().insert(system::AGENT_STATE_HEADER, waiting);
+            return answer;
+        }
+        _ => {}
+    }
+    contact(shared, agent, request, deflated).await
+}
+
+async fn contact(shared: Arc<Shared>, agent: AgentId, request: Request<Incoming>, deflated: bool) -> Answer {
     match request.uri().path() {
         "/message" if deflated && shared.kind == Kind::NoDeflate => plain(StatusCode::BAD_REQUEST, "cannot read\n"),
         "/message" => {

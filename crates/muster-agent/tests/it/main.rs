@@ -6,9 +6,10 @@ mod agent;
 mod fleet;
 mod machine;
 mod orders;
+mod servers;
 
 use agent::AgentProcess;
-use fleet::{Fleet, Kind, Seen};
+use fleet::{Fleet, Kind};
 use muster_core::system;
 use muster_proto::wire;
 use prost::Message as _;
@@ -85,9 +86,9 @@ async fn a_server_of_another_authority_gets_nothing_and_the_doctor_says_why() {
     let (code, out) = agent.output(&["doctor", "--json"]).await;
     assert_eq!(code, Some(1));
     let findings: serde_json::Value = serde_json::from_str(&out).unwrap();
-    let server = findings.as_array().unwrap().iter().find(|finding| finding["what"] == "server").unwrap();
-    assert_eq!(server["verdict"], "bad");
-    assert!(server["says"].as_str().unwrap().contains("certificate"), "{server}");
+    let server = findings.as_array().unwrap().iter().find(|finding| finding["name"] == "server").unwrap();
+    assert_eq!(server["outcome"], "failed");
+    assert!(server["found"].as_str().unwrap().contains("certificate"), "{server}");
     assert!(fleet.seen().agents.is_empty());
 }
 
@@ -165,10 +166,11 @@ async fn the_old_key_vouches_for_the_new_one_and_the_agent_says_who_it_is_and_th
         let word = shown.handover.expect("its old key vouches");
         assert_eq!((word.old_agent(), &word.demand.as_bytes()[..]), (old, &asked[..]));
         assert!(!muster_proto::introduction::is_leaving(&of_new[0].1));
-        // Its stream is open, or it polls, by now.
-        let told =
-            |seen: &Seen| seen.messages.iter().any(|one| one.agent != old && one.message.message_type == system::FACTS);
-        fleet.wait_until(told).await;
+        // Once it answers, its stream is open, or it polls.
+        let (service, message_type, data) = echo();
+        fleet.send(service, message_type, data);
+        let answers = |one: &fleet::Received| one.agent != old && one.message.message_type == system::ECHO_REPLY;
+        fleet.wait_until(|seen| seen.messages.iter().any(answers)).await;
         assert_eq!(agent.stop().await, Some(0));
         let introductions = fleet.seen().introductions;
         let (last, words) = introductions.last().unwrap();
@@ -247,7 +249,7 @@ async fn a_server_that_is_revoked_gets_nothing_in_either_mode() {
     for mode in ["stream", "poll"] {
         let fleet = Fleet::start(Kind::RevokesItself).await;
         let mut agent = AgentProcess::start(&fleet, &format!("mode = {mode:?}"));
-        agent.wait_for_state("d7").await;
+        agent.wait_for_file("revoked.json").await;
         // It ends in order, and whatever it would have said by then was not said.
         assert_eq!(agent.stop().await, Some(0));
         let (code, findings) = agent.output(&["doctor"]).await;

@@ -432,9 +432,9 @@ async fn weights_that_cannot_be_used_are_said_and_an_agent_that_runs_keeps_those
 
     let (code, found) = machine.agent.output(&["doctor", "--json"]).await;
     let found: serde_json::Value = serde_json::from_str(&found).unwrap();
-    let about = found.as_array().unwrap().iter().find(|one| one["what"] == "investigators").unwrap();
-    assert_eq!((code, &about["verdict"]), (Some(1), &json!("bad")));
-    assert!(about["says"].as_str().unwrap().contains("acl.cfg, cannot be used"), "{about}");
+    let about = found.as_array().unwrap().iter().find(|one| one["name"] == "investigators").unwrap();
+    assert_eq!((code, &about["outcome"]), (Some(1), &json!("failed")));
+    assert!(about["found"].as_str().unwrap().contains("acl.cfg, cannot be used"), "{about}");
     assert_eq!(machine.agent.output(&["config", "check"]).await.0, Some(1));
     let (_, shown) = machine.agent.output(&["status"]).await;
     assert!(

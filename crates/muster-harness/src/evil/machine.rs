@@ -2,6 +2,7 @@
 
 use super::Evil;
 use crate::agent::Agent;
+use crate::programs;
 use crate::recorder::{Recorder, SETTING};
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -62,6 +63,38 @@ impl Machine {
         let before = told(&evil.seen());
         self.agent = Some(Agent::start_in(&self.directory)?);
         evil.wait("the agent's word of whom it believes", |seen| (told(seen) > before).then_some(())).await
+    }
+
+    /// Starts the agent, and does not wait for it.
+    pub fn start_only(&mut self) -> Result<()> {
+        self.agent = Some(Agent::start_in(&self.directory)?);
+        Ok(())
+    }
+
+    /// Asks the agent to look again (SIGHUP).
+    pub fn reload(&self) -> Result<()> {
+        self.agent.as_ref().context("the agent does not run")?.process.reload()
+    }
+
+    /// Everything that agents of this machine printed since the harness keeps it.
+    pub fn log(&self) -> String {
+        self.agent.as_ref().map_or_else(String::new, |agent| agent.process.log())
+    }
+
+    /// Runs another command of the agent's program on this machine. Returns its exit code and what it printed.
+    pub async fn output(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        // The server that it asks is in this very process.
+        let mut command = tokio::process::Command::new(programs::program("muster-agent")?);
+        let output = command.args(arguments).arg("--config").arg(self.directory.join("agent.toml")).output().await?;
+        Ok((output.status.code(), String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?))
+    }
+
+    /// Writes a file beside the configuration.
+    pub fn write(&self, name: &str, content: &str) -> Result<PathBuf> {
+        let path = self.directory.join(name);
+        std::fs::create_dir_all(path.parent().context("a file lies in a directory")?)?;
+        std::fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
     }
 
     /// Kills the agent (SIGKILL).

@@ -12,6 +12,7 @@ mod tls;
 
 pub use impostor::{Asked, Impostor};
 pub use machine::{Belief, FLEET, Machine};
+pub use tls::{AUTHORITY_SERIAL, SERVER_SERIAL};
 
 use crate::wait;
 use crate::wire::actions::{self, ActionResult, AgentTrust, MessageErrorData};
@@ -59,6 +60,10 @@ pub struct Seen {
     pub streams: u32,
     /// How many polls.
     pub polls: u32,
+    /// How many contacts were refused.
+    pub refused: u32,
+    /// How often the list of revoked certificates was given out.
+    pub lists: u32,
     /// Messages that were acknowledged, by their ids.
     pub acknowledged: BTreeSet<Vec<u8>>,
     /// Messages that failed for good, with the reason.
@@ -87,6 +92,10 @@ struct State {
     pending: VecDeque<Piece>,
     nonce: u64,
     messages: u64,
+    /// The list of revoked certificates.
+    revoked: Vec<u8>,
+    /// How contacts are refused, with the status and the reason.
+    refusal: Option<(String, Vec<u8>)>,
 }
 
 #[derive(Debug, Default)]
@@ -157,6 +166,16 @@ impl Evil {
     pub fn document(&self, document: &[u8]) -> Vec<u8> {
         let document = actions::TrustDocument { document: document.to_vec() };
         self.send(actions::SERVICE, actions::DOCUMENT, Some(wire::any("muster.actions.TrustDocument", &document)))
+    }
+
+    /// Gives out this list of revoked certificates from now on.
+    pub fn revoke(&self, list: Vec<u8>) {
+        self.shared.state().revoked = list;
+    }
+
+    /// Refuses every contact from now on with this status and reason, or none.
+    pub fn refuse(&self, refusal: Option<(&str, &[u8])>) {
+        self.shared.state().refusal = refusal.map(|(status, reason)| (status.to_owned(), reason.to_owned()));
     }
 
     /// Says bytes within the stream, whatever they are.
@@ -268,7 +287,13 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) ->
     let agent = AgentId::of_key(key);
     let (mut ear, mut mouth) = caller::split(stream);
     while let Some(path) = ear.request().await? {
+        let refusal = shared.state().refusal.clone();
         match path.as_str() {
+            "/streaming-message" | "/message" if refusal.is_some() => {
+                let (status, reason) = refusal.unwrap_or_default();
+                seen_refused(&shared);
+                return mouth.answer(&status, &reason).await;
+            }
             "/streaming-message" => return hold(&shared, agent, ear, mouth).await,
             "/message" => {
                 let record = ear.whole().await?;
@@ -279,11 +304,19 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) ->
                     return Ok(());
                 }
             }
-            // Nothing is revoked.
-            _ => mouth.answer("200 OK", &[]).await?,
+            "/files/system/revokedcertificates" => {
+                let list = shared.state().revoked.clone();
+                shared.state().seen.lists += 1;
+                mouth.answer("200 OK", &list).await?;
+            }
+            _ => mouth.answer("404 Not Found", b"no such file\n").await?,
         }
     }
     Ok(())
+}
+
+fn seen_refused(shared: &Shared) {
+    shared.state().seen.refused += 1;
 }
 
 /// Holds a stream until it is cut or ends.

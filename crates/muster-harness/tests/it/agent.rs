@@ -101,3 +101,24 @@ async fn what_an_agent_could_not_deliver_arrives_after_the_server_is_back() {
     .await
     .unwrap();
 }
+
+#[tokio::test]
+async fn an_agent_that_calls_once_enrols_takes_what_waits_and_is_a_checkin_to_targets() {
+    let scene = Scene::new().await;
+    let directory = scene.path("agent");
+    Agent::prepare(&scene.server, &directory, &[], 1).unwrap();
+    let call = async || {
+        let mut agent = Agent::start_once(&directory).unwrap();
+        assert_eq!(agent.process.wait(CEILING).await.unwrap().code(), Some(0));
+    };
+    call().await;
+    let id = enrolled(&scene.server, &[], CEILING).await.unwrap();
+    let asked = scene.server.rest.send(&id, "muster", "Echo", b"while it was away").await.unwrap();
+    call().await;
+    let answer = answers(&scene, &asked.id).await.pop().expect("it ended before its answer was delivered");
+    assert_eq!(rest::data(&answer).unwrap(), b"while it was away");
+    let machine = scene.server.rest.agent(&id).await.unwrap();
+    assert_eq!(machine.facts["agent_mode"], "checkin");
+    let picked = scene.server.muster(&["target", "check", "mode = 'checkin'"]).unwrap();
+    assert!(picked.contains(&id), "{picked}");
+}

@@ -23,6 +23,10 @@ fn start_with_token(server: &Server, directory: &Path, token: &str) -> Agent {
     let (address, out) = (server.addresses.agents.to_string(), directory.display().to_string());
     let args = ["agent", "config", "--format", "muster", "--server", &address, "--out", &out, "--enrol-token", token];
     server.muster(&args).unwrap();
+    // More than one new key a day.
+    let file = directory.join("config.toml");
+    let config = std::fs::read_to_string(&file).unwrap() + "\n[server_may]\nrekey = \"always\"\n";
+    std::fs::write(&file, config).unwrap();
     Agent::start_in(directory).unwrap()
 }
 

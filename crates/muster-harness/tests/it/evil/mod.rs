@@ -13,6 +13,7 @@ mod people;
 mod replays;
 mod set_up;
 mod tampering;
+mod unsigned;
 mod whom;
 mod words;
 
@@ -42,9 +43,15 @@ impl Stage {
 
     /// Sets the stage, and shows that a good order runs.
     async fn with(mode: &str) -> Self {
+        Self::set(mode, |_| {}).await
+    }
+
+    /// Sets the stage with a machine that is set up further before its agent starts.
+    async fn set(mode: &str, further: impl FnOnce(&Machine)) -> Self {
         let evil = Evil::start().await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let mut machine = Machine::prepare(directory.path(), &evil, mode, &PEOPLE.belief()).unwrap();
+        further(&machine);
         machine.start(&evil).await.unwrap();
         let mut stage = Self { evil, machine, runs: 0, orders: 0, directory };
         stage.a_good_order_runs("the first good order").await;
@@ -86,12 +93,23 @@ impl Stage {
         assert!(self.machine.is_alive().unwrap(), "{what}: the agent ended");
     }
 
+    /// Ends the story, and asks whether something else ran behind anybody's back.
+    async fn end_with(self, check: impl FnOnce()) {
+        let directory = self.finish().await;
+        check();
+        drop(directory);
+    }
+
     /// Ends the story: a good order runs, the agent ends in order, and nothing ran behind anybody's back.
-    async fn end(mut self) {
+    async fn end(self) {
+        drop(self.finish().await);
+    }
+
+    async fn finish(mut self) -> TempDir {
         self.a_good_order_runs("the last good order").await;
         assert_eq!(self.machine.stop().await.unwrap(), Some(0));
         assert_eq!(self.machine.runs(), self.runs, "something ran late");
-        drop(self.directory);
+        self.directory
     }
 }
 
@@ -112,7 +130,7 @@ fn there_are_at_least_thirty_attacks_and_no_two_have_one_name() {
     let documents = documents::ROWS.iter().map(|(name, ..)| *name);
     let words = words::ROWS.iter().map(|(name, ..)| *name);
     let whom = whom::ROWS.iter().map(|(name, ..)| *name).chain(whom::ORDERS.iter().map(|(name, _)| *name));
-    let lists = replays::NAMES.iter().chain(cancellations::NAMES).copied();
+    let lists = replays::NAMES.iter().chain(cancellations::NAMES).chain(unsigned::NAMES).copied();
     let names: Vec<&str> = orders.chain(documents).chain(words).chain(whom).chain(lists).collect();
     let distinct: std::collections::BTreeSet<&str> = names.iter().copied().collect();
     assert_eq!(names.len(), distinct.len());

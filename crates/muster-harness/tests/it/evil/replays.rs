@@ -134,6 +134,8 @@ async fn an_order_that_ran_is_not_run_again_by_an_agent_that_was_started_again()
     for force in [false, true] {
         stage.evil.send("system", "Die", Some(wire::any("fleetspeak.DieRequest", &actions::DieRequest { force })));
         assert_eq!(stage.machine.ended().await.unwrap(), Some(7));
+        // It stays away until its owner removes the note of it, or an hour is over.
+        std::fs::remove_file(stage.machine.state("resting.json")).unwrap();
         stage.machine.start(&stage.evil).await.unwrap();
         stage.replayed("after the server ended the agent", &order).await;
     }

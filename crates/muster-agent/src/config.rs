@@ -77,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) module_users: String,
     /// How long one operation may run.
     pub(crate) module_timeout: Span,
+    /// Whether results keep the names of this machine's files to themselves.
+    pub(crate) extra_privacy_mode: bool,
     /// `host:port` of the page of this machine; empty: none.
     pub(crate) status_page: String,
     /// Variables that services have of the agent's environment, besides the usual ones.
@@ -120,6 +122,7 @@ impl Default for Config {
             modules_file: PathBuf::new(),
             module_users: Users::default().to_string(),
             module_timeout: Span::seconds(muster_core::limits::MODULE_TIME_S),
+            extra_privacy_mode: false,
             status_page: String::new(),
             services_environment: Vec::new(),
             log_format: LogFormat::Text,

@@ -172,7 +172,7 @@ fn prepare(
     let requests = Arc::new(RequestBook::open(directory, config.server_may.clone(), Arc::clone(&clock)));
     let catalogue = catalogue_of(config)?;
     let observer = facts::Observer::new(Arc::clone(&clock)).knowing(of_ourselves(config, presence, &catalogue));
-    let runner = Runner::new(catalogue, config.module_timeout.0);
+    let runner = Runner::new(catalogue, config.module_timeout.0).private(config.extra_privacy_mode);
     let believed = Believed::load(config, &status::documents_path(config));
     believed.log_problems();
     let old = keys::old(directory).map(|(old, since)| (Arc::new(old), since));

@@ -95,6 +95,9 @@ pub(crate) struct Settings {
     /// How long one operation of an order may run.
     #[arg(long, env = "MUSTER_AGENT_MODULE_TIMEOUT", value_name = "TIME")]
     module_timeout: Option<Span>,
+    /// Whether results keep the names of this machine's files to themselves.
+    #[arg(long, env = "MUSTER_AGENT_EXTRA_PRIVACY_MODE", value_name = "BOOL")]
+    extra_privacy_mode: Option<bool>,
     /// Address of the page of this machine, such as 127.0.0.1:51664.
     #[arg(long, env = "MUSTER_AGENT_STATUS_PAGE", value_name = "IP:PORT")]
     status_page: Option<String>,
@@ -175,6 +178,7 @@ impl Settings {
             modules_file,
             module_users,
             module_timeout,
+            extra_privacy_mode,
             status_page,
             log_format,
             log_level

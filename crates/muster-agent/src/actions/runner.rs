@@ -73,6 +73,7 @@ pub(crate) struct Runner {
     limits: Limits,
     time_max: Duration,
     places: Arc<Semaphore>,
+    is_private: bool,
 }
 
 impl Runner {
@@ -81,7 +82,12 @@ impl Runner {
         // The running program itself, also when its file was replaced by a newer one.
         let host = Host { program: "/proc/self/exe".into(), arguments: Vec::new() };
         let places = Arc::new(Semaphore::new(PROCESSES_MAX));
-        Self { host, catalogue, limits: Limits::default(), time_max, places }
+        Self { host, catalogue, limits: Limits::default(), time_max, places, is_private: false }
+    }
+
+    /// Says whether results keep the names of files to themselves.
+    pub(crate) fn private(self, is_private: bool) -> Self {
+        Self { is_private, ..self }
     }
 
     /// The modules of this machine.
@@ -114,17 +120,18 @@ impl Runner {
                 drop(place);
                 ended
             }
-            Err(ended) => told(ended, &call.module, stop),
+            Err(ended) => told(ended, &call.module, stop, self.is_private),
         }
     }
 
     async fn ask(&self, call: Call, time: Duration, stop: Stop) -> (Status, Part) {
         let name = call.module.clone();
+        let is_private = self.is_private;
         // What keeps one call from being made is its answer, and no other's.
-        let failed = |why: String| told(Ended::Answered(ModuleResult::failed(why)), &name, &stop);
-        let not_started = |why: String| told(Ended::NotStarted(why), &name, &stop);
+        let failed = |why: String| told(Ended::Answered(ModuleResult::failed(why)), &name, &stop, is_private);
+        let not_started = |why: String| told(Ended::NotStarted(why), &name, &stop, is_private);
         if stop.is_asked() {
-            return told(Ended::Stopped, &name, &stop);
+            return told(Ended::Stopped, &name, &stop, is_private);
         }
         let executable = std::env::current_exe().unwrap_or_default();
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
@@ -143,7 +150,7 @@ impl Runner {
         let started = thread.spawn(move || {
             let ended = host.ask(&plan, &parameters, patience, &wish);
             // Nobody waits for the answer any more when the agent is ending.
-            let _ = answer.send(told(ended, &call.module, &wish));
+            let _ = answer.send(told(ended, &call.module, &wish, is_private));
         });
         match started {
             Ok(_) => answered.await.unwrap_or_else(|_| not_started("the thread that waited for it died".into())),
@@ -153,7 +160,7 @@ impl Runner {
 }
 
 /// Returns the state of a call of the module called `name`, and its result as it travels.
-fn told(ended: Ended, name: &str, stop: &Stop) -> (Status, Part) {
+fn told(ended: Ended, name: &str, stop: &Stop, is_private: bool) -> (Status, Part) {
     if matches!(ended, Ended::Left(_)) {
         tracing::error!(module = name, "processes that a module started could not be ended and are still there");
     }
@@ -165,7 +172,11 @@ fn told(ended: Ended, name: &str, stop: &Stop) -> (Status, Part) {
         Ended::TimedOut(_) => Status::Timeout,
         _ => Status::Failed,
     };
-    (status, Part::of(&ended.into_result(name)))
+    let mut result = ended.into_result(name);
+    if is_private {
+        muster_modules::privacy::mask(name, &mut result);
+    }
+    (status, Part::of(&result))
 }
 
 /// Room for the answers of one order.

@@ -47,6 +47,19 @@ async fn a_signed_order_is_run_once_however_often_it_comes() {
 }
 
 #[tokio::test]
+async fn in_extra_privacy_mode_files_are_counted_and_not_named() {
+    let machine = Machine::new("extra_privacy_mode = true\n").await;
+    let search = json!({ "paths": ["/etc"], "names": ["^passwd$"], "options": { "maxdepth": 1, "matchall": true } });
+    let operations = json!([{ "module": "file", "parameters": { "searches": { "s1": search } } }]);
+    let answer = machine.answer(&machine.order(Draft::new("private").signed_with(&operations, &[ONE]), 7)).await;
+    assert_eq!(status(&answer), ResultStatus::Success);
+    let results: serde_json::Value = serde_json::from_slice(&answer.results).unwrap();
+    let found = &results[0]["elements"]["s1"][0];
+    assert_eq!((&found["file"], &results[0]["foundanything"]), (&json!("masked"), &json!(true)));
+    assert!(found["fileinfo"]["size"].as_f64().unwrap() > 0.0, "{results}");
+}
+
+#[tokio::test]
 async fn what_is_not_signed_well_enough_for_this_machine_now_is_refused_with_a_code() {
     let machine = Machine::new("").await;
     let draft = Draft::new("refused");

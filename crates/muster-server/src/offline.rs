@@ -41,12 +41,19 @@ pub struct OfflineError {
 }
 
 /// How a database's schema stands to this program's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaState {
     /// It is this program's.
     Current,
     /// There is none.
     Empty,
+    /// The tables are in a schema that the URL does not look into.
+    Elsewhere {
+        /// The schema.
+        schema: String,
+        /// A URL that reaches them, without a password.
+        url: String,
+    },
     /// It is this older one.
     Old(i64),
     /// It is this newer one.
@@ -69,7 +76,7 @@ impl DatabaseStatus {
     pub fn have(&self) -> Option<i64> {
         match self.state {
             SchemaState::Current => Some(self.wanted),
-            SchemaState::Empty => None,
+            SchemaState::Empty | SchemaState::Elsewhere { .. } => None,
             SchemaState::Old(have) | SchemaState::New(have) => Some(have),
         }
     }
@@ -110,6 +117,14 @@ pub fn location(config: &Config) -> String {
     }
 }
 
+/// Returns the URL of a database with another role in it.
+fn url_of(location: &str, role: &str) -> String {
+    let Some((scheme, rest)) = location.split_once("://") else { return location.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+    format!("{scheme}://{role}@{hosts}{path}")
+}
+
 fn failed(config: &Config, doing: &'static str) -> impl FnOnce(StoreError) -> OfflineError {
     let location = location(config);
     move |source| {
@@ -129,6 +144,9 @@ pub async fn status(config: &Config) -> Result<DatabaseStatus, OfflineError> {
     let state = match opened {
         Ok(_) => SchemaState::Current,
         Err(StoreError::Schema(SchemaError::Empty)) => SchemaState::Empty,
+        Err(StoreError::Schema(SchemaError::Elsewhere { schema, owner })) => {
+            SchemaState::Elsewhere { url: url_of(&location(config), &owner), schema }
+        }
         Err(StoreError::Schema(SchemaError::Old { have, .. })) => SchemaState::Old(have),
         Err(StoreError::Schema(SchemaError::New { have, .. })) => SchemaState::New(have),
         Err(error) => return Err(failed(config, "the database could not be opened")(error)),
@@ -154,7 +172,7 @@ pub async fn backup(config: &Config, file: &Path) -> Result<(), OfflineError> {
 /// Fills the configured database from a copy; it is made first if there is none.
 pub async fn restore(config: &Config, file: &Path) -> Result<Restored, OfflineError> {
     let state = status(config).await?.state;
-    if state == SchemaState::Empty {
+    if matches!(state, SchemaState::Empty | SchemaState::Elsewhere { .. }) {
         migrate(config).await?;
     }
     let store = open(config).await?;
@@ -183,6 +201,20 @@ fn data_directory(config: &Config) -> Result<(), OfflineError> {
 mod tests {
     use super::*;
     use crate::config::Overrides;
+
+    #[test]
+    fn a_url_gets_another_role_and_keeps_the_rest() {
+        for (url, wanted) in [
+            (
+                "postgresql://postgres@127.0.0.1:5432/muster?sslmode=disable",
+                "postgresql://o@127.0.0.1:5432/muster?sslmode=disable",
+            ),
+            ("postgres://a:***@h1,h2/m", "postgres://o@h1,h2/m"),
+            ("postgres://h", "postgres://o@h"),
+        ] {
+            assert_eq!(url_of(url, "o"), wanted);
+        }
+    }
 
     fn config(data: &Path) -> Config {
         let flags = Overrides { data: Some(data.to_owned()), ..Overrides::default() };

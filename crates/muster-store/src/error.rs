@@ -68,6 +68,17 @@ pub enum SchemaError {
     /// There is a database without tables.
     #[error("the database is empty: run `muster db migrate` once, or start `muster serve` with an embedded database")]
     Empty,
+    /// There are tables, in a schema that the URL does not look into.
+    #[error(
+        "the tables are in the schema {schema:?}, which this URL does not look into: sign in as the role {owner:?} or \
+         as the server's, or write `options=-c search_path={schema}` into the URL"
+    )]
+    Elsewhere {
+        /// The schema.
+        schema: String,
+        /// The role that owns the tables.
+        owner: String,
+    },
     /// The database is older than the program.
     #[error("the database has schema {have}, this program speaks {want}: run `muster db migrate` (back up first)")]
     Old {

@@ -134,6 +134,26 @@ pub struct NotedMachines {
 /// Groups of machines whose words are looked at.
 pub const TRUST_GROUPS_MAX: usize = 256;
 
+/// A signed token that was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenUse {
+    /// The digest of the signer and of the signed text.
+    pub digest: [u8; 32],
+    /// The digest of the request, if it is one that may come again.
+    pub request: Option<[u8; 32]>,
+}
+
+/// Whether a signed token was shown before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenUsed {
+    /// Never.
+    First,
+    /// For the same request.
+    Same,
+    /// For another one, or for one that must not come again.
+    Other,
+}
+
 /// People who sign.
 #[async_trait]
 pub trait InvestigatorStore: Send + Sync {
@@ -211,9 +231,14 @@ pub trait InvestigatorStore: Send + Sync {
         cause: &Cause,
     ) -> Result<(), StoreError>;
 
-    /// Notes that a signed token was shown, and keeps that until `expires`. `false`: it was shown before, on whichever
-    /// server. The digest is that of the signer and the signed text.
-    async fn signed_token_use(&self, digest: [u8; 32], expires: Timestamp, now: Timestamp) -> Result<bool, StoreError>;
+    /// Notes that a signed token was shown, and keeps that until `expires`. Says whether it was shown before, on whichever
+    /// server, and whether for the same request.
+    async fn signed_token_use(
+        &self,
+        shown: TokenUse,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<TokenUsed, StoreError>;
 
     /// Sets the weight that an agent demands for a module, or takes the row away. Not found: the agent.
     async fn module_minimum_set(

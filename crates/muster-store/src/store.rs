@@ -84,7 +84,11 @@ impl SqlStore {
             DatabaseKind::Postgres => {
                 let target = Target::parse(url, options)?;
                 let client = target.connect().await?;
-                schema::check(schema::postgres_version(&client).await?)?;
+                let version = schema::postgres_version(&client).await?;
+                if version.is_none() {
+                    schema::postgres_elsewhere(&client).await?;
+                }
+                schema::check(version)?;
                 weaknesses = durability::weaknesses(&client).await?;
                 Database::Postgres(postgres::Database::new(&target, options, say_broken)?)
             }

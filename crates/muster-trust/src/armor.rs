@@ -68,8 +68,10 @@ fn body<'a>(lines: impl Iterator<Item = &'a str>) -> (String, Option<String>) {
     (body, footer.filter(|_| !beside))
 }
 
-/// Returns the bytes of base64 with `=` and four characters of checksum after it, or without.
+/// Returns the bytes of base64 with `=` and four characters of checksum after it, or without. It may be wrapped, also with
+/// line breaks that were escaped once more than needed, as programs that write JSON by hand do.
 pub(crate) fn decode_line(text: &str) -> Result<Vec<u8>, ArmorError> {
+    let text = text.replace("\\r", "").replace("\\n", "");
     let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     // The last equals sign begins the checksum, unless it ends the text: then it is padding.
     let (body, checksum) = match text.rsplit_once('=') {
@@ -164,6 +166,16 @@ mod tests {
             assert_eq!(decode_line(&line), Ok(bytes.to_vec()), "{line}");
             assert_eq!(decode_line(&line[..4]), Ok(bytes.to_vec()), "{line}");
             assert_eq!(decode_line(&format!(" {}\n{}\n", &line[..2], &line[2..])), Ok(bytes.to_vec()));
+        }
+        let long: Vec<u8> = (0..200).collect();
+        let block = encode(SIGNATURE, &long);
+        let (_, wrapped) = block.split_once("\n\n").unwrap();
+        let wrapped = wrapped.split_once("\n-----END").unwrap().0;
+        let bare = wrapped.rsplit_once("\n=").unwrap().0;
+        for text in [wrapped, bare] {
+            for end in ["\n", "\r\n", "\\n", "\\r\\n"] {
+                assert_eq!(decode_line(&text.replace('\n', end)), Ok(long.clone()), "{end:?}");
+            }
         }
     }
 

@@ -70,11 +70,14 @@ impl DbArgs {
 async fn status(out: Output, config: &Config) -> Result<(), Failure> {
     const WHAT: &str = "could not look at the database";
     let status = offline::status(config).await.map_err(|error| failed(WHAT, &error))?;
-    let (state, next) = match status.state {
-        SchemaState::Current => ("current", ""),
-        SchemaState::Empty => ("empty", "run `muster db migrate` once"),
-        SchemaState::Old(_) => ("old", "back up, then run `muster db migrate`"),
-        SchemaState::New(_) => ("new", "install a newer Muster"),
+    let (state, next) = match &status.state {
+        SchemaState::Current => ("current", String::new()),
+        SchemaState::Empty => ("empty", "run `muster db migrate` once".to_owned()),
+        SchemaState::Elsewhere { schema, url } => {
+            ("elsewhere", format!("the tables are in the schema {schema}: use {url}, with that role's password"))
+        }
+        SchemaState::Old(_) => ("old", "back up, then run `muster db migrate`".to_owned()),
+        SchemaState::New(_) => ("new", "install a newer Muster".to_owned()),
     };
     let have = status.have();
     if out.json {
@@ -86,7 +89,7 @@ async fn status(out: Output, config: &Config) -> Result<(), Failure> {
             ("Schema", have.map_or_else(|| "none".to_owned(), |have| have.to_string())),
             ("This program's", status.wanted.to_string()),
             ("State", state.to_owned()),
-            ("Next", next.to_owned()),
+            ("Next", next.clone()),
         ])?;
     }
     if status.state == SchemaState::Current {

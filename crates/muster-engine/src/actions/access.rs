@@ -10,7 +10,7 @@ use crate::gates::Network;
 use muster_core::action::{InvestigatorId, InvestigatorStatus, moment};
 use muster_core::{Cause, Timestamp, limits};
 use muster_store::StoreError;
-use muster_store::investigators::{ApiKeyChange, InvestigatorChange, InvestigatorRow};
+use muster_store::investigators::{ApiKeyChange, InvestigatorChange, InvestigatorRow, TokenUse, TokenUsed};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 
@@ -48,6 +48,9 @@ pub struct TokenRules {
     pub window: Duration,
     /// Whether one that was believed before is believed again.
     pub may_repeat: bool,
+    /// The digest of the request, if it only reads: MIG's programs make the same token twice when a person starts two of
+    /// them within a second, and the same reading again is theirs.
+    pub request: Option<[u8; 32]>,
 }
 
 /// What becomes of an investigator's API key.
@@ -103,7 +106,7 @@ impl Inner {
         &self,
         token: &str,
         address: &str,
-        TokenRules { window, may_repeat }: TokenRules,
+        TokenRules { window, may_repeat, request }: TokenRules,
     ) -> Result<InvestigatorRow, TokenRefusal> {
         let now = self.now();
         let token = Token::parse(token).ok_or(TokenRefusal::Malformed)?;
@@ -120,10 +123,10 @@ impl Inner {
         hash.update(format!("muster token\n{}\n{}", person.id, token.text));
         // As long as any server whose clock is within the same window could believe it.
         let expires = token.made.plus(window.saturating_mul(2));
-        let used = self.store.signed_token_use(hash.finalize().into(), expires, now).await;
-        let is_first =
-            used.map_err(|failure| TokenRefusal::Unchecked(self.operator_error("use the token", failure)))?;
-        if !is_first && !may_repeat {
+        let shown = TokenUse { digest: hash.finalize().into(), request };
+        let used = self.store.signed_token_use(shown, expires, now).await;
+        let used = used.map_err(|failure| TokenRefusal::Unchecked(self.operator_error("use the token", failure)))?;
+        if used == TokenUsed::Other && !may_repeat {
             let text = format!("a token of investigator {} was shown a second time", person.id);
             self.person_event("token_replayed", address, &text).await;
             return Err(TokenRefusal::Replayed);

@@ -23,7 +23,7 @@ async fn a_signed_token_is_believed_once_near_its_time_and_while_its_signer_is_a
     let world = World::new().await;
     let (engine, other) = (world.plain(), world.plain());
     people(&engine).await;
-    let rules = TokenRules { window: WINDOW, may_repeat: false };
+    let rules = TokenRules { window: WINDOW, may_repeat: false, request: None };
     let ask = async |engine: &Engine, token: &str| engine.investigator_by_token(token, "192.0.2.1:5", rules).await;
     let first = token(&world, "1", 0);
     assert_eq!(ask(&engine, &first).await.unwrap().name, "person 1");

@@ -42,6 +42,27 @@ async fn a_local_database_is_made_once_and_served() {
     assert_eq!(server.rest.agents().await.unwrap().len(), 0);
 }
 
+/// The URL that a database was made with looks into another schema: it is told which one to use, and makes nothing.
+async fn the_tables_are_found_in_their_schema(url: &str, owner: &str) {
+    let db = |command: &str| {
+        let mut muster = Command::new(program("muster").unwrap());
+        muster.args(["db", command, "--database", url]).env_remove("MUSTER_DATABASE").output().unwrap()
+    };
+    let status = db("status");
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(1), "{status:?}");
+    assert!(text.contains("elsewhere") && text.contains(&format!("://{owner}@")), "{text}");
+    let refused = db("migrate");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(text.contains("schema \"muster\"") && text.contains(owner), "{text}");
+    let client = connect(url).await.unwrap();
+    let made = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(client.query_one(made, &[]).await.unwrap().get::<_, i64>(0), 0);
+    // The one line that the documented queries need of whoever is no role of the three.
+    client.batch_execute("SET search_path = muster; SELECT * FROM agents; SELECT * FROM agents_stats").await.unwrap();
+}
+
 #[tokio::test]
 async fn roles_can_do_what_they_are_for_and_nothing_else() {
     let database = Database::fresh().await.unwrap();
@@ -67,6 +88,7 @@ async fn roles_can_do_what_they_are_for_and_nothing_else() {
     assert_eq!(again["from"], again["to"]);
     assert!(again["roles"].as_array().unwrap().iter().all(|role| role["password"] == "kept"), "{again}");
     let url = |role: usize| again["roles"][role]["url"].as_str().unwrap().to_owned();
+    the_tables_are_found_in_their_schema(database.url(), &names[0]).await;
     let (owner, server, reader) = (url(0), url(1), url(2));
 
     let setup = Setup { database: Some(server.clone()), ..Setup::new(directory.path().join("server")) };

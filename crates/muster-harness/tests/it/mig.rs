@@ -204,9 +204,12 @@ async fn the_mig_command_asks_a_machine_and_prints_its_answer() {
         assert_eq!(mig.get(&path).await.0, StatusCode::NOT_FOUND, "{status}");
     }
     let token = person.token();
-    let again = || mig.ask(mig.http.get(format!("{}dashboard", mig.root)), &token);
-    assert_eq!(again().await.0, StatusCode::OK);
-    assert_eq!(again().await.0, StatusCode::UNAUTHORIZED, "a token is good for one request");
+    let ask = |route: &str| mig.ask(mig.http.get(format!("{}{route}", mig.root)), &token);
+    // Two programs that a person starts within a second make the same token, and ask the same.
+    for _ in 0..3 {
+        assert_eq!(ask("dashboard").await.0, StatusCode::OK);
+    }
+    assert_eq!(ask("search?type=agent").await.0, StatusCode::UNAUTHORIZED, "a token is good for one request");
     let events = scene.server.muster(&["event", "list"]).unwrap();
     assert!(events.contains("token_replayed"), "{events}");
 }

@@ -2,7 +2,8 @@
 //!
 //! Stays true: whether a route is there is told to anybody, as MIG does; what it holds only to an investigator who has
 //! its permission; a wrong token counts against its address as at REST, one that was good before does not: it takes no
-//! guessing, and MIG's programs make the same one twice when a person starts two of them within a second.
+//! guessing, and MIG's programs make the same one twice when a person starts two of them within a second. Then the same
+//! reading from the same address is let in again, and nothing else.
 
 use super::envelope::{self, Refused};
 use super::permission::{self, Need};
@@ -17,6 +18,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use muster_core::{Cause, limits};
 use muster_engine::{TokenRefusal, TokenRules};
 use muster_store::investigators::InvestigatorRow;
+use sha2::{Digest as _, Sha256};
 use std::net::SocketAddr;
 
 /// The headers that say who asks: a signed token, or an API key.
@@ -151,20 +153,22 @@ async fn person(rest: &Rest, request: &Parts) -> Result<InvestigatorRow, Refused
     };
     let missing = || Refused::unauthorized("Valid authentication header not found");
     match (only(&request.headers, TOKEN)?, only(&request.headers, API_KEY)?) {
-        (Some(token), None) => {
-            let may_repeat = rest.config.mig.repeated_reads && request.method == Method::GET;
-            by_token(rest, token, *peer, may_repeat).await
-        }
+        (Some(token), None) => by_token(rest, token, *peer, request).await,
         (None, Some(key)) => by_key(rest, key, *peer).await,
         (None, None) => Err(missing()),
         (Some(_), Some(_)) => Err(failed("send a token or an API key, not both")),
     }
 }
 
-async fn by_token(rest: &Rest, token: &str, peer: SocketAddr, may_repeat: bool) -> Result<InvestigatorRow, Refused> {
+async fn by_token(rest: &Rest, token: &str, peer: SocketAddr, request: &Parts) -> Result<InvestigatorRow, Refused> {
+    let is_read = request.method == Method::GET;
     let now = rest.clock.now();
     rest.gate.may_try(token, peer.ip(), now).map_err(Refused::too_many)?;
-    let rules = TokenRules { window: rest.config.mig.token_duration.0, may_repeat };
+    let rules = TokenRules {
+        window: rest.config.mig.token_duration.0,
+        may_repeat: rest.config.mig.repeated_reads && is_read,
+        request: is_read.then(|| Sha256::digest(format!("{} GET {}", peer.ip(), request.uri)).into()),
+    };
     match rest.engine.investigator_by_token(token, &peer.to_string(), rules).await {
         Ok(row) => Ok(row),
         Err(TokenRefusal::Unchecked(error)) => Err(error.into()),

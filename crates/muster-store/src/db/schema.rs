@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -48,6 +48,11 @@ const STEPS: [Step; 12] = [
         postgres: include_str!("../migrations/0011.postgres.sql"),
     },
     Step { both: include_str!("../migrations/0012.sql"), sqlite: "", postgres: "" },
+    Step {
+        both: include_str!("../migrations/0013.sql"),
+        sqlite: include_str!("../migrations/0013.sqlite.sql"),
+        postgres: include_str!("../migrations/0013.postgres.sql"),
+    },
 ];
 
 /// The version this program speaks.
@@ -117,12 +122,31 @@ pub(crate) async fn postgres_version(client: &tokio_postgres::Client) -> Result<
     Ok(client.query_one(SELECT, &[]).await.map_err(dialect::postgres_error)?.get(0))
 }
 
+/// Tables of an installation in a schema that is not looked into, where nobody said which schemas are.
+const ELSEWHERE: &str = "SELECT n.nspname::TEXT, pg_get_userbyid(c.relowner)::TEXT FROM pg_class c \
+     JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE c.relname = 'muster_schema' AND c.relkind = 'r' AND NOT pg_table_is_visible(c.oid) \
+         AND EXISTS (SELECT 1 FROM pg_settings WHERE name = 'search_path' AND source IN ('default', 'configuration file')) \
+     ORDER BY n.nspname LIMIT 1";
+
+/// Says where the tables are, of a database that seems to have none. Whoever names a schema means it.
+pub(crate) async fn postgres_elsewhere(client: &tokio_postgres::Client) -> Result<(), StoreError> {
+    match client.query_opt(ELSEWHERE, &[]).await.map_err(dialect::postgres_error)? {
+        Some(row) => Err(SchemaError::Elsewhere { schema: row.get(0), owner: row.get(1) }.into()),
+        None => Ok(()),
+    }
+}
+
 /// Brings a PostgreSQL database to this program's version; of two that try at once, one waits. Returns the version it
 /// had.
 pub(crate) async fn postgres_migrate(target: &Target) -> Result<Option<i64>, StoreError> {
     let mut client = target.connect().await?;
     let transaction = client.transaction().await.map_err(dialect::postgres_error)?;
     transaction.batch_execute(LOCK).await.map_err(dialect::postgres_error)?;
+    if postgres_version(transaction.client()).await?.is_none() {
+        // A second set of tables beside the first would be served empty.
+        postgres_elsewhere(transaction.client()).await?;
+    }
     let have = postgres_steps(&transaction).await?;
     transaction.commit().await.map_err(dialect::postgres_error)?;
     Ok(have)

@@ -149,7 +149,7 @@ const DELETE_COMMANDS: &str = "DELETE FROM command_rows WHERE action = $1 AND ag
      FROM command_rows WHERE action = $1 ORDER BY agent LIMIT $2)";
 const DELETE_SESSIONS: &str = "DELETE FROM agent_sessions WHERE session IN (SELECT session FROM agent_sessions \
      WHERE is_current = 0 AND last_seen < $1 ORDER BY session LIMIT $2)";
-const DELETE_STATS: &str = "DELETE FROM agents_stats WHERE at IN (SELECT at FROM agents_stats WHERE at < $1 \
+const DELETE_STATS: &str = "DELETE FROM fleet_counts WHERE at IN (SELECT at FROM fleet_counts WHERE at < $1 \
      ORDER BY at LIMIT $2)";
 
 /// Forgets what is old: the results of one action at a time, and the commands of one that has no results any more.

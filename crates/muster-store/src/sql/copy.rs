@@ -38,7 +38,7 @@ const TABLES: [&str; 39] = [
     "agent_sessions",
     "agent_times",
     "agent_trust",
-    "agents_stats",
+    "fleet_counts",
     "investigators",
     "used_tokens",
     "modules",

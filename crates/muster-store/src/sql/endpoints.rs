@@ -46,6 +46,9 @@ pub(super) async fn observed(tx: &mut Tx, agent: AgentId, facts: &Facts, now: Ti
     tx.execute(SET_COLUMNS, columns).await?;
     if tx.execute(SET_ENVIRONMENT, params![&agent, endpoint.environment.to_string()]).await? > 0 {
         tx.execute(SET_REFRESHED, params![&agent, now]).await?;
+        let modules = endpoint.environment.get("modules").and_then(serde_json::Value::as_array);
+        let names = modules.into_iter().flatten().filter_map(serde_json::Value::as_str);
+        super::modules::register(tx, names.collect()).await?;
     }
     Ok(())
 }

@@ -61,13 +61,13 @@ const ENDPOINTS: &str = "SELECT count(CASE WHEN online > 0 THEN 1 END), \
      FROM (SELECT machine, count(CASE WHEN here AND at >= $1 THEN 1 END) AS online, \
      count(CASE WHEN here AND at >= $2 THEN 1 END) AS active, max(at) AS last, max(started) AS newest, \
      count(CASE WHEN at >= $4 AND at < $3 THEN 1 END) AS before FROM heard GROUP BY machine) AS endpoints";
-const PUT: &str = "INSERT INTO agents_stats (at, online_agents, online_agents_by_version, online_endpoints, \
+const PUT: &str = "INSERT INTO fleet_counts (at, online_agents, online_agents_by_version, online_endpoints, \
      idle_agents, idle_agents_by_version, idle_endpoints, new_endpoints, multi_agents_endpoints, \
      disappeared_endpoints, flapping_endpoints) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
      ON CONFLICT (at) DO NOTHING";
 const LAST: &str = "SELECT at, online_agents, online_agents_by_version, online_endpoints, idle_agents, \
      idle_agents_by_version, idle_endpoints, new_endpoints, multi_agents_endpoints, disappeared_endpoints, \
-     flapping_endpoints FROM agents_stats ORDER BY at DESC LIMIT 1";
+     flapping_endpoints FROM fleet_counts ORDER BY at DESC LIMIT 1";
 
 const MINUTE: u64 = 60;
 const DAY: u64 = 86_400;
@@ -200,7 +200,7 @@ async fn put(tx: &mut Tx, stats: &AgentsStats) -> Result<(), StoreError> {
 
 async fn last(tx: &mut Tx, (): &()) -> Result<Option<AgentsStats>, StoreError> {
     let Some(row) = tx.query_opt(LAST, &[]).await? else { return Ok(None) };
-    let mut fields = row.fields("agents_stats");
+    let mut fields = row.fields("fleet_counts");
     let (at, online_agents) = (fields.take()?, fields.take()?);
     let online: String = fields.take()?;
     let (online_endpoints, idle_agents) = (fields.take()?, fields.take()?);

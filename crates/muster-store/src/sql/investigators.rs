@@ -6,7 +6,7 @@ use crate::db::Tx;
 use crate::db::value::{Field, Row, Value, params};
 use crate::investigators::{
     ApiKeyChange, InvestigatorChange, InvestigatorPut, InvestigatorRow, InvestigatorStore, ModuleRule, ModuleWeight,
-    NotedMachines, PERMISSIONS_ADMIN, PERMISSIONS_ALL, TrustGroup, TrustTold,
+    NotedMachines, PERMISSIONS_ADMIN, PERMISSIONS_ALL, TokenUse, TokenUsed, TrustGroup, TrustTold,
 };
 use crate::targets::TargetQuery;
 use crate::{SqlStore, StoreError};
@@ -28,7 +28,9 @@ const SET_PERMISSIONS: &str = "UPDATE investigators SET permissions = $2, modifi
 const HELD: &str = "SELECT id FROM investigators WHERE upper(pgpfingerprint) = $1 AND id <> $2";
 const SET_KEY: &str = "UPDATE investigators SET pgpfingerprint = $2, publickey = $3, modified = $4 WHERE id = $1";
 const SET_API_KEY: &str = "UPDATE investigators SET apikey_sha256 = $2, modified = $3 WHERE id = $1";
-const USE_TOKEN: &str = "INSERT INTO used_tokens (digest, expires) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING";
+const USE_TOKEN: &str = "INSERT INTO used_tokens (digest, expires, request) VALUES ($1, $2, $3) \
+     ON CONFLICT (digest) DO NOTHING";
+const TOKEN_REQUEST: &str = "SELECT request FROM used_tokens WHERE digest = $1";
 /// More than are used at a time, so that what has lapsed goes as fast as it comes.
 const FORGET_TOKENS: &str = "DELETE FROM used_tokens WHERE digest IN (SELECT digest FROM used_tokens \
      WHERE expires < $1 ORDER BY expires LIMIT 16 FOR UPDATE SKIP LOCKED)";
@@ -201,9 +203,17 @@ async fn several(tx: &mut Tx, change: &Change<InvestigatorChange>) -> Result<(),
     }
 }
 
-async fn token_use(tx: &mut Tx, (digest, expires, now): &([u8; 32], Timestamp, Timestamp)) -> Result<bool, StoreError> {
+type TokenShown = (TokenUse, Timestamp, Timestamp);
+
+async fn token_use(tx: &mut Tx, (shown, expires, now): &TokenShown) -> Result<TokenUsed, StoreError> {
     tx.execute(FORGET_TOKENS, params![*now]).await?;
-    Ok(tx.execute(USE_TOKEN, params![digest, *expires]).await? == 1)
+    let request = shown.request.as_ref().map(|request| &request[..]);
+    if tx.execute(USE_TOKEN, params![&shown.digest[..], *expires, request]).await? == 1 {
+        return Ok(TokenUsed::First);
+    }
+    let first = tx.query_one(TOKEN_REQUEST, params![&shown.digest[..]]).await?;
+    let first: Option<Vec<u8>> = first.only("used_tokens")?;
+    Ok(if request.is_some() && first.as_deref() == request { TokenUsed::Same } else { TokenUsed::Other })
 }
 
 #[async_trait]
@@ -296,8 +306,13 @@ impl InvestigatorStore for SqlStore {
         self.write(change, |tx, change| Box::pin(several(tx, change))).await
     }
 
-    async fn signed_token_use(&self, digest: [u8; 32], expires: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
-        self.write((digest, expires, now), |tx, args| Box::pin(token_use(tx, args))).await
+    async fn signed_token_use(
+        &self,
+        shown: TokenUse,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<TokenUsed, StoreError> {
+        self.write((shown, expires, now), |tx, args| Box::pin(token_use(tx, args))).await
     }
 
     async fn module_minimum_set(

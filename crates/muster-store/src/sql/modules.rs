@@ -7,8 +7,14 @@ use crate::db::value::params;
 use crate::investigators::{ModuleRule, ModuleWeight};
 use muster_core::{AgentId, Cause, Timestamp};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+/// Names of modules that are noted of what machines say, at most (as in [`NAMES`]); a fleet has some dozens.
+const MODULES_MAX: usize = 1000;
+/// Characters of a name that is noted.
+const NAME_CHARS_MAX: usize = 64;
+
+const NAMES: &str = "SELECT name FROM modules LIMIT 1000";
 const NUMBER: &str = "SELECT number FROM machines WHERE agent_id = $1 AND state <> 3";
 const MODULE: &str = "INSERT INTO modules (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
 const MODULE_ID: &str = "SELECT id FROM modules WHERE name = $1";
@@ -25,6 +31,27 @@ const MINIMUMS: &str = "SELECT machines.agent_id, modules.name, agtmodreq.minimu
 const WEIGHTS: &str = "SELECT machines.agent_id, modules.name, invagtmodperm.investigatorid, invagtmodperm.weight \
      FROM invagtmodperm JOIN machines ON machines.number = invagtmodperm.agentid \
      JOIN modules ON modules.id = invagtmodperm.moduleid WHERE machines.agent_id = ANY($1)";
+
+/// Notes the names of modules that a machine has. Strangers send them: what cannot be a name is left out, and beyond
+/// [`MODULES_MAX`] nothing is added.
+pub(super) async fn register(tx: &mut Tx, names: BTreeSet<&str>) -> Result<(), StoreError> {
+    let mut known = BTreeSet::new();
+    for row in tx.query(NAMES, params![]).await? {
+        known.insert(row.only::<String>("modules")?);
+    }
+    let room = MODULES_MAX.saturating_sub(known.len());
+    // In their order, so that two who add the same wait for each other once.
+    let new = names.into_iter().filter(|name| is_name(name) && !known.contains(*name));
+    for name in new.take(room) {
+        tx.execute(MODULE, params![name]).await?;
+    }
+    Ok(())
+}
+
+fn is_name(name: &str) -> bool {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_letter)
+}
 
 async fn ids(tx: &mut Tx, agent: AgentId, module: &str) -> Result<(i64, i64), StoreError> {
     let row = tx.query_opt(NUMBER, params![&agent]).await?;

@@ -9,7 +9,7 @@ use muster_core::{Facts, limits};
 use muster_store::actions::{ActionPut, ResultPut};
 use muster_store::agents::Effect;
 use muster_store::investigators::{
-    ApiKeyChange, InvestigatorChange, InvestigatorPut, PERMISSIONS_ADMIN, PERMISSIONS_ALL,
+    ApiKeyChange, InvestigatorChange, InvestigatorPut, PERMISSIONS_ADMIN, PERMISSIONS_ALL, TokenUse, TokenUsed,
 };
 use muster_store::searches::{Pattern, SearchFilter};
 use muster_store::targets::{Reach, TargetQuery};
@@ -240,14 +240,37 @@ for_each_backend! {
 
     async fn a_signed_token_is_used_once_on_all_servers(stage) {
         let other = stage.second().await;
+        let shown = |n: u8| TokenUse { digest: [n; 32], request: None };
         let (used, again) = tokio::join!(
-            stage.store.signed_token_use([1; 32], at(1000), at(0)),
-            other.signed_token_use([1; 32], at(1000), at(0)),
+            stage.store.signed_token_use(shown(1), at(1000), at(0)),
+            other.signed_token_use(shown(1), at(1000), at(0)),
         );
-        assert!(used.unwrap() ^ again.unwrap(), "exactly one is the first");
-        assert!(stage.store.signed_token_use([2; 32], at(1000), at(0)).await.unwrap());
-        assert!(!other.signed_token_use([2; 32], at(1000), at(1000)).await.unwrap(), "kept until its last moment");
-        assert!(other.signed_token_use([2; 32], at(3000), at(1001)).await.unwrap(), "and not for ever");
+        let both = [used.unwrap(), again.unwrap()];
+        assert!(both.contains(&TokenUsed::First) && both.contains(&TokenUsed::Other), "exactly one is the first");
+        assert_eq!(stage.store.signed_token_use(shown(2), at(1000), at(0)).await.unwrap(), TokenUsed::First);
+        let last = other.signed_token_use(shown(2), at(1000), at(1000)).await.unwrap();
+        assert_eq!(last, TokenUsed::Other, "kept until its last moment");
+        let later = other.signed_token_use(shown(2), at(3000), at(1001)).await.unwrap();
+        assert_eq!(later, TokenUsed::First, "and not for ever");
+    }
+
+    async fn a_signed_token_is_known_with_the_request_that_it_was_first_used_for(stage) {
+        let other = stage.second().await;
+        let ask = |request: Option<u8>| {
+            let shown = TokenUse { digest: [3; 32], request: request.map(|n| [n; 32]) };
+            other.signed_token_use(shown, at(1000), at(0))
+        };
+        assert_eq!(ask(Some(1)).await.unwrap(), TokenUsed::First);
+        for (request, used) in [
+            (Some(1), TokenUsed::Same),
+            (Some(2), TokenUsed::Other),
+            (None, TokenUsed::Other),
+            // What was refused once is not let in by asking again.
+            (Some(2), TokenUsed::Other),
+            (Some(1), TokenUsed::Same),
+        ] {
+            assert_eq!(ask(request).await.unwrap(), used, "{request:?}");
+        }
     }
 
     async fn an_investigator_is_changed_whole_or_not_at_all(stage) {

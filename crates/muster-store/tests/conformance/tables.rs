@@ -116,6 +116,81 @@ async fn the_three_documented_queries_work() {
 }
 
 #[tokio::test]
+async fn an_investigator_that_a_person_inserts_has_a_time() {
+    on_both(async |stage, place| {
+        let before = minutes_ago(1);
+        ask(&place.url, "INSERT INTO investigators (name, pgpfingerprint) VALUES ('Bob Kelso', 'e60892bb9bd89a69f759a1a0a3d652173b763e8f')").await;
+        let row = stage.store.investigator_page(None, None, 9).await.unwrap().remove(0);
+        for time in [row.created, row.modified] {
+            assert!(time > before && time < now().plus(std::time::Duration::from_secs(60)), "{time}");
+        }
+        drop(stage);
+        place.remove().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn modules_are_registered_from_what_machines_have() {
+    on_both(async |stage, place| {
+        stage.agent(1).await;
+        stage.agent(2).await;
+        let tell = async |n: u8, of: u8, modules: serde_json::Value| {
+            let facts = BTreeMap::from([("agent_modules".to_owned(), modules)]);
+            let put = ContactPut {
+                intake: vec![intake(to_server(n, agent(of), "muster"), Effect::Facts(facts))],
+                ..contact(of, now())
+            };
+            stage.contact(put).await;
+        };
+        tell(1, 1, serde_json::json!(["pkg", "file"])).await;
+        tell(2, 2, serde_json::json!(["file", "yara", "no name", "", "x".repeat(65), 7])).await;
+        tell(3, 1, serde_json::json!("file")).await;
+        let names = ask(&place.url, "SELECT name FROM modules ORDER BY name").await;
+        assert_eq!(names, [["file"], ["pkg"], ["yara"]]);
+        drop(stage);
+        place.remove().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn agents_stats_has_migs_columns_and_shapes() {
+    on_both(async |stage, place| {
+        stage.agent(1).await;
+        stage.contact(contact(1, now())).await;
+        let facts = BTreeMap::from([("agent_version".to_owned(), "0.1.0".into())]);
+        let put = ContactPut {
+            intake: vec![intake(to_server(1, agent(1), "muster"), Effect::Facts(facts))],
+            ..contact(1, now())
+        };
+        stage.contact(put).await;
+        let stats = stage.store.agents_stats_put(now()).await.unwrap();
+        let row = ask(
+            &place.url,
+            "SELECT \"timestamp\", online_agents, online_agents_by_version, online_endpoints, idle_agents, \
+             idle_agents_by_version, idle_endpoints, new_endpoints, multi_agents_endpoints, disappeared_endpoints, \
+             flapping_endpoints FROM agents_stats",
+        )
+        .await
+        .remove(0);
+        let (month, _) = row[0].split_at(7);
+        assert!(now().to_string().starts_with(month), "{row:?}");
+        assert_eq!((row[1].as_str(), row[4].as_str(), row[5].as_str()), ("1", "0", "[]"));
+        let versions: serde_json::Value = serde_json::from_str(&row[2]).unwrap();
+        assert_eq!(
+            versions,
+            serde_json::json!([{"version": "0.1.0", "count": 1}]),
+            "{:?}",
+            stats.online_agents_by_version
+        );
+        drop(stage);
+        place.remove().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_fingerprint_that_is_none_is_refused_whoever_writes_it() {
     on_both(async |stage, place| {
         let insert =

@@ -138,9 +138,15 @@ async fn a_token_is_good_for_one_request() {
     let show = async |token: &str| {
         answer(lab.request(Method::GET, "/search?type=investigator").header("X-PGPAUTHORIZATION", token)).await
     };
-    assert_eq!(show(&token).await.0, 200);
-    let (status, refused) = show(&token).await;
+    // MIG's programs that one person starts within a second make the same token; what they ask is the same, too.
+    for _ in 0..3 {
+        assert_eq!(show(&token).await.0, 200);
+    }
+    let other = lab.request(Method::GET, "/search?type=action").header("X-PGPAUTHORIZATION", &token);
+    let (status, refused) = answer(other).await;
     assert_eq!(status, 401);
+    let changing = lab.request(Method::POST, "/investigator/create/").header("X-PGPAUTHORIZATION", &token);
+    assert_eq!(answer(changing).await.0, 401);
     assert!(message(&refused).starts_with("Authorization verification failed with error '"), "{refused}");
     let events: Page<muster_api::agents::EventRow> = lab.live.get("/api/v1/events").await;
     assert!(events.items.iter().any(|event| event.code == "token_replayed"), "{events:?}");
@@ -165,10 +171,10 @@ async fn a_token_that_was_good_is_no_wrong_one_and_reads_again_where_that_is_con
     let lab = Lab::with("[limits]\nwrong_tokens_per_minute = 2\n").await;
     let token = super::token(FIRST);
     let mut shown = Vec::new();
-    for _ in 0..4 {
-        shown.push(show(&lab, &token, Method::GET, "/dashboard").await);
+    for path in ["/dashboard", "/search", "/search", "/ip", "/dashboard"] {
+        shown.push(show(&lab, &token, Method::GET, path).await);
     }
-    assert_eq!(shown, [200, 401, 401, 401], "never 429");
+    assert_eq!(shown, [200, 401, 401, 200, 200], "never 429");
     lab.stop().await;
     let lab = Lab::with("[mig]\nrepeated_reads = true\n").await;
     let token = super::token(FIRST);

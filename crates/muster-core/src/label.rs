@@ -42,6 +42,28 @@ impl fmt::Display for Label {
     }
 }
 
+/// An expression for labels, which fits all of one or nothing of it, as in MIG's white list of agents.
+#[derive(Debug, Clone)]
+pub struct LabelPattern(regex_lite::Regex);
+
+impl LabelPattern {
+    /// What stands before an expression where labels are listed.
+    pub const PREFIX: &'static str = "re:";
+
+    /// Reads an expression. An error says what is wrong with it.
+    pub fn parse(pattern: &str) -> Result<Self, String> {
+        let anchored = format!("^(?:{pattern})$");
+        regex_lite::Regex::new(&anchored)
+            .map(Self)
+            .map_err(|error| format!("{pattern:?} is no regular expression: {error}"))
+    }
+
+    /// Whether all of a label fits.
+    pub fn fits(&self, label: &str) -> bool {
+        self.0.is_match(label)
+    }
+}
+
 /// Whether `have` holds every label of `required`.
 pub fn all_present(required: &[Label], have: &[Label]) -> bool {
     required.iter().all(|label| have.contains(label))
@@ -57,6 +79,16 @@ mod tests {
         assert_eq!(Label::parse("client:linux"), Ok(Label::client("linux")));
         assert!(Label::parse("client:").is_err());
         assert!(Label::parse("a\0b").is_err());
+    }
+
+    #[test]
+    fn an_expression_fits_all_of_a_label() {
+        let pattern = LabelPattern::parse("linux\\.web[0-9]+|darwin").unwrap();
+        for (label, fits) in [("linux.web1", true), ("darwin", true), ("xlinux.web1", false), ("linux.web1x", false)] {
+            assert_eq!(pattern.fits(label), fits, "{label}");
+        }
+        assert!(LabelPattern::parse("^linux$").unwrap().fits("linux"));
+        assert!(LabelPattern::parse("(").is_err());
     }
 
     #[test]

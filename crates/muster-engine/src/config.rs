@@ -1,5 +1,6 @@
 //! What an engine is told at its start.
 
+use muster_core::label::LabelPattern;
 use muster_core::limits;
 use muster_store::reports::AgentTimes;
 use std::collections::BTreeSet;
@@ -27,6 +28,8 @@ pub struct EngineConfig {
     pub enrolment: EnrolmentPolicy,
     /// Labels of which one must be claimed under [`EnrolmentPolicy::Label`].
     pub enrolment_labels: BTreeSet<String>,
+    /// Expressions of which one that is claimed is enough, too.
+    pub enrolment_label_patterns: Vec<LabelPattern>,
     /// New machines per minute from one network (an IPv4 /24 or an IPv6 /64). 0: no limit.
     pub enrolments_per_minute: u32,
     /// A label that every contact must claim, or it is refused (Fleetspeak's `required_label`). Empty: none.
@@ -64,6 +67,7 @@ impl Default for EngineConfig {
         Self {
             enrolment: EnrolmentPolicy::Open,
             enrolment_labels: BTreeSet::new(),
+            enrolment_label_patterns: Vec::new(),
             enrolments_per_minute: 600,
             required_label: String::new(),
             agent_messages_per_second: 0,

@@ -155,7 +155,11 @@ impl Inner {
             EnrolmentPolicy::Approval => Ok(Admission { state: AgentState::Waiting, token: None }),
             EnrolmentPolicy::Closed => refused("this server takes no new machines"),
             EnrolmentPolicy::Label => {
-                if from.labels.iter().any(|label| self.config.enrolment_labels.contains(label)) {
+                let is_wanted = |label: &String| {
+                    self.config.enrolment_labels.contains(label)
+                        || self.config.enrolment_label_patterns.iter().any(|pattern| pattern.fits(label))
+                };
+                if from.labels.iter().any(is_wanted) {
                     Ok(Admission { state: AgentState::Enrolled, token: None })
                 } else {
                     refused("new machines must claim a label that this one does not")

@@ -3,6 +3,8 @@
 //! Stays true: what has no counterpart is said, never passed over; what cannot be taken over costs itself only. Not here:
 //! reading the services file at each start (`services`), which takes all or nothing.
 
+pub mod mig;
+
 use crate::Config;
 use crate::config::{Frontend, Listen, LocalCallers, Service, ServiceKind};
 use crate::services::{self, GrpcSecurity, ServiceSetupError, ServiceSpec};

@@ -12,7 +12,8 @@ Examples:
   muster import fleetspeak \\
       --components /etc/fleetspeak-server/server.components.config \\
       --services /etc/fleetspeak-server/server.services.config \\
-      --out /etc/muster/muster.toml")]
+      --out /etc/muster/muster.toml
+  muster import mig --whitelist /etc/mig/agents.whitelist --out /etc/muster/muster.toml")]
 pub(crate) struct ImportArgs {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +36,15 @@ enum Command {
         #[arg(long, value_name = "ACCOUNT")]
         owner: Option<String>,
     },
+    /// Write a configuration that lets in the machines of a MIG scheduler's white list
+    Mig {
+        /// The white list: queue locations, one a line, or re: and a regular expression
+        #[arg(long, value_name = "FILE")]
+        whitelist: PathBuf,
+        /// The configuration to write; a file that is there is not replaced
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
 }
 
 const WHAT: &str = "could not take over the configuration";
@@ -42,10 +52,17 @@ const WHAT: &str = "could not take over the configuration";
 impl ImportArgs {
     /// Runs the command.
     pub(crate) fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let Command::Fleetspeak { components, services, out: path, owner } = self.command;
-        let owner = owner_of(owner)?;
         let read =
             |path: &Path| std::fs::read_to_string(path).map_err(|error| Failure::local(WHAT, path.display(), &error));
+        let (components, services, path, owner) = match self.command {
+            Command::Fleetspeak { components, services, out, owner } => (components, services, out, owner_of(owner)?),
+            Command::Mig { whitelist, out } => {
+                let imported = import::mig::white_list(&read(&whitelist)?)
+                    .map_err(|error| Failure::new(Exit::Usage, WHAT, error.to_string()).on(whitelist.display()))?;
+                write_new(&out, &imported.config.to_text())?;
+                return tell(Output::new(globals.json), &out, &imported);
+            }
+        };
         let absolute = std::path::absolute(&path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
         let directory = absolute.parent().unwrap_or(Path::new("/"));
         let imported = import::fleetspeak(&read(&components)?, &read(&services)?, directory)

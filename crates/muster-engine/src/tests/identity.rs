@@ -57,6 +57,12 @@ async fn a_label_lets_a_machine_in() {
     let refusal = engine.contact_poll(with_labels(1, &["test"]), data(vec![])).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::EnrolmentRefused);
     poll(&engine, &with_labels(1, &["test", "prod"])).await;
+    let patterns = vec![muster_core::label::LabelPattern::parse("linux\\.[0-9a-f]+").unwrap()];
+    let config = EngineConfig { enrolment_label_patterns: patterns, ..enrolment(EnrolmentPolicy::Label) };
+    let engine = world.engine(config, &[]);
+    let refusal = engine.contact_poll(with_labels(2, &["xlinux.0a"]), data(vec![])).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::EnrolmentRefused);
+    poll(&engine, &with_labels(2, &["linux.0a"])).await;
 }
 
 #[tokio::test]

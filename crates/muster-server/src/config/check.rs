@@ -2,6 +2,7 @@
 
 use super::load::{ConfigError, ConfigErrors, Origins};
 use super::{Config, Frontend, Listen, ProxyIdentity, Service, ServiceKind, Span};
+use muster_core::label::LabelPattern;
 use muster_core::text;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -178,6 +179,10 @@ fn enrolment(config: &Config, findings: &mut Findings<'_>) {
     for (index, label) in enrolment.labels.iter().enumerate() {
         if let Err(error) = text::name("label", label) {
             findings.wrong_if(true, &format!("enrolment.labels[{index}]"), error.to_string(), "");
+        }
+        let pattern = label.strip_prefix(LabelPattern::PREFIX).map(LabelPattern::parse);
+        if let Some(Err(error)) = pattern {
+            findings.wrong_if(true, &format!("enrolment.labels[{index}]"), error, "");
         }
     }
 }

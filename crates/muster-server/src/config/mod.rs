@@ -264,7 +264,8 @@ keys::section!(
         /// "open" (every key), "token" (an enrolment token), "label" (one of the labels below), "approval" (waits until
         /// somebody approves it) or "closed" (only machines known already).
         policy: Policy, default "\"open\"";
-        /// Labels of which a machine must claim one, under the policy "label".
+        /// Labels of which a machine must claim one, under the policy "label"; "re:" begins a regular expression that must
+        /// fit all of a label.
         labels: Vec<String>, default "[]";
         /// New machines per minute from one network (an IPv4 /24 or an IPv6 /64). 0: no limit.
         per_minute: u32, default "600";

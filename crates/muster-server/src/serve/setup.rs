@@ -6,6 +6,7 @@ use crate::offline;
 use crate::pki::{self, CertificateFiles, FileCertificate};
 use crate::services::{self, GrpcSecurity, ServiceKind, ServiceSpec};
 use anyhow::{Context, anyhow, bail};
+use muster_core::label::LabelPattern;
 use muster_core::{Clock, system};
 use muster_engine::{Engine, EngineConfig, EnrolmentPolicy, Outside, Service};
 use muster_store::reports::AgentTimes;
@@ -127,6 +128,11 @@ fn path(path: Option<&PathBuf>) -> PathBuf {
     path.cloned().unwrap_or_default()
 }
 
+/// Reads a label that is an expression; the check of the configuration has found that it can be read.
+fn pattern(label: &str) -> Option<LabelPattern> {
+    LabelPattern::parse(label.strip_prefix(LabelPattern::PREFIX)?).ok()
+}
+
 /// What the engine is told.
 pub(super) fn engine_config(config: &Config, wake_url: String) -> EngineConfig {
     EngineConfig {
@@ -138,6 +144,7 @@ pub(super) fn engine_config(config: &Config, wake_url: String) -> EngineConfig {
             Policy::Closed => EnrolmentPolicy::Closed,
         },
         enrolment_labels: config.enrolment.labels.iter().cloned().collect(),
+        enrolment_label_patterns: config.enrolment.labels.iter().filter_map(|label| pattern(label)).collect(),
         enrolments_per_minute: config.enrolment.per_minute,
         required_label: config.enrolment.required_label.clone(),
         agent_messages_per_second: config.limits.agent_messages_per_second,

@@ -1,7 +1,8 @@
 //! Finding the server: what the flags and the environment say, else what a server on this machine left in its data
 //! directory.
 //!
-//! Stays true: a token that was found in a data directory is sent only to the address that was found there too.
+//! Stays true: a token that was found in a data directory is sent only to the address that was found there too; no token
+//! leaves this machine in clear unless somebody says so.
 
 use crate::{Exit, Failure, Globals, globals};
 use serde::Deserialize;
@@ -62,7 +63,22 @@ pub fn find(globals: &Globals) -> Result<Door, Failure> {
         (None, Some(local)) => local.trust,
         (None, None) => Trust::System,
     };
+    if token.is_some() && url.scheme() == "http" && !is_here(&url) && !globals.token_in_clear {
+        let why = "the address is http:// on another machine: everybody on the way could read the access token";
+        let next = "use https://, or a tunnel to a port of this machine; --token-in-clear sends it all the same";
+        return Err(Failure::usage("nothing was sent", why).on(&url).next(next));
+    }
     Ok(Door { url, token, trust })
+}
+
+/// Whether an address is on this machine.
+pub(crate) fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
 }
 
 fn same_door(one: &Url, other: &Url) -> bool {
@@ -249,6 +265,23 @@ mod tests {
         std::fs::write(&file, " mine \n").unwrap();
         let globals = Globals { token: Some(format!("@{}", file.display())), ..globals(&dir) };
         assert_eq!(find(&globals).unwrap().token.as_deref(), Some("mine"));
+    }
+
+    #[test]
+    fn no_token_leaves_this_machine_in_clear() {
+        let dir = data("{}");
+        let with = |url: &str| Globals { url: Some(url.to_owned()), token: Some("t".to_owned()), ..globals(&dir) };
+        for elsewhere in ["http://muster.example:8080", "http://10.0.0.1", "http://127.0.0.1.example", "http://[::2]"] {
+            let failure = find(&with(elsewhere)).unwrap_err();
+            assert!(failure.exit == Exit::Usage && failure.next.contains("--token-in-clear"), "{failure}");
+            let told = Globals { token_in_clear: true, ..with(elsewhere) };
+            assert_eq!(find(&told).unwrap().token.as_deref(), Some("t"));
+            // Without a token there is nothing to lose.
+            assert!(find(&Globals { token: None, ..with(elsewhere) }).is_ok());
+        }
+        for here in ["http://127.0.0.2:1", "http://[::1]:1", "http://localhost", "https://muster.example"] {
+            assert!(find(&with(here)).is_ok(), "{here}");
+        }
     }
 
     #[test]

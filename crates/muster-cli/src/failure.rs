@@ -143,12 +143,16 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// Characters of each part that people are shown: values come back in errors, however long they are.
+const SHOWN_CHARS_MAX: usize = 1000;
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", crate::output::safe(&self.what))?;
         for (name, text) in [("on:  ", &self.on), ("why: ", &self.why), ("next:", &self.next)] {
             if !text.is_empty() {
-                write!(f, "\n  {name} {}", crate::output::safe(text))?;
+                let shown = muster_core::text::cut(text, SHOWN_CHARS_MAX);
+                write!(f, "\n  {name} {}", crate::output::safe(&shown))?;
             }
         }
         Ok(())
@@ -181,6 +185,12 @@ mod tests {
     fn each_kind_of_refusal_has_its_own_code() {
         let of = |status| Exit::of_status(status).code();
         assert_eq!([of(400), of(401), of(403), of(404), of(409), of(500), of(503)], [2, 4, 4, 3, 6, 1, 5]);
+    }
+
+    #[test]
+    fn a_value_of_any_length_does_not_come_back_whole() {
+        let failure = Failure::new(Exit::Usage, "x", "y".repeat(5000)).next("z");
+        assert!(failure.to_string().len() < 1100 && failure.to_string().ends_with("...\n  next: z"), "{failure}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub const DATA_DEFAULT: &str = "/var/lib/muster";
 /// The flags that every command has.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Globals {
-    /// Print JSON: the answer of the API, as it is
+    /// Print JSON: the answer of the API; lists are pages with `items`
     #[arg(long, global = true, env = "MUSTER_JSON", help_heading = "Everywhere")]
     pub json: bool,
     /// The server's data directory, where commands find its address and token: /var/lib/muster, or that of a running
@@ -22,6 +22,9 @@ pub struct Globals {
     /// The access token, or @FILE to read it from a file
     #[arg(long, global = true, env = "MUSTER_TOKEN", hide_env_values = true, help_heading = "Everywhere")]
     pub token: Option<String>,
+    /// Send the access token also over http:// to another machine, where everybody on the way can read it
+    #[arg(long, global = true, env = "MUSTER_TOKEN_IN_CLEAR", help_heading = "Everywhere")]
+    pub token_in_clear: bool,
     /// Trust the certificates in this PEM file for https, and no others
     #[arg(long, global = true, env = "MUSTER_CA", value_name = "FILE", help_heading = "Everywhere")]
     pub ca: Option<PathBuf>,

@@ -52,9 +52,13 @@ impl Context {
 
 /// Tells a failure on standard error, as text or as JSON, and returns the exit code.
 pub fn tell(failure: &Failure, json: bool) -> u8 {
-    use std::io::Write as _;
+    use std::io::{IsTerminal as _, Write as _};
     if !failure.is_silent() {
-        let text = if json { serde_json::json!({ "error": failure }).to_string() } else { failure.to_string() };
+        let text = match (json, std::io::stderr().is_terminal()) {
+            (false, _) => failure.to_string(),
+            (true, false) => serde_json::json!({ "error": failure }).to_string(),
+            (true, true) => output::safe_json(&serde_json::json!({ "error": failure }).to_string()),
+        };
         // Nobody is left to be told when standard error is gone.
         let _ = writeln!(std::io::stderr(), "{text}");
     }

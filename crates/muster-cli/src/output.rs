@@ -3,12 +3,16 @@
 //! Stays true: text that came from a machine cannot steer the terminal ([`safe`]); a reader that goes away ends the
 //! command quietly; secrets are printed only by the commands that make them.
 
+mod table;
+
 use crate::Failure;
-use comfy_table::{Attribute, Cell, ContentArrangement, Table as Grid, presets};
 use muster_core::Timestamp;
+use muster_core::text::steers;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
+
+pub use table::Table;
 
 /// Where results go, and in which shape.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +29,8 @@ impl Output {
     /// Looks at the flags, the terminal and `NO_COLOR`.
     pub fn new(json: bool) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
         Self { json, terminal, color: terminal && !plain }
     }
 
@@ -47,7 +52,27 @@ impl Output {
     pub fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value)
             .map_err(|error| Failure::local("could not write the result", "JSON", &error))?;
-        self.line(&text)
+        self.json_text(&text)
+    }
+
+    /// Writes the rows of a list that comes whole as a page: the shape of every list.
+    pub fn items(&self, rows: &impl Serialize) -> Result<(), Failure> {
+        self.json(&serde_json::json!({ "items": rows }))
+    }
+
+    /// Writes help that was asked for.
+    pub fn help(&self, text: &str) -> Result<(), Failure> {
+        if self.json { self.json(&serde_json::json!({ "help": text })) } else { self.bytes(text.as_bytes()) }
+    }
+
+    /// Writes JSON that is text already. On a terminal it says the same in signs that cannot steer it.
+    pub fn json_text(&self, text: &str) -> Result<(), Failure> {
+        if self.terminal { self.line(&safe_json(text)) } else { self.line(text) }
+    }
+
+    /// Writes bytes of somebody else: as they are, and on a terminal as text that cannot steer it.
+    pub fn foreign(&self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.terminal { self.bytes(safe_lines(bytes).as_bytes()) } else { self.bytes(bytes) }
     }
 
     /// Writes a note for people to standard error; programs that asked for JSON are spared.
@@ -60,42 +85,21 @@ impl Output {
 
     /// Writes a table; an empty one as `nothing`. Text that would push its neighbours out of sight is cut.
     pub fn table(&self, table: &Table, nothing: &str) -> Result<(), Failure> {
-        if table.rows.is_empty() {
+        if table.is_empty() {
             self.note(nothing);
             return Ok(());
         }
-        self.bytes(self.render(table).as_bytes())?;
-        if table.rows.iter().flatten().any(|text| cut_at(&safe(text)).is_some()) {
-            self.note(&format!("Text of more than {CELL_CHARS_MAX} characters is cut; --json has it whole."));
+        self.bytes(table.render(self.width(), self.color).as_bytes())?;
+        if table.is_cut() {
+            self.note(&format!("Text of more than {} characters is cut; --json has it whole.", table::CELL_CHARS_MAX));
         }
         Ok(())
     }
 
-    fn render(self, table: &Table) -> String {
-        let mut grid = Grid::new();
-        grid.load_style(presets::NOTHING);
-        // A terminal that does not say how wide it is has no width to fit a table into.
-        grid.set_content_arrangement(if self.terminal && grid.width().is_some_and(|width| width > 0) {
-            ContentArrangement::Dynamic
-        } else {
-            ContentArrangement::Disabled
-        });
-        let head = |name: &&str| {
-            let cell = Cell::new(name);
-            if self.color { cell.add_attribute(Attribute::Bold) } else { cell }
-        };
-        grid.set_header(table.head.iter().map(head));
-        for row in &table.rows {
-            grid.add_row(row.iter().map(|text| shown(text)));
-        }
-        for column in grid.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        let mut text = String::new();
-        for line in grid.to_string().lines() {
-            let _ = writeln!(text, "{}", line.trim_end());
-        }
-        text
+    /// Returns how wide a table may be; nothing when nobody says so.
+    fn width(self) -> Option<usize> {
+        let width = comfy_table::Table::new().width().filter(|width| *width > 0);
+        width.filter(|_| self.terminal).map(usize::from)
     }
 
     /// Writes names and values below each other; values that are empty are left out.
@@ -110,43 +114,27 @@ impl Output {
     }
 }
 
-/// Rows under a head.
-#[derive(Debug, Default)]
-pub struct Table {
-    head: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
+/// Returns JSON that means the same and holds nothing that [`steers`]: in its texts such characters are escaped, and
+/// between them only blanks and line ends are left.
+pub(crate) fn safe_json(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' => safe.push(c),
+            // In a text JSON does not allow these, and between texts they are blanks.
+            _ if c.is_ascii_control() && c != '\u{7f}' => safe.push(' '),
+            _ if steers(c) => _ = write!(safe, "\\u{:04x}", u32::from(c)),
+            _ => safe.push(c),
+        }
+    }
+    safe
 }
 
-impl Table {
-    /// Starts a table.
-    pub fn new(head: &[&'static str]) -> Self {
-        Self { head: head.to_vec(), rows: Vec::new() }
-    }
-
-    /// Adds a row, as wide as the head.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        debug_assert_eq!(N, self.head.len(), "a row is as wide as the head");
-        self.rows.push(cells.into());
-    }
-}
-
-/// Characters of a cell that are shown.
-const CELL_CHARS_MAX: usize = 200;
-/// What stands at the end of a cell that was cut.
-const CUT: &str = " …";
-
-/// Returns what a table shows of a text: its beginning, when it is long, so that it does not widen every row.
-fn shown(text: &str) -> String {
-    let mut text = safe(text);
-    if let Some(end) = cut_at(&text) {
-        text.truncate(end);
-        text.push_str(CUT);
-    }
-    text
-}
-
-fn cut_at(text: &str) -> Option<usize> {
-    text.char_indices().nth(CELL_CHARS_MAX).map(|(end, _)| end)
+/// Returns text with its lines and tabs, and all else escaped that [`steers`].
+fn safe_lines(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let line = |line: &str| line.split('\t').map(safe).collect::<Vec<_>>().join("\t");
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns `text` with everything escaped that could steer a terminal or change how its neighbours read: control
@@ -299,33 +287,24 @@ impl Drop for Progress {
 mod tests {
     use super::*;
 
-    const PLAIN: Output = Output { json: false, terminal: false, color: false };
-
-    #[test]
-    fn a_table_outside_a_terminal_is_plain_text_in_columns() {
-        let mut table = Table::new(&["ID", "HOST"]);
-        table.row(["1122334455667788".into(), "alpha".into()]);
-        table.row(["99".into(), "\u{1b}[31mred\nline".into()]);
-        assert_eq!(
-            PLAIN.render(&table),
-            "ID                HOST\n1122334455667788  alpha\n99                \\u{1b}[31mred\\nline\n"
-        );
-    }
-
-    #[test]
-    fn a_long_text_does_not_widen_a_table_and_is_cut_before_its_end_only() {
-        let mut table = Table::new(&["VALUE", "HOST"]);
-        table.row(["ü".repeat(5000), "alpha".into()]);
-        table.row(["x".repeat(CELL_CHARS_MAX), "beta".into()]);
-        let rendered = PLAIN.render(&table);
-        let lines: Vec<_> = rendered.lines().collect();
-        assert_eq!(lines[1], format!("{} …  alpha", "ü".repeat(CELL_CHARS_MAX)));
-        assert_eq!(lines[2], format!("{}    beta", "x".repeat(CELL_CHARS_MAX)));
-    }
-
     #[test]
     fn what_could_steer_a_terminal_is_escaped_and_all_else_left() {
         assert_eq!(safe("Über\u{202e}fdp.exe\u{9b}2J"), "Über\\u{202e}fdp.exe\\u{9b}2J");
+    }
+
+    #[test]
+    fn json_on_a_terminal_means_the_same_and_steers_nothing() {
+        let value = serde_json::json!({ "a\u{7f}": "\u{202e}x\u{9b}2J\u{1b}[0m\u{2067}ü", "b": [1, "\r\t"] });
+        for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap(), format!("{value}\r")] {
+            let safe = safe_json(&text);
+            assert!(!safe.chars().any(|c| steers(c) && c != '\n'), "{safe:?}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn bytes_of_others_keep_their_lines_and_lose_their_power() {
+        assert_eq!(safe_lines(b"a\tb\n\x1b[2J\xff\n"), "a\tb\n\\u{1b}[2J\u{fffd}\n");
     }
 
     #[test]

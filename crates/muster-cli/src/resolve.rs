@@ -1,7 +1,8 @@
-//! Ids that were written short.
+//! Ids that were written short, and host names in their place.
 //!
-//! Stays true: a host name is never taken for an id, because machines choose it themselves; a short id that fits two
-//! is refused, and both are named.
+//! Stays true: what could be an id is looked for among ids first, because machines choose their host names themselves; a
+//! host name stands for the one machine that has it, and which that is is said; what fits two is refused, and both are
+//! named. Not here: what is signed, which names machines by their ids alone.
 
 use crate::list::{ListArgs, Rows};
 use crate::{Context, Exit, Failure};
@@ -13,6 +14,8 @@ use serde_json::Value;
 const DIGITS_MIN: usize = 4;
 /// Newest messages among which a short message id is looked for.
 const MESSAGES_MAX: u32 = 10_000;
+/// Characters that a host name has at most.
+const HOST_CHARS_MAX: usize = 253;
 /// Ids named when a short one fits several.
 const NAMED_MAX: usize = 8;
 
@@ -61,16 +64,61 @@ impl Kind {
     }
 }
 
-/// Returns the whole id of the agent that `text` names.
+/// Returns the whole id of the agent that `text` names: by its id, by the first digits of it, or by a host name that no
+/// other machine has.
 pub(crate) async fn agent(context: &Context, text: &str) -> Result<String, Failure> {
-    let (digits, whole) = AGENT.check(text)?;
-    if whole {
-        return Ok(digits);
-    }
-    let filter = AgentQuery { text: Some(digits.clone()), ..AgentQuery::default() };
+    let digits = match AGENT.check(text) {
+        Ok((digits, true)) => return Ok(digits),
+        Ok((digits, false)) => Some(digits),
+        Err(failure) if !is_host_name(text) => return Err(failure),
+        Err(_) => None,
+    };
+    let filter = AgentQuery { text: Some(text.to_owned()), ..AgentQuery::default() };
     let all = ListArgs { all: true, ..ListArgs::default() };
     let rows = Rows::fetch(context, "could not look up the agent", &["agents"], &filter, &all).await?;
-    AGENT.pick(&digits, &rows)
+    if let Some(digits) = digits {
+        match AGENT.pick(&digits, &rows) {
+            Err(failure) if failure.exit == Exit::NotFound && !named(text, &rows).is_empty() => {}
+            outcome => return outcome,
+        }
+    }
+    let id = host(text, &rows)?;
+    context.out.note(&format!("{} is agent {id}.", crate::output::safe(text)));
+    Ok(id)
+}
+
+/// Whether a text can be the name of a machine (RFC 1123, and the underscores that are found in the field).
+fn is_host_name(text: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    text.len() <= HOST_CHARS_MAX && text.split('.').all(is_part)
+}
+
+/// Returns the ids of the machines that have this host name, in whatever case of its letters.
+fn named(name: &str, rows: &Rows) -> Vec<String> {
+    let word = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).map(str::to_owned);
+    let fits = |row: &&Value| word(row, "hostname").is_some_and(|host| host.eq_ignore_ascii_case(name));
+    let mut found: Vec<_> = rows.items.iter().filter(fits).filter_map(|row| word(row, "id")).collect();
+    found.sort_unstable();
+    found
+}
+
+/// Returns the id of the one machine that has this host name.
+fn host(name: &str, rows: &Rows) -> Result<String, Failure> {
+    let mut found = named(name, rows);
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Failure::new(
+            Exit::NotFound,
+            format!("there is no agent {name}"),
+            "no machine has this host name, and it is no id",
+        )
+        .next(format!("see `{}`", AGENT.list))),
+        many => {
+            let named = found[..many.min(NAMED_MAX)].join(", ");
+            let why = format!("{many} machines have this host name: {named}");
+            Err(Failure::usage(format!("{name} is not one agent"), why).next("write the id"))
+        }
+    }
 }
 
 /// Returns the whole id of the broadcast that `text` names.
@@ -112,6 +160,25 @@ mod tests {
         let two = AGENT.pick("1122", &rows).unwrap_err();
         assert_eq!(two.exit, Exit::Usage);
         assert!(two.why.contains("1122334455667788, 1122999999999999"), "{two}");
+    }
+
+    #[test]
+    fn a_host_name_is_one_machine_or_none_or_refused() {
+        let row = |id: &str, host: &str| json!({ "id": id, "hostname": host });
+        let items = vec![row("1122", "web-1"), row("3344", "db"), row("5566", "DB"), row("7788", "web-10")];
+        let rows = Rows { items, next: None };
+        assert_eq!(host("WEB-1", &rows).unwrap(), "1122");
+        assert_eq!(host("web", &rows).unwrap_err().exit, Exit::NotFound);
+        let two = host("db", &rows).unwrap_err();
+        assert!(two.exit == Exit::Usage && two.why.contains("3344, 5566"), "{two}");
+    }
+
+    #[test]
+    fn what_cannot_be_a_host_name_is_none() {
+        assert!(is_host_name("web-1") && is_host_name("a_b.example.org"));
+        for text in ["", ".", "a..b", "../x", "a b", "a/b", "ü", &"x".repeat(254)] {
+            assert!(!is_host_name(text), "{text}");
+        }
     }
 
     #[test]

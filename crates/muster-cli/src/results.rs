@@ -143,7 +143,7 @@ impl Sink {
             _ => {}
         }
         match self.format {
-            Format::Jsonl => self.out.line(line.trim_end()),
+            Format::Jsonl => self.out.json_text(line.trim_end()),
             Format::Csv => {
                 let text = self.csv(row);
                 self.out.bytes(text.as_bytes())
@@ -242,9 +242,12 @@ impl Sink {
     }
 }
 
-/// Returns a field of CSV. Text of machines is kept from being taken for a formula by a spreadsheet.
+/// Returns a field of CSV. Text of machines is kept from being taken for a formula by a spreadsheet, which passes over what
+/// is blank before one.
 fn cell(text: String) -> String {
-    let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text };
+    let first = text.trim_start_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}');
+    let is_formula = first.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']) || text.starts_with(['\t', '\r']);
+    let text = if is_formula { format!("'{text}") } else { text };
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 

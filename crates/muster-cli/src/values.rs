@@ -4,20 +4,20 @@ use crate::Failure;
 use muster_core::Timestamp;
 use std::time::{Duration, SystemTime};
 
-/// Reads a length of time such as `500ms`, `30s`, `2m`, `4h` or `30d`.
+/// The longest length of time that is taken, as in the configuration: 100 years.
+const DURATION_MAX: Duration = Duration::from_hours(100 * 366 * 24);
+
+/// Reads a length of time as the configuration does: `500ms`, `30s`, `1h 30m`, `5 minutes`, `30d`, `2w`. A day has 24 hours;
+/// months and years have no fixed length and are refused, as are negative lengths.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("write a number and a unit (ms, s, m, h, d), such as 30s or 2h, not {text:?}");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
-    let unit_ms: u64 = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
+    let wrong = || {
+        let text = muster_core::text::cut(text, 64);
+        format!("write a number and a unit (ms, s, m, h, d, w), such as 30s or 2h, not {text:?}")
     };
-    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
+    let span: jiff::Span = text.trim().parse().map_err(|_| wrong())?;
+    let length = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    let length = Duration::try_from(length).map_err(|_| wrong())?;
+    if length > DURATION_MAX { Err(wrong()) } else { Ok(length) }
 }
 
 /// Checks the name of a fleet.
@@ -107,7 +107,10 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2h"), Ok(Duration::from_hours(2)));
         assert_eq!(duration("30d"), Ok(Duration::from_hours(720)));
-        for wrong in ["", "30", "s", "-1s", "1.5h", "2 h", "99999999999999999d", "1w", "٣s"] {
+        assert_eq!(duration("2w"), Ok(Duration::from_hours(336)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
+        assert_eq!(duration("5 minutes"), Ok(Duration::from_mins(5)));
+        for wrong in ["", "30", "s", "-1s", "99999999999999999d", "1y", "1mo", "٣s", "101 years"] {
             assert!(duration(wrong).unwrap_err().contains("30s or 2h"), "{wrong}");
         }
     }

@@ -8,6 +8,7 @@ mod database;
 mod dev;
 mod import;
 mod serve;
+mod usage;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -115,15 +116,15 @@ fn definition() -> clap::Command {
 }
 
 fn main() -> ExitCode {
-    let json = |matches: &clap::ArgMatches| matches.get_flag("json");
     let definition = definition();
     let words = commands::ask::arrange(&definition, std::env::args_os().collect());
-    let matches = definition.get_matches_from(words);
-    let json = json(&matches);
-    let cli = match Cli::from_arg_matches(&matches) {
+    let is_json = usage::is_json(&words);
+    let parsed = definition.try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => return usage::end(&error, is_json),
     };
+    let json = cli.globals.json;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => ExitCode::from(tell(&failure, json)),
@@ -159,7 +160,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 /// Runs a command that speaks with a server, unless it turns out to need none.
 fn operate(command: Operator, globals: &Globals, out: Output) -> Result<(), Failure> {
     let offline = match &command {
-        Operator::Ask(args) => args.module_help().map(|help| out.bytes(help.as_bytes())),
+        Operator::Ask(args) => args.module_help().map(|help| out.help(&help)),
         Operator::Agent(args) => args.run_offline(out),
         Operator::Target(args) => args.run_offline(out),
         _ => None,
@@ -216,7 +217,7 @@ async fn until_interrupted(command: impl Future<Output = Result<(), Failure>>) -
         biased;
         result = command => result,
         Ok(()) = tokio::signal::ctrl_c() => {
-            Err(Failure::new(Exit::Interrupted, "interrupted", "what was asked of the server may still happen"))
+            Err(Failure::new(Exit::Interrupted, "interrupted", "if anything was asked of the server, it may still happen"))
         }
     }
 }

@@ -150,10 +150,28 @@ fn a_fresh_server_is_found_by_its_data_directory_and_shows_itself() {
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(status["database"], "sqlite");
     assert!(server.text(&["server", "status"]).contains("sqlite"));
-    for list in ["agent list", "message list", "broadcast list", "file list", "event list", "agent dead-letters"] {
+    for list in [
+        "agent list",
+        "message list",
+        "broadcast list",
+        "file list",
+        "event list",
+        "agent dead-letters",
+        "action list",
+        "investigator list",
+        "journal list",
+        "report offline",
+        "target list",
+        "service list",
+        "token list",
+        "enrol-token list",
+        "trust status",
+        "module list",
+        "doctor",
+    ] {
         let args: Vec<_> = list.split(' ').collect();
         assert!(server.json(&args)["items"].is_array(), "{list}");
-        server.text(&args);
+        server.run(&args);
     }
     assert!(server.text(&["service", "list"]).contains("Sink"));
     let doctor = server.run(&["doctor"]);
@@ -166,7 +184,11 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_to_do() {
     let unknown = "00000000000000aa";
     for (code, wanted, args) in [
         (2, "Usage", &["agent", "lst"] as &[&str]),
-        (2, "hexadecimal", &["agent", "show", "web-1"]),
+        (2, "hexadecimal", &["agent", "show", "web 1"]),
+        (3, "host name", &["agent", "show", "web-1"]),
+        (2, "whole number", &["agent", "list", "--limit", "x"]),
+        (2, "at least 1", &["agent", "list", "--limit", "0"]),
+        (2, "--token-in-clear", &["--url", "http://muster.example", "--token", "t", "agent", "list"]),
         (3, unknown, &["agent", "show", unknown]),
         (3, "agent list", &["agent", "show", "00aa"]),
         (3, "no file", &["file", "delete", "Updates", "nothing"]),
@@ -183,6 +205,42 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_to_do() {
     let (exit, said) = server.fails(&["--json", "agent", "show", unknown]);
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((exit, &said["error"]["exit"]), (3, &Value::from(3)));
+}
+
+#[test]
+fn a_program_that_asks_for_json_gets_json_whatever_goes_wrong() {
+    let run = |words: &[&str]| muster().args(words).output().unwrap();
+    for words in [
+        &["--json", "agent", "lst"][..],
+        &["agent", "list", "--limit", "x", "--json"],
+        &["--json"],
+        &["--json", "module", "help", "nosuch"],
+        &["--json", "ask", "nosuch"],
+    ] {
+        let output = run(words);
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("{words:?}: {output:?}"));
+        let code = output.status.code().unwrap();
+        assert!([2, 3].contains(&code) && error["error"]["exit"] == code, "{words:?}: {error}");
+        assert!(!error["error"]["why"].as_str().unwrap().is_empty(), "{words:?}: {error}");
+    }
+    for (words, wanted) in [
+        (&["--json", "module", "help", "file"][..], "-path"),
+        (&["module", "run", "file", "help", "--json"], "-path"),
+        (&["--json", "agent", "--help"], "Usage"),
+        (&["--json", "help", "agent"], "Usage"),
+    ] {
+        let output = run(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        let help: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{words:?}: {output:?}"));
+        assert!(help["help"].as_str().unwrap().contains(wanted), "{words:?}: {help}");
+    }
+    let version: Value = serde_json::from_slice(&run(&["--json", "--version"]).stdout).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    let plain = run(&["agent", "lst"]);
+    assert!(
+        plain.status.code() == Some(2) && String::from_utf8_lossy(&plain.stderr).starts_with("error: "),
+        "{plain:?}"
+    );
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Args {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let operations = match of_words(&self.words) {
             Ok(operations) => operations,
-            Err(Words::Help(text)) => return context.out.bytes(text.as_bytes()),
+            Err(Words::Help(text)) => return context.out.help(&text),
             Err(Words::Wrong(failure)) => return Err(*failure),
         };
         self.how.check(context.out)?;

@@ -27,7 +27,9 @@ pub async fn run(globals: &Globals, offline: impl FnOnce() -> Vec<Check>) -> Res
         Ok(api) => {
             if let Err(failure) = server(&api, &mut checks).await {
                 exit = failure.exit;
-                checks.push(failed("server", &failure));
+                // That somebody answers is one thing, and what is answered another.
+                let name = if checks.iter().any(|check| check.name == "server") { "access" } else { "server" };
+                checks.push(failed(name, &failure));
             }
         }
     }
@@ -49,7 +51,14 @@ fn check(name: &str, outcome: &str, found: impl Into<String>, advice: Option<&st
 
 fn failed(name: &str, failure: &Failure) -> Check {
     let on = if failure.on.is_empty() { String::new() } else { format!(" ({})", failure.on) };
-    check(name, "failed", format!("{}{on}: {}", failure.what, failure.why), Some(&failure.next))
+    // Whoever reads this has called the doctor.
+    let next = failure.next.replace("; `muster doctor` looks closer", "").replace("`muster doctor` looks closer", "");
+    check(
+        name,
+        "failed",
+        format!("{}{on}: {}", failure.what, failure.why),
+        Some(&next).filter(|next| !next.is_empty()).map(String::as_str),
+    )
 }
 
 /// Looks at what a server on this machine left behind; nothing when the server is elsewhere.
@@ -95,7 +104,7 @@ async fn server(api: &Api, checks: &mut Vec<Check>) -> Result<(), Failure> {
         let found = format!("{} answers {}", api.url(), answer.status());
         check("server", "failed", found, Some("is this address a Muster server's operators' door?"))
     });
-    if api.url().scheme() == "http" && !is_here(api.url()) {
+    if api.url().scheme() == "http" && !connect::is_here(api.url()) {
         let advice = "give the server a certificate for its operators' door and use https";
         checks.push(check("encryption", "warning", "the access token travels unencrypted", Some(advice)));
     }
@@ -114,15 +123,6 @@ async fn server(api: &Api, checks: &mut Vec<Check>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn is_here(url: &url::Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
 /// Compares the server's clock, as the answer dates itself, with this machine's.
 fn clocks(headers: &reqwest::header::HeaderMap) -> Option<Check> {
     let date = headers.get(reqwest::header::DATE)?.to_str().ok()?;
@@ -139,7 +139,7 @@ fn clocks(headers: &reqwest::header::HeaderMap) -> Option<Check> {
 
 fn tell(out: Output, checks: &[Check]) -> Result<(), Failure> {
     if out.json {
-        return out.json(&checks);
+        return out.items(&checks);
     }
     let mut table = Table::new(&["CHECK", "OUTCOME", "FOUND", "WHAT TO DO"]);
     for check in checks {

@@ -70,7 +70,7 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
     const WHAT: &str = "could not list enrolment tokens";
     let answer = context.api.get(WHAT, &["enrol-tokens"], &()).await?;
     if context.out.json {
-        return context.out.json(&answer);
+        return context.out.items(&answer);
     }
     let mut table = Table::new(&["NAME", "USES LEFT", "LABELS", "CREATED", "EXPIRES"]);
     for row in context.api.read::<Vec<EnrolTokenRow>>(WHAT, &answer)? {

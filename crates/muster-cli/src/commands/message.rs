@@ -299,7 +299,7 @@ async fn show(context: &Context, id: &str, raw: bool) -> Result<(), Failure> {
             let why = "the message has no data, or it is no longer kept";
             return Err(Failure::new(Exit::NotFound, format!("could not write the data of message {id}"), why));
         };
-        return context.out.bytes(&bytes);
+        return context.out.foreign(&bytes);
     }
     if context.out.json {
         return context.out.json(&answer);

@@ -81,7 +81,7 @@ impl Args {
     pub fn run(self, out: Output) -> Result<(), Failure> {
         match self.command {
             Command::List | Command::Help { name: None } => list(out),
-            Command::Help { name: Some(name) } => out.bytes(help(find(&name)?).as_bytes()),
+            Command::Help { name: Some(name) } => out.help(&help(find(&name)?)),
             Command::Params { name, arguments } => match params_from_args(&name, &arguments) {
                 Ok(parameters) => out.json(&parameters),
                 Err(error) => explain(out, &name, &error),
@@ -100,7 +100,7 @@ fn find(name: &str) -> Result<&'static dyn Module, Failure> {
 fn list(out: Output) -> Result<(), Failure> {
     let modules = registry::built_in().iter().map(|module| module.info());
     if out.json {
-        return out.json(&modules.collect::<Vec<_>>());
+        return out.items(&modules.collect::<Vec<_>>());
     }
     let mut table = Table::new(&["MODULE", "WEIGHT", "CHANGES", "WHAT IT ANSWERS"]);
     for info in modules {
@@ -115,7 +115,10 @@ fn explain(out: Output, name: &str, error: &ArgumentError) -> Result<(), Failure
     let next =
         if registry::find(name).is_some() { format!("muster module help {name}") } else { "muster module list".into() };
     match error {
-        ArgumentError::Help(text) => out.bytes(text.as_bytes()),
+        ArgumentError::Help(text) => out.help(text),
+        other if registry::find(name).is_none() => {
+            Err(Failure::new(Exit::NotFound, "could not make the module's parameters", other.to_string()).next(next))
+        }
         other => Err(Failure::usage("could not make the module's parameters", other.to_string()).next(next)),
     }
 }

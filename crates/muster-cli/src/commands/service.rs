@@ -28,7 +28,7 @@ impl Args {
         let Command::List = self.command;
         let answer = context.api.get(WHAT, &["services"], &()).await?;
         if context.out.json {
-            return context.out.json(&answer);
+            return context.out.items(&answer);
         }
         let mut table = Table::new(&["SERVICE", "KIND", "STATE", "PENDING", "LAG", "PARKED", "LOST", "LAST ERROR"]);
         for row in context.api.read::<Vec<ServiceRow>>(WHAT, &answer)? {

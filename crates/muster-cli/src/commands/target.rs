@@ -139,7 +139,8 @@ async fn save_theirs(context: &Context, name: &str) -> Result<(), Failure> {
 fn saved(out: crate::Output) -> Result<(), Failure> {
     let kept = Kept::read()?;
     if out.json {
-        return out.json(kept.targets());
+        let row = |(name, target): (&String, &String)| serde_json::json!({ "name": name, "target": target });
+        return out.items(&kept.targets().iter().map(row).collect::<Vec<_>>());
     }
     let mut table = Table::new(&["NAME", "TARGET"]);
     for (name, target) in kept.targets() {
@@ -202,7 +203,7 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
     const WHAT: &str = "could not list the named targets";
     let answer = context.api.get(WHAT, &["named-targets"], &()).await?;
     if context.out.json {
-        return context.out.json(&answer);
+        return context.out.items(&answer);
     }
     let mut table = Table::new(&["NAME", "TARGET", "DESCRIPTION", "CHANGED", "BY"]);
     for row in context.api.read::<Vec<NamedTargetRow>>(WHAT, &answer)? {

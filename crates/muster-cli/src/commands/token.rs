@@ -86,7 +86,7 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
     const WHAT: &str = "could not list tokens";
     let answer = context.api.get(WHAT, &["tokens"], &()).await?;
     if context.out.json {
-        return context.out.json(&answer);
+        return context.out.items(&answer);
     }
     let mut table = Table::new(&["NAME", "ROLE", "CREATED", "EXPIRES"]);
     for row in context.api.read::<Vec<TokenRow>>(WHAT, &answer)? {

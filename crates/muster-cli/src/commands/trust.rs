@@ -342,7 +342,7 @@ async fn status(context: &Context, query: &TrustQuery) -> Result<(), Failure> {
     const WHAT: &str = "could not look what machines believe";
     let answer = context.api.get(WHAT, &["trust"], query).await?;
     if context.out.json {
-        return context.out.json(&answer);
+        return context.out.items(&answer);
     }
     let rows: Vec<TrustRow> = context.api.read(WHAT, &answer)?;
     let mut table = Table::new(&["MACHINES", "KEYRING", "KEYS", "WEIGHTS", "MODULES", "REFUSED", "SUCH AS"]);

@@ -72,6 +72,11 @@ fn csv_has_a_head_once_and_quotes_what_needs_it() {
     );
     assert!(!sink.csv(&row(2, "b", &json!([]))).contains("hostname"));
     assert_eq!(cell("=1+1".to_owned()), "'=1+1");
+    for formula in [" =1+1", "\u{a0}=1", "\u{feff}@x", "\u{3000}+1", "\x0b-1", "\t1", "＝1"] {
+        assert!(cell(formula.to_owned()).starts_with('\''), "{formula:?}");
+    }
+    assert_eq!(cell("\n=1".to_owned()), "\"'\n=1\"");
+    assert_eq!(cell(" plain = 1".to_owned()), " plain = 1");
 }
 
 #[test]

@@ -30,9 +30,12 @@ async fn a_machine_is_listed_shown_labelled_asked_and_blocked() {
     assert!(muster(&["agent", "contacts", &id]).contains("127.0.0.1"));
     let noted = muster(&["agent", "minimum", &id, "2", "--module", "file", "--reason", "two people"]);
     assert!(noted.contains("file") && noted.contains('2'), "{noted}");
-    assert_eq!(json(&muster(&["agent", "weights", &id, "--json"]))[0]["minimum"], 2);
+    assert_eq!(json(&muster(&["agent", "weights", &id, "--json"]))["items"][0]["minimum"], 2);
     muster(&["agent", "minimum", &id, "0", "--module", "file"]);
-    assert_eq!(json(&muster(&["agent", "weights", &id, "--json"])), serde_json::json!([]));
+    assert_eq!(json(&muster(&["agent", "weights", &id, "--json"]))["items"], serde_json::json!([]));
+    // Its host name stands for it, as long as no other machine has it.
+    let host = shown["hostname"].as_str().unwrap().to_owned();
+    assert_eq!(json(&muster(&["agent", "show", &host.to_uppercase(), "--json"]))["id"], id.as_str());
     muster(&["agent", "block", &id, "--reason", "under test"]);
     assert!(muster(&["agent", "show", &id]).contains("blocked"));
     muster(&["agent", "unblock", &id]);

@@ -7,8 +7,8 @@ use muster_core::{AgentState, Timestamp};
 use muster_store::actions::ResultPut;
 use muster_store::agents::{ContactPut, Effect};
 use muster_store::{
-    ActionStore, AgentStore, ClusterStore, DatabaseKind, ErrorKind, InvestigatorStore, JournalStore, Password, Role,
-    Roles, SqlStore,
+    ActionStore, AgentStore, ClusterStore, DatabaseKind, ErrorKind, InvestigatorStore, JournalStore, Password,
+    ReportStore, Role, Roles, SqlStore,
 };
 use std::collections::BTreeMap;
 

@@ -407,7 +407,7 @@ pub(crate) async fn detail(context: &Context, what: &str, id: i64) -> Result<(Va
 pub(super) async fn show(context: &Context, id: i64, raw: bool) -> Result<(), Failure> {
     let (answer, detail) = detail(context, &format!("could not show action {id}"), id).await?;
     if raw {
-        return context.out.line(&detail.action);
+        return context.out.foreign(format!("{}\n", detail.action).as_bytes());
     }
     if context.out.json {
         return context.out.json(&answer);

@@ -4,7 +4,7 @@ use super::{file, packing};
 use crate::commands::named::written_out;
 use crate::save::{self, ReplaceArgs};
 use crate::values::duration;
-use crate::{Context, Failure, Globals, Output, values};
+use crate::{Context, Exit, Failure, Globals, Output, values};
 use muster_core::action::{Action, Description, Json, Operation, SYNTAX_VERSION, Threat};
 use muster_core::{Timestamp, limits};
 use muster_modules::{ArgumentError, params_from_args, registry};
@@ -81,7 +81,7 @@ impl NewArgs {
         let mut operations = parsed(&self.operations)?;
         match of_words(&self.words) {
             Ok(more) => operations.extend(more),
-            Err(Words::Help(text)) => return out.bytes(text.as_bytes()),
+            Err(Words::Help(text)) => return out.help(&text),
             Err(Words::Wrong(failure)) => return Err(*failure),
         }
         let now = values::now();
@@ -157,13 +157,13 @@ pub(crate) fn of_words(words: &[String]) -> Result<Vec<Operation>, Words> {
         let parameters = params_from_args(&part[0], &part[1..]).map_err(|error| match error {
             ArgumentError::Help(text) => Words::Help(text),
             other => {
-                let next = match registry::find(&part[0]) {
-                    Some(_) => format!("muster module help {}", part[0]),
-                    None => "muster module list; --operation for modules of other programs".to_owned(),
+                let what = "could not make the module's parameters";
+                let failure = match registry::find(&part[0]) {
+                    Some(_) => Failure::usage(what, other.to_string()).next(format!("muster module help {}", part[0])),
+                    None => Failure::new(Exit::NotFound, what, other.to_string())
+                        .next("muster module list; --operation for modules of other programs"),
                 };
-                Words::Wrong(Box::new(
-                    Failure::usage("could not make the module's parameters", other.to_string()).next(next),
-                ))
+                Words::Wrong(Box::new(failure))
             }
         })?;
         let parameters = Json::parse(parameters.to_string()).expect("what was written as JSON reads as JSON");

@@ -50,7 +50,7 @@ pub(super) async fn list(context: &Context, id: &str) -> Result<(), Failure> {
 
 async fn show(context: &Context, what: &str, answer: &Value) -> Result<(), Failure> {
     if context.out.json {
-        return context.out.json(answer);
+        return context.out.items(answer);
     }
     let rows: Vec<ModuleRuleRow> = context.api.read(what, answer)?;
     let names = names(context, &rows).await;

@@ -59,8 +59,9 @@ impl ImportArgs {
             Command::Mig { whitelist, out } => {
                 let imported = import::mig::white_list(&read(&whitelist)?)
                     .map_err(|error| Failure::new(Exit::Usage, WHAT, error.to_string()).on(whitelist.display()))?;
-                write_new(&out, &imported.config.to_text())?;
-                return tell(Output::new(globals.json), &out, &imported);
+                let owner = owner_of(None)?;
+                write_new(&out, &imported.config.to_text(), owner.as_ref())?;
+                return tell(Output::new(globals.json), &out, &imported, owner.as_ref());
             }
         };
         let absolute = std::path::absolute(&path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;

@@ -167,7 +167,6 @@ fn a_fresh_server_is_found_by_its_data_directory_and_shows_itself() {
         "enrol-token list",
         "trust status",
         "module list",
-        "doctor",
     ] {
         let args: Vec<_> = list.split(' ').collect();
         assert!(server.json(&args)["items"].is_array(), "{list}");
@@ -176,6 +175,8 @@ fn a_fresh_server_is_found_by_its_data_directory_and_shows_itself() {
     assert!(server.text(&["service", "list"]).contains("Sink"));
     let doctor = server.run(&["doctor"]);
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("admin token"), "{doctor:?}");
+    let doctor: Value = serde_json::from_slice(&server.run(&["--json", "doctor"]).stdout).unwrap();
+    assert!(doctor["items"][0]["name"].is_string(), "{doctor}");
 }
 
 #[test]

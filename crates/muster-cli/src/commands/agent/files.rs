@@ -246,6 +246,10 @@ mod tests {
         assert!(Setup { labels, ..setup(AgentFormat::Muster) }.plan().is_err());
         let fleet = table(&Setup { fleet: Some("prod".into()), ..setup(AgentFormat::Muster) });
         assert_eq!(fleet["fleet"].as_str(), Some("prod"));
+        for wrong in ["", "two words", "pröd", &"x".repeat(65)] {
+            let named = Setup { fleet: Some(wrong.to_owned()), ..setup(AgentFormat::Muster) };
+            assert!(named.plan().is_err(), "{wrong}");
+        }
     }
 
     #[test]

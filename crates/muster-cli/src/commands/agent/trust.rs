@@ -60,6 +60,10 @@ impl TrustArgs {
             let why = format!("{ADMINISTRATORS_MIN} administrators must sign a document, and there would be fewer");
             return Err(Failure::usage(WHAT, why).next("give --administrator for each of them"));
         }
+        if !administrators.is_empty() && self.fleet.is_none() {
+            let why = "documents of trust name their fleet, and a machine without one takes none";
+            return Err(Failure::usage(WHAT, why).next("say which fleet the machine belongs to: --fleet NAME"));
+        }
         plan_keys(plan, ADMINISTRATORS, &administrators);
         self.plan_orders(plan, &keys)
     }
@@ -180,5 +184,10 @@ mod tests {
         let mut lonely = args(dir.path(), &[ALICE], 1);
         lonely.administrators = lonely.keys.clone();
         assert!(planned(&lonely).unwrap_err().why.contains("2 administrators"));
+        let two = args(dir.path(), &[ALICE, BOB], 1);
+        let mut nowhere = TrustArgs { administrators: two.keys, ..args(dir.path(), &[], 1) };
+        assert!(planned(&nowhere).unwrap_err().next.contains("--fleet"));
+        nowhere.fleet = Some("prod".to_owned());
+        assert_eq!(planned(&nowhere).unwrap().directories, [ADMINISTRATORS]);
     }
 }

@@ -10,7 +10,7 @@ use crate::gates::Network;
 use metrics::counter;
 use muster_core::contact::IncomingMessage;
 use muster_core::system::{self, SystemMessage};
-use muster_core::{Address, AgentId, Message, MessageId, ResourceUsage, Timestamp, limits, retry, text};
+use muster_core::{Address, AgentId, AgentState, Message, MessageId, ResourceUsage, Timestamp, limits, retry, text};
 use muster_store::agents::{DeadLetter, Effect, Intake, Recorded, Taken};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};

@@ -59,10 +59,10 @@ impl Actions {
             return refuse("the cancellation wants to be remembered for too long");
         }
         let said = Cancellation { fleet: &cancel.fleet, order: &key, until };
-        let signed = said.verify(&self.believed().keyring, &cancel.signature, now);
-        let signed =
-            signed.map_err(|error| NotCancelled::Refused(format!("the cancellation does not count: {error}")))?;
-        let signer = signed.signer.to_string();
+        let verified = said.verify(&self.believed().keyring, &cancel.signature, now);
+        let signature =
+            verified.map_err(|error| NotCancelled::Refused(format!("the cancellation does not count: {error}")))?;
+        let signer = signature.signer.to_string();
         if let Some(order) = self.ledger().as_ref().and_then(|ledger| ledger.content().order(&key).cloned()) {
             if !self.may_cancel(&order.modules, &order.signers, &signer) {
                 return refuse(&format!(
@@ -78,8 +78,8 @@ impl Actions {
             Some(ledger) => ledger.recall(key, &signer, until).map_err(NotCancelled::Disk)?,
             None => return refuse("the ledger of orders cannot be used: nothing runs here"),
         }
-        if signed.made <= now {
-            self.with_ledger(|ledger| ledger.raise_floor(signed.made));
+        if signature.made <= now {
+            self.with_ledger(|ledger| ledger.raise_floor(signature.made));
         }
         self.stop_recalled(&key, &signer);
         Ok(())

@@ -144,7 +144,7 @@ impl Content {
             }
             Line::Floor { at } => self.floor = self.floor.max(at),
             line @ (Line::Recalled { .. } | Line::RecallsFull { .. } | Line::Cancelled { .. }) => {
-                self.recalls.take(&line)
+                self.recalls.take(&line);
             }
         }
     }

@@ -159,7 +159,7 @@ async fn an_order_that_reached_the_old_key_is_answered_under_it() {
             (!is_killed, &old.as_bytes()[..])
         );
         let shown = machine.fleet.seen().introductions;
-        let shown = shown.iter().filter_map(|(_, words)| muster_proto::introduction::decode(words).handover).next();
+        let shown = shown.iter().find_map(|(_, words)| muster_proto::introduction::decode(words).handover);
         assert!(signed_by(&shown.unwrap().old_key, &answer));
         // The next order is answered under the new key.
         let next = machine.asked(Draft::new("count").signed(&[ONE])).await;

@@ -149,7 +149,7 @@ fn least(text: &str) -> usize {
     if whole <= WHOLE_MAX {
         return whole;
     }
-    let word = text.split(' ').map(|word| word.width()).max().unwrap_or_default();
+    let word = text.split(' ').map(UnicodeWidthStr::width).max().unwrap_or_default();
     if word > WORD_MAX { LONG_MIN } else { word }
 }
 

@@ -204,12 +204,12 @@ impl Deflated {
         Self { inflater, read: 0, output: Vec::new(), rest: BytesMut::new() }
     }
 
-    fn add(&mut self, piece: Bytes, share: &mut Share) -> Result<(), Answer> {
+    fn add(&mut self, piece: &[u8], share: &mut Share) -> Result<(), Answer> {
         self.read += piece.len();
         if self.read > limits::CONTACT_BYTES_MAX {
             return Err(too_long());
         }
-        let mut left = &piece[..];
+        let mut left = piece;
         while self.output.len() < INFLATED_AT_ONCE {
             match self.step(left, share)? {
                 (rest, More::Maybe) => left = rest,
@@ -274,7 +274,7 @@ impl Whole {
                 }
                 append(pieces, &piece, share)?;
             }
-            Self::Deflated(deflated) => deflated.add(piece, share)?,
+            Self::Deflated(deflated) => deflated.add(&piece, share)?,
         }
         Ok(())
     }

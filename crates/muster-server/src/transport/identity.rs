@@ -179,9 +179,8 @@ mod tests {
     use std::net::IpAddr;
     use std::sync::Arc;
 
-    fn line(_: &'static str) -> Option<u64> {
-        Some(0)
-    }
+    /// Every line is written.
+    const LINE: fn(&'static str) -> Option<u64> = |_| Some(0);
 
     struct Given {
         pem: String,
@@ -218,7 +217,7 @@ mod tests {
 
     fn status(frontend: Frontend, pairs: &[(&str, &str)]) -> Result<Vec<u8>, u16> {
         let (options, connection) = behind(frontend);
-        agent_key(&options, &connection, &headers(pairs), line).map_err(|answer| answer.status.as_u16())
+        agent_key(&options, &connection, &headers(pairs), LINE).map_err(|answer| answer.status.as_u16())
     }
 
     #[test]
@@ -268,7 +267,7 @@ mod tests {
         let stranger: IpAddr = "10.0.0.1".parse().unwrap();
         let from = |presented| Connection::new(presented, "10.0.0.1:9".into(), Some(stranger));
         let ask = |options: &Options, presented| {
-            agent_key(options, &from(presented), &headers, line).map(drop).map_err(|answer| answer.status.as_u16())
+            agent_key(options, &from(presented), &headers, LINE).map(drop).map_err(|answer| answer.status.as_u16())
         };
         let proxy_key = given().key;
         assert_eq!(ask(&options, Presented::Key(proxy_key.clone())), Err(403));
@@ -277,9 +276,9 @@ mod tests {
         assert_eq!(ask(&options, Presented::Key(given().key)), Err(403));
         assert_eq!(ask(&options, Presented::Nothing), Err(403));
         let local = Connection::new(Presented::Nothing, "local".into(), None);
-        assert!(agent_key(&options, &local, &headers, line).is_ok());
+        assert!(agent_key(&options, &local, &headers, LINE).is_ok());
         let mapped = Connection::new(Presented::Nothing, String::new(), Some("::ffff:127.0.0.1".parse().unwrap()));
-        assert!(agent_key(&options, &mapped, &headers, line).is_ok());
+        assert!(agent_key(&options, &mapped, &headers, LINE).is_ok());
     }
 
     #[test]
@@ -289,7 +288,7 @@ mod tests {
         let options = Options::default();
         let ask = |presented| {
             let connection = Connection::new(presented, "127.0.0.1:9".into(), Some("127.0.0.1".parse().unwrap()));
-            agent_key(&options, &connection, &headers, line).map_err(|answer| answer.status.as_u16())
+            agent_key(&options, &connection, &headers, LINE).map_err(|answer| answer.status.as_u16())
         };
         assert_eq!(ask(Presented::Key(own.clone())), Ok(own));
         assert_eq!(ask(Presented::Nothing), Err(401));

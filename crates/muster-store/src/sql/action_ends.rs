@@ -91,8 +91,8 @@ async fn page(tx: &mut Tx, work: &Work, next: &'static str, rows: u32) -> Result
 /// cancellation, if somebody signed it: they would not believe another.
 pub(super) async fn cancel_step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     let mut fields = tx.query_one(CALLBACK, params![work.id]).await?.fields("action_rows");
-    let word = Payload { type_url: fields.take()?, value: fields.take()? };
-    let next = if word.type_url.is_empty() { NEXT_OPEN } else { NEXT_CANCELLED };
+    let notice = Payload { type_url: fields.take()?, value: fields.take()? };
+    let next = if notice.type_url.is_empty() { NEXT_OPEN } else { NEXT_CANCELLED };
     let page = page(tx, work, next, work.limits.rows.min(CANCEL_ROWS_MAX)).await?;
     let mut told: Vec<(AgentId, i64, String)> = Vec::new();
     for row in tx.query(HANDED_OUT, params![work.id, page.after, page.upto]).await? {
@@ -102,10 +102,11 @@ pub(super) async fn cancel_step(tx: &mut Tx, work: &Work) -> Result<Worked, Stor
     let withdrawn = MessageResult::failed(work.now, "The action was called back.");
     let orders: Vec<_> = told.iter().map(|(_, number, _)| order_id(work.id, *number, work.created)).collect();
     set_results(tx, orders.iter().map(|id| (id, &withdrawn))).await?;
-    if word.type_url.is_empty() {
+    if notice.type_url.is_empty() {
         told.clear();
     }
-    let messages: Vec<Message> = told.iter().map(|(agent, number, _)| callback(work, *agent, *number, &word)).collect();
+    let messages: Vec<Message> =
+        told.iter().map(|(agent, number, _)| callback(work, *agent, *number, &notice)).collect();
     let due = work.now.minus(Duration::from_nanos(1));
     let rows: Vec<NewRow<'_>> = messages.iter().map(|message| NewRow::waiting(message, due)).collect();
     store(tx, &rows, None).await?;

@@ -24,6 +24,9 @@ pub(super) const NAMES: &[&str] = &[
     "a real cancellation, again and again",
 ];
 
+/// Makes what a server tries with an order.
+type CancelOf = fn(&Order) -> ActionCancel;
+
 /// A cancellation, before it is signed; its text is written here a second time.
 pub(super) struct Cancel {
     pub(super) fleet: String,
@@ -68,7 +71,7 @@ async fn nobody_but_people_calls_back_what_people_ordered() {
     for name in ["the next", "the one after", "the one after that"] {
         stage.a_good_order_runs(name).await;
     }
-    let rows: &[(&str, fn(&Order) -> ActionCancel)] = &[
+    let rows: &[(&str, CancelOf)] = &[
         ("a cancellation that nobody signed", |order| Cancel::of(order).with(9, String::new())),
         ("a cancellation by a stranger", |order| Cancel::of(order).signed(9, &PEOPLE.stranger)),
         ("a cancellation by somebody who weighs less", |order| Cancel::of(order).signed(9, &PEOPLE.bob)),

@@ -3,7 +3,7 @@
 //! Stays true: a key is on the disk before anything uses it. During a rekey the next key waits in its own file, so
 //! that a crash at any point leaves a usable key, and at most one change of identity. The old key is kept beside the new
 //! one: it vouches for the new one until a server has taken it, it signs what came of orders that reached it, and where
-//! the new one is refused it goes on.
+//! the new one is refused it goes on. Its word is on the disk before the new key is: a new key without it may be refused.
 
 use crate::durable::{self, Sync};
 use muster_core::handover::handover_text;
@@ -125,7 +125,14 @@ pub(crate) fn recover(directory: &Path) -> Result<Option<Identity>, KeyError> {
     if next.exists() && read(&next).is_ok() {
         adopt_next(directory)?;
     }
-    look(directory)
+    let present = look(directory)?;
+    // A crash between the word and the key that it is for: that key was never there, and its demand comes again.
+    if let Some(present) = &present
+        && word(directory).is_some_and(|word| word.new != present.id.to_string())
+    {
+        word_remove(directory);
+    }
+    Ok(present)
 }
 
 /// Returns the key that was recovered, or makes one.
@@ -133,9 +140,21 @@ pub(crate) fn or_make(recovered: Option<Identity>, directory: &Path) -> Result<I
     recovered.map_or_else(|| make(&directory.join(KEY_FILE)), Ok)
 }
 
-/// Makes the next key. It is on the disk when this returns; [`adopt_next`] puts it to use.
-pub(crate) fn make_next(directory: &Path) -> Result<Identity, KeyError> {
-    make(&directory.join(NEXT_KEY_FILE))
+/// Makes the next key, for which the old one vouches: `demand` is the id of the message in which the server demanded it,
+/// and when that was. Both are on the disk when this returns; [`adopt_next`] puts the key to use. After an error or a crash
+/// there is either no next key, or one with its word.
+pub(crate) fn make_next(directory: &Path, old: &Identity, demand: (&[u8], Timestamp)) -> Result<Identity, KeyError> {
+    let path = directory.join(NEXT_KEY_FILE);
+    // One that is left of an earlier demand would be without its word from here on.
+    match std::fs::remove_file(&path) {
+        Ok(()) => durable::sync_directory_of(&path).map_err(|source| failed("remove", &path, source))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(failed("remove", &path, source)),
+    }
+    let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let next = Identity::of_key(PrivateKeyDer::Pkcs8(pair.serialize_der().into()))?;
+    vouch(directory, old, &next, demand)?;
+    write(&path, &pair)
 }
 
 /// Puts the next key in the place of the present one, which is kept as the old one.
@@ -151,12 +170,7 @@ pub(crate) fn adopt_next(directory: &Path) -> Result<(), KeyError> {
 
 /// Has the old key vouch for the new one. It is on the disk when this returns. `demand` is the id of the message in which
 /// the server demanded it; one of another length than servers give is a word for nothing, and none is written.
-pub(crate) fn vouch(
-    directory: &Path,
-    old: &Identity,
-    new: &Identity,
-    (demand, made): (&[u8], Timestamp),
-) -> Result<(), KeyError> {
+fn vouch(directory: &Path, old: &Identity, new: &Identity, (demand, made): (&[u8], Timestamp)) -> Result<(), KeyError> {
     let Some(demand) = demand.try_into().ok().map(MessageId::from_bytes) else { return Ok(()) };
     let text = handover_text(&old.public_key, &new.public_key, &demand, made);
     let Some(signature) = old.sign(text.as_bytes()) else { return Ok(()) };
@@ -174,7 +188,7 @@ pub(crate) fn vouch(
 
 /// Returns the old key's word for `present`, until a server has taken it. One that cannot be read is none.
 pub(crate) fn handover(directory: &Path, present: &Identity) -> Option<Handover> {
-    let word: Word = serde_json::from_slice(&std::fs::read(directory.join(HANDOVER_FILE)).ok()?).ok()?;
+    let word = word(directory)?;
     if word.new != present.id.to_string() {
         return None;
     }
@@ -186,8 +200,20 @@ pub(crate) fn handover(directory: &Path, present: &Identity) -> Option<Handover>
     })
 }
 
-/// Notes that a server has taken the present key: the old one need not vouch for it any more.
-pub(crate) fn taken(directory: &Path) {
+/// Notes that a server has taken the key of `id`: the old one need not vouch for it any more. Its word for another key, the
+/// next, stays.
+pub(crate) fn taken(directory: &Path, id: AgentId) {
+    if word(directory).is_none_or(|word| word.new == id.to_string()) {
+        word_remove(directory);
+    }
+}
+
+/// Reads the old key's word, for whatever key it is. One that cannot be read is none.
+fn word(directory: &Path) -> Option<Word> {
+    serde_json::from_slice(&std::fs::read(directory.join(HANDOVER_FILE)).ok()?).ok()
+}
+
+fn word_remove(directory: &Path) {
     let path = directory.join(HANDOVER_FILE);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -225,7 +251,7 @@ pub(crate) fn fall_back(directory: &Path) -> Result<Option<Identity>, KeyError> 
         return Ok(None);
     }
     durable::rename(&old, &key).map_err(|source| failed("rename", &old, source))?;
-    taken(directory);
+    word_remove(directory);
     read(&key).map(Some)
 }
 
@@ -246,12 +272,12 @@ struct Word {
 }
 
 fn make(path: &Path) -> Result<Identity, KeyError> {
-    let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    durable::replace(path, pair.serialize_pem().as_bytes(), Sync::Power).map_err(|source| KeyError::File {
-        verb: "write",
-        path: path.into(),
-        source,
-    })?;
+    write(path, &KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?)
+}
+
+fn write(path: &Path, pair: &KeyPair) -> Result<Identity, KeyError> {
+    let written = durable::replace(path, pair.serialize_pem().as_bytes(), Sync::Power);
+    written.map_err(|source| failed("write", path, source))?;
     // Read back, so that what is used is what is on the disk.
     read(path)
 }
@@ -270,6 +296,10 @@ mod tests {
 
     fn load_or_make(directory: &Path) -> Result<Identity, KeyError> {
         or_make(recover(directory)?, directory)
+    }
+
+    fn next_of(directory: &Path, old: &Identity) -> Identity {
+        make_next(directory, old, (&[7; 32], Timestamp::from_secs(9))).unwrap()
     }
 
     #[test]
@@ -294,7 +324,7 @@ mod tests {
     fn a_crash_in_a_rekey_leaves_exactly_one_usable_key() {
         let directory = tempfile::tempdir().unwrap();
         let old = load_or_make(directory.path()).unwrap();
-        let next = make_next(directory.path()).unwrap();
+        let next = next_of(directory.path(), &old);
         assert_ne!(old.id, next.id);
         // Crashed here: the next start goes on with the new key.
         assert_eq!(recover(directory.path()).unwrap().unwrap().id, next.id);
@@ -302,7 +332,7 @@ mod tests {
 
         assert_eq!(super::old(directory.path()).unwrap().0.id, old.id, "it is kept");
 
-        let third = make_next(directory.path()).unwrap();
+        let third = next_of(directory.path(), &next);
         adopt_next(directory.path()).unwrap();
         assert_eq!(look(directory.path()).unwrap().unwrap().id, third.id);
     }
@@ -312,8 +342,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
         let old = load_or_make(directory).unwrap();
-        let next = make_next(directory).unwrap();
-        vouch(directory, &old, &next, (&[7; 32], Timestamp::from_secs(9))).unwrap();
+        next_of(directory, &old);
         assert_eq!(handover(directory, &old), None, "it is no word for the old one");
         // Crashed here.
         let present = recover(directory).unwrap().unwrap();
@@ -324,7 +353,9 @@ mod tests {
         );
         old_forget(directory);
         assert!(super::old(directory).is_some(), "it may be needed yet");
-        taken(directory);
+        taken(directory, old.id);
+        assert!(handover(directory, &present).is_some(), "only the old key was taken");
+        taken(directory, present.id);
         assert_eq!(handover(directory, &present), None);
         assert!(fall_back(directory).unwrap().is_none(), "a key that was taken is not given up");
         old_forget(directory);
@@ -332,12 +363,44 @@ mod tests {
     }
 
     #[test]
+    fn there_is_no_new_key_without_the_old_ones_word() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let old = load_or_make(directory).unwrap();
+        // One that never took over, and another is demanded; but the word for it cannot be written.
+        next_of(directory, &old);
+        let word = directory.join(HANDOVER_FILE);
+        std::fs::remove_file(&word).unwrap();
+        std::fs::create_dir(&word).unwrap();
+        let refused = make_next(directory, &old, (&[8; 32], Timestamp::from_secs(9)));
+        assert!(refused.unwrap_err().to_string().contains(HANDOVER_FILE));
+        assert!(!directory.join(NEXT_KEY_FILE).exists());
+        assert_eq!(recover(directory).unwrap().unwrap().id, old.id);
+        std::fs::remove_dir(&word).unwrap();
+
+        // The word is written, and the key is not any more.
+        let next = directory.join(NEXT_KEY_FILE);
+        let blocked = next.with_file_name(format!("{NEXT_KEY_FILE}.tmp"));
+        std::fs::create_dir(&blocked).unwrap();
+        assert!(make_next(directory, &old, (&[8; 32], Timestamp::from_secs(9))).is_err());
+        assert!(word.exists() && !next.exists());
+        assert_eq!(recover(directory).unwrap().unwrap().id, old.id);
+        assert!(!word.exists(), "it is for a key that never was");
+        std::fs::remove_dir(&blocked).unwrap();
+
+        // The demand comes again.
+        let next = next_of(directory, &old);
+        let present = recover(directory).unwrap().unwrap();
+        assert_eq!(present.id, next.id);
+        assert_eq!(handover(directory, &present).unwrap().old_agent(), old.id);
+    }
+
+    #[test]
     fn a_new_key_that_nobody_takes_is_given_up_for_the_old_one() {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
         let old = load_or_make(directory).unwrap();
-        let next = make_next(directory).unwrap();
-        vouch(directory, &old, &next, (&[7; 32], Timestamp::from_secs(9))).unwrap();
+        let next = next_of(directory, &old);
         adopt_next(directory).unwrap();
         assert_eq!(fall_back(directory).unwrap().unwrap().id, old.id);
         assert_eq!(recover(directory).unwrap().unwrap().id, old.id);
@@ -350,7 +413,7 @@ mod tests {
     fn whoever_only_looks_leaves_the_change_of_keys_to_the_agent() {
         let directory = tempfile::tempdir().unwrap();
         let old = load_or_make(directory.path()).unwrap();
-        let next = make_next(directory.path()).unwrap();
+        let next = next_of(directory.path(), &old);
         assert_eq!(look(directory.path()).unwrap().unwrap().id, old.id);
         assert!(directory.path().join(NEXT_KEY_FILE).exists());
         adopt_next(directory.path()).unwrap();

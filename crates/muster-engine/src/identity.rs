@@ -70,16 +70,20 @@ impl Inner {
                 }
             }
         }
-        let admission = self.admission(from).map_err(|refusal| match why_not {
-            "" => refusal,
-            why => Refusal { reason: format!("{}; its old key does not let it in: {why}", refusal.reason), ..refusal },
-        })?;
+        let with_old_key = |refusal: Refusal| match (why_not, refusal.code) {
+            ("", _) => refusal,
+            (why, RefusalCode::EnrolmentRefused) => {
+                Refusal { reason: format!("{}; its old key does not let it in: {why}", refusal.reason), ..refusal }
+            }
+            _ => refusal,
+        };
+        let admission = self.admission(from).map_err(with_old_key)?;
         self.enrolment_rate(from)?;
         if admission.state == AgentState::Waiting {
             enrolment.state = AgentState::Waiting;
         }
         enrolment.token = admission.token;
-        self.enrol_as(enrolment, from, now).await
+        self.enrol_as(enrolment, from, now).await.map_err(with_old_key)
     }
 
     fn enrolment_rate(&self, from: &ContactFrom) -> Result<(), Refusal> {

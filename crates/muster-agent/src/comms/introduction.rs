@@ -56,7 +56,7 @@ impl Introducer {
         let mut taken = self.taken();
         if *taken != Some(id) {
             *taken = Some(id);
-            keys::taken(&self.directory);
+            keys::taken(&self.directory, id);
         }
     }
 

@@ -47,6 +47,12 @@ async fn a_token_lets_so_many_machines_in_and_gives_them_its_labels() {
     assert_eq!(agent.labels, [Label::client("linux"), Label::new("operator", "rack1")]);
     poll(&engine, &machine(1)).await;
     assert_eq!(refused(shows(2)).await, RefusalCode::EnrolmentRefused);
+    // Both are said: that the token does not hold, and why the old key does not help.
+    let labels = vec!["enrol-token:secret".to_owned()];
+    let unasked = ContactFrom { labels, ..vouched(1, MessageId::from_bytes([9; 32])) };
+    let refusal = engine.contact_poll(unasked, data(vec![])).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::EnrolmentRefused);
+    assert!(refusal.reason.contains("used up") && refusal.reason.contains("no new key was asked"), "{refusal}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use crate::scene::{CEILING, Scene};
 use muster_api::agents::{AgentDetail, AgentSummary, ContactRow, EventRow};
+use muster_api::messages::MessageRow;
 use muster_harness::agent::Agent;
 use muster_harness::client::{Client, Mode, enrolled};
 use muster_harness::investigator::Investigator;
@@ -133,8 +134,16 @@ async fn a_client_that_cannot_vouch_for_its_new_key_is_rekeyed_by_force_only() {
     let refused = output(&server, &["agent", "rekey", &id, "--reason", "a copy"]);
     let errors = said(&refused.stderr);
     assert!(!refused.status.success() && errors.contains("operator:web") && errors.contains("force"), "{errors}");
-    assert_eq!(server.rest.agent(&id).await.unwrap().pending_messages, 0);
+    // It was asked for its facts when it was approved, and for nothing else.
+    let asked = async || {
+        let messages: Vec<MessageRow> = server.rest.all(&format!("/messages?agent={id}")).await.unwrap();
+        let to_it = messages.into_iter().filter(|message| message.agent.as_deref() == Some(id.as_str()));
+        to_it.map(|message| message.message_type).collect::<Vec<_>>()
+    };
+    assert_eq!(asked().await, ["FactsRequest"]);
+    assert!(server.rest.agent(&id).await.unwrap().summary.rekey_asked.is_none());
     server.muster(&["agent", "rekey", &id, "--force", "--reason", "a copy"]).unwrap();
+    assert_eq!(asked().await.iter().filter(|message_type| *message_type == "RekeyRequest").count(), 1);
     assert_eq!(another(&server, &[&id]).await.state, "waiting");
 }
 

@@ -21,6 +21,8 @@ struct State {
     certified: Timestamp,
     /// The last handshake that was verified: what the clock said, and the moment by a clock that nobody sets.
     handshake: Option<(Timestamp, Instant)>,
+    /// What the clock said at the first of them.
+    first: Option<Timestamp>,
 }
 
 /// What can be kept.
@@ -30,12 +32,14 @@ pub(crate) struct Known {
     pub(crate) certified: Timestamp,
     /// A moment that is past, by the clock of this machine.
     pub(crate) clock: Timestamp,
+    /// When a server was first reached since the agent began, by the clock; not after `clock`.
+    pub(crate) reached: Timestamp,
 }
 
 impl Default for Vouched {
     fn default() -> Self {
         let built = BUILT.parse().map_or(Timestamp::EPOCH, Timestamp::from_secs);
-        Self(Mutex::new(State { certified: built, handshake: None }))
+        Self(Mutex::new(State { certified: built, handshake: None, first: None }))
     }
 }
 
@@ -49,7 +53,9 @@ impl Vouched {
     /// A server's certificate, made at `not_before`, was verified by the clock, which said `now`.
     pub(crate) fn handshake(&self, not_before: Timestamp, now: Timestamp) {
         self.certificate(not_before);
-        self.state().handshake = Some((now, Instant::now()));
+        let mut state = self.state();
+        state.handshake = Some((now, Instant::now()));
+        state.first.get_or_insert(now);
     }
 
     /// Returns what may be kept, when the clock says `now`. `None` before the first handshake.
@@ -58,7 +64,7 @@ impl Vouched {
         let (said, at) = state.handshake?;
         let expected = said.plus(at.elapsed());
         let clock = if now <= expected.plus(limits::TIME_FLOOR_SLACK) { now } else { expected };
-        Some(Known { certified: state.certified, clock })
+        Some(Known { certified: state.certified, clock, reached: state.first.unwrap_or(clock).min(clock) })
     }
 
     /// Returns the latest date that certificates and this program vouch for.
@@ -86,13 +92,15 @@ mod tests {
         vouched.certificate(at(-1000));
         assert_eq!(vouched.known(at(500_000_000)), None, "nobody was reached");
         vouched.handshake(at(-500), at(0));
-        assert_eq!(vouched.known(at(0)), Some(Known { certified: at(-500), clock: at(0) }));
+        assert_eq!(vouched.known(at(0)), Some(Known { certified: at(-500), clock: at(0), reached: at(0) }));
         tokio::time::advance(Duration::from_mins(60)).await;
         assert_eq!(vouched.known(at(3600)).unwrap().clock, at(3600));
         assert_eq!(vouched.known(at(3590)).unwrap().clock, at(3590));
         assert_eq!(vouched.known(at(500_000_000)).unwrap().clock, at(3600), "it ran ahead of the time that passed");
         vouched.handshake(at(-9000), at(3600));
         assert_eq!(vouched.certified(), at(-500), "it never sinks");
+        assert_eq!(vouched.known(at(3600)).unwrap().reached, at(0), "the first time counts");
+        assert_eq!(vouched.known(at(-60)).unwrap().reached, at(-60), "the clock was set back since");
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub fn judge(json: &[u8], world: &World<'_>) -> Result<Accepted, Refusal> {
     Ok(Accepted { action, parameters, key, signers, floor })
 }
 
-fn time_check(action: &Action, now: Timestamp, world: &World<'_>) -> Result<(), Refusal> {
+fn clock_check(world: &World<'_>) -> Result<(), Refusal> {
     if world.now.plus(limits::TIME_FLOOR_SLACK) < world.floor {
         let text = format!(
             "the clock says {}, but {} is known to be past, so it is at least {} behind: set the clock. If it was ahead before \
@@ -124,6 +124,11 @@ fn time_check(action: &Action, now: Timestamp, world: &World<'_>) -> Result<(), 
         );
         return Err(refuse(RefusalCode::ClockBehind, text));
     }
+    Ok(())
+}
+
+fn time_check(action: &Action, now: Timestamp, world: &World<'_>) -> Result<(), Refusal> {
+    clock_check(world)?;
     if let Some(expires) = world.trust_expires.filter(|expires| now > *expires) {
         let text = format!("the keyring or the weights expired at {expires}, and none newer came");
         return Err(refuse(RefusalCode::TrustExpired, text));
@@ -132,8 +137,12 @@ fn time_check(action: &Action, now: Timestamp, world: &World<'_>) -> Result<(), 
     action.window_length_check(world.window_max).map_err(|error| refused_format(&error))
 }
 
-/// A refusal for the window says what the machine's clock says: it may be the clock that is wrong.
+/// A refusal for the window says what the machine's clock says: it may be the clock that is wrong. Where that is known, it
+/// is the reason.
 fn outside(action: &Action, world: &World<'_>, error: &ActionError) -> Refusal {
+    if let (ActionError::Expired, Err(behind)) = (error, clock_check(world)) {
+        return behind;
+    }
     let Refusal { code, text } = refused_format(error);
     let now = world.now.max(world.floor);
     let (first, last) = action.signed_window();

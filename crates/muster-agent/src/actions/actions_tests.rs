@@ -1,5 +1,6 @@
 //! The service by itself: what waits for what.
 
+use super::ledger::Origin;
 use super::report::interrupted;
 use super::*;
 use crate::config::Config;
@@ -242,4 +243,21 @@ async fn what_is_past_stays_past_when_the_clock_is_set_back_and_the_agent_starts
     let before = now.minus(Duration::from_hours(48));
     let ledger = OrderLedger::open(&directory.path().join("orders"), true, before).unwrap();
     assert_eq!(ledger.content().floor(), floor);
+}
+
+#[tokio::test]
+async fn case_20_what_was_signed_after_the_first_contact_is_not_of_before_although_it_came_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let actions = service(directory.path(), 1000);
+    let in_2040 = Timestamp::from_secs(2_208_988_800);
+    let path = directory.path().join("orders-of-2040");
+    *actions.ledger() = Some(OrderLedger::open(&path, false, in_2040).unwrap());
+    let now = actions.clock.now();
+    let (reached, made) = (now.minus(Duration::from_secs(5)), now.minus(Duration::from_hours(24)));
+    actions.vouched.handshake(made, reached);
+    // The connection over which the first order comes is a later one.
+    actions.vouched.handshake(made, now);
+    actions.keep_time();
+    let since = actions.ledger().as_ref().unwrap().content().since();
+    assert_eq!(since, (Timestamp::from_secs(reached.to_parts().0), Origin::New));
 }

@@ -237,9 +237,9 @@ impl Content {
         self.header.in_contact
     }
 
-    /// Begins to remember at `now`, if the clock was ahead of it when the ledger was made.
-    fn begin_at(&mut self, now: Timestamp) {
-        let since = since(now, self.header.origin);
+    /// Begins to remember at `at`, if the clock was ahead of it when the ledger was made.
+    fn begin_at(&mut self, at: Timestamp) {
+        let since = since(at, self.header.origin);
         self.header.since = self.header.since.min(since);
     }
 
@@ -379,14 +379,14 @@ impl OrderLedger {
         self.shrink(at)
     }
 
-    /// Notes that a server was reached for the first time: by its certificate the clock can be believed now, and a later
+    /// Notes that a server was `reached` for the first time: by its certificate the clock could be believed then, and a later
     /// moment at which this ledger was made cannot.
-    pub(crate) fn first_contact(&mut self, now: Timestamp) -> io::Result<()> {
+    pub(crate) fn first_contact(&mut self, reached: Timestamp) -> io::Result<()> {
         self.rewrite(|content| {
             content.header.in_contact = true;
             // What has run was told of: its ledger does not begin anew.
             if content.orders.is_empty() && content.header.origin == Origin::New {
-                content.begin_at(now);
+                content.begin_at(reached);
             }
         })
     }

@@ -102,7 +102,8 @@ impl Actions {
         let content = |ledger: &OrderLedger| (ledger.content().was_in_contact(), ledger.content().floor());
         let Some((was_in_contact, floor)) = self.ledger().as_ref().map(content) else { return };
         if !was_in_contact {
-            self.with_ledger(|ledger| ledger.first_contact(known.clock));
+            // Not the present moment: what was signed since a server was reached, and came only now, is not of before.
+            self.with_ledger(|ledger| ledger.first_contact(known.reached));
         }
         let past = known.clock.max(known.certified);
         // Not at every turn: the disk need not know the minute.

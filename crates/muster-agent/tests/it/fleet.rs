@@ -93,6 +93,8 @@ pub(crate) struct Seen {
     /// How often the list of revoked certificates was asked for.
     pub(crate) revoked_asked: u32,
     pub(crate) streams: u32,
+    /// Streams that have not ended.
+    pub(crate) open_streams: u32,
     /// How often it was called and of no use.
     pub(crate) useless: u32,
     pub(crate) http2: bool,
@@ -364,12 +366,33 @@ fn framed(contact: &wire::ContactData) -> Bytes {
     contact.encode_length_delimited_to_vec().into()
 }
 
+/// Counts a stream for as long as it is there to be given messages.
+struct OpenStream(Arc<Shared>);
+
+impl OpenStream {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.seen().open_streams += 1;
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        // A test that failed while it looked must not panic once more here.
+        if let Ok(mut seen) = self.0.seen.lock() {
+            seen.open_streams -= 1;
+        }
+        self.0.changed.notify_waiters();
+    }
+}
+
 async fn stream(shared: Arc<Shared>, agent: AgentId, mut body: Incoming, deflated: bool) -> Answer {
     let (out, pieces) = mpsc::channel::<Bytes>(16);
     let mut records =
         Records { bytes: BytesMut::new(), decoder: deflated.then(|| ZlibDecoder::new(Vec::new())), magic: false };
     let Some(first) = records.next(&mut body).await else { return plain(StatusCode::OK, Bytes::new()) };
     let mut places = take(&shared, agent, first);
+    let open = OpenStream::new(&shared);
     let mut contact = give(&shared, &mut places);
     let ends = {
         let mut seen = shared.seen();
@@ -381,6 +404,7 @@ async fn stream(shared: Arc<Shared>, agent: AgentId, mut body: Incoming, deflate
     out.send(framed(&contact)).await.unwrap();
     shared.changed.notify_waiters();
     tokio::spawn(async move {
+        let _open = open;
         let mut index = 0;
         loop {
             let changed = shared.changed.notified();

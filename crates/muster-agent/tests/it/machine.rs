@@ -187,9 +187,13 @@ pub(crate) fn status(result: &wire::ActionResult) -> ResultStatus {
 
 /// Waits until an order was valid before the present second.
 pub(crate) async fn later_than(order: &[u8]) {
-    let from = Action::parse(order).unwrap().valid_from;
+    second_over(Action::parse(order).unwrap().valid_from).await;
+}
+
+/// Waits until the second that begins at this moment is over.
+pub(crate) async fn second_over(second: Timestamp) {
     let waiting = async {
-        while now() <= from {
+        while now() <= second {
             tokio::task::yield_now().await;
         }
     };

@@ -2,7 +2,7 @@
 
 use crate::agent::CEILING;
 use crate::fleet::Seen;
-use crate::machine::{Draft, Machine, ONE, STRANGER, TWO, any, key, later_than, now, status};
+use crate::machine::{Draft, Machine, ONE, STRANGER, TWO, any, key, later_than, now, second_over, status};
 use muster_core::system;
 use muster_proto::wire::actions::{self as wire, ResultStatus};
 use muster_trust::document;
@@ -484,7 +484,7 @@ async fn a_clock_that_was_set_back_brings_neither_orders_nor_documents_to_life()
     std::fs::write(&path, ledger).unwrap();
     machine.fleet.forget();
     machine = machine.started().await;
-    assert_eq!(machine.refused(Draft::new("today").signed(&[ONE])).await, "expired");
+    assert_eq!(machine.refused(Draft::new("today").signed(&[ONE])).await, "clock-behind");
     let mut long = Draft::new("this week");
     long.until = now().plus(HOUR * 48);
     assert_eq!(machine.refused(long.signed(&[ONE])).await, "clock-behind");
@@ -563,7 +563,8 @@ async fn case_20_an_agent_that_first_started_in_2040_runs_what_changes_it_once_t
         header.as_object_mut().unwrap().remove("in_contact");
     });
     machine.restart().await;
-    let refusal = machine.asked(Draft::new("too early").signed(&[ONE])).await.refusal.unwrap();
+    let early = Draft::new("too early").signed(&[ONE]);
+    let refusal = machine.asked(early.clone()).await.refusal.unwrap();
     assert_eq!(refusal.code, "before-ledger");
     assert!(refusal.reason.contains("min ahead") && refusal.reason.contains("clock reset"), "{}", refusal.reason);
     let (code, shown) = machine.agent.output(&["clock", "show"]).await;
@@ -573,7 +574,11 @@ async fn case_20_an_agent_that_first_started_in_2040_runs_what_changes_it_once_t
     assert_eq!(machine.agent.stop().await, Some(0));
     let (code, shown) = machine.agent.output(&["clock", "reset"]).await;
     assert!(code == Some(0) && !shown.contains("PROBLEM"), "{shown}");
+    let reset = now();
     machine.restart().await;
+    // The machine remembers from the second after the reset on: what was valid before it stays refused.
+    assert_eq!(machine.refused(early).await, "before-ledger");
+    second_over(reset).await;
     let order = Draft::new("after the reset").signed(&[ONE]);
     assert_eq!(status(&machine.asked(order.clone()).await), ResultStatus::Success);
     assert_eq!(machine.refused(order).await, "already-run");

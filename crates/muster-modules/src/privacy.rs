@@ -42,16 +42,16 @@ mod tests {
     use serde_json::json;
 
     fn result(elements: Value) -> ModuleResult {
-        ModuleResult { elements, ..ModuleResult::ran(true, (), ()) }.with_errors(vec!["/home/ann: denied".to_owned()])
+        ModuleResult { elements, ..ModuleResult::ran(true, (), ()) }.with_errors(vec!["/srv/ann: denied".to_owned()])
     }
 
     #[test]
     fn files_and_errors_are_masked_and_nothing_else_is() {
-        let search = json!({ "paths": ["/home"], "names": ["x"], "options": { "matchall": true } });
+        let search = json!({ "paths": ["/srv"], "names": ["x"], "options": { "matchall": true } });
         let info = json!({ "size": 7.0, "mode": "-rw", "lastmodified": "t" });
         let mut masked = result(json!({ "s1": [
-            { "file": "/home/ann/x", "search": search, "fileinfo": info },
-            { "file": "/home/ann/x", "search": { "paths": ["/home/ann"] }, "fileinfo": info },
+            { "file": "/srv/ann/x", "search": search, "fileinfo": info },
+            { "file": "/srv/ann/x", "search": { "paths": ["/srv/ann"] }, "fileinfo": info },
             { "file": "", "search": search },
         ]}));
         mask("file", &mut masked);

@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn a_wrong_level_is_refused_with_an_example() {
         let error = filter(&Logs { level: "a=b=c".into(), ..Logs::default() }).unwrap_err();
-        assert!(error.contains("info,muster_engine=debug"), "{error}");
+        assert!(error.contains("info,muster_agent=debug"), "{error}");
         assert!(filter(&Logs::default()).is_ok());
     }
 

@@ -143,7 +143,9 @@ fn tell(out: Output, path: &Path, imported: &Imported, owner: Option<&Account>) 
     match owner {
         Some(owner) => out.note(&format!("These belong to {}, as which the server is to run.", owner.name)),
         None => {
-            out.note("These belong to you: where the server runs as another account, chown them to it, or use --owner.");
+            out.note(
+                "These belong to you: where the server runs as another account, chown them to it, or use --owner.",
+            );
         }
     }
     out.note(&format!("Look it over, then: muster config check --config {}", path.display()));

@@ -6,7 +6,7 @@ use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus};
 use muster_core::{Message, limits, system};
 use muster_store::actions::{ActionRow, ActionTaken, CommandFilter, Spread};
 use muster_store::investigators::{ModuleTold, ModuleWeight, TrustTold};
-use muster_trust::{Certificate, SecretKey, signed_text};
+use muster_trust::{Cancellation, Certificate, LedgerKey, SecretKey, signed_text};
 use serde_json::json;
 use std::time::Duration;
 
@@ -33,6 +33,14 @@ pub(super) fn signature(world: &World, action: &Action, who: usize) -> String {
     let now = muster_core::Clock::now(&*world.clock);
     let mut key = SecretKey::open(PEOPLE[who].0.as_bytes(), None, now).unwrap();
     key.sign(signed_text(action).unwrap().as_bytes(), now).unwrap()
+}
+
+/// The first person's signature over the cancellation of an action in a fleet.
+fn cancellation(world: &World, action: &Action, fleet: &str) -> String {
+    let now = muster_core::Clock::now(&*world.clock);
+    let order = LedgerKey::of(&signed_text(action).unwrap());
+    let text = Cancellation::of(&order, fleet, action.expire_after).signing_text();
+    SecretKey::open(PEOPLE[0].0.as_bytes(), None, now).unwrap().sign(text.as_bytes(), now).unwrap()
 }
 
 /// An action that is valid from a minute ago for ten minutes, signed by these people, as JSON.
@@ -200,7 +208,11 @@ async fn an_action_that_is_called_back_ends_and_machines_that_have_it_are_told()
     let id = launch(&engine, &order(&world, "look", &[0])).await;
     engine.inner.actions_work().await.unwrap();
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION]);
-    assert!(engine.action_cancel(id, None, &cause()).await.unwrap());
+    let foreign = cancellation(&world, &row(&engine, id).await.action, "another");
+    let refused = engine.action_cancel(id, Some(("", &foreign)), &cause()).await.unwrap_err();
+    assert!(matches!(refused, OperatorError::Invalid(_)), "{refused}");
+    let signature = cancellation(&world, &row(&engine, id).await.action, "");
+    assert!(engine.action_cancel(id, Some(("", &signature)), &cause()).await.unwrap());
     assert!(!engine.action_cancel(id, None, &cause()).await.unwrap());
     engine.inner.actions_work().await.unwrap();
     world.clock.advance(Duration::from_secs(1));

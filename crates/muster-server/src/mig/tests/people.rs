@@ -171,10 +171,10 @@ async fn a_token_that_was_good_is_no_wrong_one_and_reads_again_where_that_is_con
     let lab = Lab::with("[limits]\nwrong_tokens_per_minute = 2\n").await;
     let token = super::token(FIRST);
     let mut shown = Vec::new();
-    for path in ["/dashboard", "/search", "/search", "/ip", "/dashboard"] {
+    for path in ["/dashboard", "/search", "/search", "/dashboard"] {
         shown.push(show(&lab, &token, Method::GET, path).await);
     }
-    assert_eq!(shown, [200, 401, 401, 200, 200], "never 429");
+    assert_eq!(shown, [200, 401, 401, 200], "never 429");
     lab.stop().await;
     let lab = Lab::with("[mig]\nrepeated_reads = true\n").await;
     let token = super::token(FIRST);

@@ -126,7 +126,7 @@ async fn r36_r38_names_are_never_paths_and_never_headers() {
     let world = world().await;
     let agent = known(&world).await;
     put(&world, "s", "../etc/passwd", b"mine").await;
-    put(&world, "s", "a\"b;\u{202e}é.svg", b"<svg/>").await;
+    put(&world, "s", "a\"b;é.svg", b"<svg/>").await;
     let status = async |path: &str| read(&world, &way(&agent), path, &[]).await.status.as_u16();
     for path in [
         "/files/s/..%2fx",
@@ -136,6 +136,7 @@ async fn r36_r38_names_are_never_paths_and_never_headers() {
         "/files/s/",
         "/files//f",
         "/files/s/%00",
+        "/files/s/a%25E2%2580%25AEb",
         "/files/s/a%250d%250aSet-Cookie:%20x",
         "/files/s/%ff",
         "/files/s/%25ff",
@@ -152,10 +153,10 @@ async fn r36_r38_names_are_never_paths_and_never_headers() {
     }
     let mine = read(&world, &way(&agent), "/files/s/%252e%252e%252fetc%252fpasswd", &[]).await;
     assert_eq!(mine.body, "mine");
-    let named = read(&world, &way(&agent), "/files/s/a%2522b;%25E2%2580%25AE%25C3%25A9.svg", &[]).await;
+    let named = read(&world, &way(&agent), "/files/s/a%2522b;%25C3%25A9.svg", &[]).await;
     assert_eq!(named.status, 200, "{:?}", named.text());
     let disposition = named.headers["content-disposition"].to_str().unwrap();
-    assert!(disposition.ends_with("filename*=UTF-8''a%22b%3B%E2%80%AE%C3%A9%2Esvg"), "{disposition}");
+    assert!(disposition.ends_with("filename*=UTF-8''a%22b%3B%C3%A9%2Esvg"), "{disposition}");
     let missing = read(&world, &way(&agent), "/files/s/missing", &[]).await;
     assert_eq!((missing.status.as_u16(), missing.text()), (404, "file not found\n"));
 }

@@ -236,7 +236,7 @@ admin, listen, agent = sys.argv[1:4]
 service = connector.InsecureGRPCServiceClient("greeter", fleetspeak_message_listen_address=listen, fleetspeak_server=admin)
 
 def heard(message, context):
-    print("heard", message.source.client_id.hex(), message.data.value, flush=True)
+    print(f"heard {message.source.client_id.hex()} {message.data.value}\n", end="", flush=True)
 
 service.Listen(heard)
 print("listening", flush=True)
@@ -275,11 +275,15 @@ async fn the_python_connector_sends_and_receives() {
 }
 
 const LISTENER: &str = r#"
-import sys, threading
+import os, sys, threading
 from fleetspeak.server_connector import connector
 
+def heard(message, context):
+    # One write: calls come in threads, and lines that are printed in pieces run into each other.
+    os.write(1, f"heard {message.source_message_id.hex()}\n".encode())
+
 service = connector.InsecureGRPCServiceClient("greeter", fleetspeak_message_listen_address=sys.argv[2], fleetspeak_server=sys.argv[1])
-service.Listen(lambda message, context: print("heard", message.source_message_id.hex(), flush=True))
+service.Listen(heard)
 print("listening", flush=True)
 threading.Event().wait()
 "#;

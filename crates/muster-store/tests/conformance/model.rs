@@ -184,7 +184,8 @@ impl Model {
 
     fn set_state(&mut self, n: u8, to: AgentState) -> Result<(), ErrorKind> {
         let agent = self.agents.get_mut(&n).ok_or(ErrorKind::NotFound)?;
-        if agent.state == to {
+        // Owing a new key would let a blocked machine in under another.
+        if agent.state == to || (agent.state == AgentState::Blocked && to == AgentState::Rekeying) {
             return Ok(());
         }
         if agent.state == AgentState::Deleted {

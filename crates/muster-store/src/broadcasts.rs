@@ -83,7 +83,8 @@ pub trait BroadcastStore: Send + Sync {
     async fn broadcast_had(&self, agent: muster_core::AgentId) -> Result<Vec<BroadcastId>, StoreError>;
 
     /// Ends an allocation: `sent` units are added to the broadcast, the promise is taken back. A missing allocation
-    /// changes nothing and is no error. `None` for the allocation only adds (unlimited broadcasts).
+    /// changes nothing and is no error. `None` for the allocation only adds (unlimited broadcasts). Inconsistent: the
+    /// allocation is larger than all that its broadcast says is allocated; nothing is changed, and it lapses by itself.
     async fn allocation_end(
         &self,
         broadcast: BroadcastId,

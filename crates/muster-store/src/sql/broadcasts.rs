@@ -58,7 +58,8 @@ struct Counts {
 }
 
 impl Counts {
-    /// Takes back what an allocation was promised, and counts what it sent.
+    /// Takes back what an allocation was promised, and counts what it sent. What lapses or is disabled must come to its
+    /// end whatever the row says, so it never goes below nothing.
     fn end_allocation(&mut self, promised: i64, sent: i64) -> Result<(), StoreError> {
         let too_many = || StoreError::Invalid("a broadcast cannot reach more than 2^63 - 1 machines".to_owned());
         self.sent = self.sent.checked_add(sent).ok_or_else(too_many)?;
@@ -363,7 +364,12 @@ async fn end(tx: &mut Tx, args: &End) -> Result<(), StoreError> {
         Some(allocation) => {
             let ended = tx.query_opt(DELETE_ALLOCATION, params![allocation, &args.broadcast]).await?;
             let Some(row) = ended else { return Ok(()) };
-            counts.end_allocation(row.fields("allocations").take()?, args.sent)?;
+            let promised = row.fields("allocations").take()?;
+            if promised > counts.allocated {
+                let id = format!("{}: {} allocated, an allocation has {promised}", args.broadcast, counts.allocated);
+                return Err(StoreError::Inconsistent { table: "broadcasts", id });
+            }
+            counts.end_allocation(promised, args.sent)?;
         }
     }
     set_counts(tx, &args.broadcast, counts).await

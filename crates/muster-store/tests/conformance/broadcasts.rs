@@ -1,13 +1,14 @@
 //! Broadcasts and allocations.
 
 use crate::for_each_backend;
+use crate::schema::{on_both, past_the_store, try_open};
 use crate::stage::*;
 use muster_core::{
     Address, AgentId, Allocation, AllocationId, Broadcast, BroadcastId, BroadcastLimit, Label, Message, limits,
 };
 use muster_store::broadcasts::BroadcastSent;
 use muster_store::messages::MessageState;
-use muster_store::{BroadcastStore, ErrorKind};
+use muster_store::{BroadcastStore, ErrorKind, SqlStore};
 
 pub(crate) fn bid(n: u8) -> BroadcastId {
     BroadcastId::from_bytes([9, 0, 0, 0, 0, 0, 0, n])
@@ -254,4 +255,29 @@ for_each_backend! {
         assert_eq!(end(1).await.unwrap_err().kind(), ErrorKind::Invalid);
         stage.store.allocation_end(bid(99), None, 1).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_allocation_larger_than_what_its_broadcast_allocated_is_an_error_that_names_the_row() {
+    on_both(async |place| {
+        assert_eq!(SqlStore::migrate(&place.url).await.unwrap(), None);
+        {
+            let stage = Stage { store: try_open(&place.url).await.unwrap(), url: place.url.clone() };
+            stage.create(broadcast(1, 8)).await;
+            assert_eq!(stage.take(1, 1, 0.5).await.unwrap().limit, BroadcastLimit::Machines(4));
+        }
+        past_the_store(&place.url, "UPDATE broadcasts SET allocated = 3").await;
+        let stage = Stage { store: try_open(&place.url).await.unwrap(), url: place.url.clone() };
+        let error = stage.store.allocation_end(bid(1), Some(aid(1)), 1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Inconsistent);
+        let text = error.to_string();
+        assert!(text.contains("broadcasts") && text.contains("3 allocated, an allocation has 4"), "{text}");
+        assert_eq!((stage.broadcast(1).await.sent, stage.broadcast(1).await.allocated), (0, 3), "nothing was changed");
+        // It lapses all the same, so that one bad row keeps nothing open for good.
+        assert_eq!(stage.store.allocation_reclaim(at(600_001)).await.unwrap(), 1);
+        assert_eq!(stage.broadcast(1).await.allocated, 0);
+        drop(stage);
+        place.remove().await;
+    })
+    .await;
 }

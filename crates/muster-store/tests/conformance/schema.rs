@@ -14,18 +14,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Runs statements on a database past the store, which must be closed if it is SQLite.
-async fn past_the_store(url: &str, sql: &str) {
+pub(crate) async fn past_the_store(url: &str, sql: &str) {
     match DatabaseKind::of(url).unwrap() {
         DatabaseKind::Sqlite(path) => rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap(),
         DatabaseKind::Postgres => admin_at(url, sql).await,
     }
 }
 
-async fn try_open(url: &str) -> Result<SqlStore, StoreError> {
+pub(crate) async fn try_open(url: &str) -> Result<SqlStore, StoreError> {
     SqlStore::open(url, &StoreOptions::default()).await
 }
 
-async fn on_both(case: impl AsyncFn(Place)) {
+pub(crate) async fn on_both(case: impl AsyncFn(Place)) {
     for backend in [Backend::Sqlite, Backend::Postgres] {
         case(Place::new(backend).await).await;
     }

@@ -32,6 +32,13 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
+/// The rows of a list that is never longer than a page.
+impl<T> FromIterator<T> for Page<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(rows: I) -> Self {
+        Self { items: rows.into_iter().collect(), next: None }
+    }
+}
+
 /// Why a request was refused (RFC 9457, `application/problem+json`).
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Problem {

@@ -88,7 +88,7 @@ async fn echo(rest: &Rest, id: &str) -> Result<()> {
     let sent = Instant::now();
     let asked = rest.send(id, "muster", "Echo", b"Is anybody there?").await?;
     let answer = wait::until("the answer", CEILING, async || {
-        let answers: Vec<MessageRow> = rest.get(&format!("/messages/{}/answers", asked.id)).await?;
+        let answers: Vec<MessageRow> = rest.all(&format!("/messages/{}/answers", asked.id)).await?;
         Ok(answers.into_iter().find(|answer| answer.data.is_some()))
     })
     .await?;

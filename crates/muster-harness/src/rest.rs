@@ -106,9 +106,9 @@ impl Rest {
     /// Gets every row of a list, page by page. `path` ends in `?` or in a parameter.
     pub async fn all<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
         let mut rows = Vec::new();
-        let mut cursor = String::new();
+        let (sign, mut cursor) = (if path.contains('?') { '&' } else { '?' }, String::new());
         loop {
-            let page: Page<T> = self.get(&format!("{path}&limit=1000{cursor}")).await?;
+            let page: Page<T> = self.get(&format!("{path}{sign}limit=1000{cursor}")).await?;
             rows.extend(page.items);
             let Some(next) = page.next else { return Ok(rows) };
             cursor = format!("&cursor={next}");
@@ -117,7 +117,7 @@ impl Rest {
 
     /// Lists all machines.
     pub async fn agents(&self) -> Result<Vec<AgentSummary>> {
-        self.all("/agents?").await
+        self.all("/agents").await
     }
 
     /// Shows how the server stands.

@@ -4,6 +4,7 @@
 use crate::connect::{self, ADDRESSES, ADMIN_TOKEN, Addresses};
 use crate::output::Table;
 use crate::{Api, Exit, Failure, Globals, Output};
+use muster_api::Page;
 use muster_api::server::{Check, ServerStatus};
 use muster_core::Timestamp;
 use std::path::Path;
@@ -119,7 +120,7 @@ async fn server(api: &Api, checks: &mut Vec<Check>) -> Result<(), Failure> {
         check("version", "warning", found, Some("use the same version on both sides"))
     });
     let found = api.get(WHAT, &["doctor"], &()).await?;
-    checks.extend(api.read::<Vec<Check>>(WHAT, &found)?);
+    checks.extend(api.read::<Page<Check>>(WHAT, &found)?.items);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use super::token::{tell_secret, withdraw};
 use crate::output::{Table, time, time_or_dash};
 use crate::values::duration_text;
 use crate::{Context, Failure};
+use muster_api::Page;
 use muster_api::agents::{EnrolTokenRequest, EnrolTokenRow};
 use reqwest::Method;
 
@@ -70,10 +71,10 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
     const WHAT: &str = "could not list enrolment tokens";
     let answer = context.api.get(WHAT, &["enrol-tokens"], &()).await?;
     if context.out.json {
-        return context.out.items(&answer);
+        return context.out.json(&answer);
     }
     let mut table = Table::new(&["NAME", "USES LEFT", "LABELS", "CREATED", "EXPIRES"]);
-    for row in context.api.read::<Vec<EnrolTokenRow>>(WHAT, &answer)? {
+    for row in context.api.read::<Page<EnrolTokenRow>>(WHAT, &answer)?.items {
         let labels = row.labels.join(" ");
         let uses = row.uses_left.to_string();
         table.row([row.name, uses, labels, time(&row.created), time_or_dash(row.expires.as_ref())]);

@@ -6,6 +6,7 @@ use crate::list::{ListArgs, Rows};
 use crate::output::{Table, time, time_or_dash};
 use crate::values::{base64, body, duration, duration_text, pair, unbase64};
 use crate::{Context, Exit, Failure, resolve};
+use muster_api::Page;
 use muster_api::messages::{Annotation, MessageQuery, MessageRequest, MessageRow};
 use muster_core::retry::backoff;
 use muster_core::system;
@@ -188,10 +189,10 @@ impl Wait {
             let message = context.api.get(&what, &["messages", &self.id], &()).await?;
             let state = message.get("state").and_then(Value::as_str).unwrap_or_default().to_owned();
             let answers = match state.as_str() {
-                "pending" if !self.answer => json!([]),
-                _ => context.api.get(&what, &["messages", &self.id, "answers"], &()).await?,
+                "pending" if !self.answer => Vec::new(),
+                _ => answers_of(context, &what, &self.id).await?,
             };
-            let answered = answers.as_array().is_some_and(|answers| !answers.is_empty());
+            let answered = !answers.is_empty();
             let lost = matches!(state.as_str(), "failed" | "parked");
             let over = lost || if self.answer { answered } else { state != "pending" };
             if over {
@@ -207,17 +208,16 @@ impl Wait {
         }
     }
 
-    fn tell(&self, context: &Context, message: &Value, answers: &Value) -> Result<(), Failure> {
+    fn tell(&self, context: &Context, message: &Value, answers: &[Value]) -> Result<(), Failure> {
         const WHAT: &str = "could not show the message";
         if context.out.json {
             return context.out.json(&json!({ "message": message, "answers": answers }));
         }
-        let answers: Vec<MessageRow> = context.api.read(WHAT, answers)?;
         if answers.is_empty() {
             return context.out.line(&format!("{}  {}", self.id, crate::output::safe(&state_of(message))));
         }
-        for answer in &answers {
-            context.out.line(&data_text(answer))?;
+        for answer in answers {
+            context.out.line(&data_text(&context.api.read(WHAT, answer)?))?;
         }
         Ok(())
     }
@@ -328,9 +328,15 @@ async fn show(context: &Context, id: &str, raw: bool) -> Result<(), Failure> {
     answers(context, &what, &id).await
 }
 
-async fn answers(context: &Context, what: &str, id: &str) -> Result<(), Failure> {
+/// Fetches the answers to a message, oldest first.
+async fn answers_of(context: &Context, what: &str, id: &str) -> Result<Vec<Value>, Failure> {
     let answers = context.api.get(what, &["messages", id, "answers"], &()).await?;
-    for answer in context.api.read::<Vec<MessageRow>>(what, &answers)? {
+    Ok(context.api.read::<Page<Value>>(what, &answers)?.items)
+}
+
+async fn answers(context: &Context, what: &str, id: &str) -> Result<(), Failure> {
+    for answer in answers_of(context, what, id).await? {
+        let answer: MessageRow = context.api.read(what, &answer)?;
         let from = end(answer.source_agent.as_ref(), &answer.source_service);
         let at = time_or_dash(Some(&answer.created));
         context.out.line(&format!(

@@ -6,6 +6,7 @@
 use super::action::consent;
 use crate::output::safe;
 use crate::{Context, Exit, Failure};
+use muster_api::Page;
 use muster_api::targets::NamedTargetRow;
 use muster_core::target::{self, Target};
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,8 +150,8 @@ pub(crate) async fn written_out(
 /// Asks the server what its names mean.
 pub(crate) async fn of_server(context: &Context, what: &str) -> Result<BTreeMap<String, String>, Failure> {
     let answer = context.api.get(what, &["named-targets"], &()).await?;
-    let known: Vec<NamedTargetRow> = context.api.read(what, &answer)?;
-    Ok(known.into_iter().map(|row| (row.name, row.expression)).collect())
+    let known: Page<NamedTargetRow> = context.api.read(what, &answer)?;
+    Ok(known.items.into_iter().map(|row| (row.name, row.expression)).collect())
 }
 
 /// Writes a text as a shell takes it for one word.

@@ -2,6 +2,7 @@
 
 use crate::output::{Table, time};
 use crate::{Context, Failure};
+use muster_api::Page;
 use muster_api::messages::ServiceRow;
 
 /// `muster service`.
@@ -28,10 +29,10 @@ impl Args {
         let Command::List = self.command;
         let answer = context.api.get(WHAT, &["services"], &()).await?;
         if context.out.json {
-            return context.out.items(&answer);
+            return context.out.json(&answer);
         }
         let mut table = Table::new(&["SERVICE", "KIND", "STATE", "PENDING", "LAG", "PARKED", "LOST", "LAST ERROR"]);
-        for row in context.api.read::<Vec<ServiceRow>>(WHAT, &answer)? {
+        for row in context.api.read::<Page<ServiceRow>>(WHAT, &answer)?.items {
             table.row([
                 row.name,
                 row.kind,

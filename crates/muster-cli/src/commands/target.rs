@@ -5,6 +5,7 @@ use super::named::{self, Kept};
 use super::{Stake, confirm};
 use crate::output::{Table, safe, time, yes};
 use crate::{Context, Exit, Failure, resolve};
+use muster_api::Page;
 use muster_api::targets::{NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMistake};
 use muster_core::target::TargetError;
 use reqwest::Method;
@@ -203,10 +204,10 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
     const WHAT: &str = "could not list the named targets";
     let answer = context.api.get(WHAT, &["named-targets"], &()).await?;
     if context.out.json {
-        return context.out.items(&answer);
+        return context.out.json(&answer);
     }
     let mut table = Table::new(&["NAME", "TARGET", "DESCRIPTION", "CHANGED", "BY"]);
-    for row in context.api.read::<Vec<NamedTargetRow>>(WHAT, &answer)? {
+    for row in context.api.read::<Page<NamedTargetRow>>(WHAT, &answer)?.items {
         table.row([row.name, row.expression, row.description, time(&row.changed), row.changed_by]);
     }
     context.out.table(&table, "No named targets.")

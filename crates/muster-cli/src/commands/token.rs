@@ -4,6 +4,7 @@ use super::{Stake, confirm};
 use crate::output::{Table, safe, time, time_or_dash};
 use crate::values::duration_text;
 use crate::{Context, Failure};
+use muster_api::Page;
 use muster_api::agents::Secret;
 use muster_api::server::{TokenRequest, TokenRow};
 use reqwest::Method;
@@ -86,10 +87,10 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
     const WHAT: &str = "could not list tokens";
     let answer = context.api.get(WHAT, &["tokens"], &()).await?;
     if context.out.json {
-        return context.out.items(&answer);
+        return context.out.json(&answer);
     }
     let mut table = Table::new(&["NAME", "ROLE", "CREATED", "EXPIRES"]);
-    for row in context.api.read::<Vec<TokenRow>>(WHAT, &answer)? {
+    for row in context.api.read::<Page<TokenRow>>(WHAT, &answer)?.items {
         table.row([row.name, row.role, time(&row.created), time_or_dash(row.expires.as_ref())]);
     }
     context.out.table(&table, "No tokens.")

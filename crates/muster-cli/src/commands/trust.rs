@@ -12,6 +12,7 @@ use crate::save::{self, ReplaceArgs};
 use crate::signing::{SignArgs, name_of, read_file};
 use crate::values::{self, duration};
 use crate::{Context, Exit, Failure, Globals, Output, resolve};
+use muster_api::Page;
 use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRow};
 use muster_core::{Timestamp, limits};
 use muster_trust::document::{self, Administrators, Content, DocumentError, Draft, Kind, Look, Receiver};
@@ -342,9 +343,9 @@ async fn status(context: &Context, query: &TrustQuery) -> Result<(), Failure> {
     const WHAT: &str = "could not look what machines believe";
     let answer = context.api.get(WHAT, &["trust"], query).await?;
     if context.out.json {
-        return context.out.items(&answer);
+        return context.out.json(&answer);
     }
-    let rows: Vec<TrustRow> = context.api.read(WHAT, &answer)?;
+    let Page { items: rows, .. }: Page<TrustRow> = context.api.read(WHAT, &answer)?;
     let mut table = Table::new(&["MACHINES", "KEYRING", "KEYS", "WEIGHTS", "MODULES", "REFUSED", "SUCH AS"]);
     let version = |number: u64| if number == 0 { "files".to_owned() } else { format!("version {number}") };
     for row in rows {

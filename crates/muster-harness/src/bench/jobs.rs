@@ -2,6 +2,7 @@
 
 use super::target::{Target, with_log};
 use anyhow::{Context, Result, bail};
+use muster_api::Page;
 use muster_api::messages::MessageRow;
 use muster_harness::admin::Admin;
 use muster_harness::agent::Agent;
@@ -192,7 +193,7 @@ pub(super) async fn request_to_answer(target: &Target, part: f64) -> Result<Opti
         let asked = server.rest.send(&id, "muster", "Echo", b"x").await?;
         let path = format!("/messages/{}/answers", asked.id);
         // Looked at without a pause: a pause would be part of the figure.
-        while server.rest.get::<Vec<MessageRow>>(&path).await?.is_empty() {
+        while server.rest.get::<Page<MessageRow>>(&path).await?.items.is_empty() {
             if sent.elapsed() > CEILING {
                 bail!("an answer took more than a minute");
             }

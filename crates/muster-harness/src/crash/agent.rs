@@ -47,7 +47,7 @@ async fn one_cycle(rest: &Rest, id: &str, agent: &mut Agent, pause: Duration) ->
     agent.kill_and_restart()?;
     for message in &asked {
         let answers = wait::until("an answer", CEILING, async || {
-            let answers: Vec<MessageRow> = rest.get(&format!("/messages/{message}/answers")).await?;
+            let answers: Vec<MessageRow> = rest.all(&format!("/messages/{message}/answers")).await?;
             Ok((!answers.is_empty()).then_some(answers))
         })
         .await?;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 const ECHO_CEILING: Duration = Duration::from_millis(900);
 
 async fn answers(scene: &Scene, message: &str) -> Vec<MessageRow> {
-    scene.server.rest.get(&format!("/messages/{message}/answers")).await.unwrap()
+    scene.server.rest.all(&format!("/messages/{message}/answers")).await.unwrap()
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ async fn an_absent_service_holds_no_contact_and_shows_its_lag() {
     }
     assert!(began.elapsed() < Duration::from_secs(5), "ten contacts took {:?}", began.elapsed());
     wait::until_true("the lag of the absent service", CEILING, async || {
-        let rows: Vec<ServiceRow> = scene.server.rest.get("/services").await?;
+        let rows: Vec<ServiceRow> = scene.server.rest.all("/services").await?;
         let row = rows.into_iter().find(|row| row.name == "absent");
         Ok(row.is_some_and(|row| row.pending == 10 && row.lag_seconds.is_some()))
     })
@@ -99,7 +99,7 @@ async fn messages_that_are_lost_are_news_everywhere_somebody_looks() {
         contact.messages[0].source_message_id.clear();
         link.poll(&contact, &[]).await.unwrap();
     }
-    let rows: Vec<ServiceRow> = scene.server.rest.get("/services").await.unwrap();
+    let rows: Vec<ServiceRow> = scene.server.rest.all("/services").await.unwrap();
     let out = rows.iter().find(|row| row.name == "out").unwrap();
     assert_eq!(out.lost, 20);
     assert!(out.lost_reason.as_deref().unwrap().contains("no id"), "{out:?}");

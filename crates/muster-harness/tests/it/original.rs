@@ -309,7 +309,7 @@ async fn a_service_that_was_away_says_so_and_gets_what_waits_within_seconds() {
     let contact = wire::ContactData { messages: (0..20).map(message).collect(), ..wire::ContactData::default() };
     link.poll(&contact, &[]).await.unwrap();
     let state = async || {
-        let rows: Vec<ServiceRow> = scene.server.rest.get("/services").await?;
+        let rows: Vec<ServiceRow> = scene.server.rest.all("/services").await?;
         anyhow::Ok(rows.into_iter().find(|row| row.name == "greeter").unwrap())
     };
     wait::until_true("the service to be seen away", CEILING, async || {

@@ -9,13 +9,14 @@ use super::tokens::{ends, secret};
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
+use muster_api::Page;
 use muster_api::agents::{EnrolTokenRequest, EnrolTokenRow, Secret};
 use muster_core::{limits, text};
 use muster_store::cluster;
 
 /// Lists enrolment tokens by name, without their secrets.
-#[utoipa::path(get, path = "/api/v1/enrol-tokens", tag = "enrolment", responses((status = 200, body = Vec<EnrolTokenRow>)))]
-pub(crate) async fn enrol_token_list(State(rest): State<Rest>) -> Result<Json<Vec<EnrolTokenRow>>, Failure> {
+#[utoipa::path(get, path = "/api/v1/enrol-tokens", tag = "enrolment", responses((status = 200, body = Page<EnrolTokenRow>)))]
+pub(crate) async fn enrol_token_list(State(rest): State<Rest>) -> Result<Json<Page<EnrolTokenRow>>, Failure> {
     let rows = rest.engine.store().enrol_token_list().await.doing("list enrolment tokens")?;
     Ok(Json(
         rows.into_iter()

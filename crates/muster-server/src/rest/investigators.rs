@@ -128,13 +128,13 @@ pub(crate) async fn investigator_key(
 
 /// Notes what an investigator is worth on a machine. Machines decide by what they hold themselves.
 #[utoipa::path(put, path = "/api/v1/investigators/{id}/weight", tag = "investigators", params(("id" = i64, Path, description = "The number")),
-    request_body = WeightRequest, responses((status = 200, body = Vec<ModuleRuleRow>)))]
+    request_body = WeightRequest, responses((status = 200, body = Page<ModuleRuleRow>)))]
 pub(crate) async fn investigator_weight(
     State(rest): State<Rest>,
     Names(id): Names<i64>,
     caller: Caller,
     Body(request): Body<WeightRequest>,
-) -> Result<Json<Vec<ModuleRuleRow>>, Failure> {
+) -> Result<Json<Page<ModuleRuleRow>>, Failure> {
     let agent = agent_id(&request.agent)?;
     weight_check(request.weight)?;
     module_check(&request.module)?;
@@ -147,24 +147,24 @@ pub(crate) async fn investigator_weight(
 
 /// Lists what is noted of modules on a machine.
 #[utoipa::path(get, path = "/api/v1/agents/{id}/modules", tag = "investigators", params(("id" = String, Path, description = "16 hexadecimal digits")),
-    responses((status = 200, body = Vec<ModuleRuleRow>)))]
+    responses((status = 200, body = Page<ModuleRuleRow>)))]
 pub(crate) async fn module_list(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-) -> Result<Json<Vec<ModuleRuleRow>>, Failure> {
+) -> Result<Json<Page<ModuleRuleRow>>, Failure> {
     rules(&rest, agent_id(&id)?).await.map(Json)
 }
 
 /// Notes the least weight that a machine demands for a module.
 #[utoipa::path(put, path = "/api/v1/agents/{id}/modules/{module}", tag = "investigators",
     params(("id" = String, Path, description = "16 hexadecimal digits"), ("module" = String, Path, description = "The module")),
-    request_body = MinimumRequest, responses((status = 200, body = Vec<ModuleRuleRow>)))]
+    request_body = MinimumRequest, responses((status = 200, body = Page<ModuleRuleRow>)))]
 pub(crate) async fn module_minimum(
     State(rest): State<Rest>,
     Names((id, module)): Names<(String, String)>,
     caller: Caller,
     Body(request): Body<MinimumRequest>,
-) -> Result<Json<Vec<ModuleRuleRow>>, Failure> {
+) -> Result<Json<Page<ModuleRuleRow>>, Failure> {
     let agent = agent_id(&id)?;
     weight_check(request.minimum)?;
     module_check(&module)?;
@@ -186,7 +186,7 @@ fn module_check(module: &str) -> Result<(), Failure> {
     text::name("module", module).map_err(|error| Failure::invalid(error.to_string()))
 }
 
-async fn rules(rest: &Rest, agent: muster_core::AgentId) -> Result<Vec<ModuleRuleRow>, Failure> {
+async fn rules(rest: &Rest, agent: muster_core::AgentId) -> Result<Page<ModuleRuleRow>, Failure> {
     let rules = rest.engine.store().module_rules(&[agent]).await.doing("look up the weights")?;
     let show = |rule: investigators::ModuleRule| ModuleRuleRow {
         module: rule.module,

@@ -76,11 +76,11 @@ pub(crate) async fn message_get(
 
 /// Lists the answers to a message: messages of the same machine whose annotation `in_reply_to` names it, oldest first.
 #[utoipa::path(get, path = "/api/v1/messages/{id}/answers", tag = "messages", params(("id" = String, Path, description = "64 hexadecimal digits")),
-    responses((status = 200, body = Vec<MessageRow>)))]
+    responses((status = 200, body = Page<MessageRow>)))]
 pub(crate) async fn message_answers(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-) -> Result<Json<Vec<MessageRow>>, Failure> {
+) -> Result<Json<Page<MessageRow>>, Failure> {
     let asked = find(&rest, message_id(&id)?).await?;
     let ids = answers(&rest, &asked).await?;
     let mut rows = rest.engine.store().message_get(&ids, true).await.doing("look up answers")?;

@@ -69,10 +69,11 @@ pub(crate) async fn journal_list(
 }
 
 /// Looks for what commonly goes wrong.
-#[utoipa::path(get, path = "/api/v1/doctor", tag = "server", responses((status = 200, body = Vec<Check>)))]
-pub(crate) async fn doctor(State(rest): State<Rest>) -> Result<Json<Vec<Check>>, Failure> {
+#[utoipa::path(get, path = "/api/v1/doctor", tag = "server", responses((status = 200, body = Page<Check>)))]
+pub(crate) async fn doctor(State(rest): State<Rest>) -> Result<Json<Page<Check>>, Failure> {
     let servers = living(&rest).await.ok();
-    Ok(Json(rest.doctor.online(&rest, servers.as_deref().unwrap_or_default()).await))
+    let checks = rest.doctor.online(&rest, servers.as_deref().unwrap_or_default()).await;
+    Ok(Json(checks.into_iter().collect()))
 }
 
 /// Gives the certificate that agents must trust, PEM.

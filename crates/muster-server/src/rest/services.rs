@@ -4,6 +4,7 @@ use super::Rest;
 use super::problem::{Doing, Failure};
 use axum::Json;
 use axum::extract::State;
+use muster_api::Page;
 use muster_api::messages::ServiceRow;
 use muster_core::{Timestamp, limits};
 use muster_engine::ServiceState;
@@ -12,8 +13,8 @@ use muster_store::messages::ServiceBacklog;
 use std::collections::BTreeMap;
 
 /// Lists services: those of this server, and those that messages wait for in vain.
-#[utoipa::path(get, path = "/api/v1/services", tag = "services", responses((status = 200, body = Vec<ServiceRow>)))]
-pub(crate) async fn service_list(State(rest): State<Rest>) -> Result<Json<Vec<ServiceRow>>, Failure> {
+#[utoipa::path(get, path = "/api/v1/services", tag = "services", responses((status = 200, body = Page<ServiceRow>)))]
+pub(crate) async fn service_list(State(rest): State<Rest>) -> Result<Json<Page<ServiceRow>>, Failure> {
     let backlog = rest.engine.store().message_backlog().await.doing("count waiting messages")?;
     let mut backlog: BTreeMap<_, _> = backlog.into_iter().map(|row| (row.service.clone(), row)).collect();
     let now = rest.clock.now();
@@ -32,7 +33,7 @@ pub(crate) async fn service_list(State(rest): State<Rest>) -> Result<Json<Vec<Se
     rows.extend(
         strangers.map(|(name, lost)| Known { backlog: None, state: None, lost: Some(lost) }.row(&name, "unknown", now)),
     );
-    Ok(Json(rows))
+    Ok(Json(rows.into_iter().collect()))
 }
 
 /// What is known of one service.

@@ -8,6 +8,7 @@ use super::problem::{Doing, Failure};
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
+use muster_api::Page;
 use muster_api::targets::{
     NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMachine, TargetMistake, TargetQuestion,
 };
@@ -29,8 +30,8 @@ pub(crate) async fn target_check(
 }
 
 /// Lists the targets that have names, by name.
-#[utoipa::path(get, path = "/api/v1/named-targets", tag = "targets", responses((status = 200, body = Vec<NamedTargetRow>)))]
-pub(crate) async fn named_target_list(State(rest): State<Rest>) -> Result<Json<Vec<NamedTargetRow>>, Failure> {
+#[utoipa::path(get, path = "/api/v1/named-targets", tag = "targets", responses((status = 200, body = Page<NamedTargetRow>)))]
+pub(crate) async fn named_target_list(State(rest): State<Rest>) -> Result<Json<Page<NamedTargetRow>>, Failure> {
     let rows = rest.engine.store().named_target_list().await.doing("list the named targets")?;
     Ok(Json(rows.into_iter().map(show).collect()))
 }

@@ -9,6 +9,7 @@ use crate::config::words;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
+use muster_api::Page;
 use muster_api::agents::Secret;
 use muster_api::server::{TokenRequest, TokenRow};
 use muster_core::{Timestamp, text};
@@ -16,8 +17,8 @@ use muster_engine::access::Role;
 use muster_store::cluster;
 
 /// Lists access tokens by name, without their secrets.
-#[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", responses((status = 200, body = Vec<TokenRow>)))]
-pub(crate) async fn token_list(State(rest): State<Rest>) -> Result<Json<Vec<TokenRow>>, Failure> {
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", responses((status = 200, body = Page<TokenRow>)))]
+pub(crate) async fn token_list(State(rest): State<Rest>) -> Result<Json<Page<TokenRow>>, Failure> {
     let rows = rest.engine.store().token_list().await.doing("list tokens")?;
     Ok(Json(
         rows.into_iter()

@@ -9,6 +9,7 @@ use super::problem::Failure;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
+use muster_api::Page;
 use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRow, TrustTold};
 use muster_core::{
     Address, AgentId, Broadcast, BroadcastId, BroadcastLimit, Label, Message, MessageId, limits, system,
@@ -55,11 +56,11 @@ pub(crate) async fn trust_document_send(
 }
 
 /// Says what machines believe, grouped by what they say, most machines first.
-#[utoipa::path(get, path = "/api/v1/trust", tag = "trust", params(TrustQuery), responses((status = 200, body = Vec<TrustRow>)))]
+#[utoipa::path(get, path = "/api/v1/trust", tag = "trust", params(TrustQuery), responses((status = 200, body = Page<TrustRow>)))]
 pub(crate) async fn trust_status(
     State(rest): State<Rest>,
     Args(query): Args<TrustQuery>,
-) -> Result<Json<Vec<TrustRow>>, Failure> {
+) -> Result<Json<Page<TrustRow>>, Failure> {
     let groups = rest.engine.trust_status(query.target.as_deref().unwrap_or(ALL)).await?;
     Ok(Json(groups.into_iter().map(show).collect()))
 }

@@ -4,6 +4,7 @@ use crate::commands::ReasonArgs;
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, safe};
 use crate::{Context, Failure, resolve};
+use muster_api::Page;
 use muster_api::investigators::{InvestigatorRow, MinimumRequest, ModuleRuleRow};
 use reqwest::Method;
 use serde_json::Value;
@@ -50,9 +51,9 @@ pub(super) async fn list(context: &Context, id: &str) -> Result<(), Failure> {
 
 async fn show(context: &Context, what: &str, answer: &Value) -> Result<(), Failure> {
     if context.out.json {
-        return context.out.items(answer);
+        return context.out.json(answer);
     }
-    let rows: Vec<ModuleRuleRow> = context.api.read(what, answer)?;
+    let Page { items: rows, .. }: Page<ModuleRuleRow> = context.api.read(what, answer)?;
     let names = names(context, &rows).await;
     let mut table = Table::new(&["MODULE", "MINIMUM", "WEIGHTS"]);
     for row in rows {

@@ -123,7 +123,8 @@ const ASK: [&str; 7] = ["ask", "file", "--path", "/etc", "--name", "^passwd$", "
 
 async fn previews(changes: &[(&str, Value)]) -> Stage {
     let preview = foreseen(changes).to_string();
-    let named = json!([{"name": "web", "expression": "true", "description": "", "changed": TIME, "changed_by": "x"}]);
+    let web = json!({"name": "web", "expression": "true", "description": "", "changed": TIME, "changed_by": "x"});
+    let named = json!({ "items": [web] });
     let answer = move |asked: &Asked| match asked.line.as_str() {
         "POST /api/v1/actions/preview" => Some(preview.clone()),
         "GET /api/v1/named-targets" => Some(named.to_string()),

@@ -27,7 +27,7 @@ async fn an_investigator_is_added_weighed_disabled_and_enabled() {
     live.done(Method::PUT, &path("/weight"), Some(weight)).await;
     let minimum = format!("/api/v1/agents/{agent}/modules/file");
     live.done(Method::PUT, &minimum, Some(json!({ "minimum": 3 }))).await;
-    let rules: Vec<ModuleRuleRow> = live.get(&format!("/api/v1/agents/{agent}/modules")).await;
+    let rules = live.get::<Page<ModuleRuleRow>>(&format!("/api/v1/agents/{agent}/modules")).await.items;
     assert_eq!((rules[0].module.as_str(), rules[0].minimum, rules[0].weights[0].weight), ("file", Some(3), 2));
     let refused = problem(live.admin(Method::PUT, &minimum).json(&json!({ "minimum": 0 }))).await;
     is(&refused, StatusCode::BAD_REQUEST, "invalid_request");

@@ -86,7 +86,7 @@ async fn a_message_to_a_machine_waits_and_can_be_cancelled_once() {
     assert_eq!(detail.pending_messages, 1);
     let listed: Page<MessageRow> = live.get(&format!("/api/v1/messages?agent={id}&state=pending")).await;
     assert_eq!(listed.items.iter().map(|row| &row.id).collect::<Vec<_>>(), [&sent.id]);
-    let answers: Vec<MessageRow> = live.get(&format!("/api/v1/messages/{}/answers", sent.id)).await;
+    let answers = live.get::<Page<MessageRow>>(&format!("/api/v1/messages/{}/answers", sent.id)).await.items;
     assert!(answers.is_empty());
     let cancel = format!("/api/v1/messages/{}/cancel", sent.id);
     let cancelled: MessageRow = live.post(&cancel, json!({ "reason": "not any more" })).await;
@@ -124,7 +124,7 @@ async fn a_message_to_a_service_of_the_server_is_processed_at_once() {
         }
     });
     done.await.expect("the message is processed");
-    let services: Vec<ServiceRow> = live.get("/api/v1/services").await;
+    let services = live.get::<Page<ServiceRow>>("/api/v1/services").await.items;
     let names: Vec<_> = services.iter().map(|row| (row.name.as_str(), row.kind.as_str())).collect();
     assert_eq!(names, [("system", "built-in"), ("muster", "built-in"), ("sink", "noop")]);
     live.server.stop().await;
@@ -188,7 +188,7 @@ async fn tokens_are_made_shown_without_their_secret_and_withdrawn() {
     is(&problem(live.admin(Method::POST, "/api/v1/tokens").json(&body)).await, StatusCode::CONFLICT, "conflict");
     let listed = live.done(Method::GET, "/api/v1/tokens", None).await.text().await.unwrap();
     assert!(!listed.contains(&secret.token), "{listed}");
-    let rows: Vec<TokenRow> = serde_json::from_str(&listed).unwrap();
+    let rows = serde_json::from_str::<Page<TokenRow>>(&listed).unwrap().items;
     let row = rows.iter().find(|row| row.name == "ci").unwrap();
     assert!(row.role == "reader" && row.expires.is_some());
     live.done(Method::DELETE, "/api/v1/tokens/ci", None).await;
@@ -210,7 +210,7 @@ async fn enrolment_tokens_are_made_and_withdrawn() {
     let body = json!({ "name": "web", "uses": 3, "labels": ["web", "site:berlin"], "expires_in": "2h" });
     let secret: Secret = live.post("/api/v1/enrol-tokens", body).await;
     assert!(secret.token.len() > 40);
-    let rows: Vec<EnrolTokenRow> = live.get("/api/v1/enrol-tokens").await;
+    let rows = live.get::<Page<EnrolTokenRow>>("/api/v1/enrol-tokens").await.items;
     assert_eq!(
         (rows[0].uses_left, rows[0].labels.as_slice()),
         (3, ["operator:web".to_owned(), "site:berlin".to_owned()].as_slice())
@@ -221,7 +221,7 @@ async fn enrolment_tokens_are_made_and_withdrawn() {
     let none = live.admin(Method::POST, "/api/v1/enrol-tokens").json(&json!({ "name": "x", "uses": 0 }));
     is(&problem(none).await, StatusCode::BAD_REQUEST, "invalid_request");
     live.done(Method::DELETE, "/api/v1/enrol-tokens/web", None).await;
-    assert!(live.get::<Vec<EnrolTokenRow>>("/api/v1/enrol-tokens").await.is_empty());
+    assert!(live.get::<Page<EnrolTokenRow>>("/api/v1/enrol-tokens").await.items.is_empty());
     live.server.stop().await;
 }
 
@@ -233,7 +233,7 @@ async fn the_server_tells_how_it_stands() {
     assert_eq!((status.database.as_str(), status.servers.len(), status.streams), ("sqlite", 1, 0));
     assert!(status.servers[0].this);
     assert!(status.agents.iter().any(|count| count.name == "enrolled" && count.count == 1), "{:?}", status.agents);
-    let checks: Vec<Check> = live.get("/api/v1/doctor").await;
+    let checks = live.get::<Page<Check>>("/api/v1/doctor").await.items;
     let bad: Vec<_> = checks.iter().filter(|check| check.outcome == "failed").collect();
     assert!(bad.is_empty(), "{bad:?}");
     assert!(checks.iter().any(|check| check.name == "certificate names"));
@@ -338,7 +338,7 @@ async fn a_target_is_checked_kept_and_deleted() {
     let unknown = live.admin(Method::POST, "/api/v1/targets/check");
     let unknown = problem(unknown.json(&json!({ "target": "true", "agents": ["00000000000000ff"] }))).await;
     is(&unknown, StatusCode::NOT_FOUND, "not_found");
-    let all: Vec<NamedTargetRow> = live.get("/api/v1/named-targets").await;
+    let all = live.get::<Page<NamedTargetRow>>("/api/v1/named-targets").await.items;
     assert_eq!(all.len(), 1);
     live.done(Method::DELETE, path, None).await;
     is(&problem(live.admin(Method::DELETE, path)).await, StatusCode::NOT_FOUND, "not_found");

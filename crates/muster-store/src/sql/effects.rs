@@ -26,9 +26,10 @@ const PREDECESSOR: &str = "SELECT predecessor FROM machines WHERE agent_id = $1"
 const DELETE_FACTS: &str = "DELETE FROM agent_facts WHERE agent_id = $1";
 const SET_FACTS: &str = "UPDATE machines SET host_name = $2, machine_id = $4, facts_at = $3 WHERE agent_id = $1";
 /// Whether this key came after the machine id was blocked under another one (state 2), and no person has looked at it yet.
-const BLOCKED_BEFORE: &str = "SELECT other.id_text, other.host_name FROM machines m JOIN machines other \
+/// Of deleted machines (state 3) only those that were blocked until then have a machine id.
+const BLOCKED_BEFORE: &str = "SELECT other.id_text, other.host_name, other.state FROM machines m JOIN machines other \
      ON other.machine_id = m.machine_id AND other.agent_id <> m.agent_id WHERE m.agent_id = $1 AND m.machine_id <> '' \
-     AND m.state_at IS NULL AND other.state = 2 AND m.created >= other.state_at \
+     AND m.state_at IS NULL AND other.state IN (2, 3) AND m.created >= other.state_at \
      ORDER BY other.id_text LIMIT 1";
 const SET_WAITING: &str = "UPDATE machines SET state = 1, state_note = $2 WHERE agent_id = $1 AND state IN (0, 1)";
 
@@ -210,9 +211,10 @@ pub(super) async fn set_facts(tx: &mut Tx, agent: AgentId, facts: &Facts, now: T
 async fn hold_if_blocked(tx: &mut Tx, agent: AgentId) -> Result<(), StoreError> {
     let Some(row) = tx.query_opt(BLOCKED_BEFORE, params![&agent]).await? else { return Ok(()) };
     let mut fields = row.fields("machines");
-    let (id, host): (String, String) = (fields.take()?, fields.take()?);
+    let (id, host, state): (String, String, AgentState) = (fields.take()?, fields.take()?, fields.take()?);
     let host = if host.is_empty() { host } else { format!(" ({host})") };
-    let note = format!("it has the machine id of agent {id}{host}, which is blocked");
+    let why = if state == AgentState::Deleted { "was blocked and then deleted" } else { "is blocked" };
+    let note = format!("it has the machine id of agent {id}{host}, which {why}");
     tx.execute(SET_WAITING, params![&agent, note]).await.map(drop)
 }
 

@@ -16,8 +16,10 @@ use std::collections::BTreeMap;
 const LOCK_STATE: &str = "SELECT state FROM machines WHERE agent_id = $1 FOR UPDATE";
 const SET_STATE: &str = "UPDATE machines SET state = $2, state_at = $3, state_note = $4, rekey_demand = NULL, \
      rekey_asked = NULL WHERE agent_id = $1";
+/// A machine that was blocked (state 2 before, $2) keeps its machine id, so that deleting it does not let it in under
+/// another key.
 const FORGET: &str = "UPDATE machines SET last_address = '', last_clock = NULL, last_nonce = NULL, streaming_to = '', \
-     contact_id = NULL, stream_contact = NULL, host_name = '', machine_id = '', facts_at = NULL, clone_suspected = NULL, \
+     contact_id = NULL, stream_contact = NULL, host_name = '', machine_id = CASE WHEN $2 = 2 THEN machine_id ELSE '' END, facts_at = NULL, clone_suspected = NULL, \
      left_at = NULL WHERE agent_id = $1";
 const DELETED_WITH_AGENT: [&str; 6] = [
     "DELETE FROM agent_labels WHERE agent_id = $1",
@@ -93,7 +95,7 @@ pub(super) async fn set(tx: &mut Tx, change: &Change<AgentState>) -> Result<(), 
         for delete in DELETED_WITH_AGENT {
             tx.execute(delete, params![&change.id]).await?;
         }
-        tx.execute(FORGET, params![&change.id]).await?;
+        tx.execute(FORGET, params![&change.id, before as i32]).await?;
         endpoints::observed(tx, change.id, &Facts::new(), change.now).await?;
         endpoints::tagged(tx, change.id, [], change.now).await?;
     }

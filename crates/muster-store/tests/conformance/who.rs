@@ -93,6 +93,24 @@ for_each_backend! {
         assert_eq!(state(&stage, agent(2)).await, AgentState::Enrolled);
     }
 
+    async fn deleting_a_blocked_machine_does_not_let_it_in_under_another_key(stage) {
+        for (old, new, machine_id, blocked) in [(1, 2, "m1", true), (3, 4, "m2", false)] {
+            let shows = |n, host: &str| Enrolment { facts: facts(host, machine_id), ..enrolment(n, AgentState::Enrolled, &[]) };
+            enrol(&stage, shows(old, "laptop"), 0).await;
+            if blocked {
+                stage.store.agent_state_set(agent(old), AgentState::Blocked, at(5), &cause()).await.unwrap();
+            }
+            stage.store.agent_state_set(agent(old), AgentState::Deleted, at(6), &cause()).await.unwrap();
+            let back = enrol(&stage, shows(new, "other"), 7).await;
+            let (state, note) = if blocked {
+                (AgentState::Waiting, "it has the machine id of agent 0000000000000001, which was blocked and then deleted")
+            } else {
+                (AgentState::Enrolled, "")
+            };
+            assert_eq!((back.state, back.state_note.as_str()), (state, note));
+        }
+    }
+
     async fn a_new_key_that_shows_its_machine_id_late_waits_then_and_older_keys_do_not(stage) {
         let tell = |n: u8| intake(to_server(n, agent(n), "s"), Effect::Facts(facts("h", "m1")));
         let told = |n: u8, ms| muster_store::agents::ContactPut { intake: vec![tell(n)], ..contact(n, at(ms)) };

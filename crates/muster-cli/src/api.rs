@@ -4,8 +4,9 @@
 //! goes into a path is one segment of it, whatever it holds; what the server answered is kept as it was for `--json`.
 
 use crate::connect::{Door, Trust};
-use crate::failure::{Exit, Failure, chain};
+use crate::failure::{Exit, Failure};
 use crate::trusted;
+use crate::unreachable::Unreachable;
 use muster_api::Problem;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -156,17 +157,7 @@ impl Api {
     }
 
     fn unreachable(&self, what: &str, error: &reqwest::Error) -> Failure {
-        let next = if error.is_timeout() {
-            "try again, or allow more time with --timeout; `muster doctor` looks closer"
-        } else {
-            "is it running, and is the address right (--url, MUSTER_URL, --data)? `muster doctor` looks closer"
-        };
-        // The address stands in the failure already; without it the chain is easier to read.
-        let why = match std::error::Error::source(error) {
-            Some(source) if !error.is_timeout() => chain(source),
-            Some(_) | None if error.is_timeout() => "the time ran out".to_owned(),
-            _ => error.to_string(),
-        };
+        let Unreachable { why, next } = Unreachable::of(&self.door.url, error);
         Failure::new(Exit::Unreachable, what, why).on(&self.door.url).next(next)
     }
 

@@ -155,15 +155,27 @@ pub fn data_dirs(given: Option<&Path>) -> Vec<PathBuf> {
         return vec![given.to_owned()];
     }
     let mut dirs = vec![PathBuf::from(globals::DATA_DEFAULT)];
-    dirs.extend(
-        dev_pointer().and_then(|pointer| std::fs::read_to_string(pointer).ok()).map(|text| PathBuf::from(text.trim())),
-    );
+    dirs.extend(dev_pointers().map(|folder| dev_dirs(&folder)).unwrap_or_default());
     dirs
 }
 
-/// Returns the file in which a running `muster dev` says where its data is: in the home of who runs it, so that
-/// nobody else can lay one out.
-pub fn dev_pointer() -> Option<PathBuf> {
+/// Reads where each running `muster dev` has its data, the one that was started last first.
+fn dev_dirs(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let written = entry.metadata().and_then(|metadata| metadata.modified()).ok()?;
+            Some((written, PathBuf::from(std::fs::read_to_string(entry.path()).ok()?.trim())))
+        })
+        .collect();
+    found.sort_by(|a, b| b.cmp(a));
+    found.into_iter().map(|(_, data)| data).collect()
+}
+
+/// Returns the folder in which each running `muster dev` has a file that says where its data is: in the home of who
+/// runs it, so that nobody else can lay one out.
+pub fn dev_pointers() -> Option<PathBuf> {
     let of = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = of("XDG_STATE_HOME").or_else(|| of("HOME").map(|home| home.join(".local/state")))?;
     Some(state.join("muster").join("dev"))
@@ -209,6 +221,23 @@ mod tests {
         std::fs::write(dir.path().join(ADDRESSES), addresses).unwrap();
         std::fs::write(dir.path().join(ADMIN_TOKEN), "secret\n").unwrap();
         dir
+    }
+
+    #[test]
+    fn of_several_trials_the_last_is_found_and_then_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, seconds: u64| {
+            let file = std::fs::File::create(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name), format!("/tmp/{name}\n")).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        };
+        for (name, seconds) in [("1", 20), ("2", 30), ("3", 10)] {
+            put(name, seconds);
+        }
+        assert_eq!(dev_dirs(folder.path()), ["/tmp/2", "/tmp/1", "/tmp/3"].map(PathBuf::from));
+        std::fs::remove_file(folder.path().join("2")).unwrap();
+        assert_eq!(dev_dirs(folder.path()), ["/tmp/1", "/tmp/3"].map(PathBuf::from));
+        assert_eq!(dev_dirs(&folder.path().join("none")), Vec::<PathBuf>::new());
     }
 
     fn globals(dir: &tempfile::TempDir) -> Globals {

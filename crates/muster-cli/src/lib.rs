@@ -25,6 +25,7 @@ mod results;
 mod signing;
 mod terminal;
 mod trusted;
+mod unreachable;
 
 pub use api::Api;
 pub use commands::Operator;

@@ -333,7 +333,6 @@ impl Drop for Scratch {
 /// The file that tells other commands of this user where the data is; it goes when this command ends.
 struct Pointer {
     path: PathBuf,
-    data: String,
     /// Whether a plain command looks there: no installed server comes first, and the environment names no other.
     first: bool,
 }
@@ -341,21 +340,23 @@ struct Pointer {
 impl Pointer {
     /// Writes it. `None`: there is no home to write it to.
     fn put(data: &Path) -> Option<Self> {
-        let path = connect::dev_pointer()?;
-        let data = data.to_str()?.to_owned();
-        std::fs::create_dir_all(path.parent()?).ok()?;
-        std::fs::write(&path, &data).ok()?;
+        let folder = connect::dev_pointers()?;
+        std::fs::create_dir_all(&folder).ok()?;
+        // One file for each that runs, so that the end of one leaves the others to be found.
+        let path = folder.join(std::process::id().to_string());
+        std::fs::write(&path, data.to_str()?).ok()?;
         let installed = Path::new(muster_cli::globals::DATA_DEFAULT).join(connect::ADDRESSES).exists();
         let told_otherwise = ["MUSTER_DATA", "MUSTER_URL"].iter().any(|name| std::env::var_os(name).is_some());
-        Some(Self { path, data, first: !installed && !told_otherwise })
+        Some(Self { path, first: !installed && !told_otherwise })
     }
 }
 
 impl Drop for Pointer {
     fn drop(&mut self) {
-        // Another `muster dev` that was started later has put its own place there.
-        if std::fs::read_to_string(&self.path).is_ok_and(|text| text == self.data) {
-            let _ = std::fs::remove_file(&self.path);
+        // What cannot be removed names data that are gone, and is passed over.
+        let _ = std::fs::remove_file(&self.path);
+        if let Some(folder) = self.path.parent() {
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `muster-agent doctor`: looks at everything that must be right for this agent to work, and says what to do where it is
 //! not. `config check` and `status` say the same of what they see.
 
+mod orders;
 mod servers;
 
 use crate::actions::status::documents_path;
@@ -133,6 +134,7 @@ pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock
     checks.extend(state(&config.state_dir));
     checks.extend(services(&config.services_dir));
     checks.extend(investigators(&config, &documents_path(&config)));
+    checks.extend(orders::look(&config, now));
     checks.extend(look_at_modules(&config));
     checks.extend(agent(&config, now));
     let (identity, found) = key(&config.state_dir);

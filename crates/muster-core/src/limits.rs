@@ -352,8 +352,12 @@ pub const PREVIEW_DEMANDS_MAX: usize = 50;
 pub const ACTION_WINDOW_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// How long an agent remembers what it ran beyond the action's last moment.
 pub const LEDGER_MEMORY: Duration = Duration::from_secs(8 * 86_400);
-/// How far ahead the end of an order may lie whose cancellation a machine remembers.
-pub const CANCEL_AHEAD_MAX: Duration = Duration::from_secs(400 * 86_400);
+/// How far ahead the end of an order may lie whose cancellation a machine takes: the longest window of an order that it would
+/// run, and a day because clocks differ.
+pub const CANCEL_AHEAD_MAX: Duration = Duration::from_secs(8 * 86_400);
+/// Cancellations that a machine remembers of one signer. While one more found no room, orders that this signer may call back
+/// are refused.
+pub const CANCELS_PER_SIGNER_MAX: usize = 300;
 /// How far an agent's clock may stand behind what it knows to be past before it refuses every action.
 pub const TIME_FLOOR_SLACK: Duration = Duration::from_secs(10 * 60);
 /// How far in the future a signature may say it was made, because clocks differ.

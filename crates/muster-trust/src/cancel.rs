@@ -41,19 +41,32 @@ impl<'a> Cancellation<'a> {
     }
 }
 
-/// Whether `canceller` may call back an order of these modules that `signers` signed: one of them may, and whoever weighs in
-/// each of its modules at least as much as the lightest of them who weighs anything there.
-pub fn may_cancel(acl: &Acl, modules: &[String], signers: &BTreeSet<Fingerprint>, canceller: &Fingerprint) -> bool {
+/// Whether `canceller` may call back an order of these modules that `signers` signed: one of them may, if this machine gives
+/// that key any weight, and so may a key that weighs in each of its modules at least as much as the lightest of them that weighs
+/// anything there.
+///
+/// `had` is the greatest weight that `canceller` had when its cancellation was accepted, 0 for one that is accepted only now.
+/// Where that was taken or lowered since, the cancellation counts with it in every module: what somebody called back rightly
+/// stays called back after that person is gone, and the few orders that it reaches beyond those are refused, not run.
+pub fn may_cancel(
+    acl: &Acl,
+    modules: &[String],
+    signers: &BTreeSet<Fingerprint>,
+    canceller: &Fingerprint,
+    had: u32,
+) -> bool {
+    let has = acl.heaviest(canceller);
     if signers.contains(canceller) {
-        return true;
+        return has.max(had) > 0;
     }
+    let lost = if had > has { u64::from(had) } else { 0 };
     let weight = |module: &str, who: &Fingerprint| {
         let assessed = acl.assess([(module, 0)], &BTreeSet::from([who.clone()]));
         assessed.first().map_or(0, |assessment| assessment.have)
     };
     let as_heavy = |module: &String| {
         let lightest = signers.iter().map(|signer| weight(module, signer)).filter(|weight| *weight > 0).min();
-        let have = weight(module, canceller);
+        let have = weight(module, canceller).max(lost);
         have > 0 && lightest.is_some_and(|lightest| have >= lightest)
     };
     !modules.is_empty() && modules.iter().all(as_heavy)
@@ -100,15 +113,22 @@ mod tests {
             "ping": {"minimumweight": 1, "investigators": {"light": {"fingerprint": key('C'), "weight": 1}}},
         });
         let acl = Acl::parse(list.to_string().as_bytes()).unwrap();
-        let may = |modules: &[&str], signers: &str, canceller| {
+        let had = |modules: &[&str], signers: &str, canceller, had| {
             let modules: Vec<String> = modules.iter().map(|module| (*module).to_owned()).collect();
-            may_cancel(&acl, &modules, &signers.chars().map(key).collect(), &key(canceller))
+            may_cancel(&acl, &modules, &signers.chars().map(key).collect(), &key(canceller), had)
         };
-        assert!(may(&["file"], "B", 'B') && may(&["ping"], "F", 'F'), "one's own order");
+        let may = |modules: &[&str], signers: &str, canceller| had(modules, signers, canceller, 0);
+        assert!(may(&["file"], "B", 'B') && may(&["ping"], "A", 'A'), "one's own order");
+        assert!(!may(&["ping"], "CF", 'F'), "a signature without weight calls nothing back");
         assert!(may(&["file"], "B", 'A') && !may(&["file"], "B", 'C'));
         assert!(may(&["file"], "BC", 'C'), "one of two who were needed together");
         assert!(!may(&["file", "ping"], "BC", 'A'), "nothing in one of its modules");
         assert!(!may(&["file"], "B", 'F') && !may(&["file"], "F", 'A') && !may(&["none"], "B", 'A'));
         assert!(!may(&[], "B", 'A'));
+        // Who had weight and has none any more keeps back what it called back.
+        assert!(had(&["file"], "B", 'F', 2) && !had(&["file"], "B", 'F', 1));
+        assert!(had(&["ping"], "CF", 'F', 1) && !had(&["none"], "B", 'F', 9) && !had(&[], "B", 'F', 9));
+        // Who has as much as then has what the list says, module by module.
+        assert!(!had(&["file", "ping"], "BC", 'A', 3) && had(&["file", "ping"], "BC", 'A', 4));
     }
 }

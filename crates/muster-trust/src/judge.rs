@@ -185,13 +185,6 @@ fn ledger_check(action: &Action, seen: Seen) -> Result<(), Refusal> {
         Seen::Started => (RefusalCode::AlreadyRun, "the action was begun before".to_owned()),
         Seen::Finished => (RefusalCode::AlreadyRun, "the action was run before".to_owned()),
         Seen::Cancelled => (RefusalCode::Cancelled, "the action was called back".to_owned()),
-        Seen::NoRoom { until } => {
-            let text = format!(
-                "this machine holds as many cancellations as it can, and one found no room: nothing runs until {until}, so \
-                 that what was called back does not run"
-            );
-            (RefusalCode::Cancelled, text)
-        }
         Seen::Unreadable => {
             (RefusalCode::LedgerUnreadable, "the ledger of what was run cannot be read: nothing runs".to_owned())
         }

@@ -51,11 +51,6 @@ pub enum Seen {
     Finished,
     /// It was called back before it ran.
     Cancelled,
-    /// It may have been called back: a cancellation found no room.
-    NoRoom {
-        /// Until when nothing runs.
-        until: Timestamp,
-    },
     /// The ledger cannot be read.
     Unreadable,
 }

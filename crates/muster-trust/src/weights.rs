@@ -153,6 +153,13 @@ impl Acl {
         &self.modules
     }
 
+    /// Returns the greatest weight that the list gives this key for any module, 0 when it gives none.
+    pub fn heaviest(&self, key: &Fingerprint) -> u32 {
+        let investigators = self.modules.values().flat_map(|permission| permission.investigators.values());
+        let its = investigators.filter(|investigator| investigator.fingerprints.contains(key));
+        its.map(|investigator| investigator.weight).max().unwrap_or_default()
+    }
+
     /// Checks that every key of the list is in the keyring; an unknown one is a mistake in one of the two.
     pub fn keys_check(&self, keyring: &Keyring) -> Result<(), AclError> {
         for (module, permission) in &self.modules {

@@ -83,7 +83,7 @@ async fn cancellations_do_not_wait_behind_orders_and_orders_wait_within_bounds()
     let cancel = cancel(now);
     actions.hub.receive(message(99, system::ACTION_CANCEL, &cancel));
     let running = tokio::spawn(Arc::clone(&actions).run(inbox));
-    let is_called_back = || actions.ledger().as_ref().unwrap().content().recalled_by(&[1; 32]).count() == 1;
+    let is_called_back = || actions.ledger().as_ref().unwrap().content().objections(&[1; 32], now).count() == 1;
     let waiting = async {
         while !is_called_back() {
             tokio::task::yield_now().await;
@@ -152,14 +152,19 @@ fn cancel(now: Timestamp) -> wire::ActionCancel {
     }
 }
 
-/// A machine that knows one investigator.
+/// A machine that knows one investigator, whose weight is 1.
 fn investigated(directory: &std::path::Path) -> Config {
     let keys = directory.join("investigators");
     std::fs::create_dir(&keys).unwrap();
     std::fs::write(keys.join("one"), include_str!("../../tests/it/keys/one.asc")).unwrap();
+    let key = muster_trust::Certificate::parse(include_bytes!("../../tests/it/keys/one.asc")).unwrap();
+    let one = serde_json::json!({"one": {"fingerprint": key.fingerprint(), "weight": 1}});
+    let weights = serde_json::json!({"default": {"minimumweight": 1, "investigators": one}});
+    let acl_file = directory.join("acl.cfg");
+    std::fs::write(&acl_file, weights.to_string()).unwrap();
     Config {
         keyring_dir: keys,
-        acl_file: "".into(),
+        acl_file,
         administrators_dir: "".into(),
         state_dir: directory.into(),
         ..Config::default()

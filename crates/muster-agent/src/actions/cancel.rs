@@ -1,10 +1,13 @@
 //! Cancellations that come: what was signed by somebody who may keeps an order from beginning, or ends it.
 //!
-//! Stays true: a server's word alone does nothing here, whatever number it names; a cancellation is on the disk before it
-//! is acknowledged. Not here: how cancellations are remembered (recalls), what is signed (muster-trust).
+//! Stays true: a server's word alone does nothing here, whatever number it names, nor does a key without weight on this
+//! machine; a cancellation is on the disk before it is acknowledged. Not here: how cancellations are remembered (recalls), what is signed (muster-trust).
 
+use super::objections::who;
+use super::recalls::Canceller;
 use super::{Actions, body};
 use crate::hub::Delivery;
+use muster_core::action::Fingerprint;
 use muster_core::{Timestamp, limits};
 use muster_proto::wire::actions as wire;
 use muster_trust::Cancellation;
@@ -56,15 +59,27 @@ impl Actions {
         let until = Timestamp::from_secs(cancel.until);
         let now = self.clock.now().max(self.floor());
         if until > now.plus(limits::CANCEL_AHEAD_MAX) {
-            return refuse("the cancellation wants to be remembered for too long");
+            return refuse(&format!(
+                "the cancellation is for an order that ends at {until}, and this machine takes those of orders that end within                  {} days: sign it again when the order's window is open",
+                limits::CANCEL_AHEAD_MAX.as_secs() / 86_400
+            ));
         }
         let said = Cancellation { fleet: &cancel.fleet, order: &key, until };
-        let verified = said.verify(&self.believed().keyring, &cancel.signature, now);
+        let believed = self.believed();
+        let verified = said.verify(&believed.keyring, &cancel.signature, now);
         let signature =
             verified.map_err(|error| NotCancelled::Refused(format!("the cancellation does not count: {error}")))?;
+        let weight = believed.acl.heaviest(&signature.signer);
+        // Whatever it is about: a key that may order nothing must not keep anything from running.
+        if weight == 0 {
+            let who = who(&believed, &signature.signer.to_string());
+            return refuse(&format!(
+                "{who} has no weight on this machine for any module, so no cancellation of that key counts"
+            ));
+        }
         let signer = signature.signer.to_string();
         if let Some(order) = self.ledger().as_ref().and_then(|ledger| ledger.content().order(&key).cloned()) {
-            if !self.may_cancel(&order.modules, &order.signers, &signer) {
+            if !self.may_cancel(&order.modules, &order.signers, &signature.signer) {
                 return refuse(&format!(
                     "{signer} may not call this order back: neither one of those who signed it nor of their weight"
                 ));
@@ -74,19 +89,20 @@ impl Actions {
             }
         }
         // Written first: an order that begins now is either seen below, or finds this.
+        let by = Canceller { signer: &signer, weight };
         match self.ledger().as_mut() {
-            Some(ledger) => ledger.recall(key, &signer, until).map_err(NotCancelled::Disk)?,
+            Some(ledger) => ledger.recall(key, by, until).map_err(NotCancelled::Disk)?,
             None => return refuse("the ledger of orders cannot be used: nothing runs here"),
         }
         if signature.made <= now {
             self.with_ledger(|ledger| ledger.raise_floor(signature.made));
         }
-        self.stop_recalled(&key, &signer);
+        self.stop_recalled(&key, &signature.signer);
         Ok(())
     }
 
     /// Ends an order that runs, if whoever called it back may. It may have begun after it was looked for.
-    fn stop_recalled(&self, key: &super::OrderKey, signer: &str) {
+    fn stop_recalled(&self, key: &super::OrderKey, signer: &Fingerprint) {
         let order = self.ledger().as_ref().and_then(|ledger| ledger.content().order(key).cloned());
         let may = order.is_some_and(|order| self.may_cancel(&order.modules, &order.signers, signer));
         if may && let Some(running) = self.running().get(key) {

@@ -5,14 +5,10 @@
 
 use super::ledger::Origin;
 use super::{Actions, Came};
-use muster_core::action::Fingerprint;
 use muster_core::target::{Endpoint, OwnRow, Target, Verdict, tags};
 use muster_core::{Facts, Timestamp, limits};
 use muster_modules::Effect;
-use muster_trust::{
-    Accepted, Authority, LedgerKey, Module, Refusal, RefusalCode, Seen, TargetMatch, World, judge, may_cancel,
-};
-use std::collections::BTreeSet;
+use muster_trust::{Accepted, Authority, LedgerKey, Module, Refusal, RefusalCode, Seen, TargetMatch, World, judge};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -54,13 +50,13 @@ impl Actions {
                 trust_expires: believed.expires,
                 keyring: &believed.keyring,
                 authority: Authority::Weights(&believed.acl),
-                ledger: &|key| self.seen(key, now.max(floor)),
+                ledger: &|key| self.seen(key),
                 target: &|target| self.matches(target, facts, now),
                 module: &module,
             },
         )?;
         self.newness_check(&accepted, now)?;
-        self.recall_check(&accepted)?;
+        self.recall_check(&accepted, now.max(floor))?;
         Ok(accepted)
     }
 
@@ -97,43 +93,16 @@ impl Actions {
         }
     }
 
-    /// Whether `canceller` may call back an order that these people signed. Nobody vouches for what was remembered before
-    /// that took a signature, and it counts as it did then.
-    pub(super) fn may_cancel(&self, modules: &[String], signers: &[String], canceller: &str) -> bool {
-        let signers: BTreeSet<Fingerprint> = signers.iter().filter_map(|signer| signer.parse().ok()).collect();
-        canceller.is_empty()
-            || canceller.parse().is_ok_and(|one| may_cancel(&self.believed().acl, modules, &signers, &one))
-    }
-
-    /// What was called back by somebody who may is not run.
-    fn recall_check(&self, accepted: &Accepted) -> Result<(), Refusal> {
-        let by: Vec<String> = match self.ledger().as_ref() {
-            Some(ledger) => ledger.content().recalled_by(accepted.key.as_bytes()).map(str::to_owned).collect(),
-            None => Vec::new(),
-        };
-        let modules: Vec<String> =
-            accepted.action.operations.iter().map(|operation| operation.module.clone()).collect();
-        let signers: Vec<String> = accepted.signers.iter().map(|signed| signed.signer.to_string()).collect();
-        match by.iter().find(|canceller| self.may_cancel(&modules, &signers, canceller)) {
-            None => Ok(()),
-            Some(canceller) => {
-                let text = format!("the action was called back by {canceller}");
-                Err(Refusal { code: RefusalCode::Cancelled, text })
-            }
-        }
-    }
-
-    fn seen(&self, key: &LedgerKey, now: Timestamp) -> Seen {
+    fn seen(&self, key: &LedgerKey) -> Seen {
         let ledger = self.ledger();
         let Some(ledger) = ledger.as_ref() else { return Seen::Unreadable };
         let content = ledger.content();
         match content.order(key.as_bytes()) {
             Some(order) if order.outcome.is_some() => Seen::Finished,
             Some(_) => Seen::Started,
-            None => match (content.recalls_full_until(now), content.since()) {
-                (Some(until), _) => Seen::NoRoom { until },
-                (None, (_, Origin::New)) => Seen::Never { since: None },
-                (None, (since, Origin::Lost)) => Seen::Never { since: Some(since) },
+            None => match content.since() {
+                (_, Origin::New) => Seen::Never { since: None },
+                (since, Origin::Lost) => Seen::Never { since: Some(since) },
             },
         }
     }

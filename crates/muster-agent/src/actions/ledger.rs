@@ -10,9 +10,9 @@
 pub(crate) use super::ledger_line::{Order, OrderKey, Origin, Outcome, RefusedOrder};
 
 use super::ledger_line::{Header, Line, read_line, write_line};
-use super::recalls::Recalls;
+use super::recalls::{Canceller, Objection, Recalls};
 use crate::durable::{self, Sync};
-use muster_core::Timestamp;
+use muster_core::{Timestamp, limits};
 use muster_trust::ledger::keep_until;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -64,14 +64,14 @@ pub(crate) struct OrderLedger {
 }
 
 /// What came of beginning an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Begun {
     /// It is taken now.
     Now,
     /// It was taken before.
     Before,
-    /// It was called back before it came.
-    CalledBack,
+    /// It was called back before it came, or may have been.
+    CalledBack(Objection),
 }
 
 /// Why there is no usable ledger.
@@ -222,14 +222,15 @@ impl Content {
         (self.header.forgotten + self.orders.len() as u64, self.head)
     }
 
-    /// Returns who called an order back: fingerprints, or nothing for a time when that took no signature.
-    pub(crate) fn recalled_by(&self, key: &OrderKey) -> impl Iterator<Item = &str> {
-        self.recalls.signers(key)
+    /// Returns all cancellations that speak at `now` against an order, if those who signed them may call it back.
+    pub(crate) fn objections(&self, key: &OrderKey, now: Timestamp) -> impl Iterator<Item = Objection> {
+        self.recalls.objections(key, now)
     }
 
-    /// Returns until when no order runs, because a cancellation found no room.
-    pub(crate) fn recalls_full_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.recalls.full_until(now)
+    /// Returns whose orders do not run at `now`, and until when, because a cancellation found no room: fingerprints, or
+    /// nothing for a time when that was not written down.
+    pub(crate) fn without_room(&self, now: Timestamp) -> impl Iterator<Item = (&str, Timestamp)> {
+        self.recalls.full(now)
     }
 
     /// Whether a server was ever reached since this ledger began.
@@ -275,7 +276,8 @@ impl OrderLedger {
                     File::options().write(true).open(path).and_then(|file| file.set_len(whole as u64)).map_err(disk)?;
                 }
                 // The first line is written again in its place: one of an earlier form is shorter, and has no room for that.
-                let is_of_before = !content.keeps_its_place();
+                let latest = now.max(content.floor).plus(limits::CANCEL_AHEAD_MAX);
+                let is_of_before = content.recalls.cap_unsigned(latest) | !content.keeps_its_place();
                 if whole as u64 > FILE_BYTES {
                     content.forget(now);
                 }
@@ -329,13 +331,19 @@ impl OrderLedger {
     }
 
     /// Takes an order: when this returns [`Begun::Now`] it is on the disk, and nobody else took it.
-    /// `counts` says whether somebody who called it back may.
-    pub(crate) fn begin(&mut self, order: Order, counts: &dyn Fn(&str) -> bool) -> io::Result<Begun> {
+    /// `counts` says whether what is remembered of cancellations counts against it: all of it is asked in this one step,
+    /// so that none comes in between.
+    pub(crate) fn begin(
+        &mut self,
+        order: Order,
+        now: Timestamp,
+        counts: &dyn Fn(&Objection) -> bool,
+    ) -> io::Result<Begun> {
         if self.content.order(&order.key).is_some() {
             return Ok(Begun::Before);
         }
-        if self.content.recalled_by(&order.key).any(counts) {
-            return Ok(Begun::CalledBack);
+        if let Some(objection) = self.content.objections(&order.key, now).find(counts) {
+            return Ok(Begun::CalledBack(objection));
         }
         self.append(Line::Begun(order))?;
         self.sync()?;
@@ -359,11 +367,11 @@ impl OrderLedger {
         self.append(Line::Refused(refused))
     }
 
-    /// Writes that `signer` called an order back, which may begin until `until`. It is on the disk when this returns; where
-    /// there is no room for it, nothing runs until then.
-    pub(crate) fn recall(&mut self, key: OrderKey, signer: &str, until: Timestamp) -> io::Result<()> {
+    /// Writes that somebody called an order back, which may begin until `until`. It is on the disk when this returns; where
+    /// the signer has no room for it, nothing that this signer may call back runs until then.
+    pub(crate) fn recall(&mut self, key: OrderKey, by: Canceller<'_>, until: Timestamp) -> io::Result<()> {
         self.content.recalls.forget(self.content.floor);
-        let Some(line) = self.content.recalls.line(key, signer, until) else { return Ok(()) };
+        let Some(line) = self.content.recalls.line(key, by, until) else { return Ok(()) };
         self.append(line)?;
         self.sync()?;
         self.shrink(self.content.floor)

@@ -122,10 +122,16 @@ pub(super) enum Line {
         signer: String,
         /// The order may begin until then.
         until: Timestamp,
+        /// The greatest weight that the signer had here when it came. Ledgers of before do not say.
+        #[serde(default)]
+        weight: u32,
     },
-    /// A cancellation that found no room: no order runs until then.
+    /// A cancellation that found no room: no order that its signer may call back runs until then.
     RecallsFull {
         until: Timestamp,
+        /// Fingerprint. Ledgers of before do not say whose it was.
+        #[serde(default)]
+        signer: String,
     },
     /// A moment that somebody who is trusted vouched for, or that this machine's own clock showed.
     Floor {

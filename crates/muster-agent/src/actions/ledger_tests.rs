@@ -1,4 +1,4 @@
-use super::super::recalls::RECALLS_MAX;
+use super::super::recalls::Objects;
 use super::*;
 
 fn at(seconds: i64) -> Timestamp {
@@ -24,8 +24,12 @@ fn order(number: u8, now: i64, end: i64) -> Order {
 }
 
 /// Whoever called back may.
-fn anybody(_: &str) -> bool {
+fn anybody(_: &Objection) -> bool {
     true
+}
+
+fn by(signer: &str) -> Canceller<'_> {
+    Canceller { signer, weight: 1 }
 }
 
 fn done(seconds: i64) -> Outcome {
@@ -42,12 +46,12 @@ fn a_path() -> (tempfile::TempDir, PathBuf) {
 fn an_order_is_taken_once_whatever_comes_between() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    assert_eq!(ledger.begin(order(1, 5, 100), &anybody).unwrap(), Begun::Now);
-    assert_eq!(ledger.begin(order(1, 6, 100), &anybody).unwrap(), Begun::Before);
+    assert_eq!(ledger.begin(order(1, 5, 100), at(0), &anybody).unwrap(), Begun::Now);
+    assert_eq!(ledger.begin(order(1, 6, 100), at(0), &anybody).unwrap(), Begun::Before);
     drop(ledger);
     // It ended in the middle: known, and without an outcome.
     let mut ledger = OrderLedger::open(&path, true, at(0)).unwrap();
-    assert_eq!(ledger.begin(order(1, 7, 100), &anybody).unwrap(), Begun::Before);
+    assert_eq!(ledger.begin(order(1, 7, 100), at(0), &anybody).unwrap(), Begun::Before);
     assert_eq!(ledger.content().order(&[1; 32]), Some(&order(1, 5, 100)));
     ledger.finish([1; 32], done(9)).unwrap();
     drop(ledger);
@@ -60,8 +64,8 @@ fn an_order_is_taken_once_whatever_comes_between() {
 fn the_floor_is_the_latest_that_was_signed_and_never_sinks() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.begin(order(1, 500, 600), &anybody).unwrap();
-    ledger.begin(order(2, 40, 600), &anybody).unwrap();
+    ledger.begin(order(1, 500, 600), at(0), &anybody).unwrap();
+    ledger.begin(order(2, 40, 600), at(0), &anybody).unwrap();
     assert_eq!(ledger.content().floor(), at(450));
     drop(ledger);
     assert_eq!(OrderLedger::open(&path, true, at(-9000)).unwrap().content().floor(), at(450));
@@ -71,7 +75,7 @@ fn the_floor_is_the_latest_that_was_signed_and_never_sinks() {
 fn a_line_torn_by_a_crash_is_as_if_it_was_never_written() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.begin(order(1, 5, 100), &anybody).unwrap();
+    ledger.begin(order(1, 5, 100), at(0), &anybody).unwrap();
     let before = std::fs::metadata(&path).unwrap().len();
     // Written, and the crash comes before anything was promised.
     ledger.append(Line::Begun(order(2, 6, 100))).unwrap();
@@ -83,7 +87,7 @@ fn a_line_torn_by_a_crash_is_as_if_it_was_never_written() {
         assert_eq!(ledger.content().since().1, Origin::New, "cut at {cut}");
         assert!(ledger.content().order(&[1; 32]).is_some() && ledger.content().order(&[2; 32]).is_none());
         // What is written next is readable.
-        assert_eq!(ledger.begin(order(3, 7, 100), &anybody).unwrap(), Begun::Now);
+        assert_eq!(ledger.begin(order(3, 7, 100), at(0), &anybody).unwrap(), Begun::Now);
         assert!(look(&path).unwrap().unwrap().order(&[3; 32]).is_some());
     }
 }
@@ -93,12 +97,12 @@ fn a_ledger_that_was_cut_anywhere_is_never_a_shorter_one() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
     for number in 1..=3 {
-        ledger.begin(order(number, 5, 100), &anybody).unwrap();
+        ledger.begin(order(number, 5, 100), at(0), &anybody).unwrap();
     }
     ledger.shrink_at = 1;
     ledger.finish([1; 32], done(9)).unwrap();
-    ledger.begin(order(4, 6, 100), &anybody).unwrap();
-    ledger.recall([5; 32], "AB", at(100)).unwrap();
+    ledger.begin(order(4, 6, 100), at(0), &anybody).unwrap();
+    ledger.recall([5; 32], by("AB"), at(100)).unwrap();
     drop(ledger);
     let whole = std::fs::read(&path).unwrap();
     assert!(Content::read(&whole).is_some());
@@ -113,7 +117,7 @@ fn a_ledger_that_was_cut_anywhere_is_never_a_shorter_one() {
 fn damage_and_loss_are_never_an_empty_ledger() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.begin(order(1, 5, 100), &anybody).unwrap();
+    ledger.begin(order(1, 5, 100), at(0), &anybody).unwrap();
     drop(ledger);
     let whole = std::fs::read(&path).unwrap();
     for place in 0..whole.len() {
@@ -149,7 +153,7 @@ fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
         let mut order = order(0, 5, 100 + i64::from(number));
         order.key[..4].copy_from_slice(&number.to_be_bytes());
         let key = order.key;
-        ledger.begin(order, &anybody).unwrap();
+        ledger.begin(order, at(0), &anybody).unwrap();
         // One that never ended holds up those after it.
         if number != 40 {
             ledger.finish(key, done(9)).unwrap();
@@ -172,14 +176,15 @@ fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
 fn an_order_called_back_before_it_came_never_begins_if_whoever_signed_that_may() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.recall([7; 32], "AB", at(100)).unwrap();
-    ledger.recall([8; 32], "CD", at(100)).unwrap();
+    ledger.recall([7; 32], by("AB"), at(100)).unwrap();
+    ledger.recall([8; 32], by("CD"), at(100)).unwrap();
     drop(ledger);
     let mut ledger = OrderLedger::open(&path, true, at(2)).unwrap();
-    let only_ab = |signer: &str| signer == "AB";
-    assert_eq!(ledger.begin(order(7, 5, 100), &only_ab).unwrap(), Begun::CalledBack);
-    assert_eq!(ledger.begin(order(8, 5, 100), &only_ab).unwrap(), Begun::Now);
-    assert_eq!(ledger.begin(order(9, 5, 100), &only_ab).unwrap(), Begun::Now);
+    let only_ab = |objection: &Objection| objection.signer == "AB";
+    let called_back = Objection { signer: "AB".into(), what: Objects::Recalled { had: 1 } };
+    assert_eq!(ledger.begin(order(7, 5, 100), at(0), &only_ab).unwrap(), Begun::CalledBack(called_back));
+    assert_eq!(ledger.begin(order(8, 5, 100), at(0), &only_ab).unwrap(), Begun::Now);
+    assert_eq!(ledger.begin(order(9, 5, 100), at(0), &only_ab).unwrap(), Begun::Now);
 }
 
 #[test]
@@ -191,22 +196,47 @@ fn cancellations_without_end_fill_no_disk_and_flush_none() {
         key[..8].copy_from_slice(&number.to_be_bytes());
         key
     };
-    ledger.recall(key(0), "AB", at(100)).unwrap();
-    for number in 1..RECALLS_MAX {
-        let line = ledger.content.recalls.line(key(number), "AB", at(100)).unwrap();
+    ledger.recall(key(0), by("AB"), at(100)).unwrap();
+    for number in 1..limits::CANCELS_PER_SIGNER_MAX {
+        let line = ledger.content.recalls.line(key(number), by("AB"), at(100)).unwrap();
         ledger.append(line).unwrap();
     }
-    assert_eq!(ledger.content().recalls_full_until(at(0)), None);
-    ledger.recall(key(RECALLS_MAX), "AB", at(200)).unwrap();
+    assert_eq!(ledger.content().without_room(at(0)).count(), 0);
+    let more = |number| key(limits::CANCELS_PER_SIGNER_MAX + number);
+    ledger.recall(more(0), by("AB"), at(200)).unwrap();
     let bytes = ledger.bytes;
     for number in 1..20 {
-        ledger.recall(key(RECALLS_MAX + number), "AB", at(200)).unwrap();
+        ledger.recall(more(number), by("AB"), at(200)).unwrap();
     }
     assert_eq!(ledger.bytes, bytes, "what changes nothing is not written");
     drop(ledger);
-    let content = OrderLedger::open(&path, true, at(7)).unwrap().content().clone();
-    assert_eq!(content.recalled_by(&key(0)).collect::<Vec<_>>(), ["AB"]);
-    assert_eq!((content.recalls_full_until(at(200)), content.recalls_full_until(at(201))), (Some(at(200)), None));
+    let mut ledger = OrderLedger::open(&path, true, at(7)).unwrap();
+    let content = ledger.content().clone();
+    let first = Objection { signer: "AB".into(), what: Objects::Recalled { had: 1 } };
+    let full = Objection { signer: "AB".into(), what: Objects::NoRoom { until: at(200) } };
+    assert_eq!(content.objections(&key(0), at(200)).collect::<Vec<_>>(), [first, full.clone()]);
+    assert_eq!(content.without_room(at(200)).collect::<Vec<_>>(), [("AB", at(200))]);
+    assert_eq!(content.without_room(at(201)).count(), 0);
+    // In the very step that takes an order it is asked whether there was room for all.
+    assert_eq!(ledger.begin(order(7, 5, 100), at(200), &anybody).unwrap(), Begun::CalledBack(full));
+    assert_eq!(ledger.begin(order(7, 5, 100), at(200), &|_| false).unwrap(), Begun::Now);
+    assert_eq!(ledger.begin(order(8, 5, 100), at(201), &anybody).unwrap(), Begun::Now);
+}
+
+#[test]
+fn what_filled_a_ledger_before_it_was_written_down_whose_it_was_ends_within_days() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    let year = 400 * 86_400;
+    ledger.append(Line::RecallsFull { until: at(year), signer: String::new() }).unwrap();
+    ledger.sync().unwrap();
+    drop(ledger);
+    let soon = at(7).plus(limits::CANCEL_AHEAD_MAX);
+    // Each further start does not begin anew.
+    for now in [7, 90_000] {
+        let ledger = OrderLedger::open(&path, true, at(now)).unwrap();
+        assert_eq!(ledger.content().without_room(at(now)).collect::<Vec<_>>(), [("", soon)]);
+    }
 }
 
 #[test]
@@ -228,7 +258,7 @@ fn the_floor_rises_with_whatever_is_trusted_and_is_there_after_a_restart() {
 fn a_ledger_of_an_earlier_form_stays_whole() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
-    ledger.begin(order(1, 5, 100), &anybody).unwrap();
+    ledger.begin(order(1, 5, 100), at(0), &anybody).unwrap();
     drop(ledger);
     // Its first line does not say whether a server was reached.
     let whole = std::fs::read_to_string(&path).unwrap();
@@ -240,7 +270,7 @@ fn a_ledger_of_an_earlier_form_stays_whole() {
     std::fs::write(&path, format!("{:08x} {json}\n{rest}", crc32c::crc32c(json.as_bytes()))).unwrap();
     let mut ledger = OrderLedger::open(&path, true, at(10)).unwrap();
     assert!(ledger.content().was_in_contact());
-    ledger.begin(order(2, 5, 100), &anybody).unwrap();
+    ledger.begin(order(2, 5, 100), at(0), &anybody).unwrap();
     drop(ledger);
     let ledger = OrderLedger::open(&path, true, at(20)).unwrap();
     assert_eq!(ledger.content().since(), (at(0), Origin::New), "it was damaged");
@@ -272,14 +302,14 @@ fn case_20_what_a_wrong_clock_left_behind_can_be_forgotten() {
     let (_directory, path) = a_path();
     let in_2040 = 500_000_000;
     let mut ledger = OrderLedger::open(&path, true, at(in_2040)).unwrap();
-    ledger.begin(order(1, in_2040, in_2040 + 100), &anybody).unwrap();
+    ledger.begin(order(1, in_2040, in_2040 + 100), at(0), &anybody).unwrap();
     ledger.raise_floor(at(in_2040)).unwrap();
     let half = Duration::from_millis(500);
     ledger.reset_clock(at(7).plus(half)).unwrap();
     for again in 0..2 {
         let content = ledger.content();
         assert_eq!((content.floor(), content.since().0), (at(7).plus(half), at(8)), "{again}");
-        assert_eq!(ledger.begin(order(1, 9, 100), &anybody).unwrap(), Begun::Before, "orders stay known");
+        assert_eq!(ledger.begin(order(1, 9, 100), at(0), &anybody).unwrap(), Begun::Before, "orders stay known");
         drop(ledger);
         ledger = OrderLedger::open(&path, true, at(10)).unwrap();
     }
@@ -309,18 +339,18 @@ fn after_the_file_was_written_anew_a_failed_write_cuts_off_no_order() {
     // Nothing of it may be forgotten yet, so that it is as large afterwards as it was before.
     ledger.shrink_at = 1;
     for number in 1..=200 {
-        ledger.begin(order(number, 5, 100), &anybody).unwrap();
+        ledger.begin(order(number, 5, 100), at(0), &anybody).unwrap();
         ledger.finish([number; 32], done(9)).unwrap();
         ledger.shrink_at = 1;
     }
     // The disk is full in the middle of a line.
     ledger.file().unwrap().write_all(b"0badc0de {\"event\":").unwrap();
     ledger.is_torn = true;
-    assert_eq!(ledger.begin(order(201, 6, 100), &anybody).unwrap(), Begun::Now);
+    assert_eq!(ledger.begin(order(201, 6, 100), at(0), &anybody).unwrap(), Begun::Now);
     drop(ledger);
     let mut ledger = OrderLedger::open(&path, true, at(10)).unwrap();
     assert_eq!(ledger.content().since(), (at(0), Origin::New), "it was damaged");
     for number in 1..=201 {
-        assert_eq!(ledger.begin(order(number, 7, 100), &anybody).unwrap(), Begun::Before, "order {number}");
+        assert_eq!(ledger.begin(order(number, 7, 100), at(0), &anybody).unwrap(), Begun::Before, "order {number}");
     }
 }

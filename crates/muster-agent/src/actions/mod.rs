@@ -12,23 +12,26 @@ mod gate;
 mod html;
 pub(crate) mod ledger;
 mod ledger_line;
+mod objections;
 mod pack;
 pub(crate) mod page;
 mod recalls;
 mod report;
 mod runner;
+mod standstill;
 pub(crate) mod status;
 mod trust;
 mod waiting;
 
 pub(crate) use believed::{Believed, Problem};
 pub(crate) use runner::{Runner, read_catalogue};
+pub(crate) use standstill::{Standstill, standstills};
 
 use crate::facts::Observer;
 use crate::hub::{Delivery, Hub, Mail};
 use crate::keys::Identity;
 use crate::vouched::Vouched;
-use ledger::{Begun, Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
+use ledger::{Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
 use muster_core::action::refused_results;
 use muster_core::{Clock, Timestamp, limits, system};
 use muster_modules::Stop;
@@ -41,6 +44,7 @@ use report::{AgentEnds, signed};
 use runner::{Call, Status, parameters, together};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -264,29 +268,19 @@ impl Actions {
             outcome: None,
         };
         let key = order.key;
-        // Known as running before it is written: whoever calls it back finds it here, or is found by it there.
-        if self.running().contains_key(&key) {
-            return Err(begun_before());
-        }
         // Once more, because looking at it took its time.
         let now = self.clock.now().max(self.floor());
         action.window_check(now).map_err(|error| Refusal { code: RefusalCode::Expired, text: error.to_string() })?;
-        self.running().insert(key, Running { stop: Stop::default() });
+        // Known as running before it is written: whoever calls it back finds it here, or is found by it there.
+        match self.running().entry(key) {
+            Entry::Occupied(_) => return Err(begun_before()),
+            Entry::Vacant(free) => free.insert(Running { stop: Stop::default() }),
+        };
         let service = Arc::clone(self);
-        let begun = tokio::task::spawn_blocking(move || {
-            let (modules, signers) = (order.modules.clone(), order.signers.clone());
-            let counts = |canceller: &str| service.may_cancel(&modules, &signers, canceller);
-            match service.ledger().as_mut() {
-                Some(ledger) => ledger.begin(order, &counts),
-                None => Err(std::io::Error::other("there is no ledger")),
-            }
-        });
+        let begun = tokio::task::spawn_blocking(move || service.write_begun(order, now));
         let refused = match begun.await {
-            Ok(Ok(Begun::Now)) => return Ok(()),
-            Ok(Ok(Begun::Before)) => begun_before(),
-            Ok(Ok(Begun::CalledBack)) => {
-                Refusal { code: RefusalCode::Cancelled, text: "the action was called back".to_owned() }
-            }
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(refusal))) => refusal,
             failed => {
                 let why = failed.map_or_else(|error| error.to_string(), |begun| format!("{:?}", begun.err()));
                 tracing::error!(why, "the ledger of orders cannot be written, so nothing is run");

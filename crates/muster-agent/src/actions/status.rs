@@ -4,8 +4,8 @@
 //! Stays true: it is read from the ledger's file, so it can be seen whether the agent runs or not; nothing can be changed
 //! here. What a stranger wrote is shown as text and never as anything else. Not here: how the page looks (html).
 
-use super::Believed;
 use super::ledger::{self, Order, RefusedOrder};
+use super::{Believed, standstills};
 use crate::config::Config;
 use crate::doctor::without_weights;
 use crate::keys;
@@ -181,6 +181,8 @@ impl Report {
         let standing = Standing::read(&config.state_dir);
         let missing = without_weights(config, &believed).map(|check| check.found);
         let problems = missing.into_iter().chain(believed.problems.iter().map(|problem| problem.text.clone()));
+        let halted = standstills(content, &believed, SystemClock.now());
+        let problems = problems.chain(halted.into_iter().map(|halted| format!("{} ({})", halted.found, halted.advice)));
         Ok(Self {
             server: standing.as_ref().map(Standing::says),
             advice: standing.as_ref().and_then(Standing::advice),

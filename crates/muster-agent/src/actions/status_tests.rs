@@ -50,7 +50,7 @@ fn what_ran_is_shown_with_its_purpose_its_result_and_who_signed_it() {
     assert!(html::page(&empty).contains("Nothing was run yet."));
     let now = Timestamp::from_secs(1_800_000_000);
     let mut ledger = OrderLedger::open(&ledger_path(&config), false, now).unwrap();
-    ledger.begin(order("look", &["file", "counting"]), &|_: &str| true).unwrap();
+    ledger.begin(order("look", &["file", "counting"]), Timestamp::EPOCH, &|_| true).unwrap();
     let running = Report::read(&config, Show::Latest).unwrap();
     assert_eq!(running.orders[0].outcome(), "running now");
     ledger
@@ -94,7 +94,7 @@ fn what_strangers_wrote_is_text_and_nothing_else() {
     let now = Timestamp::from_secs(1_800_000_000);
     let mut ledger = OrderLedger::open(&ledger_path(&config), false, now).unwrap();
     ledger.refuse(refusal()).unwrap();
-    ledger.begin(order(HOSTILE, &[HOSTILE]), &|_: &str| true).unwrap();
+    ledger.begin(order(HOSTILE, &[HOSTILE]), Timestamp::EPOCH, &|_| true).unwrap();
     let report = Report::read(&config, Show::Latest).unwrap();
     let (shown, page, json) = (report.text(), html::page(&report), report.json());
     for shown in [&shown, &page, &json] {

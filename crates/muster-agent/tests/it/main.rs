@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod cancellations;
 mod fleet;
 mod machine;
 mod orders;

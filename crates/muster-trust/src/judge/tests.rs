@@ -249,7 +249,6 @@ fn what_was_run_is_not_run_again() {
         (Seen::Started, Err(RefusalCode::AlreadyRun)),
         (Seen::Finished, Err(RefusalCode::AlreadyRun)),
         (Seen::Cancelled, Err(RefusalCode::Cancelled)),
-        (Seen::NoRoom { until: at(9000) }, Err(RefusalCode::Cancelled)),
         (Seen::Unreadable, Err(RefusalCode::LedgerUnreadable)),
     ] {
         assert_eq!(code(&json, &World { ledger: &|_| seen, ..world() }), want, "{seen:?}");

@@ -12,6 +12,7 @@ use crate::output::safe;
 use crate::signing::SignArgs;
 use crate::{Context, Failure, values};
 use muster_api::actions::{ActionDetail, CancelRequest};
+use muster_core::{Timestamp, limits};
 use muster_trust::{Cancellation, LedgerKey, signed_text};
 use reqwest::Method;
 
@@ -62,7 +63,9 @@ impl CancelArgs {
         let said = Cancellation::of(&key, fleet, action.expire_after);
         let shown = Shown::of(&action, &text);
         let fleets = if fleet.is_empty() { "in every fleet" } else { fleet };
-        show(&shown, &[format!("This is called back: {fleets}.")]);
+        let mut notes = vec![format!("This is called back: {fleets}.")];
+        notes.extend(too_early(action.expire_after, values::now()));
+        show(&shown, &notes);
         let signer = self.with.signer().await.map_err(|failure| {
             let is_told = !failure.next.is_empty();
             let next = "without a key: `--server-only`, which keeps the server from handing it out any further";
@@ -76,6 +79,16 @@ impl CancelArgs {
         out.note(&format!("signed by {}", safe(&made.signer)));
         Ok(made.line)
     }
+}
+
+/// Says when machines take the cancellation of an order that ends at `until`, if they do not take it `now`.
+fn too_early(until: Timestamp, now: Timestamp) -> Option<String> {
+    let from = until.minus(limits::CANCEL_AHEAD_MAX);
+    (now < from).then(|| {
+        format!(
+            "Machines refuse this before {from}, because its window ends late: the server stops now, sign again then."
+        )
+    })
 }
 
 /// Says what was done, and what was not.
@@ -96,6 +109,15 @@ fn outcome(id: i64, sent: u64, server_only: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_calls_back_an_order_of_later_hears_when_machines_listen() {
+        let now = Timestamp::from_secs(1_800_000_000);
+        let soon = now.plus(limits::CANCEL_AHEAD_MAX);
+        assert_eq!(too_early(soon, now), None);
+        let said = too_early(soon.plus(std::time::Duration::from_secs(60)), now).unwrap();
+        assert!(said.contains(&now.plus(std::time::Duration::from_secs(60)).to_string()), "{said}");
+    }
 
     #[test]
     fn without_a_signature_nothing_more_is_promised_than_happens() {

@@ -61,7 +61,7 @@ codes!(
     AlreadyRun = "already-run",
     /// It was called back, or may have been: a cancellation found no room.
     Cancelled = "cancelled",
-    /// It may have run before the ledger began.
+    /// It may have run before the ledger began, or be among what the ledger forgot.
     BeforeLedger = "before-ledger",
     /// The ledger cannot be read.
     LedgerUnreadable = "ledger-unreadable",

@@ -56,7 +56,7 @@ impl Actions {
             },
         )?;
         self.newness_check(&accepted, now)?;
-        self.recall_check(&accepted, now.max(floor))?;
+        self.memory_check(&accepted, now.max(floor))?;
         Ok(accepted)
     }
 

@@ -86,6 +86,9 @@ pub(super) struct Header {
     pub(super) floor: Timestamp,
     /// Orders forgotten, and the hash up to them.
     pub(super) forgotten: u64,
+    /// The latest end of the window of whatever was forgotten, orders and cancellations. Ledgers of before do not say.
+    #[serde(default)]
+    pub(super) forgotten_until: Option<Timestamp>,
     #[serde(with = "hex_key")]
     pub(super) head: [u8; 32],
     /// Bytes that the file had when something was last promised: with fewer it was cut. Always of one width, so that the

@@ -1,5 +1,8 @@
+use super::super::ledger_content::{ORDERS_KEPT, REFUSALS_KEPT};
 use super::super::recalls::Objects;
 use super::*;
+use muster_trust::ledger::keep_until;
+use std::time::Duration;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_secs(1_800_000_000 + seconds)
@@ -145,7 +148,7 @@ fn a_ledger_that_was_lost_in_the_middle_of_a_second_does_not_answer_for_that_sec
 }
 
 #[test]
-fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
+fn what_is_forgotten_lies_below_the_floor_and_stays_refused_and_the_hash_goes_on() {
     let (_directory, path) = a_path();
     let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
     let many = u32::try_from(ORDERS_KEPT).unwrap() + 50;
@@ -161,15 +164,64 @@ fn what_is_forgotten_lies_below_the_floor_and_the_hash_goes_on() {
     }
     let before = ledger.content().head();
     let mut content = ledger.content().clone();
-    // Not long enough ago: nothing is forgotten.
-    content.forget(at(200));
-    assert_eq!(content.orders().count(), ORDERS_KEPT + 50);
-    content.forget(at(100_000_000));
+    // However late the clock of this machine says that it is: nobody vouches for that.
+    content.forget();
+    assert_eq!((content.orders().count(), content.forgotten_until()), (ORDERS_KEPT + 50, Timestamp::EPOCH));
+    content.take(Line::Floor { at: at(100_000_000) });
+    content.forget();
     assert_eq!(content.orders().count(), ORDERS_KEPT + 10);
-    // At its end an order is still valid; the floor lies behind it.
-    assert_eq!(content.floor(), at(100 + 40));
+    // At its end an order is still valid.
+    assert!(content.may_be_forgotten(at(139)) && !content.may_be_forgotten(at(140)));
     let (again, _) = Content::read(&content.write()).unwrap();
-    assert_eq!((again.floor(), again.head(), content.head()), (at(140), before, before));
+    assert_eq!((again.forgotten_until(), again.head(), content.head()), (at(139), before, before));
+}
+
+#[test]
+fn a_clock_reset_revives_neither_an_order_nor_a_cancellation_that_was_forgotten() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    for number in 0..=u32::try_from(ORDERS_KEPT).unwrap() {
+        let mut order = order(0, 5, 100);
+        order.key[..4].copy_from_slice(&number.to_be_bytes());
+        let key = order.key;
+        ledger.begin(order, at(6), &anybody).unwrap();
+        ledger.finish(key, done(9)).unwrap();
+    }
+    ledger.recall([7; 32], by("AB"), at(200)).unwrap();
+    // Both are long past, by a word that counted until somebody found the clock to be wrong.
+    ledger.raise_floor(keep_until(at(300))).unwrap();
+    ledger.shrink_at = 1;
+    ledger.raise_floor(keep_until(at(301))).unwrap();
+    assert!(ledger.content().order(&[0; 32]).is_none());
+    assert_eq!(ledger.content().objections(&[7; 32], at(0)).count(), 0);
+    ledger.reset_clock(at(10)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(ledger.content().floor(), at(10));
+        let mut ran = order(0, 5, 100);
+        // Another fraction of the second does not make it another order.
+        ran.expire_after = at(100).plus(Duration::from_millis(900));
+        assert_eq!(ledger.begin(ran, at(10), &anybody).unwrap(), Begun::Forgotten);
+        assert_eq!(ledger.begin(order(7, 5, 200), at(10), &anybody).unwrap(), Begun::Forgotten);
+        drop(ledger);
+        ledger = OrderLedger::open(&path, true, at(10)).unwrap();
+    }
+    // What ends later cannot be one of them.
+    assert_eq!(ledger.begin(order(8, 5, 201), at(10), &anybody).unwrap(), Begun::Now);
+}
+
+#[test]
+fn a_cancellation_that_was_dropped_for_another_stays_forgotten_after_a_reset() {
+    let (_directory, path) = a_path();
+    let mut ledger = OrderLedger::open(&path, false, at(0)).unwrap();
+    ledger.recall([7; 32], by("AB"), at(200)).unwrap();
+    ledger.raise_floor(keep_until(at(300))).unwrap();
+    // The next one finds the first forgotten, in memory; the file still has it.
+    ledger.recall([8; 32], by("AB"), keep_until(at(400))).unwrap();
+    assert_eq!(ledger.content().objections(&[7; 32], at(0)).count(), 0);
+    ledger.reset_clock(at(10)).unwrap();
+    drop(ledger);
+    let mut ledger = OrderLedger::open(&path, true, at(10)).unwrap();
+    assert_eq!(ledger.begin(order(7, 5, 200), at(10), &anybody).unwrap(), Begun::Forgotten);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod cancel;
 mod gate;
 mod html;
 pub(crate) mod ledger;
+mod ledger_content;
 mod ledger_line;
 mod objections;
 mod pack;

@@ -48,6 +48,10 @@ impl Actions {
         Signed { modules, signers }.may_be_called_back(&self.believed(), canceller, 0)
     }
 
+    fn forgotten_until(&self) -> Timestamp {
+        self.ledger().as_ref().map_or(Timestamp::EPOCH, |ledger| ledger.content().forgotten_until())
+    }
+
     /// Writes an order into the ledger, on the disk, or returns what speaks against it there.
     pub(super) fn write_begun(&self, order: Order, now: Timestamp) -> std::io::Result<Option<Refusal>> {
         let (modules, signers) = (order.modules.clone(), order.signers.clone());
@@ -59,13 +63,17 @@ impl Actions {
         Ok(match begun {
             Begun::Now => None,
             Begun::Before => Some(begun_before()),
+            Begun::Forgotten => Some(forgotten(self.forgotten_until())),
             Begun::CalledBack(objection) => Some(refusal(&believed, &objection)),
         })
     }
 
-    /// What was called back by somebody who may, or may have been, is not run.
-    pub(super) fn recall_check(&self, accepted: &Accepted, now: Timestamp) -> Result<(), Refusal> {
+    /// What was called back by somebody who may, or may have been, is not run, nor what may have been run and forgotten.
+    pub(super) fn memory_check(&self, accepted: &Accepted, now: Timestamp) -> Result<(), Refusal> {
         let objections: Vec<Objection> = match self.ledger().as_ref().map(OrderLedger::content) {
+            Some(content) if content.may_be_forgotten(accepted.action.expire_after) => {
+                return Err(forgotten(content.forgotten_until()));
+            }
             Some(content) => content.objections(accepted.key.as_bytes(), now).collect(),
             None => Vec::new(),
         };
@@ -76,6 +84,14 @@ impl Actions {
         let met = objections.iter().find(|objection| signed.is_met_by(&believed, objection));
         met.map_or(Ok(()), |objection| Err(refusal(&believed, objection)))
     }
+}
+
+fn forgotten(until: Timestamp) -> Refusal {
+    let text = format!(
+        "this machine has forgotten what it ran, and what was called back, with windows that ended until {until}, and this may \
+         be one of those: sign it again with a later end"
+    );
+    Refusal { code: RefusalCode::BeforeLedger, text }
 }
 
 fn refusal(believed: &Believed, objection: &Objection) -> Refusal {

@@ -110,18 +110,27 @@ impl Recalls {
         (self.full.get(signer) < Some(&until)).then(|| Line::RecallsFull { until, signer: signer.to_owned() })
     }
 
-    /// Forgets those whose orders could not begin any more under any clock that is believed.
-    pub(super) fn forget(&mut self, floor: Timestamp) {
-        let counts = &mut self.counts;
+    /// Forgets those whose orders could not begin any more under any clock that is believed. Returns the latest end of what
+    /// is forgotten.
+    pub(super) fn forget(&mut self, floor: Timestamp) -> Option<Timestamp> {
+        let (counts, mut latest) = (&mut self.counts, None);
+        let mut stays = |until: Timestamp| {
+            let stays = keep_until(until) >= floor;
+            if !stays {
+                latest = latest.max(Some(until));
+            }
+            stays
+        };
         self.kept.retain(|(_, signer), kept| {
-            let stays = keep_until(kept.until) >= floor;
+            let stays = stays(kept.until);
             if !stays && let Some(count) = counts.get_mut(signer) {
                 *count -= 1;
             }
             stays
         });
         counts.retain(|_, count| *count > 0);
-        self.full.retain(|_, until| keep_until(*until) >= floor);
+        self.full.retain(|_, until| stays(*until));
+        latest
     }
 
     /// Lets nothing of which it is not known whose it is keep orders from running for longer than until `until`. Says
@@ -206,9 +215,9 @@ mod tests {
         // Somebody else has room as before.
         assert!(matches!(put(&mut recalls, 20_000, "CD", at(300)), Some(Line::Recalled { .. })));
         // Not before the danger is over, by the floor.
-        recalls.forget(keep_until(at(100)));
+        assert_eq!(recalls.forget(keep_until(at(100))), None);
         assert_eq!(recalls.kept.len(), MAX + 1);
-        recalls.forget(keep_until(at(100)).plus(std::time::Duration::from_secs(1)));
+        assert_eq!(recalls.forget(keep_until(at(100)).plus(std::time::Duration::from_secs(1))), Some(at(100)));
         assert_eq!((recalls.kept.len(), recalls.full(at(0)).count()), (1, 1));
         // What is forgotten gives its room back.
         assert!(matches!(put(&mut recalls, 1, "AB", at(400)), Some(Line::Recalled { .. })));

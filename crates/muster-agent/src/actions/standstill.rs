@@ -26,6 +26,7 @@ pub(crate) fn standstills(content: Option<&Content>, believed: &Believed, now: T
     let Some(content) = content else { return all };
     all.extend(behind(content.floor(), now));
     let now = now.max(content.floor());
+    all.extend(forgotten(content.forgotten_until(), now));
     all.extend(content.without_room(now).filter_map(|(signer, until)| without_room(believed, signer, until)));
     all
 }
@@ -46,6 +47,15 @@ fn behind(floor: Timestamp, now: Timestamp) -> Option<Standstill> {
         found: format!("nothing runs until {floor}: the clock says {now}, and that moment is known to be past"),
         advice: "set the clock; if it is right and was ahead before, stop the agent and run `muster-agent clock reset`"
             .to_owned(),
+    })
+}
+
+/// After the clock was reset: what was forgotten under the clock that was ahead.
+fn forgotten(until: Timestamp, now: Timestamp) -> Option<Standstill> {
+    (now <= until).then(|| Standstill {
+        is_whole: false,
+        found: format!("no order runs whose window ends until {until}: what ran with such an end was forgotten"),
+        advice: "sign orders with windows that end later".to_owned(),
     })
 }
 

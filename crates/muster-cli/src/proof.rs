@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_api::actions::CommandRow;
 use muster_core::AgentId;
-use muster_core::action::{CommandStatus, result_text};
+use muster_core::action::{CommandStatus, refusal_of, refusal_text, result_text};
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::default_provider;
 use sha2::{Digest, Sha256};
@@ -25,13 +25,18 @@ pub(crate) enum Proof {
     Holds,
     /// There is no result, or none that its machine signed.
     None,
+    /// It is said that the machine refused a copy of the order, for this reason, which no machine signs: anybody can spoil
+    /// a copy. Whether the order ran there is not known from it.
+    Copy(String),
     /// There is a signature, and it is not this machine's under this result of this order.
     Broken(&'static str),
 }
 
 /// Checks the result of one machine; `order` is the SHA-256 of the text that people signed.
 pub(crate) fn check(row: &CommandRow, order: &[u8; 32]) -> Proof {
-    let Some((results, proof)) = row.results.as_ref().zip(row.proof.as_ref()) else { return Proof::None };
+    let Some(results) = row.results.as_ref() else { return Proof::None };
+    let refusal = refusal_of(results.get());
+    let Some(proof) = row.proof.as_ref() else { return refusal.map_or(Proof::None, Proof::Copy) };
     let (Ok(signature), Ok(key)) = (STANDARD.decode(&proof.signature), STANDARD.decode(&proof.key)) else {
         return Proof::Broken("its signature cannot be read");
     };
@@ -45,19 +50,28 @@ pub(crate) fn check(row: &CommandRow, order: &[u8; 32]) -> Proof {
     let Ok(status) = row.status.parse::<CommandStatus>() else {
         return Proof::Broken("its status is none that a machine signs");
     };
-    let text = result_text(agent, order, status, &Sha256::digest(results.get().as_bytes()).into());
+    let results = Sha256::digest(results.get().as_bytes()).into();
     let known = default_provider().signature_verification_algorithms;
     let kinds = known.mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256);
-    let holds = kinds.is_some_and(|(_, kinds)| {
-        kinds.iter().any(|kind| kind.verify_signature(point, text.as_bytes(), &signature).is_ok())
-    });
-    if holds { Proof::Holds } else { Proof::Broken("its machine did not sign this result of this action") }
+    let signed = |text: String| {
+        kinds.is_some_and(|(_, kinds)| {
+            kinds.iter().any(|kind| kind.verify_signature(point, text.as_bytes(), &signature).is_ok())
+        })
+    };
+    match refusal {
+        Some(_) if signed(refusal_text(agent, order, status, &results)) => Proof::Holds,
+        // Agents of before signed the refusal of any copy as what came of the order.
+        Some(refusal) if signed(result_text(agent, order, status, &results)) => Proof::Copy(refusal),
+        None if signed(result_text(agent, order, status, &results)) => Proof::Holds,
+        _ => Proof::Broken("its machine did not sign this result of this action"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use muster_core::action::refused_results;
+    use serde_json::{Value, json};
 
     /// Made by OpenSSL: a key, and its signature under a result of the order 02…02.
     const KEY: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEUYLgxXr7x2phdi/NPUY5+GZGShVDJEbLO2t4+V0uIqmM7/itP6YIg2Flqap8T/Q9LiU8NlHcSvGWhXaVefsCtg==";
@@ -75,6 +89,37 @@ mod tests {
             row[*name] = value.clone();
         }
         serde_json::from_value(row).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_that_no_machine_signed_is_that_of_a_copy() {
+        let refused = |proof: Value| {
+            let results: Value = serde_json::from_str(&refused_results("weight", "too light")).unwrap();
+            check(&row(&[("status", json!("failed")), ("results", results), ("proof", proof)]), &ORDER)
+        };
+        assert_eq!(refused(json!(null)), Proof::Copy("refused (weight): too light".to_owned()));
+        // A signature that is another's is worse than none.
+        assert!(matches!(refused(json!({"signature": SIGNATURE, "key": KEY})), Proof::Broken(_)));
+    }
+
+    /// Made by OpenSSL: another key, and its signatures under a refusal, and under a result that reads as one.
+    const REFUSER: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE2o3drBITs/6EoLsTxZvHmBS43Wut975+uAGNYNEJByqDdfQ2BThKCoJeBPwqPXtf77OFoZpX8CahkxQuExO3AQ==";
+    const AS_REFUSAL: &str =
+        "MEQCIB4h25XFRHJcZJUmDMByMDo2KCyIlh1tbE89u3GGu62VAiA13/I6jzZ97cdHl2nORLLSfoR4wNRB0WABRguWiKx7DA==";
+    const AS_RESULT: &str =
+        "MEQCIE+j8tIvTlNbSjfcwE+Y9tXIgJsQtukK1aY0YNmtedVyAiAcG8i9+dIFMRMDNbemTCIzJxA2BNUhDHpxSkAU72DPvQ==";
+
+    #[test]
+    fn a_signed_refusal_holds_under_words_of_its_own_alone() {
+        let refused: Value = serde_json::from_str(&refused_results("weight", "too light")).unwrap();
+        let refused = |signature: &str| {
+            let proof = json!({"signature": signature, "key": REFUSER});
+            let status = ("status", json!("failed"));
+            let agent = ("agent", json!("ea708ea2c635f5ef"));
+            check(&row(&[status, agent, ("results", refused.clone()), ("proof", proof)]), &ORDER)
+        };
+        assert_eq!(refused(AS_REFUSAL), Proof::Holds);
+        assert_eq!(refused(AS_RESULT), Proof::Copy("refused (weight): too light".to_owned()));
     }
 
     #[test]

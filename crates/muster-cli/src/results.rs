@@ -134,6 +134,15 @@ impl Sink {
                 self.leave_out(row, "its machine has answered before");
                 return Ok(());
             }
+            Some(Proof::Copy(why)) => {
+                let note =
+                    format!("{}: the machine refused a copy of the order, which proves nothing: {why}", name_of(row));
+                self.out.note(&safe(&note));
+                self.unsigned += 1;
+                if self.is_strict {
+                    return Ok(());
+                }
+            }
             Some(Proof::None) if is_of_machine(row) => {
                 self.unsigned += 1;
                 if self.is_strict {

@@ -20,7 +20,7 @@ pub use check::{MARKERS, name_check, target_check};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use json::Json;
 pub use number_id::{ActionId, CommandId, InvestigatorId, NumberIdError};
-pub use result_text::{refused_results, result_text};
+pub use result_text::{refusal_of, refusal_text, refused_results, result_text};
 pub use state::{ActionStatus, AgentStatus, CommandStatus, Counters, InvestigatorStatus, StatusError};
 pub use time::{DESTRUCTION_NONE, FINISH_NONE, START_NONE, UNSET, moment};
 

@@ -219,7 +219,7 @@ pub struct CommandRow {
 /// What proves that results are a machine's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultProof {
-    /// The machine's signature, see [`muster_core::action::result_text`].
+    /// The machine's signature, see [`muster_core::action::result_text`] and [`muster_core::action::refusal_text`].
     pub signature: Vec<u8>,
     /// The machine's public key (DER SubjectPublicKeyInfo), from which its id follows.
     pub key: Vec<u8>,
@@ -261,7 +261,8 @@ pub struct ResultPut {
     pub found: bool,
     /// The results of its operations, a JSON array.
     pub results: String,
-    /// The machine's signature, see [`muster_core::action::result_text`]; empty without one.
+    /// The machine's signature, see [`muster_core::action::result_text`] and [`muster_core::action::refusal_text`]; empty
+    /// without one.
     pub signature: Vec<u8>,
 }
 

@@ -112,6 +112,25 @@ pub fn judge(json: &[u8], world: &World<'_>) -> Result<Accepted, Refusal> {
     Ok(Accepted { action, parameters, key, signers, floor })
 }
 
+/// Whether a copy of an order is signed well enough to be run, whatever else speaks against it: every signature of it is
+/// good, and together they weigh enough for those of its modules that there are. `module` says which there are.
+pub fn is_signed(
+    action: &Action,
+    (keyring, authority): (&Keyring, Authority<'_>),
+    module: &dyn Fn(&str) -> Option<Module>,
+    now: Timestamp,
+) -> bool {
+    // Its window is signed; what else makes it unusable anybody could have put there.
+    let is_usable = matches!(action.check(now), Ok(()) | Err(ActionError::Expired));
+    if !is_usable || action.pgp_signatures.len() > limits::ACTION_SIGNATURES_MAX {
+        return false;
+    }
+    let Ok(text) = signed_text(action) else { return false };
+    let declared: Vec<_> = action.operations.iter().map(|operation| module(&operation.module)).collect();
+    signers(action, &text, keyring, now)
+        .is_ok_and(|signers| !signers.is_empty() && weight_check(action, &declared, &signers, authority).is_ok())
+}
+
 fn clock_check(world: &World<'_>) -> Result<(), Refusal> {
     if world.now.plus(limits::TIME_FLOOR_SLACK) < world.floor {
         let text = format!(

@@ -24,7 +24,7 @@ pub use armor::ArmorError;
 pub use cancel::{Cancellation, may_cancel};
 pub use canonical::{CanonicalError, go_json, signed_text};
 pub use certificate::{Certificate, CertificateError};
-pub use judge::{Accepted, Authority, Module, TargetMatch, World, judge};
+pub use judge::{Accepted, Authority, Module, TargetMatch, World, is_signed, judge};
 pub use keyring::{Keyring, KeyringError};
 pub use ledger::{LedgerKey, Seen};
 pub use refusal::{Refusal, RefusalCode};

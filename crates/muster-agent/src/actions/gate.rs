@@ -8,7 +8,7 @@ use super::{Actions, Came};
 use muster_core::target::{Endpoint, OwnRow, Target, Verdict, tags};
 use muster_core::{Facts, Timestamp, limits};
 use muster_modules::Effect;
-use muster_trust::{Accepted, Authority, LedgerKey, Module, Refusal, RefusalCode, Seen, TargetMatch, World, judge};
+use muster_trust::{Accepted, Authority, LedgerKey, Refusal, RefusalCode, Seen, TargetMatch, World, judge};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,10 +37,6 @@ impl Actions {
     fn judge_here(&self, json: &[u8], now: Timestamp, facts: &Facts) -> Result<Accepted, Refusal> {
         let believed = self.believed();
         let floor = self.floor();
-        let module = |name: &str| {
-            let facts = self.runner.catalogue().facts(name)?;
-            Some(Module { minimum_weight: facts.weight_min, changes: facts.effect == Effect::Changes })
-        };
         let accepted = judge(
             json,
             &World {
@@ -52,7 +48,7 @@ impl Actions {
                 authority: Authority::Weights(&believed.acl),
                 ledger: &|key| self.seen(key),
                 target: &|target| self.matches(target, facts, now),
-                module: &module,
+                module: &|name| self.module(name),
             },
         )?;
         self.newness_check(&accepted, now)?;

@@ -17,6 +17,7 @@ mod objections;
 mod pack;
 pub(crate) mod page;
 mod recalls;
+mod refusals;
 mod report;
 mod runner;
 mod standstill;
@@ -32,18 +33,16 @@ use crate::facts::Observer;
 use crate::hub::{Delivery, Hub, Mail};
 use crate::keys::Identity;
 use crate::vouched::Vouched;
-use ledger::{Order, OrderKey, OrderLedger, Outcome, RefusedOrder};
-use muster_core::action::refused_results;
-use muster_core::{Clock, Timestamp, limits, system};
+use ledger::{Order, OrderKey, OrderLedger, Outcome};
+use muster_core::{Clock, Timestamp, system};
 use muster_modules::Stop;
 use muster_proto::convert::time_to_wire;
 use muster_proto::wire::actions::{self as wire, ResultStatus};
 use muster_trust::{Accepted, Refusal, RefusalCode};
 use pack::Part;
 use prost::Message as _;
-use report::{AgentEnds, signed};
+use report::{AgentEnds, Says, signed};
 use runner::{Call, Status, parameters, together};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
@@ -236,7 +235,7 @@ impl Actions {
             }
             // It was taken from this very message before a crash; what came of it was reported then.
             Err(refusal) if refusal.code == RefusalCode::AlreadyRun && self.is_repeated(&came) => Ok(()),
-            Err(refusal) => self.report(&self.refuse(&came, &refusal)).await,
+            Err(refusal) => self.report(&self.refuse(&came, refusal).await).await,
         };
         // Without a result the order is not acknowledged: the server sends it again.
         if reported.is_ok() {
@@ -319,7 +318,7 @@ impl Actions {
             signers: accepted.signers.iter().map(|signed| signed.signer.to_string()).collect(),
             ..came.answer(wire_status(status), finished)
         };
-        let answer = signed(answer, &packed.plain_sha256, &came.reached);
+        let answer = signed(answer, Says::Result, &packed.plain_sha256, &came.reached);
         // The result first: a crash in between reports it again under the same name, and never as lost.
         self.report(&answer).await?;
         self.finish(key, Outcome { at: finished, status: status.word().into(), found });
@@ -332,37 +331,6 @@ impl Actions {
         if let Some(Err(error)) = self.ledger().as_mut().map(|ledger| ledger.finish(key, outcome)) {
             tracing::error!(%error, "cannot write the ledger of orders");
         }
-    }
-
-    fn refuse(&self, came: &Came, refusal: &Refusal) -> wire::ActionResult {
-        let code = refusal.code.as_str();
-        tracing::warn!(action.id = came.order.action_id, code, "an order is refused");
-        let action = muster_core::Action::parse(&came.order.action).ok();
-        let name = action.as_ref().map_or("", |action| &action.name);
-        let refused = RefusedOrder {
-            at: came.at,
-            action_id: came.order.action_id,
-            name: muster_core::text::cut(name, 200),
-            code: code.to_owned(),
-            reason: muster_core::text::cut(&refusal.text, 500),
-        };
-        if let Some(Err(error)) = self.ledger().as_mut().map(|ledger| ledger.refuse(refused)) {
-            tracing::error!(%error, "cannot write the ledger of orders");
-        }
-        let status = match refusal.code {
-            RefusalCode::Expired => ResultStatus::Expired,
-            RefusalCode::Cancelled => ResultStatus::Cancelled,
-            _ => ResultStatus::Failed,
-        };
-        let reason = muster_core::text::cut(&refusal.text, limits::FAILED_REASON_CHARS_MAX);
-        let text = action.and_then(|action| muster_trust::signed_text(&action).ok());
-        let results = Sha256::digest(refused_results(code, &reason)).into();
-        let answer = wire::ActionResult {
-            signed_sha256: text.map_or_else(Vec::new, |text| Sha256::digest(text).to_vec()).into(),
-            refusal: Some(wire::Refusal { code: code.to_owned(), reason }),
-            ..came.answer(status, self.clock.now())
-        };
-        signed(answer, &results, &came.reached)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Option<OrderLedger>> {

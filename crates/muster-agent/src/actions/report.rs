@@ -11,7 +11,7 @@ use crate::hub::{Mail, any};
 use crate::keys::{self, Identity};
 use crate::outbox::Durability;
 use crate::spool::SpoolError;
-use muster_core::action::{CommandStatus, result_text};
+use muster_core::action::{CommandStatus, refusal_text, result_text};
 use muster_core::{Priority, Timestamp, system};
 use muster_modules::ModuleResult;
 use muster_proto::convert::time_to_wire;
@@ -75,7 +75,7 @@ impl Actions {
             let now = self.clock.now();
             let (result, results) = interrupted(&order, now);
             let reached = self.reached(order.at);
-            if self.report(&signed(result, &results, &reached)).await.is_err() {
+            if self.report(&signed(result, Says::Result, &results, &reached)).await.is_err() {
                 return;
             }
             self.finish(order.key, Outcome { at: now, status: "interrupted".into(), found: 0 });
@@ -93,9 +93,25 @@ impl Actions {
     }
 }
 
-/// Signs a result with the key that its order reached, if it is known which order it is; `results` is the digest of its
+/// What a machine signs of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Says {
+    /// What came of the order.
+    Result,
+    /// That it refused the order.
+    Refusal,
+    /// Nothing: the answer is about a copy of the order that anybody could have spoiled.
+    Nothing,
+}
+
+/// Signs an answer with the key that its order reached, if it is known which order it is; `results` is the digest of its
 /// results as the server stores them.
-pub(super) fn signed(result: wire::ActionResult, results: &[u8; 32], reached: &Identity) -> wire::ActionResult {
+pub(super) fn signed(
+    result: wire::ActionResult,
+    says: Says,
+    results: &[u8; 32],
+    reached: &Identity,
+) -> wire::ActionResult {
     let status = match result.status() {
         ResultStatus::Unspecified => None,
         ResultStatus::Success => Some(CommandStatus::Success),
@@ -105,9 +121,12 @@ pub(super) fn signed(result: wire::ActionResult, results: &[u8; 32], reached: &I
         ResultStatus::Expired => Some(CommandStatus::Expired),
     };
     let order = <&[u8; 32]>::try_from(&result.signed_sha256[..]).ok();
-    let signature = order
-        .zip(status)
-        .and_then(|(order, status)| reached.sign(result_text(reached.id, order, status, results).as_bytes()));
+    let text = order.zip(status).and_then(|(order, status)| match says {
+        Says::Result => Some(result_text(reached.id, order, status, results)),
+        Says::Refusal => Some(refusal_text(reached.id, order, status, results)),
+        Says::Nothing => None,
+    });
+    let signature = text.and_then(|text| reached.sign(text.as_bytes()));
     // Said always: the machine may have another key by the time it is delivered.
     let signed_as = reached.id.as_bytes().to_vec().into();
     wire::ActionResult { signature: signature.unwrap_or_default().into(), signed_as, ..result }

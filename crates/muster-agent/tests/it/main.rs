@@ -7,6 +7,7 @@ mod cancellations;
 mod fleet;
 mod machine;
 mod orders;
+mod refusals;
 mod servers;
 
 use agent::AgentProcess;

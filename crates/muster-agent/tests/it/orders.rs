@@ -3,6 +3,7 @@
 use crate::agent::CEILING;
 use crate::fleet::Seen;
 use crate::machine::{Draft, Machine, ONE, STRANGER, TWO, any, key, later_than, now, second_over, status};
+use muster_core::action::{CommandStatus, result_text};
 use muster_core::system;
 use muster_proto::wire::actions::{self as wire, ResultStatus};
 use muster_trust::document;
@@ -113,13 +114,25 @@ fn nested(depth: usize) -> String {
 
 const HOUR: Duration = Duration::from_hours(1);
 
+/// Makes the text that a machine signs of an answer, of its id, the order, the status and the digest of the results.
+pub(crate) type TextOf = fn(muster_core::AgentId, &[u8; 32], CommandStatus, &[u8; 32]) -> String;
+
 /// Whether the key (DER SubjectPublicKeyInfo, on P-256) signed this result.
 fn signed_by(key: &[u8], answer: &wire::ActionResult) -> bool {
-    use muster_core::action::{CommandStatus, result_text};
+    says(key, answer, result_text, &answer.results)
+}
+
+/// Whether the key signed this text of an answer with these results.
+pub(crate) fn says(key: &[u8], answer: &wire::ActionResult, text: TextOf, results: &[u8]) -> bool {
     use sha2::{Digest as _, Sha256};
     let order = answer.signed_sha256[..].try_into().unwrap();
-    let status = if answer.status() == ResultStatus::Success { CommandStatus::Success } else { CommandStatus::Failed };
-    let text = result_text(muster_core::AgentId::of_key(key), order, status, &Sha256::digest(&answer.results).into());
+    let status = match answer.status() {
+        ResultStatus::Success => CommandStatus::Success,
+        ResultStatus::Cancelled => CommandStatus::Cancelled,
+        ResultStatus::Expired => CommandStatus::Expired,
+        _ => CommandStatus::Failed,
+    };
+    let text = text(muster_core::AgentId::of_key(key), order, status, &Sha256::digest(results).into());
     let known = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
     let scheme = rustls::SignatureScheme::ECDSA_NISTP256_SHA256;
     let kinds = known.mapping.iter().find(|(known, _)| *known == scheme).unwrap().1;

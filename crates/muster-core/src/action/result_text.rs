@@ -12,6 +12,23 @@ pub fn result_text(agent: AgentId, order: &[u8; 32], status: CommandStatus, resu
     format!("muster result 1\nagent {agent}\norder {order}\nstatus {status}\nresults {results}\n")
 }
 
+/// Returns the text under a refusal that the machine `agent` signs: it refused the order itself, whose copy was signed well
+/// enough to be run or which it had run before. Its first line keeps it apart from [`result_text`]: a refusal is no outcome,
+/// and the order may run later. What a machine says of a copy that anybody could have spoiled it does not sign.
+pub fn refusal_text(agent: AgentId, order: &[u8; 32], status: CommandStatus, results: &[u8; 32]) -> String {
+    let (order, results) = (hex::encode(order), hex::encode(results));
+    format!("muster refusal 1\nagent {agent}\norder {order}\nstatus {status}\nresults {results}\n")
+}
+
+/// Returns why a machine refused, if these results are those of a refusal ([`refused_results`]): `refused (CODE): REASON`.
+pub fn refusal_of(results: &str) -> Option<String> {
+    let read: serde_json::Value = serde_json::from_str(results).ok()?;
+    let error = read.get(0)?.get("errors")?.get(0)?.as_str()?;
+    let (code, reason) = error.strip_prefix("refused (")?.split_once("): ")?;
+    let same: serde_json::Value = serde_json::from_str(&refused_results(code, reason)).ok()?;
+    (same == read).then(|| error.to_owned())
+}
+
 /// Returns the results of an order that a machine refused: one failed result that says why. The machine sends the word
 /// and the reason and signs these; the server stores them.
 pub fn refused_results(code: &str, reason: &str) -> String {
@@ -52,5 +69,20 @@ mod tests {
         assert!(error.starts_with("refused (weight): a\u{fffd}b xxx"), "{error}");
         let reason = error.strip_prefix("refused (weight): ").unwrap();
         assert_eq!(refused_results("weight", reason), text);
+    }
+
+    #[test]
+    fn a_refusal_is_no_result_and_is_known_for_what_it_is() {
+        let (agent, status) = (AgentId::from_bytes([1; 8]), CommandStatus::Failed);
+        let refusal = refusal_text(agent, &[2; 32], status, &[3; 32]);
+        assert_eq!(
+            refusal,
+            result_text(agent, &[2; 32], status, &[3; 32]).replace("muster result 1", "muster refusal 1")
+        );
+        let refused = refused_results("weight", "too light");
+        assert_eq!(refusal_of(&refused).as_deref(), Some("refused (weight): too light"));
+        for other in ["[]", "{}", "[{}]", &refused.replace("null", "1"), &refused.replace("refused", "gone")] {
+            assert_eq!(refusal_of(other), None, "{other}");
+        }
     }
 }

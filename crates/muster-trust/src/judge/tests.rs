@@ -463,3 +463,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_a_copy_that_is_signed_well_enough_to_be_run_is_the_order_itself() {
+    let is_so = |json: &[u8], now: i64| {
+        let (action, world) = (Action::parse(json).unwrap(), world());
+        is_signed(&action, (world.keyring, world.authority), world.module, at(now))
+    };
+    let good = signed_by(order(), &[&KELSO]);
+    assert!(is_so(&good, NOW));
+    let spoiled = |change: &dyn Fn(&mut Action)| {
+        let mut action = Action::parse(&good).unwrap();
+        change(&mut action);
+        is_so(&serde_json::to_vec(&action).unwrap(), NOW)
+    };
+    assert!(spoiled(&|_| {}) && !is_so(&signed_by(order(), &[&SMITH]), NOW), "too light");
+    assert!(!spoiled(&|action| action.pgp_signatures.clear()), "taken away");
+    assert!(!spoiled(&|action| action.pgp_signatures.push("x".to_owned())), "one more");
+    assert!(!spoiled(&|action| action.syntax_version = 7), "what nobody signed");
+    assert!(!spoiled(&|action| action.name.push('x')), "what was signed");
+    // When it came does not spoil it.
+    assert!(is_so(&good, 100_000_000));
+}

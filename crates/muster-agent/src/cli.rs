@@ -7,7 +7,7 @@ use crate::keys;
 use crate::presence::Presence;
 use crate::settings::Settings;
 use crate::world::{Random, SystemClock};
-use crate::{book, facts, run};
+use crate::{book, facts, ids, run};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -84,7 +84,7 @@ enum Command {
     Id {
         #[command(flatten)]
         settings: Settings,
-        /// Print JSON.
+        /// Print JSON, with every id that the machine ever had.
         #[arg(long)]
         json: bool,
     },
@@ -210,7 +210,12 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 format!("there is no key in {} yet; the agent makes one at its first start", config.state_dir.display())
             };
             let id = keys::look(&config.state_dir)?.with_context(missing)?.id;
-            if json { writeln!(out, "{}", serde_json::json!({ "id": id }))? } else { writeln!(out, "{id}")? }
+            if json {
+                let ids = ids::list(&config.state_dir)?;
+                writeln!(out, "{}", serde_json::json!({ "id": id, "ids": ids }))?;
+            } else {
+                writeln!(out, "{id}")?;
+            }
         }
         Command::Completion { shell } => out.write_all(&book::completion(Cli::command(), shell))?,
         Command::Man { out: directory } => {

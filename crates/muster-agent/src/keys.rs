@@ -4,8 +4,11 @@
 //! that a crash at any point leaves a usable key, and at most one change of identity. The old key is kept beside the new
 //! one: it vouches for the new one until a server has taken it, it signs what came of orders that reached it, and where
 //! the new one is refused it goes on. Its word is on the disk before the new key is: a new key without it may be refused.
+//! The id of a key is among those that the machine remembers ([`crate::ids`]) before the key is put to use.
 
+use crate::chain::Chain;
 use crate::durable::{self, Sync};
+use crate::ids::{self, IdsError};
 use muster_core::handover::handover_text;
 use muster_core::{AgentId, Handover, MessageId, Timestamp};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SerialNumber, SigningKey};
@@ -71,6 +74,9 @@ pub(crate) enum KeyError {
     /// No key could be made.
     #[error("cannot make a key: {0}")]
     Make(#[from] rcgen::Error),
+    /// The machine could not remember the key's id.
+    #[error(transparent)]
+    Ids(#[from] IdsError),
 }
 
 impl Identity {
@@ -132,18 +138,26 @@ pub(crate) fn recover(directory: &Path) -> Result<Option<Identity>, KeyError> {
     {
         word_remove(directory);
     }
+    if let Some(present) = &present {
+        // An earlier version remembered none but the old key. Whoever makes another key keeps both ids first.
+        let known: Vec<AgentId> = old(directory).map(|(old, _)| old.id).into_iter().chain([present.id]).collect();
+        if let Err(error) = ids::keep(directory, &known) {
+            tracing::error!(error = %Chain(&error), "the ids that this machine had are not remembered anew");
+        }
+    }
     Ok(present)
 }
 
 /// Returns the key that was recovered, or makes one.
 pub(crate) fn or_make(recovered: Option<Identity>, directory: &Path) -> Result<Identity, KeyError> {
-    recovered.map_or_else(|| make(&directory.join(KEY_FILE)), Ok)
+    recovered.map_or_else(|| make(directory), Ok)
 }
 
 /// Makes the next key, for which the old one vouches: `demand` is the id of the message in which the server demanded it,
 /// and when that was. Both are on the disk when this returns; [`adopt_next`] puts the key to use. After an error or a crash
-/// there is either no next key, or one with its word.
+/// there is either no next key, or one with its word. A machine that cannot remember another id makes none.
 pub(crate) fn make_next(directory: &Path, old: &Identity, demand: (&[u8], Timestamp)) -> Result<Identity, KeyError> {
+    ids::room_check(directory)?;
     let path = directory.join(NEXT_KEY_FILE);
     // One that is left of an earlier demand would be without its word from here on.
     match std::fs::remove_file(&path) {
@@ -157,9 +171,12 @@ pub(crate) fn make_next(directory: &Path, old: &Identity, demand: (&[u8], Timest
     write(&path, &pair)
 }
 
-/// Puts the next key in the place of the present one, which is kept as the old one.
+/// Puts the next key in the place of the present one, which is kept as the old one. Both ids are remembered before.
 pub(crate) fn adopt_next(directory: &Path) -> Result<(), KeyError> {
     let (key, old, next) = (directory.join(KEY_FILE), directory.join(OLD_KEY_FILE), directory.join(NEXT_KEY_FILE));
+    let present = look(directory)?.map(|present| present.id);
+    let both: Vec<AgentId> = present.into_iter().chain([read(&next)?.id]).collect();
+    ids::keep(directory, &both)?;
     match std::fs::read(&key) {
         Ok(bytes) => durable::replace(&old, &bytes, Sync::Power).map_err(|source| failed("write", &old, source))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -271,8 +288,10 @@ struct Word {
     signature: String,
 }
 
-fn make(path: &Path) -> Result<Identity, KeyError> {
-    write(path, &KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?)
+fn make(directory: &Path) -> Result<Identity, KeyError> {
+    let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    ids::keep(directory, &[AgentId::of_key(&pair.subject_public_key_info())])?;
+    write(&directory.join(KEY_FILE), &pair)
 }
 
 fn write(path: &Path, pair: &KeyPair) -> Result<Identity, KeyError> {
@@ -418,6 +437,42 @@ mod tests {
         assert!(directory.path().join(NEXT_KEY_FILE).exists());
         adopt_next(directory.path()).unwrap();
         assert_eq!(look(directory.path()).unwrap().unwrap().id, next.id);
+    }
+
+    #[test]
+    fn an_id_is_remembered_before_its_key_is_used_and_none_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let first = load_or_make(directory).unwrap();
+        assert_eq!(ids::list(directory).unwrap(), [first.id]);
+        let second = next_of(directory, &first);
+        assert_eq!(ids::list(directory).unwrap(), [first.id], "nobody has used it");
+        // Crashed here: the next start remembers it before it goes on with it.
+        assert_eq!(load_or_make(directory).unwrap().id, second.id);
+        assert_eq!(ids::list(directory).unwrap(), [first.id, second.id]);
+        let third = next_of(directory, &second);
+        adopt_next(directory).unwrap();
+        assert_eq!(fall_back(directory).unwrap().unwrap().id, second.id);
+        assert_eq!(ids::list(directory).unwrap(), [first.id, second.id, third.id], "a server has seen it");
+
+        // An earlier version wrote no list.
+        std::fs::remove_file(directory.join("agent.ids")).unwrap();
+        let fourth = next_of(directory, &second);
+        adopt_next(directory).unwrap();
+        std::fs::remove_file(directory.join("agent.ids")).unwrap();
+        recover(directory).unwrap();
+        assert_eq!(ids::list(directory).unwrap(), [second.id, fourth.id]);
+
+        // What cannot be remembered is not used.
+        next_of(directory, &fourth);
+        let blocked = directory.join("agent.ids.tmp");
+        std::fs::create_dir(&blocked).unwrap();
+        assert!(matches!(adopt_next(directory), Err(KeyError::Ids(_))));
+        assert_eq!(look(directory).unwrap().unwrap().id, fourth.id);
+        std::fs::remove_dir(&blocked).unwrap();
+        std::fs::write(directory.join("agent.ids"), "damaged").unwrap();
+        assert!(make_next(directory, &fourth, (&[7; 32], Timestamp::from_secs(9))).is_err());
+        assert!(adopt_next(directory).is_err());
     }
 
     #[test]

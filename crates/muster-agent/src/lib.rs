@@ -14,6 +14,7 @@ mod doctor;
 mod durable;
 mod facts;
 mod hub;
+mod ids;
 mod keys;
 mod ledger;
 mod module_doctor;

@@ -7,7 +7,8 @@ use crate::chain::Chain;
 use crate::comms::{Dialer, Introducer, Link, claimed_labels};
 use crate::config::{Config, Proxy};
 use crate::hub::{Hub, Mail, Wait, ack_mail, any};
-use crate::keys::{self, Identity};
+use crate::ids::IdsError;
+use crate::keys::{self, Identity, KeyError};
 use crate::ledger::Ledger;
 use crate::module_doctor;
 use crate::outbox::{Durability, Outbox};
@@ -393,6 +394,7 @@ impl Agent {
         let old = Arc::clone(&self.identity.borrow());
         let next = match keys::make_next(directory, &old, (&asked, self.clock.now())) {
             Ok(next) => next,
+            Err(error @ KeyError::Ids(IdsError::Full)) => return delivery.fail(&error.to_string()).await,
             Err(error) => {
                 // Unsettled: the server asks again. Without its old key's word the new one may be refused.
                 tracing::error!(error = %Chain(&error), "cannot make the new key that the server demands");

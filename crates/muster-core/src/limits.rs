@@ -21,6 +21,8 @@ pub const FILE_NAME_BYTES_MAX: usize = 512;
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
 /// Labels that one agent may claim.
 pub const AGENT_LABELS_MAX: usize = 1024;
+/// Ids that one machine remembers to have had; without room for another it makes no new key.
+pub const AGENT_IDS_MAX: usize = 256;
 /// Services in one flow-control map.
 pub const CONTACT_SERVICES_MAX: usize = 1024;
 /// Extra signatures over a contact, certificates in one, and bytes of both.

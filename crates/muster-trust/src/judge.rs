@@ -223,8 +223,9 @@ fn target_check(action: &Action, answer: &TargetMatch) -> Result<(), Refusal> {
     }
 }
 
-/// A server could send what hangs on its own word to whatever machine it likes. For a question that is its right: it
-/// chooses whom it asks. What changes a machine is run only where the machine itself knows that it is meant.
+/// A server could send what hangs on its own word, or on what it can have a machine change, to whatever machine it likes.
+/// For a question that is its right: it chooses whom it asks. What changes a machine is run only where the machine itself
+/// knows that it is meant.
 fn decided_check(action: &Action, answer: &TargetMatch, declared: &[Option<Module>]) -> Result<(), Refusal> {
     let TargetMatch::Open(questions) = answer else { return Ok(()) };
     let mut modules = action.operations.iter().zip(declared);
@@ -232,10 +233,11 @@ fn decided_check(action: &Action, answer: &TargetMatch, declared: &[Option<Modul
         return Ok(());
     };
     let text = format!(
-        "module {} changes the machine, and whether this one is meant hangs on what only the server knows ({}): sign it \
-         again for a target that the machine can decide, such as agentid = '…'",
+        "module {} changes the machine, and whether this one is meant hangs on what only the server knows or can change \
+         ({}): sign it again for a target that the machine can decide, such as agentid = '…', or agentid IN ('…', '…') with \
+         every id that the machine had",
         operation.module,
-        muster_core::text::cut(&questions.join(", "), 200),
+        muster_core::text::cut(&questions.join(", "), 400),
     );
     Err(refuse(RefusalCode::TargetUndecidable, text))
 }

@@ -71,7 +71,7 @@ codes!(
     NotForThisAgent = "not-for-this-agent",
     /// One of its modules does not exist here.
     UnknownModule = "unknown-module",
-    /// It changes the machine, and whether this machine is meant only the server could say.
+    /// It changes the machine, and whether this machine is meant only the server could say, or could change.
     TargetUndecidable = "target-undecidable",
     /// A signature is damaged, or not exactly one detached signature.
     SignatureMalformed = "signature-malformed",

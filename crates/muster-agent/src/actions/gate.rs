@@ -5,7 +5,8 @@
 
 use super::ledger::Origin;
 use super::{Actions, Came};
-use muster_core::target::{Endpoint, OwnRow, Target, Verdict, tags};
+use crate::ids;
+use muster_core::target::{OwnAnswer, OwnMachine, Target};
 use muster_core::{Facts, Timestamp, limits};
 use muster_modules::Effect;
 use muster_trust::{Accepted, Authority, LedgerKey, Refusal, RefusalCode, Seen, TargetMatch, World, judge};
@@ -103,23 +104,21 @@ impl Actions {
         }
     }
 
-    /// Whether a target means this machine. What only the server knows of it (its number, its state) is left open.
+    /// Whether a target means this machine. What only the server knows of it (its number, its state) is left open, and so
+    /// is what it can change: by another key the machine's id, by another start its process.
     pub(super) fn matches(&self, target: &str, facts: &Facts, now: Timestamp) -> TargetMatch {
         let target = match Target::parse(target) {
             Ok(target) => target,
             Err(error) => return TargetMatch::Invalid(error.to_string()),
         };
+        // The id first: one that takes its place meanwhile is in the list by then.
         let id = self.asked.identity.borrow().id;
+        let former = ids::read(&self.asked.state_dir);
         let labels = self.asked.labels.iter().map(String::as_str);
-        let row = OwnRow { id, endpoint: Endpoint::observed(id, facts), tags: tags(labels) };
-        match target.evaluate(&row, now).verdict() {
-            Verdict::Matches => TargetMatch::Matches,
-            Verdict::MayMatch => {
-                let leaves = target.explain(&row, now).into_iter();
-                let open = leaves.filter(|leaf| leaf.truths.may_hold && leaf.truths.may_fail);
-                TargetMatch::Open(open.map(|leaf| leaf.text).collect())
-            }
-            Verdict::DoesNotMatch => TargetMatch::Other,
+        match OwnMachine::observed(id, &former, facts, labels).answer(&target, now) {
+            OwnAnswer::Meant => TargetMatch::Matches,
+            OwnAnswer::Open(questions) => TargetMatch::Open(questions),
+            OwnAnswer::NotMeant => TargetMatch::Other,
         }
     }
 

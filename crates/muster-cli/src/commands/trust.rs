@@ -430,7 +430,7 @@ mod tests {
         }
         assert!(with(Kind::Administrators, |args| args.threshold = Some(2)).await.why.contains("threshold"));
         let open = with(Kind::Investigators, |args| "id = 7".clone_into(&mut args.target)).await;
-        assert!(open.why.contains("only the server could say (id = 7)"), "{open:?}");
+        assert!(open.why.contains("only the server could say, or could change (id = 7)"), "{open:?}");
         let old = kind("acl").unwrap_err();
         assert!(old.contains("investigators"), "{old}");
     }

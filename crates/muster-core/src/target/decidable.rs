@@ -1,11 +1,13 @@
 //! Whether a machine can decide a target by itself.
 //!
 //! A machine that receives an order knows its facts, its labels and its key. What only the server knows of it (its number,
-//! its state, its contacts, what actions found) is the server's word, and a server may have been taken over. So before
-//! something that changes machines is signed, it is asked whether any machine could come to "perhaps".
+//! its state, its contacts, what actions found) is the server's word, and a server may have been taken over. What another
+//! start of the agent changes (its process, when it began) a server can change as well, since it can have the agent end. So
+//! before something that changes machines is signed, it is asked whether any machine could come to "perhaps".
 //!
-//! Stays true: where no question is named, no machine's verdict is [`Verdict::MayMatch`]; questions may be named although
-//! no machine would ever get so far, because each is taken to be independent of the others. Not here: what follows.
+//! Stays true: where no question is named, no machine that always had one id comes to "perhaps" ([`super::OwnMachine`]);
+//! questions may be named although no machine would ever get so far, because each is taken to be independent of the others.
+//! Not here: what follows; ids that a machine had before, which only that machine knows.
 
 use super::{Column, Operand, Target, Test, Truths, Verdict};
 
@@ -64,6 +66,16 @@ impl Column {
             | Self::LoaderName => false,
         }
     }
+
+    /// Whether another start of the agent changes it.
+    pub fn is_fleeting(self) -> bool {
+        matches!(self, Self::Pid | Self::StartTime)
+    }
+
+    /// Whether a machine cannot rely on it: only the server knows it, or can change it.
+    fn is_undecidable(self) -> bool {
+        self.is_of_server() || self.is_fleeting()
+    }
 }
 
 impl Target {
@@ -75,7 +87,7 @@ impl Target {
         }
         let mut open = Vec::new();
         self.each_test(&mut |test| {
-            if test.is_open() {
+            if test.is_undecidable() {
                 open.push(test.to_string());
             }
         });
@@ -94,30 +106,32 @@ impl Target {
                 parts.iter().fold(Outcomes::only(Truths::FALSE), |any, part| any.with(part.outcomes(), Truths::or))
             }
             Self::Not(part) => part.outcomes().map(Truths::not),
-            Self::Test(test) if test.is_open() => Outcomes::OPEN,
+            Self::Test(test) if test.is_undecidable() => Outcomes::OPEN,
             Self::Test(_) => Outcomes::ANSWERED,
         }
     }
 }
 
 impl Test {
-    /// Whether it asks for what only the server knows.
-    fn is_open(&self) -> bool {
+    /// Whether it asks for what only the server knows or can change.
+    pub(super) fn is_undecidable(&self) -> bool {
         match self {
-            Self::Compare { left, right, .. } => left.is_of_server() || right.is_of_server(),
-            Self::Between { value, low, high, .. } => [value, low, high].into_iter().any(Operand::is_of_server),
-            Self::In { value, list, .. } => value.is_of_server() || list.iter().any(Operand::is_of_server),
-            Self::IsNull { value, .. } | Self::Like { value, .. } | Self::Matches { value, .. } => value.is_of_server(),
+            Self::Compare { left, right, .. } => left.is_undecidable() || right.is_undecidable(),
+            Self::Between { value, low, high, .. } => [value, low, high].into_iter().any(Operand::is_undecidable),
+            Self::In { value, list, .. } => value.is_undecidable() || list.iter().any(Operand::is_undecidable),
+            Self::IsNull { value, .. } | Self::Like { value, .. } | Self::Matches { value, .. } => {
+                value.is_undecidable()
+            }
             Self::Found { .. } => true,
         }
     }
 }
 
 impl Operand {
-    fn is_of_server(&self) -> bool {
+    fn is_undecidable(&self) -> bool {
         match self {
-            Self::Column(column) => column.is_of_server(),
-            Self::Cast(inner) => inner.is_of_server(),
+            Self::Column(column) => column.is_undecidable(),
+            Self::Cast(inner) => inner.is_undecidable(),
             Self::Path(_) | Self::Text(_) | Self::Number(_) | Self::Now(_) | Self::Moment(_) => false,
         }
     }
@@ -139,8 +153,8 @@ mod tests {
             "agentid = '0011223344556677'",
             "agentid IN ('0011223344556677', '8899aabbccddeeff')",
             "name LIKE 'web%' AND NOT tags->>'site' = 'berlin'",
-            "environment->>'os' = 'linux' OR pid > 5",
-            "starttime < NOW() - INTERVAL '1 day'",
+            "environment->>'os' = 'linux' OR version LIKE '0.%'",
+            "mode = 'daemon'",
             "fleet = 'one'",
             "true",
             // The server's word changes nothing here.
@@ -166,6 +180,8 @@ mod tests {
             ("environment->>'publicip' = name", &["environment->>'publicip' = name"]),
             ("status LIKE 'on%'", &["status LIKE 'on%'"]),
             ("status ~ 'on'", &["status ~ 'on'"]),
+            ("pid = 7", &["pid = 7"]),
+            ("NOT starttime < NOW()", &["starttime < NOW()"]),
             ("pid BETWEEN 1 AND id", &["pid BETWEEN 1 AND id"]),
             (found, &[found]),
         ] {

@@ -78,6 +78,20 @@ impl Truths {
         self.not().and(other.not()).not()
     }
 
+    /// Returns what holds of a condition that is the one or the other.
+    pub(super) fn either(self, other: Self) -> Self {
+        Self {
+            may_hold: self.may_hold || other.may_hold,
+            may_fail: self.may_fail || other.may_fail,
+            may_be_null: self.may_be_null || other.may_be_null,
+        }
+    }
+
+    /// Whether there is one truth value that it can have.
+    pub(super) fn is_certain(self) -> bool {
+        [Self::TRUE, Self::FALSE, Self::NULL].contains(&self)
+    }
+
     /// Returns what it means for a machine.
     pub fn verdict(self) -> Verdict {
         match self {
@@ -152,7 +166,7 @@ impl Test {
         }
     }
 
-    fn evaluate(&self, row: &dyn Row, now: Timestamp) -> Truths {
+    pub(super) fn evaluate(&self, row: &dyn Row, now: Timestamp) -> Truths {
         let of = |operand| value(operand, row, now);
         match self {
             Self::Compare { left, comparison, right } => compare(&of(left), *comparison, &of(right)),

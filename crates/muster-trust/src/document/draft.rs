@@ -188,7 +188,7 @@ mod tests {
         assert!(matches!(refused(&|draft| draft.fleet = "a b"), DocumentError::FleetName(_)));
         assert!(matches!(refused(&|draft| draft.target = "name = "), DocumentError::Target(_)));
         let open = refused(&|draft| draft.target = "name = 'x' AND status = 'online'");
-        assert!(open.to_string().contains("only the server could say (status = 'online')"), "{open}");
+        assert!(open.to_string().contains("only the server could say, or could change (status = 'online')"), "{open}");
         let light = investigators_content(&keys, r#"{"a":{"minimumweight":0}}"#);
         assert!(matches!(payload(&draft(Kind::Investigators, &light)), Err(DocumentError::Acl(_))));
         let key = Person::new().fingerprint();

@@ -111,7 +111,8 @@ pub enum DocumentError {
     Other(String),
     /// Whether the machine is meant only the server knows.
     #[error(
-        "whether the document is for a machine only the server could say ({}): choose machines by agentid, name or tags",
+        "whether the document is for a machine only the server could say, or could change ({}): choose machines by name, tags \
+         or agentid, with every id that they had",
         .0.join(", ")
     )]
     Open(Vec<String>),

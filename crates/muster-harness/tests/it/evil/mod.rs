@@ -129,7 +129,8 @@ fn there_are_at_least_thirty_attacks_and_no_two_have_one_name() {
     let orders = orders::ROWS.iter().map(|(name, ..)| *name);
     let documents = documents::ROWS.iter().map(|(name, ..)| *name);
     let words = words::ROWS.iter().map(|(name, ..)| *name);
-    let whom = whom::ROWS.iter().map(|(name, ..)| *name).chain(whom::ORDERS.iter().map(|(name, _)| *name));
+    let targets = whom::ORDERS.iter().chain(whom::RENAMED).map(|(name, _)| *name);
+    let whom = whom::ROWS.iter().map(|(name, ..)| *name).chain(targets);
     let lists = replays::NAMES.iter().chain(cancellations::NAMES).chain(unsigned::NAMES).copied();
     let names: Vec<&str> = orders.chain(documents).chain(words).chain(whom).chain(lists).collect();
     let distinct: std::collections::BTreeSet<&str> = names.iter().copied().collect();

@@ -4,6 +4,7 @@
 use super::documents::{Draft, signed, told};
 use super::people::Order;
 use super::{PEOPLE, Stage};
+use muster_harness::evil::Seen;
 use serde_json::{Value, json};
 
 /// What is tried, a word of the reason it is refused with, and the document, which both administrators signed.
@@ -35,6 +36,18 @@ pub(super) const ORDERS: &[(&str, &str)] = &[
     ("an order for what another order found", FOUND),
     ("an order for an address that only the server saw", "environment->>'publicip' = '192.0.2.1'"),
     ("an order for machines that were not in contact", "heartbeattime < NOW() - INTERVAL '1 day'"),
+    ("an order for a process that another start makes another", "pid <> 1"),
+    ("an order for agents that were not started again", "starttime < NOW() + INTERVAL '1 day'"),
+];
+
+/// What is tried once the server demanded another key: orders for all machines but this one, under the id that it had. `X`
+/// stands for that id, `Y` for the new one.
+pub(super) const RENAMED: &[(&str, &str)] = &[
+    ("an order for all machines but this one, under its former id", "agentid <> 'X'"),
+    ("an order for none of these, among them its former id", "agentid NOT IN ('X', '0011223344556677')"),
+    ("an order for all queues but its former one", "NOT queueloc = 'linux.X'"),
+    ("an order for all names but its former id, with its own", "name <> 'X' AND agentid !~ '^X'"),
+    ("an order for its new id, which people may take for another machine", "agentid = 'Y'"),
 ];
 
 const FOUND: &str = "id IN (SELECT agentid FROM commands, json_array_elements(commands.results) AS r WHERE actionid = 5 AND \
@@ -96,5 +109,52 @@ async fn what_changes_a_machine_never_runs_on_the_servers_word_of_whom_it_means(
     stage.runs += 1;
     let other = Order::with("by another key", |order| order.target = "agentid = '0011223344556677'".to_owned());
     stage.refused("by another key", other.signed(&[&PEOPLE.alice]).as_bytes(), "not-for-this-agent").await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_machine_that_was_made_to_change_its_id_is_not_one_of_all_the_others() {
+    let mut stage = Stage::new().await;
+    let first = stage.agent_id();
+    let to = |target: &str, signer| {
+        let target = target.to_owned();
+        Order::with(&target.clone(), |order| order.target = target).signed(&[signer])
+    };
+    let others = format!("agentid <> '{first}'");
+    stage.refused("as itself", to(&others, &PEOPLE.alice).as_bytes(), "not-for-this-agent").await;
+    stage.evil.send("system", "RekeyRequest", None);
+    let second = |seen: &Seen| seen.agents.iter().map(ToString::to_string).find(|id| *id != first);
+    let second = stage.evil.wait("the machine under its new id", second).await.unwrap();
+    stage.evil.is_answered().await.unwrap();
+    for is_restarted in [false, true] {
+        if is_restarted {
+            stage.machine.kill().unwrap();
+            stage.machine.start(&stage.evil).await.unwrap();
+        }
+        for (what, target) in RENAMED {
+            let target = target.replace('X', &first).replace('Y', &second);
+            // Each is another order, also after the restart.
+            let order = Order::with(&format!("{what} {is_restarted}"), |order| order.target = target);
+            let result = stage.ordered(order.signed(&[&PEOPLE.alice]).as_bytes()).await;
+            let refusal = result.refusal.unwrap_or_else(|| panic!("{what}: it was run"));
+            assert_eq!(refusal.code, "target-undecidable", "{what}: {}", refusal.reason);
+            assert!(
+                refusal.reason.contains(&first) && refusal.reason.contains("every id"),
+                "{what}: {}",
+                refusal.reason
+            );
+            stage.nothing_ran(what);
+        }
+        // A document for all the others is not for this machine either.
+        let target: &'static str = others.clone().leak();
+        let light = Draft { target, ..Draft::light(&PEOPLE) }.signed(&[&PEOPLE.dora, &PEOPLE.emil]);
+        let trust = told(&stage, &light).await;
+        let reason = trust.document_refusal.expect("it was taken").reason;
+        assert!(reason.contains("could change") && trust.acl_version == 0, "{reason}");
+    }
+    // Whoever means this machine, under whichever id, reaches it.
+    let both = to(&format!("agentid IN ('{first}', '{second}')"), &PEOPLE.alice);
+    assert_eq!(stage.ordered(both.as_bytes()).await.refusal, None);
+    stage.runs += 1;
     stage.end().await;
 }

@@ -5,15 +5,15 @@
 //! (Landlock since Linux 5.13, more of it since 6.7 and 6.12; seccomp for a long time); a kernel that cannot is no error,
 //! and [`support`] says so. What a kernel can and refuses all the same ends the process.
 
+mod calls;
+
+use calls::Kept;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, Scope, path_beneath_rules,
 };
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-};
+use seccompiler::TargetArch;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The kernel whose kinds of access are known here. Kinds that it does not know are left out; newer ones are not asked
@@ -181,72 +181,12 @@ impl Walls {
         if !has_seccomp() {
             return Ok(());
         }
-        let program = self.filter(architecture).map_err(|error| error.to_string())?;
-        seccompiler::apply_filter(&program).map_err(|error| error.to_string())
-    }
-
-    fn filter(&self, architecture: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = NEVER.iter().map(|call| (*call, Vec::new())).collect();
-        if self.executes.as_ref().is_some_and(Vec::is_empty) {
-            rules.extend([libc::SYS_execve, libc::SYS_execveat].map(|call| (call, Vec::new())));
-        }
-        if !self.network {
-            // Sockets of this machine alone: to its services, and to the kernel.
-            let other = [libc::AF_UNIX, libc::AF_NETLINK].map(|family| {
-                let family = u64::from(family.unsigned_abs());
-                SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
-            });
-            let other = other.into_iter().collect::<Result<Vec<_>, _>>()?;
-            rules.insert(libc::SYS_socket, vec![SeccompRule::new(other)?]);
-        }
-        let denied = SeccompAction::Errno(libc::EPERM as u32);
-        SeccompFilter::new(rules, SeccompAction::Allow, denied, architecture)?.try_into()
+        let executes = self.executes.as_ref().is_none_or(|paths| !paths.is_empty());
+        let kept = Kept { executes, network: self.network };
+        let filters = calls::filters(kept, architecture).map_err(|error| error.to_string())?;
+        filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter).map_err(|error| error.to_string()))
     }
 }
-
-/// Calls that no module makes: they look into other processes, change what the machine is, or reach parts of the kernel in
-/// which defects are found again and again.
-const NEVER: &[i64] = &[
-    libc::SYS_acct,
-    libc::SYS_add_key,
-    libc::SYS_adjtimex,
-    libc::SYS_bpf,
-    libc::SYS_chroot,
-    libc::SYS_clock_adjtime,
-    libc::SYS_clock_settime,
-    libc::SYS_delete_module,
-    libc::SYS_finit_module,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fsopen,
-    libc::SYS_init_module,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_io_uring_setup,
-    libc::SYS_kexec_load,
-    libc::SYS_keyctl,
-    libc::SYS_mount,
-    libc::SYS_move_mount,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_open_tree,
-    libc::SYS_perf_event_open,
-    libc::SYS_pivot_root,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_ptrace,
-    libc::SYS_quotactl,
-    libc::SYS_reboot,
-    libc::SYS_request_key,
-    libc::SYS_setdomainname,
-    libc::SYS_sethostname,
-    libc::SYS_setns,
-    libc::SYS_settimeofday,
-    libc::SYS_swapoff,
-    libc::SYS_swapon,
-    libc::SYS_umount2,
-    libc::SYS_unshare,
-    libc::SYS_userfaultfd,
-];
 
 /// What this kernel can keep from a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -351,15 +291,5 @@ mod tests {
         ] {
             assert_eq!(tried(needs), want, "{needs:?} with {support:?}");
         }
-    }
-
-    #[test]
-    fn filters_are_made_for_every_processor() {
-        let walls = Walls::of_ours(Needs::SYSTEM).unwrap();
-        for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
-            let program = walls.filter(architecture).unwrap();
-            assert!((NEVER.len()..4096).contains(&program.len()), "{}", program.len());
-        }
-        assert!(Walls::of_ours(Needs::ANYTHING).is_none());
     }
 }

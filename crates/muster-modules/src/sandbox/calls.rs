@@ -1,0 +1,195 @@
+//! Calls of the kernel that no module makes, and the filters that keep them from a module's process.
+//!
+//! Stays true: what is refused is refused however it is written: a namespace by `clone` as by `unshare`, a call by the
+//! numbers of another table as by its own. A call whose request lies where a filter cannot look (`clone3`) is answered as
+//! by a kernel that does not know it, so that libraries ask by the call that can be looked at.
+//! Not here: files and connections, which Landlock keeps ([`super`]).
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
+};
+use std::collections::BTreeMap;
+
+/// Calls that no module makes: they look into other processes, change what the machine is, or reach parts of the kernel in
+/// which defects are found again and again.
+pub(super) const NEVER: &[i64] = &[
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_adjtimex,
+    libc::SYS_bpf,
+    libc::SYS_chroot,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_fanotify_init,
+    libc::SYS_finit_module,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    KEXEC_FILE_LOAD,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_move_pages,
+    libc::SYS_nfsservctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
+    libc::SYS_perf_event_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pivot_root,
+    libc::SYS_process_madvise,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setdomainname,
+    libc::SYS_sethostname,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
+];
+/// Those that processors of this kind have alone.
+#[cfg(target_arch = "x86_64")]
+pub(super) const NEVER_HERE: &[i64] =
+    &[libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_modify_ldt, libc::SYS_uselib, libc::SYS__sysctl];
+/// Those that processors of this kind have alone: none.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const NEVER_HERE: &[i64] = &[];
+/// `kexec_file_load`, which the library has no number of for every processor.
+const KEXEC_FILE_LOAD: i64 = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
+/// `open_tree_attr`, since Linux 6.15; newer calls have one number everywhere.
+const OPEN_TREE_ATTR: i64 = 467;
+
+/// What `clone` makes anew for a process: mounts, control groups, names, queues, users, processes and networks.
+const NAMESPACES: &[libc::c_int] = &[
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+/// What puts letters into a terminal as if somebody had typed them.
+const TYPING: &[libc::c_int] = &[0x5412, 0x541C];
+/// Numbers of x86-64 with this bit are those of the table for 32-bit pointers, which no program here is made for.
+const X32_BIT: u32 = 0x4000_0000;
+/// Kinds of sockets to this machine alone.
+const FAMILIES_HERE: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_NETLINK];
+/// Kinds of sockets to other machines. Raw packets need a capability beside.
+const FAMILIES_FAR: &[libc::c_int] = &[libc::AF_INET, libc::AF_INET6, libc::AF_PACKET];
+/// What the kernel may be asked over a socket: addresses and routes, and which sockets there are.
+const NETLINK: &[libc::c_int] = &[libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG];
+
+/// What of the calls is kept from a process beside [`NEVER`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    /// Whether programs are executed.
+    pub(super) executes: bool,
+    /// Whether other machines are reached.
+    pub(super) network: bool,
+}
+
+/// Returns the filters; each is put up beside the others, and the strictest answer counts.
+pub(super) fn filters(kept: Kept, architecture: TargetArch) -> Result<Vec<BpfProgram>, BackendError> {
+    let mut filters = vec![denied(kept, architecture)?, unknown(architecture)?];
+    if architecture == TargetArch::x86_64 {
+        filters.push(other_table());
+    }
+    Ok(filters)
+}
+
+/// Refuses what a module has no business with.
+fn denied(kept: Kept, architecture: TargetArch) -> Result<BpfProgram, BackendError> {
+    let never = NEVER.iter().chain(NEVER_HERE);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = never.map(|call| (*call, Vec::new())).collect();
+    if !kept.executes {
+        rules.extend([libc::SYS_execve, libc::SYS_execveat].map(|call| (call, Vec::new())));
+    }
+    rules.insert(libc::SYS_clone, NAMESPACES.iter().map(|flag| rule([has(0, *flag)?])).collect::<Result<_, _>>()?);
+    rules.insert(libc::SYS_ioctl, TYPING.iter().map(|wish| rule([equal(1, *wish)?])).collect::<Result<_, _>>()?);
+    let families = FAMILIES_HERE.iter().chain(FAMILIES_FAR.iter().filter(|_| kept.network));
+    let other_family: Vec<_> = families.map(|family| other(0, *family)).collect::<Result<_, _>>()?;
+    let other_netlink = NETLINK.iter().map(|protocol| other(2, *protocol));
+    let netlink = [equal(0, libc::AF_NETLINK)].into_iter().chain(other_netlink).collect::<Result<Vec<_>, _>>()?;
+    rules.insert(libc::SYS_socket, vec![rule(other_family)?, rule(netlink)?]);
+    let action = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    SeccompFilter::new(rules, SeccompAction::Allow, action, architecture)?.try_into()
+}
+
+/// Answers as a kernel that does not know the call.
+fn unknown(architecture: TargetArch) -> Result<BpfProgram, BackendError> {
+    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let action = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    SeccompFilter::new(rules, SeccompAction::Allow, action, architecture)?.try_into()
+}
+
+/// Refuses every call by a number of the table for 32-bit pointers: the kernel takes it for the same processor, and its
+/// numbers are in no list.
+fn other_table() -> BpfProgram {
+    let instruction = |code: u32, jt, jf, k| sock_filter { code: u16::try_from(code).unwrap_or_default(), jt, jf, k };
+    let returns = libc::BPF_RET | libc::BPF_K;
+    vec![
+        // The number is the first field of what is handed to a filter.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32_BIT),
+        instruction(returns, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
+        instruction(returns, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+}
+
+fn rule(conditions: impl Into<Vec<SeccompCondition>>) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(conditions.into())
+}
+
+fn condition(argument: u8, how: SeccompCmpOp, value: libc::c_int) -> Result<SeccompCondition, BackendError> {
+    // The kernel itself looks at the lower half of these arguments alone.
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, how, u64::from(value.cast_unsigned()))
+}
+
+fn equal(argument: u8, value: libc::c_int) -> Result<SeccompCondition, BackendError> {
+    condition(argument, SeccompCmpOp::Eq, value)
+}
+
+fn other(argument: u8, value: libc::c_int) -> Result<SeccompCondition, BackendError> {
+    condition(argument, SeccompCmpOp::Ne, value)
+}
+
+fn has(argument: u8, flag: libc::c_int) -> Result<SeccompCondition, BackendError> {
+    condition(argument, SeccompCmpOp::MaskedEq(u64::from(flag.cast_unsigned())), flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_made_for_every_processor() {
+        for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
+            for (executes, network) in [(false, false), (true, true)] {
+                let filters = filters(Kept { executes, network }, architecture).unwrap();
+                assert_eq!(filters.len(), if architecture == TargetArch::x86_64 { 3 } else { 2 });
+                assert!((NEVER.len()..4096).contains(&filters[0].len()), "{}", filters[0].len());
+            }
+        }
+    }
+}

@@ -14,6 +14,7 @@ use muster_modules::ModuleResult;
 use muster_modules::foreign::Catalogue;
 use muster_proto::wire as fleetspeak;
 use muster_trust::document;
+use sha2::{Digest as _, Sha256};
 use std::path::Path;
 
 fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {

@@ -1,7 +1,7 @@
 //! The original's own programs and Python connectors, which `cargo xtask test` installs.
 
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The release of the original that Muster is held against.
@@ -59,9 +59,29 @@ impl Peers {
     /// Runs one command of `fleetspeak-admin` against `address` and returns what it printed.
     pub fn admin_run(&self, address: &str, args: &[&str]) -> Result<String> {
         // The tool waits for ever while nobody listens; `timeout` is part of every Debian.
-        let output = Command::new("timeout")
-            .arg("20")
-            .arg(self.admin())
+        let mut command = Command::new("timeout");
+        command.arg("20").arg(self.admin());
+        Self::admin_output(command, address, args)
+    }
+
+    /// As [`Self::admin_run`], as another account of this machine (root alone can do that), with a copy of the tool below
+    /// `directory`, which that account must be able to read.
+    pub fn admin_run_as(&self, user: u32, directory: &Path, address: &str, args: &[&str]) -> Result<String> {
+        let tool = directory.join("fleetspeak-admin");
+        std::fs::copy(self.admin(), &tool).context("copying fleetspeak-admin")?;
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={user}"), format!("--regid={user}")]).args([
+            "--clear-groups",
+            "--",
+            "timeout",
+            "20",
+        ]);
+        command.arg(tool).current_dir("/");
+        Self::admin_output(command, address, args)
+    }
+
+    fn admin_output(mut command: Command, address: &str, args: &[&str]) -> Result<String> {
+        let output = command
             .args(["-logtostderr", "-admin_addr", address])
             .args(args)
             .output()

@@ -226,6 +226,27 @@ async fn every_command_of_the_admin_tool_works() {
     drop(client);
 }
 
+#[tokio::test]
+async fn another_account_of_the_servers_machine_is_no_administrator() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let scene = Scene::new().await;
+    let client = Client::start(&scene.server, &scene.path("client"), STREAM, &[]).unwrap();
+    let id = enrolled(&scene.server, &[], CEILING).await.unwrap();
+    let (peers, admin) = (Peers::find().unwrap(), scene.server.addresses.admin.to_string());
+    assert!(peers.admin_run(&admin, &["listclients"]).unwrap().contains(&id), "the server's own account needs nothing");
+    // Nobody but root can be another account; without root there is none to try.
+    if rustix::process::geteuid().is_root() {
+        let public = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(public.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        for args in [&["listclients"][..], &["blacklistclients", &id], &["listcontacts", &id]] {
+            let error = peers.admin_run_as(65_534, public.path(), &admin, args).unwrap_err().to_string();
+            assert!(error.contains("need no token, and this is user 65534"), "{args:?}: {error}");
+        }
+    }
+    assert_eq!(scene.server.rest.agent(&id).await.unwrap().summary.state, "enrolled");
+    drop(client);
+}
+
 const CONNECTOR: &str = r#"
 import sys
 from fleetspeak.server_connector import connector

@@ -171,6 +171,7 @@ fn prepare(
     let (stop_services, stop_link) = (CancellationToken::new(), CancellationToken::new());
     let services = services_of(config, &hub, &identity_seen, &stop_services, &clock);
     let requests = Arc::new(RequestBook::open(directory, config.server_may.clone(), Arc::clone(&clock)));
+    requests.recover(identity_seen.borrow().id);
     let catalogue = catalogue_of(config)?;
     let observer = facts::Observer::new(Arc::clone(&clock)).knowing(of_ourselves(config, presence, &catalogue));
     let runner = Runner::new(catalogue, config.module_timeout.0).private(config.extra_privacy_mode);
@@ -392,6 +393,9 @@ impl Agent {
         let directory = &self.config.state_dir;
         let asked = delivery.message.message_id.clone();
         let old = Arc::clone(&self.identity.borrow());
+        if !self.requests.is_unfinished(&asked, old.id) {
+            return delivery.done();
+        }
         let next = match keys::make_next(directory, &old, (&asked, self.clock.now())) {
             Ok(next) => next,
             Err(error @ KeyError::Ids(IdsError::Full)) => return delivery.fail(&error.to_string()).await,
@@ -401,6 +405,7 @@ impl Agent {
                 return;
             }
         };
+        self.requests.rekeyed(&asked, next.id);
         delivery.done_silently();
         let id = self.hub.outbox().new_id();
         let delivered = self.hub.outbox().delivery_of(id);

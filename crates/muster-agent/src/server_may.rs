@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Rates in one allowance.
 const RATES_MAX: usize = 4;
 /// The most that one rate may allow in its time.
-const COUNT_MAX: usize = 1000;
+pub(crate) const COUNT_MAX: usize = 1000;
 
 /// The section. The sample file says what each key is for.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

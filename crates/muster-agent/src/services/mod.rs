@@ -84,6 +84,7 @@ impl Services {
     /// Starts the services that are built in.
     pub(crate) fn start_built_in(&self, orders: mpsc::Sender<Order>, (facts, actions, requests): BuiltIn) {
         tokio::spawn(actions.run(self.context.hub.install(words::ACTIONS)));
+        let requests = (requests, self.context.identity.clone());
         tokio::spawn(system::run(self.context.hub.install(words::SERVICE), orders, requests));
         tokio::spawn(muster::run(self.context.hub.install(words::MUSTER), Arc::clone(&self.context.hub), facts));
     }

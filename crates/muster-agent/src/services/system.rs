@@ -2,12 +2,13 @@
 
 use super::Services;
 use crate::hub::Delivery;
-use crate::requests::{Request, RequestBook};
+use crate::keys::Identity;
+use crate::requests::{Decided, Request, RequestBook};
 use muster_core::system;
 use muster_proto::wire;
 use prost::Message as _;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What the server wants of the agent. Whoever carries it out settles the message.
 #[derive(Debug)]
@@ -29,13 +30,22 @@ pub(crate) enum Order {
 }
 
 /// Takes orders until the agent ends.
-pub(super) async fn run(mut inbox: mpsc::Receiver<Delivery>, orders: mpsc::Sender<Order>, requests: Arc<RequestBook>) {
+pub(super) async fn run(
+    mut inbox: mpsc::Receiver<Delivery>,
+    orders: mpsc::Sender<Order>,
+    (requests, identity): (Arc<RequestBook>, watch::Receiver<Arc<Identity>>),
+) {
     while let Some(delivery) = inbox.recv().await {
-        take(delivery, &orders, &requests).await;
+        take(delivery, &orders, &requests, &identity).await;
     }
 }
 
-async fn take(delivery: Delivery, orders: &mpsc::Sender<Order>, requests: &RequestBook) {
+async fn take(
+    delivery: Delivery,
+    orders: &mpsc::Sender<Order>,
+    requests: &RequestBook,
+    identity: &watch::Receiver<Arc<Identity>>,
+) {
     let body = delivery.message.data.as_ref().map_or(&[][..], |data| &data.value).to_vec();
     match delivery.message.message_type.as_str() {
         system::DIE => {
@@ -48,10 +58,13 @@ async fn take(delivery: Delivery, orders: &mpsc::Sender<Order>, requests: &Reque
             let _ = orders.send(Order::Die { force }).await;
         }
         system::REKEY_REQUEST => {
-            if let Err(reason) = requests.decide(&Request::Rekey(delivery.message.message_id.to_vec())) {
-                return delivery.fail(&reason).await;
+            let demand = delivery.message.message_id.to_vec();
+            let from = identity.borrow().id;
+            match requests.decide(&Request::Rekey { demand, from }) {
+                Ok(Decided::Do) => _ = orders.send(Order::Rekey(Box::new(delivery))).await,
+                Ok(Decided::DoneBefore) => delivery.done(),
+                Err(reason) => delivery.fail(&reason).await,
             }
-            let _ = orders.send(Order::Rekey(Box::new(delivery))).await;
         }
         system::RESTART_SERVICE => {
             let name = wire::RestartServiceRequest::decode(&body[..]).map(|request| request.name);
@@ -81,9 +94,9 @@ pub(crate) fn restart_asked(
     let missing = format!("there is no service {name:?} on this machine that can be restarted");
     let decided =
         if services.has(&name) { requests.decide(&Request::Restart(name.clone())) } else { Err(missing.clone()) };
-    if decided.is_err() {
+    if let Err(reason) = decided {
         // Whoever asked may be gone.
-        _ = answer.send(decided);
+        _ = answer.send(Err(reason));
         return;
     }
     let services = Arc::clone(services);

@@ -15,6 +15,7 @@ pub(super) const NAMES: &[&str] = &[
     "an echo that is addressed to another machine",
     "a hundred and one wishes to restart a service",
     "sixty demands for a new key",
+    "the same demand for a new key, after thousands of other messages",
     "a wish to end, so that the machine is alone for good",
     "a wish to end that the machine's owner forbids",
     "a list that revokes the pinned authority",
@@ -127,6 +128,38 @@ async fn a_new_key_is_made_once_a_day_however_often_the_server_asks() {
     stage.end().await;
 }
 
+#[tokio::test]
+async fn a_demand_for_a_new_key_makes_no_second_one_after_thousands_of_other_messages() {
+    let define = |machine: &Machine| {
+        machine.write("services/nothing.service", "name: \"nothing\" factory: \"NOOP\"").unwrap();
+        machine.configure("log_level", "services_dir = \"services\"\nlog_level").unwrap();
+    };
+    let mut stage = Stage::set("stream", define).await;
+    let demand = [0xD7; 32];
+    let agents = |count: usize| move |seen: &muster_harness::evil::Seen| (seen.agents.len() == count).then_some(());
+    stage.evil.send_again(&demand, "system", "RekeyRequest", None);
+    stage.evil.wait("the machine under its new key", agents(2)).await.unwrap();
+    // More than the ledger of messages remembers, after which the demand is not known there any more.
+    for _ in 0..90 {
+        for _ in 0..100 {
+            stage.evil.send("nothing", "Nothing", None);
+        }
+        stage.evil.is_answered().await.unwrap();
+    }
+    for is_restarted in [false, true] {
+        if is_restarted {
+            assert_eq!(stage.machine.stop().await.unwrap(), Some(0));
+            stage.machine.start(&stage.evil).await.unwrap();
+        }
+        stage.evil.send_again(&demand, "system", "RekeyRequest", None);
+        stage.evil.is_answered().await.unwrap();
+    }
+    // The last good order is run after whatever was said before.
+    stage.a_good_order_runs("after the demands").await;
+    assert_eq!(stage.evil.seen().agents.len(), 2, "{}", NAMES[4]);
+    stage.end().await;
+}
+
 fn die() -> prost_types::Any {
     // DieRequest { force: true }
     prost_types::Any { type_url: "type.googleapis.com/fleetspeak.DieRequest".into(), value: vec![8, 1] }
@@ -147,7 +180,7 @@ async fn an_agent_that_was_told_to_end_comes_back_and_one_whose_owner_forbids_it
     .unwrap();
     let (_, found) = stage.machine.output(&["doctor"]).await.unwrap();
     assert!(found.contains("stays away for another 60 min"), "{found}");
-    assert_eq!(stage.evil.seen().streams, streams, "{}", NAMES[4]);
+    assert_eq!(stage.evil.seen().streams, streams, "{}", NAMES[5]);
     stage.machine.reload().unwrap();
     let back = |seen: &muster_harness::evil::Seen| (seen.streams > streams).then_some(());
     stage.evil.wait("the agent's return", back).await.unwrap();
@@ -159,9 +192,9 @@ async fn an_agent_that_was_told_to_end_comes_back_and_one_whose_owner_forbids_it
     };
     let mut stage = Stage::set("poll", forbid).await;
     let asked = stage.evil.send("system", "Die", die());
-    let reason = stage.evil.wait(NAMES[5], |seen| seen.errors.get(&asked).cloned()).await.unwrap();
+    let reason = stage.evil.wait(NAMES[6], |seen| seen.errors.get(&asked).cloned()).await.unwrap();
     assert!(reason.contains("server_may"), "{reason}");
-    stage.nothing_ran(NAMES[5]);
+    stage.nothing_ran(NAMES[6]);
     stage.end().await;
 }
 
@@ -177,9 +210,9 @@ async fn no_list_of_revoked_certificates_parts_a_machine_from_its_authority_and_
     let random: Vec<_> = (0..10_000_u32).map(|number| [&[0x77; 16][..], &number.to_be_bytes()].concat()).collect();
     let random = || random.iter().map(Vec::as_slice);
     for (what, revoked) in [
-        (NAMES[6], list(random().chain([&AUTHORITY_SERIAL[..]]))),
-        (NAMES[7], b"<html>502 Bad Gateway</html>".to_vec()),
-        (NAMES[8], list(std::iter::repeat_n(&[0x42; 20][..], 240_000))),
+        (NAMES[7], list(random().chain([&AUTHORITY_SERIAL[..]]))),
+        (NAMES[8], b"<html>502 Bad Gateway</html>".to_vec()),
+        (NAMES[9], list(std::iter::repeat_n(&[0x42; 20][..], 240_000))),
     ] {
         stage.evil.revoke(revoked);
         let lists = stage.evil.seen().lists;
@@ -198,9 +231,9 @@ async fn no_list_of_revoked_certificates_parts_a_machine_from_its_authority_and_
         let (code, found) = stage.machine.output(&["doctor"]).await?;
         Ok(code == Some(1) && found.contains("Revoked"))
     };
-    wait::until_true(NAMES[9], CEILING, refused).await.unwrap();
+    wait::until_true(NAMES[10], CEILING, refused).await.unwrap();
     assert_eq!(stage.machine.stop().await.unwrap(), Some(0));
-    assert_eq!(stage.evil.seen().streams, streams, "{}", NAMES[9]);
+    assert_eq!(stage.evil.seen().streams, streams, "{}", NAMES[10]);
 }
 
 fn noting_stdin(machine: &Machine) {
@@ -241,7 +274,7 @@ async fn input_of_a_service_is_not_run_again_after_thousands_of_others() {
     say(&stage);
     stage.evil.is_answered().await.unwrap();
     assert!(stage.machine.log().contains("whoever has the server"), "it was not warned of");
-    stage.end_with(|| assert_eq!(lines(&ran), 1, "{}", NAMES[10])).await;
+    stage.end_with(|| assert_eq!(lines(&ran), 1, "{}", NAMES[11])).await;
 }
 
 #[tokio::test]

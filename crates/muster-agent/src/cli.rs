@@ -189,7 +189,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             write!(out, "{}", clock.text())?;
         }
         Command::Config(ConfigCommand::Check(settings)) => {
-            let config = settings.checked()?;
+            let config = settings.load()?;
+            config.check()?;
             let checks = doctor::configured(&config, SystemClock.now());
             let wrong: Vec<_> = checks.into_iter().filter(|check| check.outcome != Outcome::Ok).collect();
             write!(out, "{}", doctor::shown(&wrong))?;

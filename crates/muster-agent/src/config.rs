@@ -89,6 +89,9 @@ pub(crate) struct Config {
     pub(crate) log_level: String,
     /// What the server may ask without a signature.
     pub(crate) server_may: ServerMay,
+    /// The file that was read; `None` when all stood in flags and the environment.
+    #[serde(skip)]
+    pub(crate) file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -128,6 +131,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             log_level: "info".into(),
             server_may: ServerMay::default(),
+            file: None,
         }
     }
 }
@@ -263,6 +267,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         let mut config: Self = toml::from_str(&text)
             .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        config.file = Some(path.to_owned());
         // A path in the file is meant from where the file is, not from where the agent was started.
         let base = path.parent().unwrap_or(Path::new("."));
         if !config.trusted_certs.is_empty() && !config.trusted_certs.contains("-----BEGIN") {

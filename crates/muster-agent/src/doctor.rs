@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::keys::{self, Identity};
 use crate::module_doctor::look_at_modules;
 use crate::pins::read_pins;
+use crate::places;
 use crate::private;
 use crate::rest::Rest;
 use crate::services::{Found, read_definitions};
@@ -131,6 +132,7 @@ pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock
             failed("config", Chain(&error).to_string(), "`muster-agent config show --defaults` has every key")
         }
     });
+    checks.extend(places(&config));
     checks.extend(state(&config.state_dir));
     checks.extend(services(&config.services_dir));
     checks.extend(investigators(&config, &documents_path(&config)));
@@ -149,11 +151,23 @@ pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock
 
 /// Looks at what is configured, whatever the state of this machine: certificates, services, investigators.
 pub(crate) fn configured(config: &Config, now: Timestamp) -> Vec<Check> {
-    let mut checks = services(&config.services_dir);
+    let mut checks = places(config);
+    checks.extend(services(&config.services_dir));
     // Documents that were accepted are the state of this machine.
     checks.extend(investigators(config, Path::new("")));
     checks.extend(pins(config, now).1);
     checks
+}
+
+/// Whether others could change what decides whom this machine obeys.
+fn places(config: &Config) -> Vec<Check> {
+    const NAME: &str = "places";
+    let found = places::look(config);
+    if found.is_empty() {
+        return vec![ok(NAME, "nobody but root and this user can change what decides whom this machine obeys")];
+    }
+    let advice = "put it right: the agent does not start before";
+    found.iter().map(|problem| failed(NAME, problem.to_string(), advice)).collect()
 }
 
 fn clock_never_set(now: Timestamp) -> Option<Check> {

@@ -21,6 +21,7 @@ mod module_doctor;
 mod outbox;
 mod pinned;
 mod pins;
+mod places;
 mod presence;
 mod private;
 mod requests;

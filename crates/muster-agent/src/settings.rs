@@ -1,6 +1,7 @@
 //! Where the agent's configuration comes from: a file, over which environment variables and flags lie.
 
 use crate::config::{Compression, Config, DEFAULT_PATH, LogFormat, Mode, Secret, Span};
+use crate::places;
 use crate::server_may::{Absence, Allowance};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -135,10 +136,11 @@ impl Settings {
         Ok(config)
     }
 
-    /// Returns the configuration in force, and refuses what cannot work.
+    /// Returns the configuration in force, and refuses what cannot work or what others could change.
     pub(crate) fn checked(&self) -> anyhow::Result<Config> {
         let config = self.load()?;
         config.check()?;
+        places::check(&config)?;
         Ok(config)
     }
 

@@ -5,18 +5,15 @@
 
 use crate::confine::Limits;
 use crate::module::{Asker, Effect, Privilege};
+use crate::place::{Absent, PlaceError, owner_check, place_check};
 use crate::registry;
 use crate::sandbox::Walls;
 use crate::user::Users;
-use rustix::process::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::fs::Metadata;
 use std::io::{Read as _, Seek as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::path::PathBuf;
 
 /// A program that is a module.
@@ -64,29 +61,11 @@ impl ForeignModule {
     /// # Errors
     /// What others could change, and what to do about it.
     pub fn place_check(&self) -> Result<(), String> {
-        let real = std::fs::canonicalize(&self.path).map_err(|error| crate::reading::open_error(&self.path, &error))?;
-        real.ancestors().try_for_each(|path| {
-            let found = std::fs::symlink_metadata(path).map_err(|error| crate::reading::open_error(path, &error))?;
-            owner_check(path, &found)
+        place_check(&self.path, Absent::Refused).map_err(|error| match error {
+            PlaceError::Look { path, source } => crate::reading::open_error(&path, &source),
+            other => other.to_string(),
         })
     }
-}
-
-/// Refuses what somebody else than root and this process's user owns or can write to.
-fn owner_check(path: &Path, found: &Metadata) -> Result<(), String> {
-    let shown = path.display();
-    if ![0, geteuid().as_raw()].contains(&found.uid()) {
-        return Err(format!("{shown} belongs to user {}: `chown root` it, or put the program elsewhere", found.uid()));
-    }
-    // In a directory with the sticky bit nobody exchanges what others own, and what lies in it is looked at as well.
-    let is_sticky = found.is_dir() && found.mode() & 0o1000 != 0;
-    let by_others = found.mode() & 0o002 != 0;
-    // The group of root, or of this process, is as good as its user.
-    let by_group = found.mode() & 0o020 != 0 && ![0, getegid().as_raw()].contains(&found.gid());
-    if !is_sticky && (by_others || by_group) {
-        return Err(format!("{shown} can be written by others: `chmod go-w` it, or put the program elsewhere"));
-    }
-    Ok(())
 }
 
 fn network_default() -> bool {
@@ -263,7 +242,7 @@ pub(crate) fn open_program(module: &ForeignModule) -> Result<File, String> {
     if !opened.is_file() {
         return Err(refused("it is no file".to_owned()));
     }
-    owner_check(&module.path, &opened).map_err(refused)?;
+    owner_check(&module.path, &opened).map_err(|error| refused(error.to_string()))?;
     let Some(want) = &module.sha256 else { return Ok(file) };
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
@@ -286,6 +265,8 @@ pub(crate) fn open_program(module: &ForeignModule) -> Result<File, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::geteuid;
+    use std::path::Path;
 
     #[test]
     fn a_program_that_others_could_exchange_is_not_run() {

@@ -22,6 +22,7 @@ pub mod message;
 pub mod module;
 pub mod packages;
 pub mod pattern;
+pub mod place;
 pub mod privacy;
 pub mod registry;
 pub mod result;

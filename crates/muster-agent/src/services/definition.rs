@@ -111,16 +111,19 @@ pub(crate) struct Found {
     pub(crate) left_out: Vec<PathBuf>,
 }
 
+/// Returns the directories whose files are definitions, of a directory that may be Fleetspeak's configuration directory.
+pub(crate) fn definition_directories(directory: &Path) -> Vec<PathBuf> {
+    let inner = FLEETSPEAK_DIRECTORIES.map(|name| directory.join(name));
+    let directories: Vec<PathBuf> = inner.into_iter().filter(|path| path.is_dir()).collect();
+    // Otherwise the other files of such a directory are about other things.
+    if directories.is_empty() { vec![directory.into()] } else { directories }
+}
+
 /// Reads every definition in a directory, sorted by file name, and those in its `services` and `textservices`, so that it
 /// may be Fleetspeak's configuration directory. A bad file does not hold up the others; of two that define one service the
 /// first counts.
 pub(crate) fn read_definitions(directory: &Path) -> Found {
-    let inner = FLEETSPEAK_DIRECTORIES.map(|name| directory.join(name));
-    let mut directories: Vec<PathBuf> = inner.into_iter().filter(|path| path.is_dir()).collect();
-    if directories.is_empty() {
-        // Otherwise the other files of such a directory are about other things.
-        directories.push(directory.into());
-    }
+    let directories = definition_directories(directory);
     let mut found = Found::default();
     let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
     for directory in directories {

@@ -15,7 +15,7 @@ mod system;
 #[path = "socket.rs"]
 mod unix_socket;
 
-pub(crate) use definition::{Definition, Found, Kind, read_definitions};
+pub(crate) use definition::{Definition, Found, Kind, definition_directories, read_definitions};
 pub(crate) use environment::{Environment, environment};
 pub(crate) use muster::{FactsTeller, Tell};
 pub(crate) use system::{Order, restart_asked};

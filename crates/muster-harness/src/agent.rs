@@ -37,7 +37,8 @@ impl Agent {
         let (address, out) = (server.addresses.agents.to_string(), directory.display().to_string());
         let keys: Vec<String> = people.iter().map(|person| person.public_key().display().to_string()).collect();
         let signers_min = signers_min.to_string();
-        let mut args = vec!["agent", "config", "--format", "muster", "--server", &address, "--out", &out, "--replace"];
+        let mut args = vec!["agent", "config", "--format", "muster", "--server", &address, "--out", &out];
+        args.extend(["--replace", "--keep-state"]);
         args.extend(keys.iter().flat_map(|key| ["--trust", key]));
         if !people.is_empty() {
             args.extend(["--trust-min", &signers_min]);

@@ -3,7 +3,7 @@
 //! Stays true: what decides whom or what a machine obeys is composed here of what the person gave. Of a server this takes
 //! one datum, the certificate of its authority, and shows its fingerprint to compare; `--ca-file` takes none.
 
-use super::directory::Plan;
+use super::directory::{Existing, Plan};
 use super::files::{AgentFormat, Setup, is_host_port};
 use super::trust::TrustArgs;
 use crate::authority::Authority;
@@ -30,12 +30,16 @@ pub(super) struct ConfigCommand {
     /// HOST:PORT of the agents' door as the machine sees it; several are tried in turn
     #[arg(long = "server", value_name = "HOST:PORT", required = true, value_parser = host_port)]
     servers: Vec<String>,
-    /// The directory to write into; it is made if need be, and may hold nothing but what an earlier set-up wrote
+    /// The directory to write into; it is made if need be, may hold nothing but what an earlier set-up wrote, and nobody but
+    /// root and you may be able to change it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Write in the place of what an earlier set-up wrote there, and take away its keys that are not given again
     #[arg(long)]
     replace: bool,
+    /// Go on with the state of an earlier agent: its key, what it ran, and whom it believes by documents
+    #[arg(long)]
+    keep_state: bool,
     /// What the machine will call that directory, if it is copied elsewhere
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -61,7 +65,8 @@ pub(super) struct ConfigCommand {
     /// Speak HTTP/2
     #[arg(long)]
     http2: bool,
-    /// An enrolment token to show at the first contact, or @FILE to read it from a file
+    /// An enrolment token to show at the first contact, or @FILE to read it from the file that `muster enrol-token create`
+    /// wrote
     #[arg(long, value_name = "TOKEN")]
     enrol_token: Option<String>,
     #[command(flatten)]
@@ -110,8 +115,13 @@ impl ConfigCommand {
         authority.expect(&self.ca_sha256)?;
         let setup = self.setup(authority)?;
         let mut plan = setup.plan()?;
+        if self.directory.is_some() {
+            // It is on another machine.
+            plan.state = None;
+        }
         self.trust.plan(&mut plan)?;
-        let paths = plan.write(&self.out, self.replace)?;
+        let existing = Existing { is_replaced: self.replace, is_state_kept: self.keep_state };
+        let paths = plan.write(&self.out, existing)?;
         let written: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         if out.json {
             return out.json(&serde_json::json!({ "written": written, "authority": authority.certificates() }));
@@ -210,7 +220,7 @@ pub async fn config_write(
     };
     let mut plan: Plan = setup.plan()?;
     trust.plan(&mut plan)?;
-    plan.write(out, true)?;
+    plan.write(out, Existing { is_replaced: true, is_state_kept: true })?;
     Ok(setup.config_path().into())
 }
 

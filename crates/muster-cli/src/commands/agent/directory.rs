@@ -2,9 +2,12 @@
 //!
 //! Stays true: the names are a fixed list of this program's, whatever anybody answers; what lies there and is not of the
 //! list is never left beside what is written, because a machine might obey it; nothing of a person's is overwritten
-//! unasked; files are readable by their owner only, because some hold secrets.
+//! unasked; nothing is written where others than root and this user could change it; the state of an earlier agent, which
+//! holds its key and whom it believes, is not taken over unasked; files are readable by their owner only, because some hold
+//! secrets.
 
 use crate::{Exit, Failure};
+use muster_modules::place::{Absent, place_check};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +30,17 @@ pub(super) struct Plan {
     pub(super) directories: Vec<String>,
     /// What a running agent keeps there, which nobody looks into.
     pub(super) kept: Vec<String>,
+    /// Where the agent keeps its state, if that is elsewhere on this machine.
+    pub(super) state: Option<PathBuf>,
+}
+
+/// What may happen to what lies there already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Existing {
+    /// What an earlier set-up wrote is replaced.
+    pub(super) is_replaced: bool,
+    /// The state of an earlier agent stays.
+    pub(super) is_state_kept: bool,
 }
 
 /// What lies in a directory before anything is written.
@@ -41,11 +55,15 @@ struct Found {
 }
 
 impl Plan {
-    /// Writes everything below `out`. `is_replacing`: also in the place of what an earlier set-up wrote there. Returns
-    /// the paths of the files.
-    pub(super) fn write(&self, out: &Path, is_replacing: bool) -> Result<Vec<PathBuf>, Failure> {
+    /// Writes everything below `out`, where `existing` says what may happen to what lies there. Returns the paths of the
+    /// files.
+    pub(super) fn write(&self, out: &Path, existing: Existing) -> Result<Vec<PathBuf>, Failure> {
+        safe_place(out, Absent::Made)?;
         let found = self.survey(out)?;
-        found.check(out, is_replacing)?;
+        found.check(out, existing.is_replaced)?;
+        if !existing.is_state_kept {
+            self.state_check(out)?;
+        }
         let failed = |path: &Path, error: &std::io::Error| Failure::local(WHAT, path.display(), error);
         for name in &found.left {
             let path = out.join(name);
@@ -53,6 +71,10 @@ impl Plan {
         }
         for path in [out.to_owned()].into_iter().chain(self.directories.iter().map(|name| out.join(name))) {
             make_dir(&path).map_err(|error| failed(&path, &error))?;
+            // Somebody else may have made it meanwhile. The agent looks at its state by itself.
+            if !self.kept.iter().any(|name| out.join(name) == path) {
+                safe_place(&path, Absent::Refused)?;
+            }
         }
         let put = |(name, text): &(String, String)| {
             let path = out.join(name);
@@ -60,6 +82,21 @@ impl Plan {
             Ok(path)
         };
         self.files.iter().map(put).collect()
+    }
+
+    /// Refuses to set up a machine on the state of another agent.
+    fn state_check(&self, out: &Path) -> Result<(), Failure> {
+        let kept = self.kept.iter().map(|name| out.join(name));
+        for path in kept.chain(self.state.clone()) {
+            let held = held(&path).map_err(|error| Failure::local(WHAT, path.display(), &error))?;
+            if let Some(held) = held {
+                let why = format!("there is the state of an earlier agent, or what somebody put there: {held}");
+                let next = "--keep-state goes on with it: the machine keeps that key, what it ran, and whom documents there have \
+                            it believe; or move it away";
+                return Err(Failure::new(Exit::Conflict, WHAT, why).on(path.display()).next(next));
+            }
+        }
+        Ok(())
     }
 
     fn survey(&self, out: &Path) -> Result<Found, Failure> {
@@ -73,6 +110,7 @@ impl Plan {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 other => other.map_err(failed)?,
             };
+            safe_place(&out.join(&below), Absent::Refused)?;
             for entry in entries {
                 let entry = entry.map_err(failed)?;
                 let kind = entry.file_type().map_err(failed)?;
@@ -128,6 +166,32 @@ impl Found {
     }
 }
 
+/// Refuses a place that others than root and this user could change: whoever can, decides whom the machine obeys.
+fn safe_place(path: &Path, absent: Absent) -> Result<(), Failure> {
+    place_check(path, absent).map_err(|error| {
+        let next = "whoever can change what lies there decides whom the machine obeys: do as it says, or name a directory of \
+                    your own with --out";
+        Failure::new(Exit::Conflict, WHAT, error.to_string()).on(path.display()).next(next)
+    })
+}
+
+/// Names what lies in a state directory, or that a state file is not empty; `None` where there is nothing.
+fn held(path: &Path) -> std::io::Result<Option<String>> {
+    let found = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    if found.is_file() {
+        return Ok((found.len() > 0).then(|| "a file that is not empty".to_owned()));
+    }
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok((!names.is_empty()).then(|| named(&names)))
+}
+
 fn named(names: &[String]) -> String {
     let more = names.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -179,8 +243,13 @@ mod tests {
             files: files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
             directories: vec!["services".into(), "state".into(), KEYRING.into()],
             kept: vec!["state".into()],
+            state: None,
         }
     }
+
+    const KEEPING: Existing = Existing { is_replaced: true, is_state_kept: true };
+    const REPLACING: Existing = Existing { is_replaced: true, is_state_kept: false };
+    const NEW: Existing = Existing { is_replaced: false, is_state_kept: false };
 
     fn put(out: &Path, name: &str, text: &str) {
         let path = out.join(name);
@@ -192,12 +261,12 @@ mod tests {
     fn files_and_directories_are_made_for_their_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("a/b");
-        let written = plan(&[("config.toml", "one"), (KEY, "key")]).write(&out, false).unwrap();
+        let written = plan(&[("config.toml", "one"), (KEY, "key")]).write(&out, NEW).unwrap();
         assert_eq!(written, [out.join("config.toml"), out.join(KEY)]);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&written[0]), mode(&out), mode(&out.join("services"))), (0o600, 0o700, 0o700));
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 4);
-        plan(&[("config.toml", "one"), (KEY, "key")]).write(&out, false).unwrap();
+        plan(&[("config.toml", "one"), (KEY, "key")]).write(&out, NEW).unwrap();
     }
 
     #[test]
@@ -205,8 +274,8 @@ mod tests {
         for name in ["services/evil.textproto", "agentkeys/mallory.asc", "modules.toml", "notes.txt", "other/x"] {
             let dir = tempfile::tempdir().unwrap();
             put(dir.path(), name, "planted");
-            for is_replacing in [false, true] {
-                let refused = plan(&[("config.toml", "one")]).write(dir.path(), is_replacing).unwrap_err();
+            for existing in [NEW, REPLACING, KEEPING] {
+                let refused = plan(&[("config.toml", "one")]).write(dir.path(), existing).unwrap_err();
                 assert_eq!(refused.exit, Exit::Conflict, "{name}");
                 assert!(refused.why.contains(name.split_once("/x").map_or(name, |(first, _)| first)), "{refused}");
                 assert!(!dir.path().join("config.toml").exists(), "{name}");
@@ -219,7 +288,7 @@ mod tests {
         for name in ["config.toml", "services", "state"] {
             let dir = tempfile::tempdir().unwrap();
             std::os::unix::fs::symlink("/nonexistent", dir.path().join(name)).unwrap();
-            let refused = plan(&[("config.toml", "one")]).write(dir.path(), true).unwrap_err();
+            let refused = plan(&[("config.toml", "one")]).write(dir.path(), REPLACING).unwrap_err();
             assert!(refused.why.contains(name), "{refused}");
         }
     }
@@ -227,17 +296,82 @@ mod tests {
     #[test]
     fn nothing_is_overwritten_unasked_and_no_key_is_left_over() {
         let dir = tempfile::tempdir().unwrap();
-        plan(&[("config.toml", "one"), (KEY, "key"), (WEIGHTS, "{}")]).write(dir.path(), false).unwrap();
+        plan(&[("config.toml", "one"), (KEY, "key"), (WEIGHTS, "{}")]).write(dir.path(), NEW).unwrap();
         put(dir.path(), "state/key", "identity");
+        let kept = Existing { is_state_kept: true, ..NEW };
         let other = plan(&[("config.toml", "two")]);
-        let refused = other.write(dir.path(), false).unwrap_err();
+        let refused = other.write(dir.path(), kept).unwrap_err();
         assert!(refused.why.contains("config.toml") && refused.next.contains("--replace"), "{refused}");
         let fewer = plan(&[("config.toml", "one")]);
-        let refused = fewer.write(dir.path(), false).unwrap_err();
+        let refused = fewer.write(dir.path(), kept).unwrap_err();
         assert!(refused.why.contains(KEY) && refused.why.contains(WEIGHTS), "{refused}");
-        other.write(dir.path(), true).unwrap();
+        other.write(dir.path(), KEEPING).unwrap();
         assert!(!dir.path().join(KEY).exists() && !dir.path().join(WEIGHTS).exists());
         assert_eq!(std::fs::read_to_string(dir.path().join("config.toml")).unwrap(), "two");
         assert_eq!(std::fs::read_to_string(dir.path().join("state/key")).unwrap(), "identity");
+    }
+
+    #[test]
+    fn the_state_of_an_earlier_agent_is_not_taken_over_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        let (out, other) = (dir.path().join("out"), dir.path().join("other"));
+        let beside = plan(&[("config.toml", "one")]);
+        let apart = Plan { state: Some(elsewhere.clone()), kept: Vec::new(), ..plan(&[("config.toml", "one")]) };
+        beside.write(&out, NEW).unwrap();
+        beside.write(&out, NEW).unwrap();
+        apart.write(&other, NEW).unwrap();
+        put(&out, "state/documents.json", "[]");
+        put(&elsewhere, "agent.key", "identity");
+        for (plan, out, name) in [(&beside, &out, "documents.json"), (&apart, &other, "agent.key")] {
+            for existing in [NEW, REPLACING] {
+                let refused = plan.write(out, existing).unwrap_err();
+                assert!(refused.why.contains(name) && refused.next.contains("--keep-state"), "{refused}");
+                assert_eq!(refused.exit, Exit::Conflict);
+            }
+            plan.write(out, KEEPING).unwrap();
+        }
+        let client = dir.path().join("client");
+        let original = Plan { kept: vec!["client.state".into()], ..plan(&[("config.textproto", "one")]) };
+        put(&client, "client.state", "");
+        original.write(&client, NEW).unwrap();
+        put(&client, "client.state", "key");
+        assert!(original.write(&client, NEW).unwrap_err().on.contains("client.state"));
+    }
+
+    #[test]
+    fn nothing_is_written_where_others_could_change_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (above, out) = (dir.path().join("above"), dir.path().join("above/out"));
+        let one = plan(&[("config.toml", "one"), (KEY, "key")]);
+        let refused = |word: &str| {
+            for existing in [NEW, KEEPING] {
+                let refused = one.write(&out, existing).unwrap_err();
+                assert_eq!(refused.exit, Exit::Conflict, "{refused}");
+                assert!(refused.why.contains(word) && refused.next.contains("--out"), "{word}: {refused}");
+                assert!(!out.join("config.toml").exists());
+            }
+        };
+        for name in ["", "services", KEYRING] {
+            std::fs::create_dir_all(out.join(name)).unwrap();
+            for mode in [0o777, 0o1777, 0o757] {
+                set(&out.join(name), mode);
+                refused(&format!("mode {mode:04o}"));
+            }
+            if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&above).unwrap()) == 0 {
+                set(&out.join(name), 0o755);
+                std::os::unix::fs::chown(out.join(name), Some(1000), None).unwrap();
+                refused("belongs to user 1000");
+            }
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+        // Above it as well, unless nobody can exchange there what others own.
+        set(&above, 0o777);
+        refused("above can be written by others");
+        std::fs::create_dir(&out).unwrap();
+        refused("above can be written by others");
+        set(&above, 0o1777);
+        one.write(&out, NEW).unwrap();
     }
 }

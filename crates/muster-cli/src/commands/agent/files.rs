@@ -132,6 +132,7 @@ impl Setup {
             files: vec![(CONFIG.to_owned(), text)],
             directories: ["services"].into_iter().chain(is_beside.then_some("state")).map(str::to_owned).collect(),
             kept: is_beside.then(|| "state".to_owned()).into_iter().collect(),
+            state: (!is_beside).then(|| self.state_dir().into()),
         }
     }
 
@@ -173,6 +174,7 @@ impl Setup {
             files: vec![(CONFIG_FLEETSPEAK.to_owned(), config), (COMMUNICATOR.to_owned(), communicator)],
             directories: ["config", "config/services", "config/textservices"].map(str::to_owned).into(),
             kept: vec!["client.state".to_owned()],
+            state: self.state.as_ref().map(|state| format!("{}/client.state", state.trim_end_matches('/')).into()),
         }
     }
 

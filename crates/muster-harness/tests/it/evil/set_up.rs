@@ -7,6 +7,7 @@ use muster_harness::investigator::Investigator;
 use muster_harness::programs;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Output;
 use tempfile::TempDir;
@@ -158,6 +159,51 @@ async fn what_lies_in_the_directory_already_is_not_set_up_along() {
         }
         std::fs::remove_file(path).unwrap();
     }
+}
+
+/// Runs a command of the agent's program on what was set up. Returns its exit code and all that it said.
+async fn agent(stage: &Stage, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::new(programs::program("muster-agent").unwrap());
+    let output = command.args(words).arg("--config").arg(stage.out().join("config.toml")).output().await.unwrap();
+    (output.status.code(), said(&output))
+}
+
+#[tokio::test]
+async fn a_directory_that_others_can_change_is_set_up_by_nobody_and_obeyed_by_no_agent() {
+    let stage = Stage::new().await;
+    let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let key = stage.alice.public_key().display().to_string();
+    let out = stage.out();
+    std::fs::create_dir(&out).unwrap();
+    for mode in [0o777, 0o1777] {
+        set(&out, mode);
+        let output = stage.config("muster", &["--trust", &key]).await;
+        assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+        assert!(said(&output).contains(&format!("mode {mode:04o}")) && files(&out).is_empty(), "{}", said(&output));
+    }
+    set(&out, 0o700);
+    assert!(stage.config("muster", &["--trust", &key]).await.status.success());
+    for name in ["config.toml", "acl.cfg", "agentkeys", "services", ""] {
+        let path = out.join(name);
+        let right = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        set(&path, right | 0o002);
+        for words in [&["run"][..], &["run", "--once"], &["config", "check"], &["doctor"]] {
+            let (code, text) = agent(&stage, words).await;
+            assert_eq!(code, Some(1), "{name}: {words:?}: {text}");
+            assert!(text.contains("can be written by others") && text.contains(name), "{name}: {words:?}: {text}");
+        }
+        set(&path, right);
+    }
+    assert!(stage.evil.seen().agents.is_empty(), "an agent called");
+    let (code, text) = agent(&stage, &["config", "check"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    // The state of an agent that was here is not taken over unasked.
+    std::fs::create_dir_all(out.join("state")).unwrap();
+    std::fs::write(out.join("state/documents.json"), "[]").unwrap();
+    let again = stage.config("muster", &["--trust", &key, "--replace"]).await;
+    assert!(again.status.code() == Some(6) && said(&again).contains("documents.json"), "{}", said(&again));
+    let again = stage.config("muster", &["--trust", &key, "--replace", "--keep-state"]).await;
+    assert!(again.status.success(), "{}", said(&again));
 }
 
 #[tokio::test]

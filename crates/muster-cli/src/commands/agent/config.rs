@@ -4,6 +4,7 @@
 //! one datum, the certificate of its authority, and shows its fingerprint to compare; `--ca-file` takes none.
 
 use super::directory::{Existing, Plan};
+use super::enrolment;
 use super::files::{AgentFormat, Setup, is_host_port};
 use super::trust::TrustArgs;
 use crate::authority::Authority;
@@ -168,16 +169,6 @@ impl ConfigCommand {
             let text = path.to_str().map(str::to_owned);
             text.ok_or_else(|| Failure::usage(WHAT, "the directory's name is no UTF-8 text").on(path.display()))
         };
-        let enrol_token = match self.enrol_token.as_deref() {
-            Some(text) => match text.strip_prefix('@') {
-                Some(path) => {
-                    let text = std::fs::read_to_string(path).map_err(|error| Failure::local(WHAT, path, &error))?;
-                    Some(text.trim().to_owned())
-                }
-                None => Some(text.to_owned()),
-            },
-            None => None,
-        };
         Ok(Setup {
             format: self.format,
             servers: self.servers.clone(),
@@ -189,7 +180,7 @@ impl ConfigCommand {
             labels: self.labels.clone(),
             deflate: self.compression.as_deref().map(|how| how == "deflate"),
             http2: self.http2.then_some(true),
-            enrol_token,
+            enrol_token: self.enrol_token.as_deref().map(enrolment::token).transpose()?,
         })
     }
 }

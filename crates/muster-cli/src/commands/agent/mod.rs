@@ -3,6 +3,7 @@
 mod approve;
 mod config;
 mod directory;
+mod enrolment;
 mod files;
 mod show;
 mod trust;

@@ -1,11 +1,13 @@
 //! `muster-agent doctor`: looks at everything that must be right for this agent to work, and says what to do where it is
 //! not. `config check` and `status` say the same of what they see.
 
+mod investigators;
 mod orders;
 mod servers;
 
+pub(crate) use investigators::without_weights;
+
 use crate::actions::status::documents_path;
-use crate::actions::{Believed, Problem};
 use crate::chain::Chain;
 use crate::config::Config;
 use crate::keys::{self, Identity};
@@ -135,7 +137,7 @@ pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock
     checks.extend(places(&config));
     checks.extend(state(&config.state_dir));
     checks.extend(services(&config.services_dir));
-    checks.extend(investigators(&config, &documents_path(&config)));
+    checks.extend(investigators::look(&config, &documents_path(&config), now));
     checks.extend(orders::look(&config, now));
     checks.extend(look_at_modules(&config));
     checks.extend(agent(&config, now));
@@ -154,7 +156,7 @@ pub(crate) fn configured(config: &Config, now: Timestamp) -> Vec<Check> {
     let mut checks = places(config);
     checks.extend(services(&config.services_dir));
     // Documents that were accepted are the state of this machine.
-    checks.extend(investigators(config, Path::new("")));
+    checks.extend(investigators::look(config, Path::new(""), now));
     checks.extend(pins(config, now).1);
     checks
 }
@@ -237,46 +239,6 @@ fn services(directory: &Path) -> Vec<Check> {
         warning("service", found, "remove it, or give it another name")
     });
     defined.chain(broken).chain(left_out).collect()
-}
-
-/// Whose orders count, and what is wrong with what says so.
-fn investigators(config: &Config, documents: &Path) -> Vec<Check> {
-    const NAME: &str = "investigators";
-    let believed = Believed::load(config, documents);
-    let keys = match believed.keyring.certificates().len() {
-        0 => "no key of an investigator is here, so nothing is run for anybody".to_owned(),
-        1 => "acts for 1 key".to_owned(),
-        keys => format!("acts for {keys} keys"),
-    };
-    let mut checks: Vec<Check> = without_weights(config, &believed).into_iter().collect();
-    let advice = "`muster-agent status` shows whose orders count";
-    checks.extend(believed.problems.into_iter().map(|Problem { is_grave, text }| {
-        if is_grave { failed(NAME, text, advice) } else { warning(NAME, text, advice) }
-    }));
-    if checks.is_empty() {
-        checks.push(ok(NAME, keys));
-    }
-    checks
-}
-
-/// Whether keys are here and nothing says what their signatures are worth. Then no number of signatures is enough.
-pub(crate) fn without_weights(config: &Config, believed: &Believed) -> Option<Check> {
-    let has_keys = !believed.keyring.certificates().is_empty();
-    let has_weights = believed.acl_version() > 0 || config.acl_file.exists();
-    if !has_keys || has_weights {
-        return None;
-    }
-    let shown = if config.acl_file.as_os_str().is_empty() {
-        "acl_file names no file".to_owned()
-    } else {
-        format!("{} is missing", config.acl_file.display())
-    };
-    let found = format!("{shown}, so nothing says what signatures are worth: every order is refused");
-    Some(failed(
-        "investigators",
-        found,
-        "install the weights (acl.cfg), or send them as a document: `muster trust send`",
-    ))
 }
 
 /// Whether an agent runs, and what came of its latest contact.

@@ -30,7 +30,7 @@ pub use ledger::{LedgerKey, Seen};
 pub use refusal::{Refusal, RefusalCode};
 pub use sign::{SecretKey, SignError};
 pub use signature::{SignatureError, Signed, verify};
-pub use weights::{Acl, AclError, WeightError};
+pub use weights::{Acl, AclError, Assessment, WeightError};
 
 #[cfg(test)]
 mod testing;

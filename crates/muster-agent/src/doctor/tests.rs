@@ -54,9 +54,9 @@ fn keys_without_weights_are_bad() {
     let acl_file = directory.path().join("acl.cfg");
     let config = Config { keyring_dir: keys.clone(), acl_file, administrators_dir: "".into(), ..Config::default() };
     // Without keys nobody asks what they are worth.
-    assert!(!has_failed(&investigators(&config, Path::new(""))));
+    assert!(!has_failed(&investigators::look(&config, Path::new(""), Timestamp::from_secs(1_800_000_000))));
     std::fs::write(keys.join("one"), include_str!("../../tests/it/keys/one.asc")).unwrap();
-    let checks = investigators(&config, Path::new(""));
+    let checks = investigators::look(&config, Path::new(""), Timestamp::from_secs(1_800_000_000));
     assert!(has_failed(&checks) && checks[0].found.contains("acl.cfg is missing"), "{checks:?}");
     let fingerprint = muster_trust::SecretKey::open(
         include_str!("../../tests/it/keys/one.secret.asc").as_bytes(),
@@ -67,7 +67,7 @@ fn keys_without_weights_are_bad() {
     let weights = serde_json::json!({"default": {"minimumweight": 1, "investigators": {
         "one": {"fingerprint": fingerprint, "weight": 1}}}});
     std::fs::write(&config.acl_file, weights.to_string()).unwrap();
-    assert!(!has_failed(&investigators(&config, Path::new(""))));
+    assert!(!has_failed(&investigators::look(&config, Path::new(""), Timestamp::from_secs(1_800_000_000))));
 }
 
 #[test]

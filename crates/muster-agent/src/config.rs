@@ -1,6 +1,12 @@
 //! The agent's configuration: one TOML file, over which environment variables and flags lie.
 //!
-//! Stays true: an unknown key is refused by name; a value that cannot work is refused before anything starts.
+//! Stays true: an unknown key is refused by name; a value that cannot work is refused before anything starts. Not here: which
+//! values can work (`check`), how a proxy is written (`proxy`), who may own what is named (`places`).
+
+mod check;
+mod proxy;
+
+pub(crate) use proxy::{Proxy, split_host_port};
 
 use crate::server_may::ServerMay;
 use muster_core::text;
@@ -51,7 +57,7 @@ pub(crate) struct Config {
     /// Where services are defined; empty: none.
     pub(crate) services_dir: PathBuf,
     /// `http://host:port` of a proxy that can CONNECT, with a login if it wants one ([`Proxy::read`]); empty: none.
-    #[serde(serialize_with = "without_login")]
+    #[serde(serialize_with = "proxy::without_login")]
     pub(crate) proxy: String,
     /// Name of a request header for the certificate, for servers behind a proxy that ends TLS; empty: none.
     pub(crate) client_certificate_header: String,
@@ -205,16 +211,6 @@ impl Serialize for Span {
     }
 }
 
-/// Writes a proxy without its login.
-fn without_login<S: Serializer>(proxy: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    match Proxy::read(proxy) {
-        Ok(Some(read)) if read.login.is_some() => serializer.serialize_str(&read.shown()),
-        // What cannot be read may hold a login, too.
-        Err(_) if proxy.contains('@') => serializer.serialize_str("(hidden)"),
-        _ => serializer.serialize_str(proxy),
-    }
-}
-
 /// Text that is never printed.
 #[derive(Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(transparent)]
@@ -293,80 +289,6 @@ impl Config {
         self
     }
 
-    /// Refuses values that cannot work.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.to_owned() });
-        if self.servers.is_empty() {
-            return refuse("servers", "name at least one server as \"host:port\"");
-        }
-        for server in &self.servers {
-            if split_host_port(server).is_none() {
-                return refuse("servers", &format!("{server:?} is not host:port"));
-            }
-        }
-        if self.trusted_certs.is_empty() {
-            return refuse("trusted_certs", "give the certificate of the server's authority, as PEM text or as a path");
-        }
-        for label in &self.labels {
-            if let Err(error) = text::name("label", label) {
-                return refuse("labels", &error.to_string());
-            }
-        }
-        if self.labels.len() + 3 > muster_core::limits::AGENT_LABELS_MAX {
-            return refuse("labels", "at most 61 labels can be claimed");
-        }
-        if !self.fleet.is_empty()
-            && let Err(error) = muster_core::text::fleet(&self.fleet)
-        {
-            return refuse("fleet", &error.to_string());
-        }
-        if self.poll_max.0 < Duration::from_secs(1) {
-            return refuse("poll_max", "must be at least 1s");
-        }
-        if self.failure_delay_min.0 < Duration::from_millis(100) || self.failure_delay_min > self.failure_delay_max {
-            return refuse("failure_delay_min", "must be at least 100ms and at most failure_delay_max");
-        }
-        if self.facts_every.0 < Duration::from_secs(1) {
-            return refuse("facts_every", "must be at least 1s");
-        }
-        if self.spool_bytes_max < 4 * 1024 * 1024 {
-            return refuse("spool_bytes_max", "must be at least 4194304, room for two messages of the largest size");
-        }
-        if self.spool_messages_max < 200 {
-            return refuse("spool_messages_max", "must be at least 200, two contacts");
-        }
-        if self.administrators_min == 0 {
-            return refuse("administrators_min", "must be at least 1");
-        }
-        if let Err(error) = self.module_users.parse::<Users>() {
-            return refuse("module_users", &error.to_string());
-        }
-        if self.module_timeout.0 < Duration::from_secs(1) {
-            return refuse("module_timeout", "must be at least 1s");
-        }
-        if !self.status_page.is_empty() && self.status_page_address().is_none() {
-            return refuse("status_page", "must be an address of the loopback interface, such as 127.0.0.1:51664");
-        }
-        if let Err(why) = Proxy::read(&self.proxy) {
-            return refuse("proxy", &why);
-        }
-        if let Err(why) = text::log_level(&self.log_level) {
-            return refuse("log_level", &why);
-        }
-        if let Some(name) = self.services_environment.iter().find(|name| !is_variable(name)) {
-            return refuse(
-                "services_environment",
-                &format!("{name:?} cannot be passed on: name a variable that is not one of the agent's own"),
-            );
-        }
-        if !self.client_certificate_header.is_empty()
-            && http::HeaderName::from_bytes(self.client_certificate_header.as_bytes()).is_err()
-        {
-            return refuse("client_certificate_header", "is not a header's name");
-        }
-        Ok(())
-    }
-
     /// Returns where the page of this machine is, if it is to be there: on the loopback interface and nowhere else.
     pub(crate) fn status_page_address(&self) -> Option<std::net::SocketAddr> {
         self.status_page.parse().ok().filter(|address: &std::net::SocketAddr| address.ip().is_loopback())
@@ -387,76 +309,6 @@ impl Config {
                 "{shown} is not text; `openssl x509 -inform DER -in FILE` makes text of a certificate in DER"
             ))
         })
-    }
-}
-
-/// Splits `host:port`; an IPv6 address stands in brackets and comes back without them.
-pub(crate) fn split_host_port(text: &str) -> Option<(&str, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?,
-        None if host.contains(':') => return None,
-        None => host,
-    };
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    (!host.is_empty()).then_some((host, port))
-}
-
-/// Whether a variable of the environment may be passed to services: never the agent's own, which hold its token.
-fn is_variable(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['=', '\0', ' ']) && !name.starts_with("MUSTER_AGENT_")
-}
-
-/// A proxy that can CONNECT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Proxy {
-    /// Where it is, as `host:port`.
-    pub(crate) address: String,
-    /// `name:password`, if it wants a login.
-    pub(crate) login: Option<Secret>,
-}
-
-impl Proxy {
-    /// Reads `http://host:port` or `http://name:password@host:port`, in which letters may be escaped by `%`. Empty text is
-    /// no proxy. The error says what is wrong without repeating a password.
-    pub(crate) fn read(text: &str) -> Result<Option<Self>, String> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return Err("must begin with http://, as in http://host:port".to_owned());
-        };
-        if scheme != "http" {
-            let scheme = text::cut(scheme, 20);
-            return Err(format!("{scheme}:// proxies are not supported, only those that take CONNECT over http://"));
-        }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (login, address) = match rest.rsplit_once('@') {
-            Some((login, address)) => (Some(login), address),
-            None => (None, rest),
-        };
-        if split_host_port(address).is_none() {
-            return Err("must name host and port, as in http://host:3128".to_owned());
-        }
-        let login = login.map(|login| {
-            let (name, password) = login.split_once(':').unwrap_or((login, ""));
-            let decoded = |part| percent_encoding::percent_decode_str(part).decode_utf8().ok();
-            let (name, password) = (decoded(name)?, decoded(password)?);
-            // The name ends at the first colon.
-            let is_good = !name.is_empty() && !name.contains(':');
-            is_good.then(|| Secret(format!("{name}:{password}")))
-        });
-        match login {
-            Some(None) => Err("has a login that is not name:password with letters escaped by %".to_owned()),
-            login => Ok(Some(Self { address: address.to_owned(), login: login.flatten() })),
-        }
-    }
-
-    /// Returns it without the login, to be shown.
-    pub(crate) fn shown(&self) -> String {
-        let login = if self.login.is_some() { "(hidden)@" } else { "" };
-        format!("http://{login}{}", self.address)
     }
 }
 
@@ -524,78 +376,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_its_key() {
-        let good = Config { servers: vec!["a:1".into()], trusted_certs: "ca.pem".into(), ..Config::default() };
-        good.check().unwrap();
-        let cases = [
-            ("servers", Config { servers: vec![], ..good.clone() }),
-            ("servers", Config { servers: vec!["a".into()], ..good.clone() }),
-            ("trusted_certs", Config { trusted_certs: String::new(), ..good.clone() }),
-            ("labels", Config { labels: vec!["a\0".into()], ..good.clone() }),
-            ("fleet", Config { fleet: "two words".into(), ..good.clone() }),
-            ("poll_max", Config { poll_max: Span::seconds(0), ..good.clone() }),
-            ("failure_delay_min", Config { failure_delay_min: Span::seconds(900), ..good.clone() }),
-            ("spool_bytes_max", Config { spool_bytes_max: 1, ..good.clone() }),
-            ("administrators_min", Config { administrators_min: 0, ..good.clone() }),
-            ("module_timeout", Config { module_timeout: Span::seconds(0), ..good.clone() }),
-            ("status_page", Config { status_page: "0.0.0.0:51664".into(), ..good.clone() }),
-            ("status_page", Config { status_page: "here".into(), ..good.clone() }),
-            ("proxy", Config { proxy: "socks5://a:1".into(), ..good.clone() }),
-            ("log_level", Config { log_level: "warning".into(), ..good.clone() }),
-            ("services_environment", Config { services_environment: vec!["A=b".into()], ..good.clone() }),
-            (
-                "services_environment",
-                Config { services_environment: vec!["MUSTER_AGENT_ENROL_TOKEN".into()], ..good.clone() },
-            ),
-        ];
-        for (key, config) in cases {
-            let error = config.check().unwrap_err().to_string();
-            assert!(error.contains(key), "{key}: {error}");
-        }
-    }
-
-    #[test]
     fn a_secret_is_never_shown() {
         let config = Config { enrol_token: Secret("hunter2".into()), ..Config::default() };
         assert!(!format!("{config:?}{}", toml::to_string(&config).unwrap()).contains("hunter2"));
-    }
-
-    #[test]
-    fn addresses_are_host_and_port() {
-        assert_eq!(split_host_port("a.example:4443"), Some(("a.example", 4443)));
-        assert_eq!(split_host_port("[::1]:1"), Some(("::1", 1)));
-        for bad in ["", "a", "a:", "a:0", "a:70000", "::1:1", ":1", "[::1:1"] {
-            assert_eq!(split_host_port(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn case_19_a_proxy_is_read_as_people_write_it_or_refused_by_what_is_wrong() {
-        let read = |text: &str| Proxy::read(text).map(|proxy| proxy.map(|proxy| (proxy.address, proxy.login)));
-        let plain = |address: &str| Ok(Some((address.to_owned(), None)));
-        assert_eq!(read("http://proxy.example.org:3128"), plain("proxy.example.org:3128"));
-        assert_eq!(read("http://proxy.example.org:3128/"), plain("proxy.example.org:3128"));
-        assert_eq!(read("http://[2001:db8::1]:3128"), plain("[2001:db8::1]:3128"));
-        assert_eq!((read(""), read(" ")), (Ok(None), Ok(None)));
-        let login = Some(Secret("kim:s@cret".into()));
-        assert_eq!(
-            read("http://kim:s%40cret@proxy.example.org:3128"),
-            Ok(Some(("proxy.example.org:3128".into(), login)))
-        );
-        for (wrong, why) in [
-            ("proxy.example.org:3128", "http://"),
-            ("https://proxy.example.org:3129", "https://"),
-            ("socks5://proxy.example.org:1080", "socks5://"),
-            ("http://proxy.example.org", "port"),
-            ("http://:pass@proxy.example.org:1", "login"),
-        ] {
-            let error = read(wrong).unwrap_err();
-            assert!(error.contains(why) && !error.contains("pass@"), "{wrong}: {error}");
-        }
-        for shown in ["http://kim:s3cret@p:1", "http://kim:s3cret@p", "socks5://kim:s3cret@p:1"] {
-            let config = Config { proxy: shown.into(), ..Config::default() };
-            assert!(!toml::to_string(&config).unwrap().contains("s3cret"), "{shown}");
-        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod decidable;
 pub mod endpoint;
 mod error;
 mod evaluate;
+mod excludes;
 mod interval;
 mod like;
 mod named;

@@ -21,6 +21,8 @@ pub enum OfflineErrorKind {
     Refused,
     /// PostgreSQL cannot be reached.
     Unreachable,
+    /// The backup is none, or damaged, or of another schema; the database was not touched.
+    Backup,
     /// Anything else, such as a missing permission.
     Other,
 }
@@ -31,7 +33,7 @@ pub enum OfflineErrorKind {
 pub struct OfflineError {
     /// The kind.
     pub kind: OfflineErrorKind,
-    /// Which database, without its password.
+    /// Which database, without its password, or which file.
     pub location: String,
     /// What was tried.
     pub doing: &'static str,
@@ -171,6 +173,13 @@ pub async fn backup(config: &Config, file: &Path) -> Result<(), OfflineError> {
 
 /// Fills the configured database from a copy; it is made first if there is none.
 pub async fn restore(config: &Config, file: &Path) -> Result<Restored, OfflineError> {
+    // Before anything is made: what is wrong with the file is no fault of the database.
+    SqlStore::backup_check(file).await.map_err(|source| OfflineError {
+        kind: OfflineErrorKind::Backup,
+        location: file.display().to_string(),
+        doing: "the backup cannot be used",
+        source,
+    })?;
     let state = status(config).await?.state;
     if matches!(state, SchemaState::Empty | SchemaState::Elsewhere { .. }) {
         migrate(config).await?;
@@ -237,6 +246,26 @@ mod tests {
         restore(&two, &copy).await.unwrap();
         let store = open(&two).await.unwrap();
         assert_eq!(store.setting_get("probe").await.unwrap().as_deref(), Some(&b"kept"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_backup_is_blamed_itself_and_no_database_is_made_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (config(&dir.path().join("one")), config(&dir.path().join("two")));
+        migrate(&one).await.unwrap();
+        let copy = dir.path().join("copy.db");
+        backup(&one, &copy).await.unwrap();
+        let good = std::fs::read(&copy).unwrap();
+        let mut damaged = good.clone();
+        // Pages behind the first one hold tables; their heads say so.
+        damaged[4096..].chunks_mut(4096).for_each(|page| page[..64].fill(0xff));
+        for bad in [&b"hello"[..], b"", &good[..good.len() / 2], &damaged] {
+            std::fs::write(&copy, bad).unwrap();
+            let error = restore(&two, &copy).await.unwrap_err();
+            assert_eq!(error.kind, OfflineErrorKind::Backup, "{} bytes: {error:?}", bad.len());
+            assert_eq!(error.location, copy.display().to_string());
+            assert_eq!(status(&two).await.unwrap().state, SchemaState::Empty);
+        }
     }
 
     #[tokio::test]

@@ -222,6 +222,10 @@ fn failed(what: &str, error: &OfflineError) -> Failure {
         OfflineErrorKind::Schema => (Exit::Failed, "see `muster db status`"),
         OfflineErrorKind::Refused => (Exit::Conflict, "stop the server that uses it, or choose another database"),
         OfflineErrorKind::Unreachable => (Exit::Unreachable, "is the database running, and the URL right?"),
+        OfflineErrorKind::Backup => (
+            Exit::Failed,
+            "no database was touched; take another copy, or restore this one with the program of its version, then `muster db migrate`",
+        ),
         OfflineErrorKind::Other => (Exit::Failed, "is the path right, and is there room and permission?"),
     };
     Failure::new(exit, what, muster_cli::failure::chain(error)).on(&error.location).next(next)

@@ -4,6 +4,7 @@ use crate::db::dialect::sqlite_error as refuse;
 use crate::db::sqlite::{self, Use};
 use crate::db::value::{Row, Value, params};
 use crate::db::{Tx, schema};
+use crate::error::SchemaError;
 use crate::{SqlStore, StoreError};
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeSet;
@@ -231,13 +232,39 @@ fn append(copy: &Connection, table: &str, columns: &str, rows: &[Row]) -> Result
 
 /// Brings a copy back.
 pub(super) async fn restore(store: &SqlStore, path: &Path) -> Result<(), StoreError> {
-    if !path.exists() {
-        return Err(StoreError::NotFound { what: "backup file", id: path.display().to_string() });
+    SqlStore::backup_check(path).await?;
+    store.copy(path.to_owned(), |tx, args| Box::pin(load(tx, args))).await
+}
+
+impl SqlStore {
+    /// Checks that a file is a whole copy of a database of this program's schema. No database is looked at or changed.
+    ///
+    /// # Errors
+    /// NotFound: there is no such file. Schema: it is that of another schema. Invalid: it is no copy, or is damaged.
+    pub async fn backup_check(path: &Path) -> Result<(), StoreError> {
+        if !path.exists() {
+            return Err(StoreError::NotFound { what: "backup file", id: path.display().to_string() });
+        }
+        let path = path.to_owned();
+        blocking(move || {
+            let copy = whole(&path).map_err(|error| {
+                let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                StoreError::Invalid(format!("it is no backup, or is damaged: {why}"))
+            })?;
+            match schema::check(schema::sqlite_version(&copy)?) {
+                Err(SchemaError::Empty) => Err(StoreError::Invalid("it is no backup: it has no tables".to_owned())),
+                checked => Ok(checked?),
+            }
+        })
+        .await
     }
-    let path = path.to_owned();
-    let check = path.clone();
-    blocking(move || Ok(schema::check(schema::sqlite_version(&open(&check)?)?)?)).await?;
-    store.copy(path, |tx, args| Box::pin(load(tx, args))).await
+}
+
+/// Opens a copy, if every page of it can be read.
+fn whole(path: &Path) -> Result<Connection, StoreError> {
+    let copy = open(path)?;
+    let found: String = copy.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(refuse)?;
+    if found == "ok" { Ok(copy) } else { Err(StoreError::Invalid(found)) }
 }
 
 fn open(path: &Path) -> Result<Connection, StoreError> {

@@ -15,7 +15,7 @@ pub enum Exit {
     Usage = 2,
     /// What the command is about is not there.
     NotFound = 3,
-    /// The token is missing, unknown or does not allow it; or the server refuses by its rules.
+    /// The token is missing, unknown or does not allow it; a signature does not count; or the server refuses by its rules.
     Refused = 4,
     /// The server cannot be reached, or is not ready.
     Unreachable = 5,
@@ -23,13 +23,15 @@ pub enum Exit {
     Conflict = 6,
     /// The time to wait ran out. What was asked may still happen.
     TimedOut = 7,
+    /// It was done in part: answers carry errors, or are not whole.
+    Partial = 8,
     /// Somebody ended it with Ctrl-C.
     Interrupted = 130,
 }
 
 impl Exit {
     /// Every code with its meaning, as the manual prints them.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::Done, "everything was done"),
         (
             Self::Failed,
@@ -39,12 +41,17 @@ impl Exit {
         (Self::NotFound, "what the command is about is not there"),
         (
             Self::Refused,
-            "the token is missing, unknown or does not allow it, or the server refuses; also: the action waits for \
-             further signatures",
+            "the token is missing, unknown or does not allow it, or the server refuses; also: a signature does not \
+             count, the action waits for further signatures",
         ),
         (Self::Unreachable, "the server cannot be reached, or is not ready"),
         (Self::Conflict, "it contradicts what is there, such as a name that is taken"),
         (Self::TimedOut, "the time to wait ran out; what was asked may still happen"),
+        (
+            Self::Partial,
+            "it was done in part: machines answered, and some of their answers carry errors, failed or were cut; what is not \
+             among them may be there all the same",
+        ),
         (Self::Interrupted, "it was ended with Ctrl-C; what was asked may still happen"),
     ];
 
@@ -56,8 +63,8 @@ impl Exit {
     /// The exit code that goes with an HTTP status.
     pub(crate) fn of_status(status: u16) -> Self {
         match status {
-            400 | 405 | 411 | 413 | 414 | 415 | 422 | 431 => Self::Usage,
-            401 | 403 | 429 => Self::Refused,
+            400 | 405 | 411 | 413 | 414 | 415 | 431 => Self::Usage,
+            401 | 403 | 422 | 429 => Self::Refused,
             404 | 410 => Self::NotFound,
             409 | 412 => Self::Conflict,
             408 | 502..=504 => Self::Unreachable,
@@ -178,13 +185,13 @@ mod tests {
 
     #[test]
     fn the_codes_are_the_ones_that_scripts_go_by() {
-        assert_eq!(Exit::ALL.map(|(exit, _)| exit.code()), [0, 1, 2, 3, 4, 5, 6, 7, 130]);
+        assert_eq!(Exit::ALL.map(|(exit, _)| exit.code()), [0, 1, 2, 3, 4, 5, 6, 7, 8, 130]);
     }
 
     #[test]
     fn each_kind_of_refusal_has_its_own_code() {
         let of = |status| Exit::of_status(status).code();
-        assert_eq!([of(400), of(401), of(403), of(404), of(409), of(500), of(503)], [2, 4, 4, 3, 6, 1, 5]);
+        assert_eq!([of(400), of(401), of(403), of(404), of(409), of(422), of(500), of(503)], [2, 4, 4, 3, 6, 4, 1, 5]);
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub enum OperatorError {
     /// The request itself is wrong; the text says what and what to do.
     #[error("{0}")]
     Invalid(String),
+    /// A signature does not count: by whom it is, or over what.
+    #[error("{0}")]
+    Signature(String),
     /// What it is about is not there.
     #[error("{0}")]
     NotFound(String),

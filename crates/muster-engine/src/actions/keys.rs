@@ -40,6 +40,12 @@ impl Keys {
         self.people.iter().map(|(fingerprint, row)| (row.id, fingerprint.clone())).collect()
     }
 
+    /// Says why a key does not count if it is of one of these people, who are disabled.
+    fn disabled(&self, key: &str) -> Option<String> {
+        let owner = self.people.get(self.keyring.owner(key)?.fingerprint())?;
+        Some(format!("the investigator {} is disabled (`muster investigator enable` takes that back)", owner.name))
+    }
+
     fn read(rows: Vec<InvestigatorRow>) -> Self {
         let version = version(&rows);
         let mut certificates = Vec::new();
@@ -69,7 +75,7 @@ fn version(rows: &[InvestigatorRow]) -> Vec<(InvestigatorId, Timestamp)> {
 
 impl Inner {
     pub(super) async fn keys(&self) -> Result<Arc<Keys>, OperatorError> {
-        let rows = self.investigators_active().await;
+        let rows = self.investigators_of(InvestigatorStatus::Active).await;
         let rows = rows.map_err(|failure| self.operator_error("look up the investigators", failure))?;
         let known = lock(&self.actions.keys).clone();
         if let Some(keys) = known.filter(|keys| keys.version == version(&rows)) {
@@ -80,11 +86,11 @@ impl Inner {
         Ok(keys)
     }
 
-    async fn investigators_active(&self) -> Result<Vec<InvestigatorRow>, StoreError> {
+    async fn investigators_of(&self, status: InvestigatorStatus) -> Result<Vec<InvestigatorRow>, StoreError> {
         let (mut rows, limit) = (Vec::new(), limits::PAGE_ROWS_MAX);
         loop {
             let after = rows.last().map(|row: &InvestigatorRow| row.id);
-            let page = self.store.investigator_page(Some(InvestigatorStatus::Active), after, limit).await?;
+            let page = self.store.investigator_page(Some(status), after, limit).await?;
             let is_last = page.len() < limit as usize;
             rows.extend(page);
             if is_last || rows.len() >= limits::KEYRING_KEYS_MAX {
@@ -106,6 +112,34 @@ impl Inner {
         Ok(blocking(move || verify_all(&keys, &text, &signatures, now)).await)
     }
 
+    /// Says of signatures that do not count when they are by people who were disabled: "unknown" is not what happened to
+    /// them. For callers who may order something; strangers are not worth the look.
+    pub(super) async fn signatures_explain(
+        &self,
+        all: &mut Signatures,
+        signatures: &[String],
+    ) -> Result<(), OperatorError> {
+        if all.problems.is_empty() {
+            return Ok(());
+        }
+        let disabled = self.keys_disabled().await?;
+        for (number, line) in (1..).zip(signatures) {
+            let issuers = muster_trust::signature::issuers(line).unwrap_or_default();
+            let Some(why) = issuers.first().and_then(|key| disabled.disabled(key)) else { continue };
+            let of_it = format!("signature {number} does not count: ");
+            for problem in all.problems.iter_mut().filter(|problem| problem.starts_with(&of_it)) {
+                *problem = format!("{of_it}{why}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn keys_disabled(&self) -> Result<Keys, OperatorError> {
+        let rows = self.investigators_of(InvestigatorStatus::Disabled).await;
+        let rows = rows.map_err(|failure| self.operator_error("look up the investigators", failure))?;
+        Ok(blocking(move || Keys::read(rows)).await)
+    }
+
     /// Adds those who will sign, by their keys, as far as that is said and not shown.
     pub(super) async fn signers_add(
         &self,
@@ -117,17 +151,24 @@ impl Inner {
             return Err(OperatorError::Invalid(format!("an action is signed by at most {most} people")));
         }
         let keys = self.keys().await?;
+        let mut of_disabled = None;
         for key in signers {
             let owner = keys.keyring.owner(key).and_then(|owner| keys.people.get(owner.fingerprint()));
             match owner {
                 Some(row) if signatures.signers.iter().any(|have| have.id == row.id) => {}
                 Some(row) => signatures.signers.push(row.clone()),
                 None => {
+                    if of_disabled.is_none() {
+                        of_disabled = Some(self.keys_disabled().await?);
+                    }
+                    let why = of_disabled.as_ref().and_then(|keys| keys.disabled(key));
                     let key = text::cut(key, limits::NAME_BYTES_MAX);
-                    let problem = format!(
-                        "the key {key} is of no investigator of the server: `muster investigator add` says whose it is"
-                    );
-                    signatures.problems.push(problem);
+                    signatures.problems.push(match why {
+                        Some(why) => format!("the key {key} does not count: {why}"),
+                        None => format!(
+                            "the key {key} is of no investigator of the server: `muster investigator add` says whose it is"
+                        ),
+                    });
                 }
             }
         }

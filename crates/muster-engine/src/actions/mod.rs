@@ -156,9 +156,10 @@ impl Inner {
         if let Some(row) = known.map_err(|failure| self.operator_error("look for the action", failure))? {
             return self.launch_again(&row, (&text, &action.pgp_signatures), cause).await;
         }
-        let signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
+        let mut signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
+        self.signatures_explain(&mut signatures, &action.pgp_signatures).await?;
         if let Some(problem) = signatures.problems.first() {
-            return Err(OperatorError::Invalid(problem.clone()));
+            return Err(OperatorError::Signature(problem.clone()));
         }
         let preview = self.preview_of(&action, &signatures, (spread.standing, Detail::Verdict), now).await?;
         // Nobody's signature is spent on what cannot run.
@@ -194,9 +195,10 @@ impl Inner {
         let id = row.action.id.ok_or_else(|| nameless(row))?;
         let mut further = Vec::new();
         for line in lines.iter().filter(|line| !row.action.pgp_signatures.contains(line)) {
-            let signatures = self.signatures_verify(text, std::slice::from_ref(line), self.now()).await?;
+            let mut signatures = self.signatures_verify(text, std::slice::from_ref(line), self.now()).await?;
+            self.signatures_explain(&mut signatures, std::slice::from_ref(line)).await?;
             if let Some(problem) = signatures.problems.first() {
-                return Err(OperatorError::Invalid(problem.clone()));
+                return Err(OperatorError::Signature(problem.clone()));
             }
             // Who signs twice adds nothing.
             if signatures.signers.iter().all(|signer| !row.signers.contains(&signer.id)) {
@@ -253,9 +255,10 @@ impl Inner {
         if signed != row.signed {
             return Err(nameless(&row));
         }
-        let signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
+        let mut signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
+        self.signatures_explain(&mut signatures, &action.pgp_signatures).await?;
         if let Some(problem) = signatures.problems.first() {
-            return Err(OperatorError::Invalid(problem.clone()));
+            return Err(OperatorError::Signature(problem.clone()));
         }
         let signer = signatures.signers.last().expect("as many signers as signatures without a problem");
         let preview = self.preview_of(&action, &signatures, (row.spread.standing, Detail::Verdict), now).await?;
@@ -321,7 +324,7 @@ impl Inner {
         let said = muster_trust::Cancellation::of(&key, fleet, row.action.expire_after);
         let signatures = self.signatures_verify(&said.signing_text(), &[signature.to_owned()], self.now()).await?;
         if let Some(problem) = signatures.problems.first() {
-            return Err(OperatorError::Invalid(format!("the cancellation does not count: {problem}")));
+            return Err(OperatorError::Signature(format!("the cancellation does not count: {problem}")));
         }
         Ok(self.outside.codec.encode_cancel(id, &SignedCancel { said, signature, reason }))
     }
@@ -346,6 +349,7 @@ impl Inner {
         let known = self.store.action_find(signed).await;
         let known = known.map_err(|failure| self.operator_error("look for the action", failure))?;
         let mut signatures = self.signatures_verify(&text, &action.pgp_signatures, now).await?;
+        self.signatures_explain(&mut signatures, &action.pgp_signatures).await?;
         self.signers_add(&mut signatures, signers).await?;
         let mut preview = self.preview_of(&action, &signatures, (spread.standing, Detail::Whole), now).await?;
         match known {
@@ -360,7 +364,8 @@ impl Inner {
         let now = self.now();
         let row = self.action_row(id).await?;
         let text = muster_trust::signed_text(&row.action).map_err(|_| nameless(&row))?;
-        let signatures = self.signatures_verify(&text, &row.action.pgp_signatures, now).await?;
+        let mut signatures = self.signatures_verify(&text, &row.action.pgp_signatures, now).await?;
+        self.signatures_explain(&mut signatures, &row.action.pgp_signatures).await?;
         self.preview_of(&row.action, &signatures, (row.spread.standing, Detail::Whole), now).await
     }
 

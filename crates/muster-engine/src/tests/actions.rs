@@ -477,7 +477,15 @@ async fn a_disabled_investigator_signs_nothing_and_a_key_has_one_owner() {
     let now = muster_core::Clock::now(&*world.clock);
     engine.store().investigator_status_set(first.id, disabled, now, &cause()).await.unwrap();
     let refused = engine.action_launch(&json, Spread::default(), &cause()).await.unwrap_err();
-    assert!(refused.to_string().contains("signature 1 does not count"), "{refused}");
+    let why = format!("signature 1 does not count: the investigator {} is disabled", first.name);
+    assert!(refused.to_string().starts_with(&why), "{refused}");
+    // Somebody who is asked who will sign is not said to be unknown, either.
+    let key = first.fingerprint.as_ref().unwrap().to_string();
+    let (json, spread) = (order(&world, "look", &[]), Spread::default());
+    let signers = [key.clone(), "00112233445566778899AABBCCDDEEFF00112233".to_owned()];
+    let preview = engine.action_preview(&json, spread, &signers).await.unwrap();
+    assert!(preview.problems[0].starts_with(&format!("the key {key} does not count: the investigator")), "{preview:?}");
+    assert!(preview.problems[1].contains("of no investigator"), "{preview:?}");
 }
 
 #[tokio::test]

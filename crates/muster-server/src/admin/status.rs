@@ -53,7 +53,7 @@ pub(super) fn of_store(doing: &str, error: &StoreError) -> Status {
 /// Says why the engine did not do what an operator asked.
 pub(super) fn of_operator(error: OperatorError) -> Status {
     match error {
-        OperatorError::Invalid(text) => Status::invalid_argument(text),
+        OperatorError::Invalid(text) | OperatorError::Signature(text) => Status::invalid_argument(text),
         OperatorError::NotFound(text) => Status::not_found(text),
         OperatorError::Conflict(text) => Status::already_exists(text),
         OperatorError::Store { doing, source } => of_store(doing, &source),

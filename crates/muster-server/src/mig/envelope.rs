@@ -129,6 +129,10 @@ impl From<Failure> for Refused {
 
 impl From<OperatorError> for Refused {
     fn from(error: OperatorError) -> Self {
+        // MIG's programs know one answer to an action that is not taken.
+        if let OperatorError::Signature(why) = error {
+            return Self::invalid(why);
+        }
         Failure::from(error).into()
     }
 }

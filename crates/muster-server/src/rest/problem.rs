@@ -12,7 +12,7 @@ use muster_store::{ErrorKind, StoreError};
 use std::time::Duration;
 
 /// The kinds of problems: a stable word, its HTTP status, and its meaning.
-pub(crate) const KINDS: [(&str, StatusCode, &str); 12] = [
+pub(crate) const KINDS: [(&str, StatusCode, &str); 13] = [
     ("invalid_request", StatusCode::BAD_REQUEST, "The request is not what this route takes"),
     ("unauthorized", StatusCode::UNAUTHORIZED, "No valid token came with the request"),
     ("forbidden", StatusCode::FORBIDDEN, "The token does not allow this"),
@@ -22,6 +22,7 @@ pub(crate) const KINDS: [(&str, StatusCode, &str); 12] = [
     ("conflict", StatusCode::CONFLICT, "It contradicts what is there"),
     ("too_large", StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
     ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not of the kind this route takes"),
+    ("signature_refused", StatusCode::UNPROCESSABLE_ENTITY, "A signature does not count"),
     ("too_many_requests", StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens from this address"),
     ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The server failed"),
     ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "The server cannot do this now"),
@@ -133,6 +134,7 @@ impl From<OperatorError> for Failure {
     fn from(error: OperatorError) -> Self {
         match error {
             OperatorError::Invalid(detail) => Self::invalid(detail),
+            OperatorError::Signature(detail) => Self::new("signature_refused", detail),
             OperatorError::NotFound(detail) => Self::not_found(detail),
             OperatorError::Conflict(detail) => Self::conflict(detail),
             OperatorError::Store { doing, source } => Self::of_store(doing, &source),

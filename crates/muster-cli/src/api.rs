@@ -1,13 +1,15 @@
 //! The REST API, as the commands speak it.
 //!
 //! Stays true: every request has a time limit; a redirect is never followed, because it would carry the token; what
-//! goes into a path is one segment of it, whatever it holds; what the server answered is kept as it was for `--json`.
+//! goes into a path is one segment of it, whatever it holds; what the server answered is kept as it was for `--json`, and no
+//! answer is read into memory without a ceiling.
 
 use crate::connect::{Door, Trust};
 use crate::failure::{Exit, Failure};
 use crate::trusted;
 use crate::unreachable::Unreachable;
 use muster_api::Problem;
+use muster_core::limits::{ANSWER_BYTES_MAX, PROBLEM_BYTES_MAX};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -141,7 +143,13 @@ impl Api {
 
     async fn value(&self, what: &str, request: RequestBuilder) -> Result<Value, Failure> {
         let answer = self.answer(what, request).await?;
-        let body = answer.bytes().await.map_err(|error| self.unreachable(what, &error))?;
+        let (body, is_whole) = read(answer, ANSWER_BYTES_MAX).await.map_err(|error| self.unreachable(what, &error))?;
+        if !is_whole {
+            let why = format!("the answer has more than {ANSWER_BYTES_MAX} bytes, and was not read to its end");
+            return Err(Failure::new(Exit::Failed, what, why)
+                .on(&self.door.url)
+                .next("is it a Muster server? ask for fewer rows at once (--limit) if it is"));
+        }
         if body.is_empty() {
             return Ok(Value::Null);
         }
@@ -169,7 +177,9 @@ impl Api {
 
     async fn refused(&self, what: &str, answer: Response) -> Failure {
         let status = answer.status();
-        let text = answer.text().await.unwrap_or_default();
+        // Whatever the server says beyond that is no reason that anybody reads.
+        let (text, _) = read(answer, PROBLEM_BYTES_MAX).await.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         let problem = serde_json::from_str::<Problem>(&text).ok();
         let why = match &problem {
             Some(problem) if problem.detail.is_empty() => problem.title.clone(),
@@ -183,6 +193,7 @@ impl Api {
             }
             (401, Some(_)) => "the token is unknown or has lapsed: make one with `muster token create`".into(),
             (403, _) => "use a token of role admin".into(),
+            (422, _) => "`muster investigator list` shows whose keys the server takes".into(),
             (429, _) => "wait a little and try again".into(),
             (300..=399, _) => "give the address itself; redirects are not followed".into(),
             (500.., _) => match problem.as_ref().map(|problem| problem.request.as_str()) {
@@ -198,6 +209,19 @@ impl Api {
     pub fn read<T: DeserializeOwned>(&self, what: &str, value: &Value) -> Result<T, Failure> {
         T::deserialize(value).map_err(|error| self.strange(what, &error))
     }
+}
+
+/// Reads at most `most` bytes of an answer, and says whether that was all of it.
+async fn read(mut answer: Response, most: usize) -> Result<(Vec<u8>, bool), reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(piece) = answer.chunk().await? {
+        let room = most - body.len();
+        body.extend_from_slice(&piece[..piece.len().min(room)]);
+        if piece.len() > room {
+            return Ok((body, false));
+        }
+    }
+    Ok((body, true))
 }
 
 #[cfg(test)]

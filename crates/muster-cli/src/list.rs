@@ -1,7 +1,7 @@
 //! Lists that follow cursors.
 
-use crate::{Context, Failure};
-use muster_core::limits::PAGE_ROWS_MAX;
+use crate::{Context, Exit, Failure};
+use muster_core::limits::{LIST_ROWS_MAX, PAGE_ROWS_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -56,6 +56,12 @@ impl Rows {
             let again = page.next.is_some() && page.next == rows.next;
             rows.next = page.next.filter(|_| !again);
             rows.items.extend(page.items);
+            if rows.items.len() > LIST_ROWS_MAX {
+                let why = format!("the list has more than {LIST_ROWS_MAX} rows");
+                return Err(Failure::new(Exit::Failed, what, why)
+                    .on(context.api.url())
+                    .next("print it in parts: --limit N, then --cursor with the `next` of its JSON"));
+            }
             if rows.next.is_none() || rows.items.len() >= wanted {
                 return Ok(rows);
             }

@@ -229,6 +229,24 @@ pub const SEARCH_ROWS_MAX: u32 = 10_000;
 pub const SEARCH_TARGET_ROWS_MAX: u64 = 1_000_000;
 /// Bytes of results in the answer to one search; what is beyond is named and left out.
 pub const SEARCH_RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of one answer of the REST API that the command line reads: a page of results, or one that is larger alone.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that the command line reads of an answer that says why something was refused.
+pub const PROBLEM_BYTES_MAX: usize = 64 * 1024;
+/// Rows that the command line reads of one list with `--all`.
+pub const LIST_ROWS_MAX: usize = 1_000_000;
+/// Results of one action that the command line reads: machines that answered.
+pub const RESULTS_READ_MAX: usize = 2_000_000;
+/// Different values in one table of results on the command line.
+pub const RESULT_VALUES_MAX: usize = 200_000;
+/// Bytes of the different values in one table of results on the command line.
+pub const RESULT_VALUES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Machines in one book of known machines on a person's machine.
+pub const KNOWN_MACHINES_MAX: usize = 200_000;
+/// Bytes of the file of such a book.
+pub const KNOWN_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Characters of a machine's name in it (names of hosts have 253).
+pub const KNOWN_NAME_CHARS_MAX: usize = 253;
 /// Characters of one pattern of a search (MIG's columns hold 2,048).
 pub const SEARCH_PATTERN_CHARS_MAX: usize = 2048;
 /// Bytes of a body at MIG's API: an action whose every byte may be written as three, or a key.

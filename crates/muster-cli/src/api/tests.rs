@@ -134,3 +134,41 @@ async fn a_cursor_that_leads_nowhere_ends_the_list() {
     let all = ListArgs { all: true, ..ListArgs::default() };
     assert_eq!(Rows::fetch(&context, WHAT, &["agents"], &(), &all).await.unwrap().items.len(), 2);
 }
+
+/// A body that never ends.
+fn endless() -> axum::body::Body {
+    let piece = || Ok::<_, std::convert::Infallible>(vec![b' '; 1024 * 1024]);
+    axum::body::Body::from_stream(futures_util::stream::repeat_with(piece))
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_refused_and_not_read_into_memory() {
+    let routes = Router::new()
+        .route("/api/v1/agents", get(|| async { endless() }))
+        .route("/api/v1/actions", get(|| async { (StatusCode::FORBIDDEN, endless()) }));
+    let api = double(routes).await;
+    // What is read takes as long as it takes on a busy machine; without a ceiling it would end with the time.
+    let api = Api { timeout: Duration::from_secs(60), ..api };
+    let failure = api.get(WHAT, &["agents"], &()).await.unwrap_err();
+    assert!(failure.exit == Exit::Failed && failure.why.contains("more than 67108864 bytes"), "{failure}");
+    let refused = api.get(WHAT, &["actions"], &()).await.unwrap_err();
+    assert_eq!(refused.exit, Exit::Refused, "{refused}");
+}
+
+#[tokio::test]
+async fn a_list_without_an_end_is_refused() {
+    let rows = muster_core::limits::LIST_ROWS_MAX / 2 + 1;
+    let page = move |Query(query): Query<BTreeMap<String, String>>| async move {
+        // Each page is another one, and says that there is more.
+        let at = query.get("cursor").and_then(|at| at.parse::<u32>().ok()).unwrap_or_default();
+        Json(json!({ "items": vec![1; rows], "next": (at + 1).to_string() }))
+    };
+    let api = double(Router::new().route("/api/v1/agents", get(page))).await;
+    let context = Context {
+        api: Api { timeout: Duration::from_secs(60), ..api },
+        out: Output { json: true, terminal: false, color: false },
+    };
+    let all = ListArgs { all: true, ..ListArgs::default() };
+    let failure = Rows::fetch(&context, WHAT, &["agents"], &(), &all).await.unwrap_err();
+    assert!(failure.exit == Exit::Failed && failure.why.contains("more than 1000000 rows"), "{failure}");
+}

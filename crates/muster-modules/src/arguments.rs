@@ -154,6 +154,16 @@ impl Given {
         self.text(flag).and_then(|text| text.parse().ok()).unwrap_or(otherwise)
     }
 
+    /// Refuses a number below one, and one that is not whole: to MIG they mean "unless told", to nobody else.
+    pub(crate) fn at_least_one(&self, flag: &'static str, wants: &'static str) -> Result<(), ArgumentError> {
+        match self.text(flag) {
+            Some(given) if !given.parse().is_ok_and(|number: u64| number > 0) => {
+                Err(ArgumentError::WrongValue { flag, wants, given })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Tells whether a switch is on.
     pub fn is_on(&self, flag: &str) -> bool {
         self.text(flag).is_some_and(|text| text == "true")
@@ -174,11 +184,16 @@ pub fn params_from_args(module: &str, arguments: &[String]) -> Result<Value, Arg
 /// # Errors
 /// Those of [`params_from_args`] but the first.
 pub fn parameters_of(module: &dyn Module, arguments: &[String]) -> Result<Value, ArgumentError> {
+    module.parameters(&given(module, arguments)?)
+}
+
+/// Reads a command line of a module, and leaves what it means to the module.
+pub(crate) fn given(module: &dyn Module, arguments: &[String]) -> Result<Given, ArgumentError> {
     let asks_help = |word: &String| matches!(word.as_str(), "help" | "-h" | "-help" | "--help");
     if arguments.first().is_some_and(asks_help) {
         return Err(ArgumentError::Help(help(module)));
     }
-    module.parameters(&parse(module, arguments)?)
+    parse(module, arguments)
 }
 
 /// Splits a command line that travels as one text into its words.

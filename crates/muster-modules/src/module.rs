@@ -134,6 +134,11 @@ impl Progress {
         self.step().doing = what;
     }
 
+    /// Returns what was noted last.
+    pub(crate) fn now(&self) -> String {
+        self.step().doing.clone()
+    }
+
     /// Notes how to make a result of what was found so far. It is called from another thread, while the module hangs.
     pub fn so_far(&self, result: impl Fn() -> ModuleResult + Send + Sync + 'static) {
         self.step().so_far = Some(Arc::new(result));

@@ -11,20 +11,31 @@ use regex::{Regex, RegexBuilder};
 /// # Errors
 /// Why the expression is none, in one line.
 pub fn compile(pattern: &str) -> Result<Regex, String> {
-    build(pattern, false)
+    build(pattern, RegexBuilder::case_insensitive, false)
+}
+
+/// Compiles an expression over something that strangers name, such as a file: `.` is any letter, a line's end too, so that
+/// no name hides behind one.
+///
+/// # Errors
+/// Why the expression is none, in one line.
+pub(crate) fn compile_name(pattern: &str) -> Result<Regex, String> {
+    build(pattern, RegexBuilder::dot_matches_new_line, true)
 }
 
 /// Compiles an expression that takes upper and lower case for the same.
 pub(crate) fn compile_any_case(pattern: &str) -> Result<Regex, String> {
-    build(pattern, true)
+    build(pattern, RegexBuilder::case_insensitive, true)
 }
 
-fn build(pattern: &str, any_case: bool) -> Result<Regex, String> {
+type Setting = fn(&mut RegexBuilder, bool) -> &mut RegexBuilder;
+
+fn build(pattern: &str, setting: Setting, is_set: bool) -> Result<Regex, String> {
     if pattern.len() > PATTERN_BYTES_MAX {
         return Err(format!("the expression is longer than {PATTERN_BYTES_MAX} bytes"));
     }
     let mut builder = RegexBuilder::new(&translate(pattern));
-    builder.size_limit(PATTERN_COMPILED_BYTES_MAX).case_insensitive(any_case);
+    setting(builder.size_limit(PATTERN_COMPILED_BYTES_MAX), is_set);
     builder.build().map_err(|error| {
         let text = error.to_string();
         text.lines().last().unwrap_or(&text).trim_start_matches("error: ").to_owned()

@@ -3,6 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// What statistics call the list of what ended an answer before it was whole.
+const CUT: &str = "cut";
+/// What statistics call the paths of a question that are not on the machine.
+const MISSING: &str = "missing";
+
 /// The answer of one operation on one machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -49,6 +54,40 @@ impl ModuleResult {
             self.errors.get_or_insert_default().extend(errors);
         }
         self
+    }
+
+    /// Says what ended the answer before it was whole, such as a ceiling: among the errors, for people, and in the
+    /// statistics (`cut`), for programs. What was found is right, and there may be more.
+    #[must_use]
+    pub fn with_cuts(mut self, cuts: Vec<String>) -> Self {
+        self.count(CUT, &cuts);
+        self.with_errors(cuts)
+    }
+
+    /// Says which paths of the question are not on this machine, in the statistics (`missing`): nothing is to be found there,
+    /// and that is an answer.
+    #[must_use]
+    pub fn with_missing(mut self, paths: &[String]) -> Self {
+        self.count(MISSING, paths);
+        self
+    }
+
+    /// Returns the line that says which paths of the question are not on this machine; nothing when all are.
+    pub fn missing_line(&self) -> Option<String> {
+        let paths: Vec<_> = self.statistics.get(MISSING)?.as_array()?.iter().filter_map(Value::as_str).collect();
+        (!paths.is_empty()).then(|| format!("Not on this machine: {}", paths.join(", ")))
+    }
+
+    fn count(&mut self, name: &str, values: &[String]) {
+        if values.is_empty() {
+            return;
+        }
+        if self.statistics.is_null() {
+            self.statistics = Value::Object(serde_json::Map::new());
+        }
+        if let Some(statistics) = self.statistics.as_object_mut() {
+            statistics.insert(name.to_owned(), to_value(values));
+        }
     }
 
     /// Returns the errors; none when there is no list.

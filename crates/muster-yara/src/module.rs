@@ -94,7 +94,9 @@ impl Typed for Yara {
                 Err(why) => errors.push(format!("{}: {why}", path.display())),
             }
         }
-        let mut result = result(matches, errors);
+        let mut result = result(matches, errors).with_missing(&found.missing).with_cuts(found.cuts);
+        // Where files could not be looked for, no match does not mean that there is none.
+        result.success = found.has_searched;
         if judged < count || context.stop.is_asked() {
             result.success = false;
             let why = if left == 0 { format!("{YARA_BYTES_MAX} bytes were read") } else { "it was stopped".to_owned() };
@@ -110,6 +112,7 @@ impl Typed for Yara {
             matches.iter().map(|one| format!("{} [{}]", one.object, one.matched_rules.join(","))).collect();
         if lines == Lines::All {
             out.extend(result.errors().iter().cloned());
+            out.extend(result.missing_line());
         }
         out
     }

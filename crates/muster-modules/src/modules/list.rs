@@ -8,6 +8,7 @@ use crate::module::Refused;
 use crate::pattern;
 use muster_core::limits::{MODULE_FOUND_MAX, SEARCH_VALUES_MAX};
 use regex::Regex;
+use serde::Serialize;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -30,12 +31,15 @@ impl Wanted {
     /// Tells whether bytes are wanted that may be no text: as [`shown`] writes them, or with each byte that is no letter
     /// taken for the letter of Latin-1, so that `\xe9` and `é` find the byte 0xE9.
     pub(super) fn wants_bytes(&self, bytes: &[u8]) -> bool {
-        let shown = shown(bytes);
-        let Cow::Owned(_) = shown else { return self.wants(&shown) };
-        let latin = letters(bytes, char::from);
-        let matches = |regex: &Regex| regex.is_match(&shown) || regex.is_match(&latin);
-        self.0.is_empty() || self.0.iter().any(|(inverse, regex)| matches(regex) != *inverse)
+        self.0.is_empty() || self.0.iter().any(|(inverse, regex)| matches_bytes(regex, bytes) != *inverse)
     }
+}
+
+/// Tells whether an expression matches bytes that may be no text: as [`shown`] writes them, or with each byte that is no
+/// letter taken for that of Latin-1.
+pub(super) fn matches_bytes(regex: &Regex, bytes: &[u8]) -> bool {
+    let shown = shown(bytes);
+    regex.is_match(&shown) || (matches!(shown, Cow::Owned(_)) && regex.is_match(&letters(bytes, char::from)))
 }
 
 /// Returns bytes as text, with U+FFFD for each byte that belongs to no letter, as Go reads them.
@@ -65,15 +69,23 @@ fn one(expression: &str) -> Result<(bool, Regex), Refused> {
         let shown: String = expression.chars().take(256).collect();
         Refused(format!("Invalid regexp '{shown}'. Must be a regexp. Compilation failed with '{why}'"))
     };
-    pattern::compile(expression).map(|regex| (inverse, regex)).map_err(invalid)
+    pattern::compile_name(expression).map(|regex| (inverse, regex)).map_err(invalid)
 }
 
-/// Keeps as many as may be named, and says how many are not.
-pub(super) fn at_most<T>(found: &mut Vec<T>, errors: &mut Vec<String>) {
-    if found.len() > MODULE_FOUND_MAX {
-        errors.push(format!("{} more were found and are not named", found.len() - MODULE_FOUND_MAX));
-        found.truncate(MODULE_FOUND_MAX);
-    }
+/// Bytes of JSON that what is named may take. What hosts a module takes 8 MiB of answer, and nothing of a longer one.
+const NAMED_BYTES_MAX: usize = 6 * 1024 * 1024;
+
+/// Keeps as many as may be named, and returns what is said of the others: nothing when there are none.
+pub(super) fn at_most<T: Serialize>(found: &mut Vec<T>) -> Option<String> {
+    let mut bytes = 0_usize;
+    let mut fits = |one: &T| {
+        bytes += serde_json::to_string(one).map_or(0, |json| json.len() + 1);
+        bytes <= NAMED_BYTES_MAX
+    };
+    let most = found.iter().take(MODULE_FOUND_MAX).take_while(|one| fits(one)).count();
+    let more = found.len() - most;
+    found.truncate(most);
+    (more > 0).then(|| format!("{more} more were found and are not named: ask for fewer"))
 }
 
 /// Rows of a table that could not be read: all are counted, the first are named by the numbers of their lines.

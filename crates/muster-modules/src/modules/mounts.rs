@@ -86,8 +86,9 @@ impl Typed for Mounts {
                 mounts.push(Mount::new(row).measured(row, &table, context));
             }
         }
-        at_most(&mut mounts, &mut errors);
-        Ok(ModuleResult::ran(!mounts.is_empty(), Elements { mounts }, ()).with_errors(errors))
+        let cut = at_most(&mut mounts);
+        let result = ModuleResult::ran(!mounts.is_empty(), Elements { mounts }, ());
+        Ok(result.with_cuts(cut.into_iter().collect()).with_errors(errors))
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {

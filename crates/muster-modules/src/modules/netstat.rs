@@ -195,7 +195,8 @@ impl Typed for Netstat {
             exectime: gotext::duration(begun.elapsed()),
             totalhits: machine.hits,
         };
-        Ok(ModuleResult::ran(machine.hits > 0, elements, statistics).with_errors(machine.errors))
+        let result = ModuleResult::ran(machine.hits > 0, elements, statistics).with_cuts(machine.cuts);
+        Ok(ModuleResult { success: machine.unread == 0, ..result }.with_errors(machine.errors))
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {

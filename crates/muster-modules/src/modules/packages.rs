@@ -21,14 +21,8 @@ pub(super) struct Inventory {
     pub(super) is_known: bool,
 }
 
-/// Returns what is installed: rpm's packages, then dpkg's, then apk's.
-pub(super) fn installed(context: &Context, errors: &mut Vec<String>) -> Vec<Package> {
-    let inventory = Inventory::read(context);
-    errors.extend(inventory.errors);
-    inventory.packages
-}
-
 impl Inventory {
+    /// Reads what is installed: rpm's packages, then dpkg's, then apk's.
     pub(super) fn read(context: &Context) -> Self {
         let mut inventory = Self::default();
         inventory.ask_rpm(context);
@@ -65,7 +59,13 @@ impl Inventory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.errors.push(reading::open_error(directory, &error)),
         };
-        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        let mut files = Vec::new();
+        for entry in entries {
+            match entry {
+                Ok(entry) => files.push(entry.path()),
+                Err(error) => return self.errors.push(reading::open_error(directory, &error)),
+            }
+        }
         files.sort();
         // Beside each list may lie one of what its files hash to.
         for file in files.iter().filter(|file| file.extension().is_none_or(|extension| extension != "md5sums")) {
@@ -97,7 +97,17 @@ impl Inventory {
             }
         }
         self.note_unread(&program, &unread, rows);
-        self.is_known |= said.failure.is_none() || rows > 0;
+        // An old rpm that cannot read its database says so and ends well.
+        let is_silent = rows == 0 && said.failure.is_none() && database.is_some();
+        self.is_known |= (said.failure.is_none() && !is_silent) || rows > 0;
+        if let (true, Some(database)) = (is_silent, &database) {
+            let why = "it named no package, although there is the database";
+            self.errors.push(format!(
+                "{} -qa: {why} {}: no package of rpm is known",
+                program.display(),
+                database.display()
+            ));
+        }
         if let Some(why) = said.failure {
             let database = database.map(|path| format!("; the database is {}", path.display())).unwrap_or_default();
             let packages = if rows == 0 { "no package of rpm is known" } else { "packages of rpm may be missing" };

@@ -84,6 +84,11 @@ impl Typed for Ping {
     ];
 
     fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
+        given.at_least_one("c", "a whole number from 1 (without it, 3)")?;
+        if let Some(text) = given.text("t").filter(|text| !text.parse().is_ok_and(|seconds: f64| seconds > 0.0)) {
+            let wants = "a number of seconds above 0 (without it, 5)";
+            return Err(ArgumentError::WrongValue { flag: "t", wants, given: text });
+        }
         let protocol = given.text("p").unwrap_or_else(|| "icmp".to_owned());
         let port = if protocol == "icmp" { 0.0 } else { 80.0 };
         Ok(Parameters {
@@ -129,7 +134,7 @@ impl Typed for Ping {
         let shown = if protocol == "icmp" { destination } else { format!("{destination}:{port}") };
         let resolvedhost = format!("{shown} ({})", address.ip());
         let mut elements = Elements { protocol, resolvedhost, ..Elements::default() };
-        let mut found = false;
+        let (mut found, mut sent) = (false, 0_u64);
         let mut number = 0_u16;
         context.progress.doing(|| format!("waiting for an answer of {}", elements.resolvedhost));
         while f64::from(number) < count {
@@ -140,6 +145,7 @@ impl Typed for Ping {
                 "udp" => udp(address, timeout),
                 _ => icmp(address.ip(), number, timeout),
             };
+            sent += u64::from(tried.as_ref().err().is_none_or(is_answer));
             let latency = match tried {
                 Ok(()) => begun.elapsed().as_secs_f64() * 1000.0,
                 Err(error) => judge(&error, number, &mut elements),
@@ -153,7 +159,12 @@ impl Typed for Ping {
                 break;
             }
         }
-        Ok(ModuleResult::ran(found, elements, ()))
+        let is_cut = f64::from(number) < count;
+        let cut = is_cut.then(|| format!("stopped before its end: only {number} of {count} were tried"));
+        // Where nothing could be sent, nothing is known of the other side.
+        let errors = if sent == 0 { elements.failures.clone().unwrap_or_default() } else { Vec::new() };
+        let result = ModuleResult::ran(found, elements, ()).with_cuts(cut.into_iter().collect());
+        Ok(ModuleResult { success: sent > 0, ..result }.with_errors(errors))
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -198,6 +209,24 @@ impl Elements {
             format!("ping #{number} succeeded in {latency:.0}ms")
         }
     }
+}
+
+/// Tells whether an error says something of the other side or of the way to it, and not only of this machine's own means.
+fn is_answer(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+        WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        TimedOut
+            | WouldBlock
+            | ConnectionRefused
+            | ConnectionReset
+            | ConnectionAborted
+            | HostUnreachable
+            | NetworkUnreachable
+    )
 }
 
 /// Makes MIG's number of an error, and keeps one that has none.
@@ -327,6 +356,19 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_sent_is_no_answer_of_the_other_side() {
+        // The system lets nobody send to all machines who did not ask to.
+        let parameters = json!({"destination": "255.255.255.255", "destinationport": 9, "protocol": "udp", "count": 2, "timeout": 1});
+        let (result, _) = ping(&parameters);
+        assert!(!result.success && !result.foundanything && result.errors().len() == 2, "{result:?}");
+        assert!(result.errors()[0].starts_with("ping #1 failed with error: "), "{result:?}");
+        for words in [["-c", "0"], ["-t", "0"]] {
+            let words: Vec<_> = ["-d", "host"].iter().chain(&words).map(|word| (*word).to_owned()).collect();
+            assert!(crate::params_from_args("ping", &words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
     fn a_silent_udp_port_may_be_open() {
         let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = silent.local_addr().unwrap().port();
@@ -343,7 +385,7 @@ mod tests {
         let (result, lines) = ping(&json!({"destination": "127.0.0.1", "protocol": "icmp", "count": 1, "timeout": 5}));
         let allowed = icmp_socket([127, 0, 0, 1].into()).is_ok();
         assert_eq!(result.foundanything, allowed, "{lines:?}");
-        assert!(result.success && lines.len() >= 2);
+        assert!(result.success == allowed && lines.len() >= 2);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Typed for Pkg {
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
         let begun = Instant::now();
         let (names, version) = (parameters.names()?, parameters.version()?);
-        let Inventory { packages: installed, mut errors, is_known } = Inventory::read(context);
+        let Inventory { packages: installed, errors, is_known } = Inventory::read(context);
         let mut packages = Vec::new();
         for name in &names {
             let right = |package: &&Package| {
@@ -98,10 +98,11 @@ impl Typed for Pkg {
             };
             packages.extend(installed.iter().filter(right).cloned());
         }
-        at_most(&mut packages, &mut errors);
+        let cut = at_most(&mut packages);
         let found = !packages.is_empty();
         let statistics = json!({"execruntime": gotext::duration(begun.elapsed())});
-        let result = ModuleResult::ran(found, Elements { packages }, statistics).with_errors(errors);
+        let result = ModuleResult::ran(found, Elements { packages }, statistics);
+        let result = result.with_cuts(cut.into_iter().collect()).with_errors(errors);
         Ok(ModuleResult { success: is_known, ..result })
     }
 
@@ -290,6 +291,18 @@ Architecture: i386
         assert!(packages.len() == 2 && result.success && result.errors().len() == 1, "{result:?}");
         let none = all(&tempfile::tempdir().unwrap(), Stop::default()).1;
         assert!(!none.success && none.errors()[0].contains("none of dpkg, rpm or apk"), "{none:?}");
+    }
+
+    #[test]
+    fn case_02_an_rpm_that_names_nothing_beside_a_database_is_an_error() {
+        let dir = with_list("var/lib/rpm/Packages", "02-rpm-without-rpm/apk/installed");
+        let rpm = dir.path().join("usr/bin/rpm");
+        fs::create_dir_all(rpm.parent().unwrap()).unwrap();
+        fs::write(&rpm, "#!/bin/sh\necho cannot open Packages >&2\nexit 0\n").unwrap();
+        fs::set_permissions(&rpm, fs::Permissions::from_mode(0o755)).unwrap();
+        let (packages, result) = all(&dir, Stop::default());
+        assert!(packages.is_empty() && !result.success, "{result:?}");
+        assert!(result.errors()[0].contains("it named no package, although there is the database"), "{result:?}");
     }
 
     #[test]

@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) struct Process;
 
+/// Bytes of a command line that are returned. All of it is searched.
+const CMDLINE_BYTES_MAX: usize = 4096;
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Parameters {
@@ -108,9 +111,11 @@ impl Typed for Process {
         let booted = booted(context, &mut errors);
         let directories = directories(context)?;
         let (mut processes, mut examined, mut unread) = (Vec::new(), 0_u64, Unread::default());
+        let mut is_stopped = false;
         for directory in directories {
             if context.stop.is_asked() {
                 errors.push("the search was stopped before its end".to_owned());
+                is_stopped = true;
                 break;
             }
             context.progress.doing(|| format!("looking at {}", directory.display()));
@@ -138,15 +143,18 @@ impl Typed for Process {
                 && (is_deleted || !parameters.deleted);
             if wanted {
                 let cmdline = running.cmdline.as_deref().filter(|_| parameters.returncmdline).unwrap_or_default();
-                let cmdline = shown(cmdline).into_owned();
+                unread.long += u64::from(cmdline.len() > CMDLINE_BYTES_MAX);
+                let cmdline = shown(&cmdline[..cmdline.len().min(CMDLINE_BYTES_MAX)]).into_owned();
                 let exe = shown(exe).into_owned();
                 processes.push(Found { cmdline, exe, deleted: is_deleted, user, ..Found::of(&running, booted) });
             }
         }
         unread.report(&parameters, &mut errors);
-        at_most(&mut processes, &mut errors);
+        let cuts = at_most(&mut processes).into_iter().chain(unread.cuts());
         let statistics = json!({"examined": examined, "exectime": gotext::duration(begun.elapsed())});
-        Ok(ModuleResult::ran(!processes.is_empty(), Elements { processes }, statistics).with_errors(errors))
+        let result = ModuleResult::ran(!processes.is_empty(), Elements { processes }, statistics);
+        let result = result.with_cuts(cuts.collect()).with_errors(errors);
+        Ok(ModuleResult { success: !is_stopped, ..result })
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -172,6 +180,8 @@ struct Unread {
     exes: u64,
     /// Processes whose command line is not known.
     cmdlines: u64,
+    /// Processes whose command line is longer than what is returned of one.
+    long: u64,
 }
 
 impl Unread {
@@ -182,9 +192,14 @@ impl Unread {
         self.processes += 1;
     }
 
+    fn cuts(&self) -> Option<String> {
+        let long = self.long;
+        (long > 0).then(|| format!("{long} command lines were cut to {CMDLINE_BYTES_MAX} bytes"))
+    }
+
     /// Says what was asked about and could not be read.
-    fn report(self, asked: &Parameters, errors: &mut Vec<String>) {
-        let Self { processes, first, exes, cmdlines } = self;
+    fn report(&self, asked: &Parameters, errors: &mut Vec<String>) {
+        let &Self { processes, ref first, exes, cmdlines, .. } = self;
         if processes > 0 {
             errors.push(format!("{processes} processes could not be looked at, the first of them {first}"));
         }
@@ -328,6 +343,19 @@ mod tests {
         assert!(Process.validate(&json!({"pids": vec![1; 1001]})).is_err());
         let error = crate::params_from_args("process", &["-pid", "x"].map(String::from)).unwrap_err();
         assert_eq!(error.to_string(), "-pid takes a number, not \"x\"");
+    }
+
+    #[test]
+    fn a_long_command_line_is_searched_whole_and_returned_in_part() {
+        let word = format!("{}needle", "x".repeat(20_000));
+        let mut child =
+            Command::new("sh").args(["-c", "read x", &word]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let result = run(&json!({"pids": [child.id()], "cmdlines": ["needle$"], "returncmdline": true}));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(result.elements["processes"][0]["cmdline"].as_str().unwrap().len(), CMDLINE_BYTES_MAX);
+        let cut = format!("1 command lines were cut to {CMDLINE_BYTES_MAX} bytes");
+        assert!(result.errors().contains(&cut) && result.statistics["cut"] == json!([cut]), "{:?}", result.errors());
     }
 
     /// A sleeping process, which ends with this value.

@@ -99,14 +99,17 @@ impl Typed for Scribe {
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
         let begun = Instant::now();
         let Parameters { scribedoc, onlytrue, humanoutput, jsonoutput } = parameters;
-        let (mut results, mut errors) = run::run(&scribedoc, context);
+        let (mut results, mut errors, cuts) = run::run(&scribedoc, context);
+        // A test that could not be decided is neither true nor false, whichever are returned.
+        let failed: Vec<_> = results.iter().filter(|result| result.iserror).collect();
+        let is_decided = failed.is_empty() || failed.len() < results.len();
+        errors.extend(failed.iter().map(|result| format!("Error: {} in \"{}\"", result.error, result.testid)));
         results.retain(|result| result.masterresult || !onlytrue);
         let found = results.iter().any(|result| result.masterresult);
-        let failed = results.iter().filter(|result| result.iserror);
-        errors.extend(failed.map(|result| format!("Error: {} in \"{}\"", result.error, result.testid)));
         let statistics = json!({"execruntime": gotext::duration(begun.elapsed())});
         let elements = Elements { results, humanoutput, jsonoutput };
-        Ok(ModuleResult::ran(found, elements, statistics).with_errors(errors))
+        let result = ModuleResult::ran(found, elements, statistics).with_cuts(cuts);
+        Ok(ModuleResult { success: is_decided, ..result }.with_errors(errors))
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {

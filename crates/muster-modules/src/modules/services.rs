@@ -88,18 +88,16 @@ impl Typed for Services {
         };
         let files = ask(&["list-unit-files"]);
         let units = ask(&["list-units", "--all"]);
-        // What was asked for must be known; the rest may be missing.
-        let is_known =
-            (units.is_some() || parameters.states.is_empty()) && (files.is_some() || parameters.enablements.is_empty());
-        let success = is_known && (files.is_some() || units.is_some());
+        // A unit may be in either list alone: without one of them nothing found does not mean that nothing is there.
+        let success = files.is_some() && units.is_some();
         let mut units: Vec<_> = merge(files.as_deref(), units.as_deref(), &program, &mut errors)
             .into_values()
             .filter(|unit| names.wants(&unit.name) && states.wants(&unit.active) && enablements.wants(&unit.enabled))
             .collect();
-        at_most(&mut units, &mut errors);
-        let mut result = ModuleResult::ran(!units.is_empty(), Elements { units }, ()).with_errors(errors);
-        result.success = success;
-        Ok(result)
+        let cut = at_most(&mut units);
+        let result = ModuleResult::ran(!units.is_empty(), Elements { units }, ());
+        let result = result.with_cuts(cut.into_iter().collect()).with_errors(errors);
+        Ok(ModuleResult { success, ..result })
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -275,12 +273,17 @@ list-unit-files) echo 'ssh.service enabled enabled';;
 esac
 ";
         let result = run(script, &json!({}));
-        assert!(result.success && result.foundanything && result.errors().len() == 1, "{result:?}");
+        assert!(!result.success && result.foundanything && result.errors().len() == 1, "{result:?}");
         let want = "ssh.service [load:, active:unknown, sub:, enabled:enabled]";
         assert_eq!(<Services as Typed>::lines(&result, Lines::Found), [want]);
-        // Who asks for a state is not told that no unit has it.
-        let result = run(script, &json!({"states": ["^inactive$"]}));
-        assert!(!result.success && !result.foundanything, "{result:?}");
+        // Who asks is not told that no unit is such.
+        for asked in [json!({"states": ["^inactive$"]}), json!({"names": ["^loaded-without-a-file"]})] {
+            let result = run(script, &asked);
+            assert!(!result.success && !result.foundanything, "{result:?}");
+        }
+        let loaded = script.replace("list-unit-files", "list-units");
+        let result = run(&loaded, &json!({"names": ["^not-loaded"]}));
+        assert!(!result.success && result.errors()[0].starts_with("systemctl list-unit-files: "), "{result:?}");
     }
 
     #[test]

@@ -71,11 +71,13 @@ impl Typed for Sshkey {
     const EXAMPLE: &'static str = "-path /srv -maxdepth 4";
     const FLAGS: &'static [Flag] = &[
         Flag::texts("path", "PATH", "where to search; the homes of people unless told"),
-        Flag::number("maxdepth", "how many directories deep to search; 8 unless told"),
+        Flag::number("maxdepth", "how many directories deep to search: 1 is the path itself; 8 unless told"),
         Flag::switch("remotefs", "look into file systems of other machines and automounted ones, too"),
     ];
 
     fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
+        given.at_least_one("maxdepth", "a whole number from 1, which is the path itself (without it, 8)")?;
+        file::paths_check(&given.texts("path"))?;
         #[expect(clippy::cast_possible_truncation, reason = "a cast saturates, and the range is checked")]
         let maxdepth = given.number("maxdepth", 0.0) as i64;
         Ok(Parameters { paths: given.texts("path"), maxdepth, remotefs: given.is_on("remotefs") })
@@ -95,17 +97,12 @@ impl Typed for Sshkey {
         let Parameters { mut paths, maxdepth, remotefs } = parameters;
         if paths.is_empty() {
             paths = PATHS.iter().map(|path| context.path(path).display().to_string()).collect();
-            // A machine may have no such directory. One that is far is not touched by looking at the one above.
-            paths.retain(|path| is_listed(Path::new(path)));
         }
-        if paths.is_empty() {
-            return Ok(answer(FilesFound { has_searched: true, ..FilesFound::default() }));
-        }
-        let depth = if maxdepth == 0 { DEPTH_DEFAULT } else { maxdepth };
+        let (depth, is_ours) = if maxdepth == 0 { (DEPTH_DEFAULT, true) } else { (maxdepth, false) };
         let searching = search(&paths, depth, remotefs).begin(context)?;
         let so_far = searching.so_far();
-        context.progress.so_far(move || answer(so_far()));
-        Ok(answer(searching.walk()))
+        context.progress.so_far(move || answer(so_far(), is_ours));
+        Ok(answer(searching.walk(), is_ours))
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -113,6 +110,7 @@ impl Typed for Sshkey {
         let mut out: Vec<_> = elements.keys.iter().map(Key::line).collect();
         if lines == Lines::All {
             out.extend(result.errors().iter().cloned());
+            out.extend(result.missing_line());
         }
         out
     }
@@ -127,36 +125,36 @@ impl Key {
     }
 }
 
-/// Tells whether the directory above names this path.
-fn is_listed(path: &Path) -> bool {
-    let above = path.parent().and_then(|above| std::fs::read_dir(above).ok());
-    above.into_iter().flatten().flatten().any(|entry| Some(&*entry.file_name()) == path.file_name())
-}
-
 /// Returns the search for files that may hold keys: one walk, so that nothing is touched twice.
 fn search(paths: &[String], depth: i64, remotefs: bool) -> FileSearch {
-    let mut search = Search { paths: paths.to_vec(), sizes: vec![SIZE.to_owned()], ..Search::default() };
+    let mut search = Search { paths: paths.to_vec(), ..Search::default() };
     #[expect(clippy::cast_precision_loss, reason = "the depth is at most 1000")]
     let depth = depth as f64;
     let options = &mut search.options;
     (options.maxdepth, options.matchlimit, options.matchall, options.remotefs) = (depth, FILES_MAX, true, remotefs);
-    let keys = Search { contents: vec![CANDIDATE.to_owned()], ..search.clone() };
-    // Lines with options in front do not begin as keys do.
+    let (contents, sizes) = (vec![CANDIDATE.to_owned()], vec![SIZE.to_owned()]);
+    let keys = Search { contents, sizes, ..search.clone() };
+    // Lines with options in front do not begin as keys do, and sshd reads lists of any length.
     let lists = Search { names: vec![format!("^({})$", AUTHORIZED.join("|"))], ..search };
     let searches = [("keys".to_owned(), keys), ("lists".to_owned(), lists)].into();
     FileSearch::from(file::Parameters { searches })
 }
 
-/// Makes the answer of the files found. Without a path that could be looked at, it is no success.
-fn answer(found: FilesFound) -> ModuleResult {
-    let FilesFound { files, mut errors, has_searched } = found;
+/// Makes the answer of the files found. When a path could not be looked at, it is no success.
+fn answer(found: FilesFound, is_depth_ours: bool) -> ModuleResult {
+    let FilesFound { files, mut errors, cuts, missing, not_entered, has_searched } = found;
     let mut keys = Vec::new();
     for path in files {
         look(&path, &mut keys, &mut errors);
     }
-    super::list::at_most(&mut keys, &mut errors);
-    let result = ModuleResult::ran(!keys.is_empty(), Elements { keys }, ()).with_errors(errors);
-    ModuleResult { success: has_searched, ..result }
+    let mut cuts: Vec<_> =
+        cuts.first().map(|_| format!("stopped at {FILES_MAX} files: there may be more")).into_iter().collect();
+    if is_depth_ours && not_entered > 0 {
+        cuts.push(format!("stopped at maxdepth {DEPTH_DEFAULT}: {not_entered} directories below were not entered"));
+    }
+    cuts.extend(super::list::at_most(&mut keys));
+    let result = ModuleResult::ran(!keys.is_empty(), Elements { keys }, ()).with_missing(&missing).with_cuts(cuts);
+    ModuleResult { success: has_searched, ..result }.with_errors(errors)
 }
 
 fn look(path: &Path, keys: &mut Vec<Key>, errors: &mut Vec<String>) {
@@ -175,9 +173,8 @@ fn look(path: &Path, keys: &mut Vec<Key>, errors: &mut Vec<String>) {
     let authorized = path.file_name().is_some_and(|name| AUTHORIZED.iter().any(|known| name == *known));
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     if !authorized {
-        if let Some(public) = lines.into_iter().find_map(key::public) {
-            add("public", Some(&public), false);
-        }
+        // A list of keys may have any name, such as a copy of one.
+        lines.into_iter().filter_map(key::public).for_each(|public| add("public", Some(&public), false));
         return;
     }
     let mut damaged = false;
@@ -256,6 +253,47 @@ mod tests {
         let mut want = fixture("sshkey");
         want.errors.clone_from(&result.errors);
         same_form(&result, &want);
+    }
+
+    #[test]
+    fn no_key_hides_behind_others_or_in_a_long_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let [first, second] = ["ed25519.pub", "rsa_pem.pub"].map(|name| fs::read_to_string(keys().join(name)).unwrap());
+        fs::write(dir.path().join("copy"), format!("{first}# note\n{second}")).unwrap();
+        let padding = "# padding padding padding padding\n".repeat(40_000);
+        fs::write(dir.path().join("authorized_keys"), format!("{padding}no-pty {second}")).unwrap();
+        let result = run(dir.path());
+        let found = result.elements["keys"].as_array().unwrap().iter();
+        let found: Vec<_> = found.map(|key| (key["type"].clone(), key["fingerprint_md5"].clone())).collect();
+        let known = run(&keys());
+        let [first, second] =
+            ["/ed25519.pub", "/rsa_pem.pub"].map(|name| element(&known, name)["fingerprint_md5"].clone());
+        let want = [("authorizedkeys", &second), ("public", &first), ("public", &second)];
+        assert_eq!(found, want.map(|(kind, print)| (json!(kind), print.clone())));
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_is_no_answer_and_what_is_not_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink("circle", at("circle")).unwrap();
+        let result = run(&at("circle"));
+        assert!(!result.success && result.errors()[0].contains("too many levels of symbolic links"), "{result:?}");
+        let result = run(&at("nosuch"));
+        assert!(result.success && result.errors().is_empty(), "{result:?}");
+        assert_eq!(result.statistics["missing"], json!([at("nosuch")]));
+        let lines = <Sshkey as Typed>::lines(&result, Lines::All);
+        assert_eq!(lines, [format!("Not on this machine: {}", at("nosuch").display())]);
+        // Deeper than nobody asked for, and deeper than somebody did.
+        fs::create_dir_all(at("1/2/3/4/5/6/7/8")).unwrap();
+        let run = |depth: u8| Sshkey.run(&json!({"paths": [dir.path()], "maxdepth": depth}), &context(Path::new("/")));
+        let deep = "stopped at maxdepth 8: 1 directories below were not entered";
+        assert!(run(0).errors().contains(&deep.to_owned()), "{:?}", run(0));
+        assert_eq!(run(0).statistics["cut"], json!([deep]));
+        assert!(run(3).statistics.get("cut").is_none());
+        for words in [["-maxdepth", "0"], ["-path", "/home/*"]] {
+            assert!(crate::params_from_args("sshkey", &words.map(String::from)).is_err(), "{words:?}");
+        }
     }
 
     #[test]

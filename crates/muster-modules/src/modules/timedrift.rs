@@ -99,13 +99,17 @@ impl Typed for Timedrift {
             let allowed = gotext::parse_duration(&parameters.drift).map_err(Refused)?;
             let servers = servers(context, &mut errors);
             check(&servers, allowed, context, &mut elements, &mut statistics);
-            found = !elements.iswithindrift;
+            // Without an answer it is neither within nor out of what is allowed.
+            found = elements.hascheckeddrift && !elements.iswithindrift;
+            if !elements.hascheckeddrift {
+                let asked = statistics.ntpstats.len();
+                errors.push(format!("none of {asked} servers answered, so how far the time is off is not known"));
+            }
         }
         statistics.exectime = gotext::duration(begun.elapsed());
         let asked = !parameters.drift.is_empty();
-        let mut result = ModuleResult::ran(found, &elements, statistics).with_errors(errors);
-        result.success = result.errors.is_none() && (!asked || elements.hascheckeddrift);
-        Ok(result)
+        let result = ModuleResult::ran(found, &elements, statistics).with_errors(errors);
+        Ok(ModuleResult { success: !asked || elements.hascheckeddrift, ..result })
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -180,7 +184,6 @@ fn check(
     elements: &mut Elements,
     statistics: &mut Statistics,
 ) {
-    elements.iswithindrift = true;
     for host in servers {
         if context.stop.is_asked() {
             return;
@@ -193,8 +196,8 @@ fn check(
             continue;
         };
         let drift = i128::from(context.clock.now().as_nanos()) - i128::from(time.as_nanos());
-        if drift.unsigned_abs() > allowed.as_nanos() {
-            elements.iswithindrift = false;
+        elements.iswithindrift = drift.unsigned_abs() <= allowed.as_nanos();
+        if !elements.iswithindrift {
             let side = if drift < 0 { "behind" } else { "ahead of" };
             let by = gotext::signed_duration(drift.abs());
             elements.drifts.push(format!("Local time is {side} ntp host {host} by {by}"));
@@ -292,6 +295,21 @@ mod tests {
         let (time, _) = ask(&address).unwrap();
         answering.join().unwrap();
         assert_eq!(time.to_string(), "2026-11-20T13:39:47.5Z");
+    }
+
+    #[test]
+    fn without_an_answer_the_time_is_neither_right_nor_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut elements, mut statistics) = (Elements::default(), Statistics::default());
+        // No name, so nobody is asked.
+        let servers = [String::new()];
+        check(&servers, Duration::from_secs(5), &context(dir.path()), &mut elements, &mut statistics);
+        assert!(!elements.hascheckeddrift && !elements.iswithindrift && statistics.ntpstats.len() == 1);
+        let stopped = Context { stop: crate::Stop::after(Duration::ZERO), ..context(dir.path()) };
+        let result = crate::registry::find("timedrift").unwrap().run(&json!({"drift": "5s"}), &stopped);
+        assert!(!result.success && !result.foundanything, "{result:?}");
+        assert!(result.errors().iter().any(|error| error.contains("none of 0 servers answered")), "{result:?}");
+        assert_eq!(result.elements.get("iswithindrift"), None);
     }
 
     #[test]

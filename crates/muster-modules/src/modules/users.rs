@@ -88,7 +88,10 @@ impl Typed for Users {
         };
         let accounts = read("/etc/passwd").map_err(Refused)?;
         let mut errors = Vec::new();
-        let table = read("/etc/group").unwrap_or_else(|error| {
+        let table = read("/etc/group");
+        // Who asks for a group is not told that nobody is in it.
+        let is_known = table.is_ok() || parameters.groups.is_empty();
+        let table = table.unwrap_or_else(|error| {
             errors.push(error);
             String::new()
         });
@@ -117,8 +120,10 @@ impl Typed for Users {
             users.extend(wanted.then_some(user));
         }
         errors.extend(unread.told(&context.path("/etc/passwd"), rows));
-        at_most(&mut users, &mut errors);
-        Ok(ModuleResult::ran(!users.is_empty(), Elements { users }, ()).with_errors(errors))
+        let cut = at_most(&mut users);
+        let result = ModuleResult::ran(!users.is_empty(), Elements { users }, ());
+        let result = result.with_cuts(cut.into_iter().collect()).with_errors(errors);
+        Ok(ModuleResult { success: is_known, ..result })
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -149,7 +154,8 @@ fn user(line: &str, groups: &[Group]) -> Option<User> {
     let gid = gid.parse().ok()?;
     let member = |group: &&Group| group.gid == gid || group.members.iter().any(|member| member == name);
     // An empty shell means the standard one.
-    let login = !["nologin", "false", "sync", "halt", "shutdown"].iter().any(|no| shell.ends_with(no));
+    let program = shell.rsplit('/').next().unwrap_or_default();
+    let login = !["nologin", "false", "sync", "halt", "shutdown"].contains(&program);
     Some(User {
         name: name.to_owned(),
         uid: uid.parse().ok()?,
@@ -199,6 +205,18 @@ mod tests {
         assert_eq!(names(&json!({"uids": [0, 2]})), ["root", "bin"]);
         assert_eq!(names(&json!({"login": true})), ["root", "kim"]);
         assert!(!run(&json!({"names": ["nobody"]})).foundanything);
+    }
+
+    #[test]
+    fn who_asks_for_a_group_that_nobody_can_look_at_is_not_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/passwd"), "kim:x:1000:1000:::/opt/nofalse\n").unwrap();
+        let run = |parameters: &Value| Users.run(parameters, &context(dir.path()));
+        let result = run(&json!({"groups": ["^sudo$"]}));
+        assert!(!result.success && result.errors()[0].contains("/etc/group: no such file"), "{result:?}");
+        let result = run(&json!({"login": true}));
+        assert!(result.success && result.foundanything && result.errors().len() == 1, "{result:?}");
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub(super) fn checks(search: &Search, now: Timestamp) -> Result<Vec<Check>, Refu
     }
     for value in &search.names {
         let (inverse, expression) = inverted(value);
-        add(Kind::Name, value, inverse, Test::Name(compile(expression)?));
+        add(Kind::Name, value, inverse, Test::Name(pattern::compile_name(expression).map_err(Refused)?));
     }
     for value in &search.sizes {
         let (least, most) = size(value)?;

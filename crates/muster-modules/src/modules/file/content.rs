@@ -8,6 +8,7 @@ use crate::module::Stop;
 use flate2::bufread::MultiGzDecoder;
 use muster_core::limits::LINE_BYTES_MAX;
 use regex::Regex;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 /// Lines between two looks whether to stop.
@@ -35,6 +36,11 @@ impl<'a> Expression<'a> {
     /// inverse). A file without lines has none that matches.
     pub(super) fn matched(&self, lines: u64) -> bool {
         if self.all_lines { self.none_failed && (self.inverse || lines > 0) } else { self.any }
+    }
+
+    /// Tells whether a line that was seen decides that some line matched, whatever follows.
+    pub(super) fn is_certain(&self) -> bool {
+        self.any && !self.all_lines
     }
 
     fn is_decided(&self) -> bool {
@@ -110,6 +116,41 @@ fn long_line(
 
 pub(super) fn stopped() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "stopped")
+}
+
+/// A file as long as it was when it was opened, and a piece more: what grows as fast as it is read would have no end.
+/// Files of the kernel have no length before they are read, and some have no end.
+#[derive(Debug)]
+pub(super) struct Whole {
+    file: File,
+    left: u64,
+    most: u64,
+}
+
+impl Whole {
+    /// Bytes that a file may grow by while it is read.
+    const GROWTH_BYTES: u64 = 256 * 1024 * 1024;
+
+    /// `length` is that of the file when it was opened.
+    pub(super) fn of(file: File, length: u64) -> Self {
+        let most = length.saturating_add(Self::GROWTH_BYTES);
+        Self { file, left: most, most }
+    }
+}
+
+impl Read for Whole {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(into.len());
+        if room == 0 && !into.is_empty() {
+            return match self.file.read(&mut [0])? {
+                0 => Ok(0),
+                _ => Err(io::Error::other(format!("it has no end: {} bytes of it were read", self.most))),
+            };
+        }
+        let bytes = self.file.read(&mut into[..room])?;
+        self.left -= bytes as u64;
+        Ok(bytes)
+    }
 }
 
 /// Whether to look into a packed file.

@@ -1,41 +1,36 @@
 //! One run: all searches, and what they found so far.
 //!
 //! Stays true: a file is read at most twice, for content and for hashes, however many searches there are, and only when
-//! its metadata leaves a search interested; errors end nothing but the check they befell. What was found is kept where
-//! another thread can make a result of it while this one hangs, so it is locked for moments only.
+//! its metadata leaves a search interested; errors end nothing but the check they befell. Files that are large are read
+//! when all others were looked at, so that one that takes for ever costs none of them; one that grows while it is read is
+//! not followed for ever.
 
-use super::FilesFound;
 use super::check::{Check, Test, checks};
 use super::content::{self, Expression, View};
 use super::hashes::{self, Algorithm};
+use super::kept::{Found, Hit, Kept, Shared};
 use super::parameters::{DEPTH_DEFAULT, ERRORS_DEFAULT, MATCHES_DEFAULT, Parameters, Search};
 use crate::filesystems::{Mount, Table};
 use crate::gotext;
 use crate::module::{Context, Progress, Refused, Stop};
+use crate::modules::list::matches_bytes;
 use crate::reading;
+use crate::result::to_value;
 use muster_core::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// The table of all mounts, which says what a search stays out of.
 const MOUNTS: &str = "/proc/self/mountinfo";
-/// File systems that are named as left out, at most.
-const LEFT_OUT_MAX: usize = 100;
-
-/// A file that was found.
-#[derive(Debug, Clone)]
-pub(super) struct Hit {
-    pub(super) path: PathBuf,
-    pub(super) size: u64,
-    pub(super) mode: String,
-    pub(super) mtime: String,
-    pub(super) sha256: Option<String>,
-}
+/// Larger files are read when all others were looked at.
+const LARGE_BYTES: u64 = 256 * 1024 * 1024;
+/// Large files that are put off, at most; more are read where they are met.
+const LATE_MAX: usize = 10_000;
 
 /// A search on its way.
 #[derive(Debug, Clone)]
@@ -47,6 +42,8 @@ pub(super) struct Running {
     pub(super) depth_max: u64,
     matches_max: u64,
     matches: u64,
+    /// Bytes of JSON that the search takes beside each of its files.
+    echo_bytes: usize,
 }
 
 impl Running {
@@ -54,7 +51,14 @@ impl Running {
         let checks = checks(&search, now)?;
         let (depth_max, matches_max) =
             (count(search.options.maxdepth, DEPTH_DEFAULT), count(search.options.matchlimit, MATCHES_DEFAULT));
-        Ok(Self { label, search, checks, depth_max, matches_max, matches: 0 })
+        let echo_bytes = to_value(&search).to_string().len();
+        Ok(Self { label, search, checks, depth_max, matches_max, matches: 0, echo_bytes })
+    }
+
+    fn begin(&self) -> Found {
+        let is_depth_ours = self.depth_max >= count(DEPTH_DEFAULT, DEPTH_DEFAULT);
+        let depth = (self.depth_max, is_depth_ours);
+        Found::new(self.label.clone(), self.lists(), self.matches_max, depth)
     }
 
     /// Returns how many lists its finds have: one for all checks together, or one for each.
@@ -72,9 +76,9 @@ impl Running {
     }
 }
 
-/// Reads a number of MIG's, where zero means "unless told".
+/// Reads a number of MIG's, where zero means "unless told". A part of one counts as one.
 fn count(given: f64, otherwise: f64) -> u64 {
-    let number = if given > 0.0 { given } else { otherwise };
+    let number = if given > 0.0 { given.ceil() } else { otherwise };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive; a cast saturates")]
     let number = number as u64;
     number
@@ -92,71 +96,6 @@ impl Candidate {
     }
 }
 
-/// What the searches have come to.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Kept {
-    /// For each search its lists of files found.
-    pub(super) hits: Vec<Vec<Vec<Hit>>>,
-    pub(super) files: u64,
-    pub(super) open_failed: u64,
-    /// The first errors; `errors_max` of them are kept.
-    errors: Vec<String>,
-    errors_seen: u64,
-    errors_max: u64,
-    /// File systems that were not looked into, and how many more there are.
-    pub(super) left_out: BTreeSet<String>,
-    left_out_more: u64,
-    /// At least one path was looked at.
-    pub(super) has_searched: bool,
-}
-
-impl Kept {
-    fn error(&mut self, text: impl FnOnce() -> String) {
-        self.errors_seen += 1;
-        if self.errors_seen <= self.errors_max {
-            self.errors.push(text());
-        }
-    }
-
-    /// Returns the errors, with how many were only counted.
-    pub(super) fn into_errors(self) -> Vec<String> {
-        let mut errors = self.errors;
-        if self.errors_seen > self.errors_max {
-            let hidden = self.errors_seen - self.errors_max;
-            errors.push(format!("{hidden} errors were not returned (max errors = {})", self.errors_max));
-        }
-        errors
-    }
-
-    /// Returns the files found, each once, and what could not be read.
-    fn into_found(mut self) -> FilesFound {
-        let hits = std::mem::take(&mut self.hits);
-        let found: BTreeSet<_> = hits.into_iter().flatten().flatten().map(|hit| hit.path).collect();
-        let is_whole = self.has_searched;
-        FilesFound { files: found.into_iter().collect(), errors: self.into_errors(), has_searched: is_whole }
-    }
-}
-
-/// What the searches have come to, shared with whoever answers when the walk hangs.
-#[derive(Debug, Clone)]
-pub(super) struct Shared(Arc<Mutex<Kept>>);
-
-impl Shared {
-    /// Returns what is kept by now.
-    pub(super) fn now(&self) -> Kept {
-        self.lock().clone()
-    }
-
-    /// Returns the files found by now.
-    pub(super) fn found(&self) -> FilesFound {
-        self.now().into_found()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// All searches of one question.
 #[derive(Debug)]
 pub(super) struct Run {
@@ -165,6 +104,10 @@ pub(super) struct Run {
     /// What is mounted where.
     pub(super) table: Table,
     pub(super) stop: Stop,
+    /// The paths of the question by where they lie, each as it was asked for.
+    pub(super) asked: BTreeMap<PathBuf, (String, Vec<usize>)>,
+    /// Large files that wait for the others, smallest first, each with its searches.
+    late: BTreeMap<(u64, PathBuf), Vec<usize>>,
     progress: Progress,
     pub(super) begun: Instant,
 }
@@ -177,15 +120,19 @@ impl Run {
         let now = context.clock.now();
         let running = parameters.searches.into_iter().map(|(label, search)| Running::new(label, search, now));
         let searches = running.collect::<Result<Vec<_>, _>>()?;
-        let hits = searches.iter().map(|search| vec![Vec::new(); search.lists()]).collect();
-        let mut kept = Kept { hits, errors_max, ..Kept::default() };
+        let mut kept = Kept::new(searches.iter().map(Running::begin).collect(), errors_max);
         let table = Table::read(Path::new(MOUNTS)).unwrap_or_else(|error| {
             let why = reading::open_error(Path::new(MOUNTS), &error);
             kept.error(|| format!("{why}: which file systems are far is not known, and none was left out"));
             Table::default()
         });
-        let kept = Shared(Arc::new(Mutex::new(kept)));
-        Ok(Self { searches, kept, table, stop: context.stop.clone(), progress: context.progress.clone(), begun })
+        let (kept, stop, progress) = (Shared::new(kept), context.stop.clone(), context.progress.clone());
+        Ok(Self { searches, kept, table, stop, asked: BTreeMap::new(), late: BTreeMap::new(), progress, begun })
+    }
+
+    /// Returns what was noted last.
+    pub(super) fn doing(&self) -> String {
+        self.progress.now()
     }
 
     /// Notes what is about to be touched.
@@ -198,38 +145,48 @@ impl Run {
         self.kept.lock().error(text);
     }
 
-    /// Keeps that something could not be opened.
+    /// Keeps that something could not be opened. Where that is a path of the question, it is not on this machine, or the
+    /// question was not answered.
     pub(super) fn not_opened(&self, path: &Path, error: &io::Error) {
+        if let Some((shown, searches)) = self.asked.get(path) {
+            let is_missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+            if !is_missing {
+                return self.not_looked_at(path, format!("ERROR: {}", reading::open_error(path, error)));
+            }
+            if shown.contains(['*', '?', '[', '{']) {
+                let why = "there is no such path, and its letters stand for themselves: search the directory above, with a name";
+                return self.not_looked_at(path, format!("ERROR: open {shown}: {why}"));
+            }
+            let mut kept = self.kept.lock();
+            kept.has_searched(searches);
+            kept.missing.insert(shown.clone());
+            return;
+        }
         let mut kept = self.kept.lock();
         kept.open_failed += 1;
         kept.error(|| format!("ERROR: {}", reading::open_error(path, error)));
     }
 
-    /// Keeps that a path was looked at.
-    pub(super) fn has_searched(&self) {
-        self.kept.lock().has_searched = true;
+    /// Keeps that a path of the question was not looked at.
+    pub(super) fn not_looked_at(&self, path: &Path, why: String) {
+        let shown = self.asked.get(path).map_or_else(|| path.display().to_string(), |(shown, _)| shown.clone());
+        let mut kept = self.kept.lock();
+        kept.open_failed += 1;
+        kept.unread.entry(shown).or_insert(why);
     }
 
     /// Keeps that a file system was not looked into, which `path` leads to. One of another machine is an error too: what
     /// was asked for may lie there.
     pub(super) fn leave_out(&self, mount: &Mount, path: &Path) {
         let mut kept = self.kept.lock();
-        let named = format!("{} ({})", mount.path.display(), mount.kind);
-        if kept.left_out.contains(&named) {
-            return;
-        }
-        if kept.left_out.len() >= LEFT_OUT_MAX {
-            kept.left_out_more += 1;
-        } else {
-            kept.left_out.insert(named.clone());
-        }
+        let Some(named) = kept.leave_out(mount) else { return };
         if mount.may_hang() {
             let at = if path == mount.path { String::new() } else { format!(", where {} leads,", path.display()) };
             kept.error(|| format!("{named}{at} was left out: it is of another machine, or mounted when it is looked at; remotefs looks into it"));
         }
     }
 
-    /// Judges one file for the searches that are interested in it.
+    /// Judges one file for the searches that are interested in it, or puts it off when it is large.
     pub(super) fn evaluate(&mut self, path: &Path, searches: impl Iterator<Item = usize>) {
         self.note("reading", path);
         let metadata = match std::fs::metadata(path) {
@@ -238,23 +195,65 @@ impl Run {
             Err(error) => return self.not_opened(path, &error),
         };
         self.kept.lock().files += 1;
+        let candidates = self.candidates(path, &metadata, searches);
+        let is_read = candidates.iter().any(|candidate| {
+            candidate.wanted.contains(&None) || self.searches[candidate.search].search.options.returnsha256
+        });
+        if is_read && metadata.len() > LARGE_BYTES && self.late.len() < LATE_MAX {
+            let searches = candidates.iter().map(|candidate| candidate.search).collect();
+            self.late.insert((metadata.len(), path.to_owned()), searches);
+            return;
+        }
+        self.judge(path, &metadata, candidates);
+    }
+
+    /// Judges the large files that were put off.
+    pub(super) fn evaluate_late(&mut self) {
+        while !(self.late.is_empty() || self.is_over()) {
+            let Some(((_, path), searches)) = self.late.pop_first() else { return };
+            self.note("reading", &path);
+            match std::fs::metadata(&path) {
+                Ok(metadata) => {
+                    let candidates = self.candidates(&path, &metadata, searches.into_iter());
+                    self.judge(&path, &metadata, candidates);
+                }
+                Err(error) => self.not_opened(&path, &error),
+            }
+        }
+        if self.stop.is_asked()
+            && let Some((_, first)) = self.late.keys().next()
+        {
+            let (count, first) = (self.late.len(), first.display());
+            self.kept
+                .lock()
+                .ended(format!("{count} files of more than {LARGE_BYTES} bytes were not read, such as {first}"));
+        }
+    }
+
+    /// Returns the searches that the file's metadata leaves interested.
+    fn candidates(&self, path: &Path, metadata: &Metadata, searches: impl Iterator<Item = usize>) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for search in searches {
             let running = &self.searches[search];
-            if running.is_full() || running.checks.is_empty() {
+            if running.is_full() {
+                self.kept.lock().is_full(search);
                 continue;
             }
-            let wanted = running.checks.iter().map(|check| metadata_test(check, path, &metadata)).collect();
+            let wanted = running.checks.iter().map(|check| metadata_test(check, path, metadata)).collect();
             let candidate = Candidate { search, wanted };
-            if !candidate.is_out(running) {
+            if !running.checks.is_empty() && !candidate.is_out(running) {
                 candidates.push(candidate);
             }
         }
+        candidates
+    }
+
+    fn judge(&mut self, path: &Path, metadata: &Metadata, mut candidates: Vec<Candidate>) {
         self.read_content(path, &mut candidates);
         candidates.retain(|candidate| !candidate.is_out(&self.searches[candidate.search]));
         let known = self.read_hashes(path, &mut candidates);
         for candidate in candidates {
-            self.keep(&candidate, path, &metadata, &known);
+            self.keep(&candidate, path, metadata, &known);
         }
     }
 
@@ -282,8 +281,10 @@ impl Run {
             match matched {
                 Ok(matched) => self.judge_content(candidates, &places, &matched),
                 Err(error) => {
-                    for (at, check) in places {
-                        candidates[at].wanted[check] = Some(false);
+                    // What was seen before it broke off stays seen.
+                    for (&(at, check), expression) in places.iter().zip(&expressions) {
+                        let have = &self.searches[candidates[at].search].checks[check];
+                        candidates[at].wanted[check] = Some(expression.is_certain() && have.wants(true));
                     }
                     self.not_opened(path, &error);
                 }
@@ -353,27 +354,28 @@ impl Run {
             mtime: gotext::moment(mtime(metadata)),
             sha256: known.get(&search.view()).filter(|_| returned).cloned(),
         };
-        let mut kept = self.kept.lock();
-        let hits = &mut kept.hits[candidate.search];
         let wanted = candidate.wanted.iter().map(|wanted| *wanted == Some(true));
-        if search.search.options.matchall {
-            if wanted.into_iter().all(|wanted| wanted) {
-                hits[0].push(hit);
+        let mut kept = self.kept.lock();
+        let lists: Vec<_> = if search.search.options.matchall {
+            wanted.into_iter().all(|wanted| wanted).then_some(0).into_iter().collect()
+        } else {
+            wanted.enumerate().filter_map(|(check, wanted)| wanted.then_some(check)).collect()
+        };
+        for list in lists {
+            if search.is_full() {
+                kept.is_full(candidate.search);
+            } else if kept.hit(candidate.search, list, hit.clone(), search.echo_bytes) {
                 search.matches += 1;
-            }
-            return;
-        }
-        for (check, _) in wanted.enumerate().filter(|(_, wanted)| *wanted) {
-            if search.matches < search.matches_max {
-                hits[check].push(hit.clone());
-                search.matches += 1;
+            } else {
+                search.matches = search.matches_max;
             }
         }
     }
 }
 
 fn opened(path: &Path, view: View) -> io::Result<Box<dyn io::Read>> {
-    content::view(reading::open(path)?.0, view)
+    let (file, metadata) = reading::open(path)?;
+    content::view(content::Whole::of(file, metadata.len()), view)
 }
 
 fn algorithm(test: &Test) -> Option<Algorithm> {
@@ -383,7 +385,7 @@ fn algorithm(test: &Test) -> Option<Algorithm> {
 /// Judges what needs no reading. `None` when the check needs it.
 fn metadata_test(check: &Check, path: &Path, metadata: &Metadata) -> Option<bool> {
     let matched = match &check.test {
-        Test::Name(regex) => regex.is_match(&path.file_name().unwrap_or_default().to_string_lossy()),
+        Test::Name(regex) => matches_bytes(regex, path.file_name().unwrap_or_default().as_bytes()),
         Test::Mode(regex) => regex.is_match(&gotext::mode(metadata.mode())),
         Test::Size(least, most) => (*least..=*most).contains(&metadata.len()),
         Test::Mtime(after, before) => {

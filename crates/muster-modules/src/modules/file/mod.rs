@@ -8,6 +8,7 @@ mod check;
 mod content;
 mod evaluate;
 mod hashes;
+mod kept;
 mod long_line;
 mod parameters;
 mod report;
@@ -17,6 +18,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::result::{ModuleResult, to_value};
 use crate::sandbox::Needs;
+pub(super) use parameters::paths_check;
 pub(crate) use parameters::{Parameters, Search};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,7 +40,7 @@ impl Typed for File {
     };
     const EXAMPLE: &'static str = "-path /etc -name '^passwd$' -content '^root:'";
     const FLAGS: &'static [Flag] = &[
-        Flag::texts("path", "PATH", "where to search: a directory or a file"),
+        Flag::texts("path", "PATH", "where to search: a directory or a file; no letter stands for others"),
         Flag::texts("name", "REGEX", "the file's name matches; !REGEX: it does not"),
         Flag::texts("size", "SIZE", "the file's size, such as <10m, >1g or 4096; k, m, g and t are powers of 1024"),
         Flag::texts(
@@ -52,7 +54,7 @@ impl Typed for File {
         Flag::texts("sha1", "HASH", "the file's SHA-1"),
         Flag::texts("sha2", "HASH", "the file's SHA-256, SHA-384 or SHA-512"),
         Flag::texts("sha3", "HASH", "the file's SHA3-224, SHA3-256, SHA3-384 or SHA3-512"),
-        Flag::number("maxdepth", "how many directories deep to search; 1000 unless told"),
+        Flag::number("maxdepth", "how many directories deep to search: 1 is the path itself; 1000 unless told"),
         Flag::number("maxerrors", "how many errors to return; 30 unless told"),
         Flag::number("matchlimit", "how many files to find; 1000 unless told"),
         Flag::switch("matchall", "a file is found when all checks match; so unless -matchany is given"),
@@ -70,6 +72,7 @@ impl Typed for File {
     ];
 
     fn from_flags(given: &Given) -> Result<Parameters, ArgumentError> {
+        parameters::command_line_check(given)?;
         let search = Search::from_flags(given);
         Ok(Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) })
     }
@@ -106,9 +109,15 @@ pub struct FileSearch(Parameters);
 pub struct FilesFound {
     /// The files, each once, in the order of their paths.
     pub files: Vec<PathBuf>,
-    /// What could not be read on the way, as the file module tells it.
+    /// What could not be read on the way, as the file module reports it.
     pub errors: Vec<String>,
-    /// At least one of the paths was looked at: not all lie in file systems that were left out.
+    /// What ended the search before it had looked at everything, such as how many files it may find.
+    pub cuts: Vec<String>,
+    /// Paths that are not on this machine.
+    pub missing: Vec<String>,
+    /// Directories that lie deeper than the search goes.
+    pub not_entered: u64,
+    /// Every path was looked at, or is not on this machine: without that, nothing found does not mean that nothing is there.
     pub has_searched: bool,
 }
 
@@ -136,8 +145,11 @@ impl FileSearch {
     /// # Errors
     /// The command line is none of the file module's.
     pub fn of_line(line: &str) -> Result<Self, ArgumentError> {
-        let parameters = crate::params_from_args(File::INFO.name, &crate::arguments::words(line)?)?;
-        Ok(Self(serde_json::from_value(parameters).expect("what the module made, it reads")))
+        // It comes from an action, so numbers and paths mean what they mean to MIG; a person's own line is held to more.
+        let search = Search::from_flags(&crate::arguments::given(&File, &crate::arguments::words(line)?)?);
+        let parameters = Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) };
+        parameters.validate().map_err(|Refused(why)| ArgumentError::Refused { module: File::INFO.name, why })?;
+        Ok(Self(parameters))
     }
 
     /// Searches.
@@ -167,6 +179,8 @@ impl From<Parameters> for FileSearch {
     }
 }
 
+#[cfg(test)]
+mod looked_tests;
 #[cfg(test)]
 mod options_tests;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What can be asked of the file module, and what is refused, in MIG's words.
 
 use super::check::{size, time};
-use crate::arguments::Given;
+use crate::arguments::{ArgumentError, Given};
 use crate::gotext::number;
 use crate::module::Refused;
 use crate::pattern;
@@ -79,6 +79,24 @@ pub(crate) struct Options {
 #[expect(clippy::ref_option, reason = "serde hands in a reference")]
 fn number_or_zero<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
     number::serialize(&value.unwrap_or(0.0), to)
+}
+
+/// Refuses what a person's own command line would not mean as MIG takes it: a number below one for "unless told", and
+/// letters that stand for others in a shell and for themselves here.
+pub(super) fn command_line_check(given: &Given) -> Result<(), ArgumentError> {
+    given.at_least_one("maxdepth", "a whole number from 1, which is the path itself (without it, 1000)")?;
+    given.at_least_one("matchlimit", "a whole number from 1 (without it, 1000)")?;
+    paths_check(&given.texts("path"))
+}
+
+/// Refuses paths of a command line with letters that stand for others in a shell.
+pub(in crate::modules) fn paths_check(paths: &[String]) -> Result<(), ArgumentError> {
+    let wants =
+        "a path whose letters stand for themselves (search the directory above, with -name REGEX where there is one)";
+    match paths.iter().find(|path| path.contains(['*', '?'])) {
+        Some(path) => Err(ArgumentError::WrongValue { flag: "path", wants, given: path.clone() }),
+        None => Ok(()),
+    }
 }
 
 impl Search {

@@ -1,6 +1,7 @@
 //! What the file module answers, and how it reads.
 
-use super::evaluate::{Hit, Kept, Run, Running};
+use super::evaluate::{Run, Running};
+use super::kept::{Found, Hit, Kept};
 use super::parameters::{Options, Search};
 use crate::gotext::{self, number};
 use crate::module::Lines;
@@ -20,6 +21,23 @@ pub(super) struct Statistics {
     /// File systems that were not looked into, with their kinds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     leftout: Vec<String>,
+    /// Paths of the question that are not on this machine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+    /// Paths of the question that could not be looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unread: Vec<String>,
+    /// Directories that lie deeper than was asked for.
+    #[serde(skip_serializing_if = "is_zero")]
+    notentered: u64,
+    /// What ended a search before it had looked at everything.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cut: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One file that a search, or one of its checks, found. No file: the search found none.
@@ -54,11 +72,12 @@ impl Reporter {
         Self { searches: run.searches.clone(), begun: run.begun }
     }
 
-    /// Makes the result of what was kept. It is a success when the searches came to their end.
+    /// Makes the result of what was kept. It is a success when the searches came to their end, and every path of the
+    /// question was looked at or is not on this machine.
     pub(super) fn report(&self, mut kept: Kept, is_whole: bool) -> ModuleResult {
         let mut elements = BTreeMap::new();
         let mut found = 0;
-        for (search, hits) in self.searches.iter().zip(&mut kept.hits) {
+        for (search, Found { hits, .. }) in self.searches.iter().zip(&mut kept.searches) {
             for list in hits.iter_mut() {
                 list.sort_by(|a, b| a.path.cmp(&b.path));
             }
@@ -70,12 +89,15 @@ impl Reporter {
             openfailed: kept.open_failed,
             totalhits: found,
             exectime: gotext::duration(self.begun.elapsed()),
-            leftout: kept.left_out.iter().cloned().collect(),
+            leftout: kept.left_out(),
+            missing: kept.missing.iter().cloned().collect(),
+            unread: kept.unread.keys().cloned().collect(),
+            notentered: kept.not_entered,
+            cut: Vec::new(),
         };
-        let success = is_whole && (kept.has_searched || self.searches.is_empty());
-        let mut result = ModuleResult::ran(found > 0, elements, statistics).with_errors(kept.into_errors());
-        result.success = success;
-        result
+        let success = is_whole && kept.is_looked_at();
+        let result = ModuleResult::ran(found > 0, elements, statistics).with_cuts(kept.cuts());
+        ModuleResult { success, ..result }.with_errors(kept.errors())
     }
 }
 
@@ -130,10 +152,14 @@ pub(super) fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
     }
     if lines == Lines::All {
         out.extend(result.errors().iter().cloned());
-        let Statistics { filescount, openfailed, totalhits, exectime, leftout } =
+        let Statistics { filescount, openfailed, totalhits, exectime, leftout, notentered, .. } =
             serde_json::from_value(result.statistics.clone()).unwrap_or_default();
         if !leftout.is_empty() {
             out.push(format!("Left out: {}", leftout.join(", ")));
+        }
+        out.extend(result.missing_line());
+        if notentered > 0 {
+            out.push(format!("Not entered: {notentered} directories deeper than maxdepth"));
         }
         out.push(format!(
             "Statistics: {filescount} files checked, {openfailed} failed to open, {totalhits} matched, ran in {exectime}."

@@ -2,7 +2,8 @@
 //!
 //! Stays true: each search finds what it would find alone. A directory carries the searches that reach it from their
 //! own paths, with how deep each has come; a path that lies below another is not walked twice, unless the walk of the
-//! other could not reach it (behind a link, too deep, or below what cannot be read). Nothing of a far or automounted file
+//! other could not reach it (behind a link, too deep, or below what cannot be read). A path that is itself a link to a
+//! directory means that directory; no other link to one is followed. Nothing of a far or automounted file
 //! system is touched for a search that does not ask for them, nor the kernel's own file systems for one that names no path
 //! in them; what was left out is told. Those that are far are walked last, so that one that hangs costs nothing of the
 //! machine's own; what is about to be touched is noted.
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Directories that are kept open at once; deeper ones are listed before they are entered.
 const OPEN_MAX: usize = 64;
+/// Names of directories so deep that are kept at once.
+const LISTED_MAX: usize = 500_000;
 
 /// The searches in a directory, and how deep each has come: 1 in its own path.
 type Active = Vec<(usize, u64)>;
@@ -46,6 +49,11 @@ enum Listing {
 }
 
 impl Listing {
+    /// Returns how many names are kept of it.
+    fn kept(&self) -> usize {
+        if let Self::Whole(entries) = self { entries.len() } else { 0 }
+    }
+
     fn next(&mut self) -> Option<io::Result<DirEntry>> {
         match self {
             Self::Open(entries) => entries.next(),
@@ -88,16 +96,24 @@ impl Run {
     pub(super) fn walk(&mut self) {
         let mut roots =
             Roots { searches: BTreeMap::new(), reached: BTreeSet::new(), put_off: Vec::new(), links: Vec::new() };
-        for (number, search) in self.searches.iter().enumerate() {
-            for path in &search.search.paths {
-                roots.searches.entry(PathBuf::from(path)).or_default().push(number);
+        let all = self.searches.iter().enumerate();
+        let asked: Vec<_> = all
+            .flat_map(|(number, search)| search.search.paths.iter().map(move |path| (number, path.clone())))
+            .collect();
+        for (number, path) in asked {
+            let place = self.place(Path::new(&path));
+            let searches = roots.searches.entry(place.clone()).or_default();
+            if !searches.contains(&number) {
+                searches.push(number);
             }
+            self.asked.entry(place).or_insert_with(|| (path, Vec::new())).1.push(number);
         }
         let mut paths: Vec<_> = roots.searches.keys().cloned().collect();
         // What lies above comes first, so that what lies below is reached from there.
         paths.sort_by_key(|path| path.components().count());
         let (far, near): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| is_away(self.way(path).class()));
         self.walk_all(&near, &mut roots);
+        self.evaluate_late();
         for (path, active, class) in std::mem::take(&mut roots.put_off) {
             if !self.is_over() {
                 self.walk_directory(&path, (Some(&active), class), &path, &mut roots);
@@ -109,8 +125,25 @@ impl Run {
                 self.follow(&link, searches);
             }
         }
+        self.evaluate_late();
         if self.stop.is_asked() {
-            self.error(|| "the search was stopped before its end".to_owned());
+            let why = format!("the search was stopped before its end, {}", self.doing());
+            self.kept.lock().ended(why);
+        }
+    }
+
+    /// Returns where a path of the question lies: behind the link, when it is one to a directory of this machine.
+    fn place(&self, path: &Path) -> PathBuf {
+        self.note("looking at", path);
+        match self.way(path) {
+            Way::To(real, class) if !is_away(class) => {
+                // Without a slash at its end, which would lead behind the link.
+                let bare: PathBuf = path.components().collect();
+                let is_link = std::fs::symlink_metadata(bare).is_ok_and(|found| found.is_symlink());
+                let leads_to_one = is_link && std::fs::metadata(&real).is_ok_and(|found| found.is_dir());
+                if leads_to_one { real } else { path.to_owned() }
+            }
+            _ => path.to_owned(),
         }
     }
 
@@ -137,8 +170,17 @@ impl Run {
         }
     }
 
-    fn is_over(&self) -> bool {
-        self.stop.is_asked() || self.searches.iter().all(super::evaluate::Running::is_full)
+    /// Tells whether to end although something is left to look at.
+    pub(super) fn is_over(&self) -> bool {
+        if self.stop.is_asked() {
+            return true;
+        }
+        let is_full = self.searches.iter().all(super::evaluate::Running::is_full);
+        if is_full {
+            let mut kept = self.kept.lock();
+            (0..self.searches.len()).for_each(|search| kept.is_full(search));
+        }
+        is_full
     }
 
     fn walk_from(&mut self, root: &Path, roots: &mut Roots) {
@@ -155,11 +197,11 @@ impl Run {
         if searches.is_empty() {
             return;
         }
-        self.has_searched();
         let kind = match std::fs::symlink_metadata(root) {
             Ok(metadata) => metadata.file_type(),
             Err(error) => return self.not_opened(root, &error),
         };
+        self.kept.lock().has_searched(&searches);
         if kind.is_dir() {
             let real = if let Way::To(real, _) = way { real } else { root.to_owned() };
             return self.walk_directory(root, (None, class), &real, roots);
@@ -169,14 +211,22 @@ impl Run {
             return self.evaluate(root, searches.into_iter());
         }
         if !kind.is_symlink() {
-            return self.error(|| format!("warning: {} is not a plain file and was not read", root.display()));
+            let why = format!("ERROR: {} is neither a directory nor a plain file, and was not read", root.display());
+            return self.not_looked_at(root, why);
         }
         match std::fs::canonicalize(root) {
             Err(error) => self.not_opened(root, &error),
-            Ok(target) if target.is_file() => self.evaluate(&target, searches.into_iter()),
-            Ok(target) => self.error(|| {
-                format!("warning: {} is a link to {} and was not followed", root.display(), target.display())
-            }),
+            Ok(target) if target.is_file() => {
+                // What cannot be read of it is what was asked for.
+                let asked = self.asked.get(root).cloned().unwrap_or_default();
+                self.asked.insert(target.clone(), asked);
+                self.evaluate(&target, searches.into_iter());
+            }
+            Ok(target) => {
+                let (root_shown, target) = (root.display(), target.display());
+                let why = format!("ERROR: {root_shown} is a link to {target} and was not followed: search there");
+                self.not_looked_at(root, why);
+            }
         }
     }
 
@@ -259,29 +309,58 @@ impl Run {
         let begin = roots.reach(&path).to_owned();
         let begin = self.willing(&begin, class);
         let mut active: Active = begin.iter().map(|&search| (search, 1)).collect();
+        let mut too_deep = Vec::new();
         let is_new_kernel = class == Class::Kernel && levels.last().is_some_and(|level| level.class != Class::Kernel);
         if !is_new_kernel {
             for &(search, depth) in parent.into_iter().flatten() {
-                let goes_on = depth < self.searches[search].depth_max && !self.willing(&[search], class).is_empty();
-                if goes_on && !begin.contains(&search) {
+                if begin.contains(&search) || self.willing(&[search], class).is_empty() {
+                    continue;
+                }
+                if depth < self.searches[search].depth_max {
                     active.push((search, depth + 1));
+                } else {
+                    too_deep.push(search);
                 }
             }
         }
-        active.retain(|&(search, _)| !self.searches[search].is_full());
+        self.kept.lock().not_entered(&too_deep);
+        active.retain(|&(search, _)| {
+            let is_full = self.searches[search].is_full();
+            if is_full {
+                self.kept.lock().is_full(search);
+            }
+            !is_full
+        });
         if active.is_empty() {
             return;
         }
         self.note("listing", &path);
         match std::fs::read_dir(&path) {
             Ok(entries) => {
-                let is_deep = levels.len() >= OPEN_MAX;
-                let whole = |entries: ReadDir| Listing::Whole(entries.collect::<Vec<_>>().into_iter());
-                let listing = if is_deep { whole(entries) } else { Listing::Open(entries) };
+                self.kept.lock().has_searched(&begin);
+                let listing = if levels.len() < OPEN_MAX {
+                    Listing::Open(entries)
+                } else {
+                    let room = LISTED_MAX.saturating_sub(levels.iter().map(|level| level.listing.kept()).sum());
+                    self.list(entries, &path, room)
+                };
                 levels.push(Level { path, listing, active, class });
             }
             Err(error) => self.not_opened(&path, &error),
         }
+    }
+
+    /// Lists a directory that is too deep to be kept open, as far as there is room for its names.
+    fn list(&self, mut entries: ReadDir, path: &Path, room: usize) -> Listing {
+        let listed: Vec<_> = entries.by_ref().take(room).take_while(|_| !self.stop.is_asked()).collect();
+        if entries.next().is_some() {
+            self.kept.lock().open_failed += 1;
+            self.error(|| {
+                let shown = path.display();
+                format!("ERROR: {shown}: only {room} names of it were looked at, so deep there is no room for more")
+            });
+        }
+        Listing::Whole(listed.into_iter())
     }
 
     /// Looks at what is no directory.

@@ -68,6 +68,10 @@ pub(super) struct Machine {
     pub(super) examined: u64,
     pub(super) hits: u64,
     pub(super) errors: Vec<String>,
+    /// Tables that could not be looked at: what was asked for may be in one of them.
+    pub(super) unread: u64,
+    /// What of the answer is not all there is.
+    pub(super) cuts: Vec<String>,
 }
 
 impl Machine {
@@ -82,9 +86,9 @@ impl Machine {
         if !(neighbours || sockets) {
             return machine;
         }
-        for (namespace, directory) in namespaces(parameters.namespaces, context, &mut machine.errors) {
+        for (namespace, directory) in machine.namespaces(parameters.namespaces, context) {
             if context.stop.is_asked() {
-                machine.errors.push("the search was stopped before its end".to_owned());
+                machine.failed("the search was stopped before its end".to_owned());
                 break;
             }
             if neighbours {
@@ -106,8 +110,14 @@ impl Machine {
                 }
                 self.interfaces.sort();
             }
-            Err(error) => self.errors.push(format!("could not list the network interfaces: {error}")),
+            Err(error) => self.failed(format!("could not list the network interfaces: {error}")),
         }
+    }
+
+    /// Keeps that something which was asked about could not be looked at.
+    fn failed(&mut self, why: String) {
+        self.unread += 1;
+        self.errors.push(why);
     }
 
     fn read_neighbours(&mut self, namespace: &Arc<str>, directory: &Path) {
@@ -142,6 +152,7 @@ impl Machine {
 
     /// Hands in each row of a table below its heading. Rows that `take` takes for none are counted and named.
     fn read_table(&mut self, table: &Path, mut take: impl FnMut(&[u8]) -> Option<()>) {
+        let mut is_cut = false;
         let mut read = || -> io::Result<Option<String>> {
             let mut reader = BufReader::new(reading::open(table)?.0);
             let (mut line, mut rows, mut unread) = (Vec::new(), 0, Unread::default());
@@ -155,6 +166,7 @@ impl Machine {
                     continue;
                 }
                 if rows == ROWS_MAX {
+                    is_cut = true;
                     return Ok(Some(format!("{}: only the first {ROWS_MAX} rows were read", table.display())));
                 }
                 rows += 1;
@@ -165,8 +177,9 @@ impl Machine {
             Ok(unread.told(table, rows))
         };
         match read() {
-            Ok(told) => self.errors.extend(told),
-            Err(error) => self.errors.push(reading::open_error(table, &error)),
+            Ok(said) if is_cut => self.cuts.extend(said),
+            Ok(said) => self.errors.extend(said),
+            Err(error) => self.failed(reading::open_error(table, &error)),
         }
     }
 
@@ -174,8 +187,46 @@ impl Machine {
         self.examined += examined as u64;
         self.hits += found.len() as u64;
         let mut found = found;
-        super::super::list::at_most(&mut found, &mut self.errors);
+        self.cuts.extend(super::super::list::at_most(&mut found));
         (!found.is_empty()).then_some(found)
+    }
+
+    /// Returns the network namespaces to look into, each with a directory of tables.
+    fn namespaces(&mut self, all: bool, context: &Context) -> Vec<(Arc<str>, PathBuf)> {
+        if !all {
+            return vec![(DEFAULT_NAMESPACE.into(), context.path("/proc/net"))];
+        }
+        let processes = match std::fs::read_dir(context.path("/proc")) {
+            Ok(processes) => processes,
+            Err(error) => {
+                self.failed(format!("could not list the processes: {}", gotext::reason(&error)));
+                return Vec::new();
+            }
+        };
+        let (mut seen, mut found, mut hidden) = (BTreeSet::new(), Vec::new(), 0_u64);
+        for process in processes.flatten() {
+            if !process.file_name().to_string_lossy().bytes().all(|digit| digit.is_ascii_digit()) {
+                continue;
+            }
+            // One process tells for all of its namespace. One that has ended meanwhile tells nothing.
+            let name = match std::fs::read_link(process.path().join("ns/net")) {
+                Ok(name) => name,
+                Err(error) => {
+                    hidden += u64::from(error.kind() == io::ErrorKind::PermissionDenied);
+                    continue;
+                }
+            };
+            let directory = process.path().join("net");
+            if !seen.contains(&name) && directory.join("tcp").exists() {
+                found.push((name.to_string_lossy().into(), directory));
+                seen.insert(name);
+            }
+        }
+        if hidden > 0 {
+            self.errors.push(format!("{hidden} processes did not let their network namespace be read"));
+        }
+        found.sort();
+        found
     }
 
     /// Returns the hardware addresses of this machine that are wanted.
@@ -220,42 +271,4 @@ fn hardware(name: &OsStr, network: &NetworkData, context: &Context) -> String {
     let address = reading::text(&path).map(|text| text.trim().to_owned());
     let address = address.unwrap_or_else(|_| network.mac_address().to_string());
     if address.bytes().all(|byte| matches!(byte, b'0' | b':')) { String::new() } else { address }
-}
-
-/// Returns the network namespaces to look into, each with a directory of tables.
-fn namespaces(all: bool, context: &Context, errors: &mut Vec<String>) -> Vec<(Arc<str>, PathBuf)> {
-    if !all {
-        return vec![(DEFAULT_NAMESPACE.into(), context.path("/proc/net"))];
-    }
-    let processes = match std::fs::read_dir(context.path("/proc")) {
-        Ok(processes) => processes,
-        Err(error) => {
-            errors.push(format!("could not list the processes: {}", gotext::reason(&error)));
-            return Vec::new();
-        }
-    };
-    let (mut seen, mut found, mut hidden) = (BTreeSet::new(), Vec::new(), 0_u64);
-    for process in processes.flatten() {
-        if !process.file_name().to_string_lossy().bytes().all(|digit| digit.is_ascii_digit()) {
-            continue;
-        }
-        // One process tells for all of its namespace. One that has ended meanwhile tells nothing.
-        let name = match std::fs::read_link(process.path().join("ns/net")) {
-            Ok(name) => name,
-            Err(error) => {
-                hidden += u64::from(error.kind() == io::ErrorKind::PermissionDenied);
-                continue;
-            }
-        };
-        let directory = process.path().join("net");
-        if !seen.contains(&name) && directory.join("tcp").exists() {
-            found.push((name.to_string_lossy().into(), directory));
-            seen.insert(name);
-        }
-    }
-    if hidden > 0 {
-        errors.push(format!("{hidden} processes did not let their network namespace be read"));
-    }
-    found.sort();
-    found
 }

@@ -57,6 +57,28 @@ fn connections_are_found_by_address_and_range_in_both_versions() {
 }
 
 #[test]
+fn a_table_that_cannot_be_read_is_no_empty_one() {
+    let dir = machine();
+    for table in ["tcp", "arp"] {
+        std::fs::remove_file(dir.path().join("proc/net").join(table)).unwrap();
+    }
+    for (asked, is_known) in [
+        (json!({"connectedip": ["192.0.2.1"]}), false),
+        (json!({"listeningport": ["53"]}), false),
+        (json!({"neighborip": ["192.0.2.1"]}), false),
+        (json!({"localip": ["192.0.2.1"]}), true),
+    ] {
+        let result = Netstat.run(&asked, &context(dir.path()));
+        assert!(result.success == is_known && result.errors().is_empty() == is_known, "{asked}: {result:?}");
+    }
+    // What was found in the other tables stays.
+    assert!(Netstat.run(&json!({"listeningport": ["53"]}), &context(dir.path())).foundanything);
+    std::fs::remove_dir_all(dir.path().join("proc")).unwrap();
+    let result = Netstat.run(&json!({"listeningport": ["53"], "namespaces": true}), &context(dir.path()));
+    assert!(!result.success && result.errors()[0].starts_with("could not list the processes"), "{result:?}");
+}
+
+#[test]
 fn listening_ports_are_those_that_listen() {
     let found = ask(&json!({"listeningport": ["21664", "22", "53", "443"]}));
     assert_eq!(found.elements["listeningport"]["21664"].as_array().unwrap().len(), 1, "a connection does not listen");

@@ -7,7 +7,7 @@ use super::versions::Order;
 use super::{SubResult, TestResult};
 use crate::module::Context;
 use crate::modules::file::{FileSearch, Search};
-use crate::modules::packages::{self, installed};
+use crate::modules::packages::{self, Inventory};
 use crate::pattern;
 use crate::reading;
 use muster_core::limits::MODULE_FOUND_MAX;
@@ -41,9 +41,10 @@ impl Seen {
 /// What an object gives to its tests, or why it gives nothing.
 type Prepared = Result<Vec<Seen>, String>;
 
-/// Runs a document; returns what came of its tests, in order, and errors of none of them.
-pub(super) fn run(document: &Document, context: &Context) -> (Vec<TestResult>, Vec<String>) {
-    let mut machine = Machine { context, document, packages: None, errors: Vec::new(), known_errors: BTreeSet::new() };
+/// Runs a document; returns what came of its tests, in order, errors of none of them, and what was not looked at to its end.
+pub(super) fn run(document: &Document, context: &Context) -> (Vec<TestResult>, Vec<String>, Vec<String>) {
+    let (errors, known_errors, cuts) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let mut machine = Machine { context, document, packages: None, errors, known_errors, cuts };
     let mut objects: BTreeMap<&str, Prepared> = BTreeMap::new();
     for object in &document.objects {
         // Of several objects with one name, the first counts.
@@ -62,7 +63,8 @@ pub(super) fn run(document: &Document, context: &Context) -> (Vec<TestResult>, V
         }
         result
     });
-    (results.collect(), machine.into_errors())
+    let cuts = std::mem::take(&mut machine.cuts).into_iter().collect();
+    (results.collect(), machine.into_errors(), cuts)
 }
 
 /// Runs a test and those it needs before it. They are put off on a list, not called, so that no chain is too long.
@@ -168,11 +170,13 @@ fn comparison(test: &Test) -> Result<Comparison<'_>, String> {
 struct Machine<'a> {
     context: &'a Context,
     document: &'a Document,
-    /// The installed packages, once somebody asked.
-    packages: Option<Vec<packages::Package>>,
+    /// The installed packages, once somebody asked; nothing when no list of them could be read.
+    packages: Option<Option<Vec<packages::Package>>>,
     errors: Vec<String>,
     /// Errors that were met, each once: many objects look at the same files.
     known_errors: BTreeSet<String>,
+    /// What was not looked at to its end: a test over it may be false for that reason alone.
+    cuts: BTreeSet<String>,
 }
 
 impl Machine<'_> {
@@ -186,11 +190,8 @@ impl Machine<'_> {
         let variables: Vec<_> = self.document.variables.iter().collect();
         let mut values = self.values(&source, &variables)?;
         if values.len() > MODULE_FOUND_MAX {
-            self.error(format!(
-                "{}: only the first {MODULE_FOUND_MAX} of {} values were compared",
-                object.id,
-                values.len()
-            ));
+            let (id, count) = (&object.id, values.len());
+            self.cuts.insert(format!("{id}: only the first {MODULE_FOUND_MAX} of {count} values were compared"));
             values.truncate(MODULE_FOUND_MAX);
         }
         Ok(values)
@@ -211,13 +212,18 @@ impl Machine<'_> {
 
     fn package(&mut self, package: &Package, variables: &[&Variable]) -> Prepared {
         if self.packages.is_none() {
-            self.packages = Some(installed(self.context, &mut self.errors));
+            let Inventory { packages, errors, is_known } = Inventory::read(self.context);
+            self.errors.extend(errors);
+            self.packages = Some(is_known.then_some(packages));
         }
+        let Some(Some(packages)) = &self.packages else {
+            return Err("no list of packages could be read".to_owned());
+        };
         let name = expand(&package.name, variables);
         let collected =
             (!package.collectmatch.is_empty()).then(|| pattern::compile(&package.collectmatch)).transpose()?;
         let mut found = Vec::new();
-        for have in self.packages.iter().flatten() {
+        for have in packages {
             let full = format!("{}:{}", have.name, have.arch);
             // An architecture counts only where one is asked for: an expression without a colon means names.
             let identifier = match &collected {
@@ -328,12 +334,15 @@ impl Machine<'_> {
             Search { paths: vec![path.clone()], names: vec![expand(name, variables)], ..Search::default() };
         (search.options.maxdepth, search.options.matchlimit, search.options.matchall) = (DEPTH, FILES_MAX, true);
         let found = FileSearch::from(search).find(self.context).map_err(|refused| refused.0)?;
-        #[expect(clippy::cast_precision_loss, reason = "the ceiling is far below what a double holds")]
-        if found.files.len() as f64 >= FILES_MAX {
-            self.error(format!("{path}: no more than the first {FILES_MAX} files were looked at"));
+        if !found.cuts.is_empty() {
+            self.cuts.insert(format!("{path}: no more than the first {} files were looked at", found.files.len()));
+        }
+        if found.not_entered > 0 {
+            let deep = found.not_entered;
+            self.cuts.insert(format!("{path}: {deep} directories more than {DEPTH} deep were not entered"));
         }
         found.errors.into_iter().for_each(|error| self.error(error));
-        Ok(found.files)
+        if found.has_searched { Ok(found.files) } else { Err(format!("{path} could not be looked at")) }
     }
 
     /// Hands the lines of a file to `see` until it has seen enough. Tells whether the file could be read.

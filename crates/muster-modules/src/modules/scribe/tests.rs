@@ -242,6 +242,42 @@ fn what_could_not_be_looked_at_is_said() {
 }
 
 #[test]
+fn a_test_that_could_not_be_decided_is_not_false() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("circle", dir.path().join("circle")).unwrap();
+    let run = |object: Value, onlytrue: bool| {
+        let mut object = object;
+        object["object"] = json!("o");
+        let raw = json!({"object": "raw", "raw": {"identifiers": [{"identifier": "i", "value": "v"}]}});
+        let tests = json!([{"test": "t", "object": "o"}, {"test": "r", "object": "raw"}]);
+        let document = json!({"objects": [object, raw], "tests": tests});
+        Scribe.run(&json!({"scribedoc": document, "onlytrue": onlytrue}), &context(dir.path()))
+    };
+    let circle = dir.path().join("circle");
+    for (object, why) in [
+        (json!({"package": {"name": "bash"}}), "no list of packages could be read"),
+        (json!({"hasline": {"path": circle, "file": ".", "expression": "x"}}), "circle could not be looked at"),
+        (json!({"filename": {"path": circle, "file": "(.)"}}), "circle could not be looked at"),
+    ] {
+        let result = run(object.clone(), false);
+        assert_eq!(result.elements["results"][0]["iserror"], json!(true), "{object}: {result:#?}");
+        // Whoever asks for true tests alone hears of it too.
+        let result = run(object.clone(), true);
+        assert!(result.errors().iter().any(|error| error.contains(why) && error.contains("\"t\"")), "{result:#?}");
+        assert!(result.success, "another test was decided");
+    }
+    let deep = dir.path().join("d").join((1..=10).map(|_| "x").collect::<std::path::PathBuf>());
+    std::fs::create_dir_all(deep).unwrap();
+    let result = run(json!({"hasline": {"path": dir.path().join("d"), "file": ".", "expression": "x"}}), false);
+    let cut = result.statistics["cut"][0].as_str().unwrap();
+    assert!(cut.ends_with("1 directories more than 10 deep were not entered"), "{result:#?}");
+    let alone =
+        json!({"objects": [{"object": "o", "package": {"name": "x"}}], "tests": [{"test": "t", "object": "o"}]});
+    let result = Scribe.run(&json!({"scribedoc": alone, "onlytrue": true}), &context(dir.path()));
+    assert!(!result.success && !result.foundanything && !result.errors().is_empty(), "{result:#?}");
+}
+
+#[test]
 fn an_import_chain_looks_beside_each_file_that_was_found() {
     let dir = machine();
     let (root, at) = (dir.path().join("etc"), |name: &str| dir.path().join("etc").join(name));

@@ -42,7 +42,7 @@ async fn refused(machine: &Machine, cancel: &wire::ActionCancel) -> String {
     machine.fleet.forget();
     machine.fleet.send(system::ACTIONS, system::ACTION_CANCEL, Some(any("ActionCancel", cancel)));
     let error = machine.fleet.wait_for(system::MESSAGE_ERROR).await;
-    String::from_utf8_lossy(&error.body()).into_owned()
+    String::from_utf8_lossy(error.body()).into_owned()
 }
 
 /// An order's digest that nobody ever signs.

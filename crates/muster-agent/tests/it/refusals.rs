@@ -9,6 +9,9 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_hours(1);
 
+/// What a test does to an order.
+type Change<T> = fn(&mut T);
+
 /// The machine's public key, DER SubjectPublicKeyInfo.
 fn public_key(machine: &Machine) -> Vec<u8> {
     let pem = std::fs::read_to_string(machine.agent.directory().join("state/agent.key")).unwrap();
@@ -32,7 +35,7 @@ async fn a_refusal_is_signed_where_it_is_about_the_order_and_never_as_a_result()
         change(&mut copy);
         copy.to_string().into_bytes()
     };
-    let spoils: [(&str, fn(&mut serde_json::Value)); 4] = [
+    let spoils: [(&str, Change<serde_json::Value>); 4] = [
         ("invalid", |copy| copy["pgpsignatures"] = json!([])),
         ("weight", |copy| _ = copy["pgpsignatures"].as_array_mut().unwrap().remove(0)),
         ("signature-malformed", |copy| copy["pgpsignatures"].as_array_mut().unwrap().push("x".into())),
@@ -49,7 +52,7 @@ async fn a_refusal_is_signed_where_it_is_about_the_order_and_never_as_a_result()
         change(&mut draft);
         draft.signed(&[ONE])
     };
-    let others: [(&str, fn(&mut Draft)); 3] = [
+    let others: [(&str, Change<Draft>); 3] = [
         ("not-for-this-agent", |draft| draft.target = "name = 'somebody else'".into()),
         ("expired", |draft| (draft.from, draft.until) = (now().minus(HOUR), now().minus(HOUR / 2))),
         ("unknown-module", |draft| draft.module = "nosuch".into()),

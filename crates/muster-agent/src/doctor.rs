@@ -3,6 +3,7 @@
 
 mod investigators;
 mod orders;
+mod revoked;
 mod servers;
 
 pub(crate) use investigators::without_weights;
@@ -145,6 +146,7 @@ pub(crate) async fn examine(config: anyhow::Result<Config>, clock: Arc<dyn Clock
     checks.push(found);
     let (pins, found) = pins(&config, now);
     checks.extend(found);
+    checks.extend(revoked::look(&config, pins.as_deref().unwrap_or_default()));
     if let (Ok(()), Some(pins), Some(identity)) = (valid, pins, identity) {
         checks.extend(servers::look(&config, pins, &identity, clock).await);
     }

@@ -26,6 +26,7 @@ mod presence;
 mod private;
 mod requests;
 mod rest;
+mod revocations;
 mod revoked;
 mod run;
 mod server_may;

@@ -1,10 +1,12 @@
 //! Which server is believed: one whose certificate leads to a pinned authority, carries the right name, is in date and
-//! not revoked, and whose key signs the handshake. No system roots, no other way.
+//! not revoked, and whose key signs the handshake. No system roots, no other way. What administrators revoked by a document is
+//! refused, also where it is pinned.
 //!
 //! Certificates of the original's configurator say that the server is itself an authority (CA:TRUE), which the usual
 //! check refuses. For those, and only when issued directly by a pinned certificate, the same questions are asked here.
 
 use crate::pins::PinError;
+use crate::revocations::{Revocations, RevokedForGood, is_revoked};
 use crate::revoked::Revoked;
 use crate::vouched::Vouched;
 use muster_core::Timestamp;
@@ -24,6 +26,7 @@ pub(crate) struct PinnedVerifier {
     roots: RootCertStore,
     algorithms: WebPkiSupportedAlgorithms,
     revoked: Revoked,
+    for_good: Arc<Revocations>,
     vouched: Arc<Vouched>,
 }
 
@@ -43,6 +46,7 @@ impl PinnedVerifier {
             roots,
             algorithms: provider.signature_verification_algorithms,
             revoked,
+            for_good: Arc::default(),
             vouched: Arc::default(),
         })
     }
@@ -56,15 +60,66 @@ impl PinnedVerifier {
         self
     }
 
+    /// Heeds what administrators revoked for good, which may grow while the agent runs.
+    pub(crate) fn heeding(self, for_good: Arc<Revocations>) -> Self {
+        Self { for_good, ..self }
+    }
+
+    /// Checks that the certificate leads to one of `pins`, which are `roots`.
+    fn verify_chain(
+        &self,
+        (end_entity, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+        (roots, pins): (&RootCertStore, &[CertificateDer<'static>]),
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.algorithms.all;
+        match verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms) {
+            Err(error) if is_authority_as_server(&error) => self.verify_direct(end_entity, pins, now),
+            other => other,
+        }
+    }
+
+    /// Refuses when administrators revoked a certificate that the server showed, or all pins that it leads to.
+    fn check_revoked_for_good(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let revoked = self.for_good.current();
+        if revoked.is_empty() {
+            return Ok(());
+        }
+        let refused = || Error::Other(OtherError(Arc::new(RevokedForGood)));
+        if std::iter::once(end_entity).chain(intermediates).any(|shown| is_revoked(shown, &revoked)) {
+            return Err(refused());
+        }
+        let left: Vec<_> = self.pins.iter().filter(|pin| !is_revoked(pin, &revoked)).cloned().collect();
+        if left.len() == self.pins.len() {
+            return Ok(());
+        }
+        // It led to one of the pins: does it lead to one of those that are left?
+        let mut roots = RootCertStore::empty();
+        let is_added = left.iter().all(|pin| roots.add(pin.clone()).is_ok());
+        let leads = self.verify_chain((end_entity, intermediates), (&roots, &left), now);
+        if is_added && leads.is_ok() { Ok(()) } else { Err(refused()) }
+    }
+
     /// Checks the chain of a certificate that says it is an authority itself.
-    fn verify_direct(&self, end_entity: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    fn verify_direct(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        pins: &[CertificateDer<'static>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
         let leaf = parse(end_entity)?;
         in_date(&leaf, now)?;
         may_serve(&leaf)?;
-        if self.pins.iter().any(|pin| pin.as_ref() == end_entity.as_ref()) {
+        if pins.iter().any(|pin| pin.as_ref() == end_entity.as_ref()) {
             return Ok(());
         }
-        for pin in &self.pins {
+        for pin in pins {
             let issuer = parse(pin)?;
             if issuer.subject().as_raw() == leaf.issuer().as_raw()
                 && may_issue(&issuer)
@@ -126,14 +181,9 @@ impl ServerCertVerifier for PinnedVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let chain =
-            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all);
-        match chain {
-            Err(error) if is_authority_as_server(&error) => self.verify_direct(end_entity, now)?,
-            other => other?,
-        }
-        verify_server_name(&parsed, server_name)?;
+        self.verify_chain((end_entity, intermediates), (&self.roots, &self.pins), now)?;
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        self.check_revoked_for_good(end_entity, intermediates, now)?;
         let shown: Vec<_> = std::iter::once(end_entity).chain(intermediates).collect();
         self.check_revoked(&shown, now)?;
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX / 1_000_000_000);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::revoked::RevokedList;
+use muster_trust::document;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
@@ -128,6 +129,61 @@ fn an_authority_between_pin_and_server_can_be_revoked() {
     assert_eq!(run(), Ok(()));
     *check.verifier.revoked.write().unwrap() = naming(&[0x42]);
     assert_eq!(run(), Err(Error::InvalidCertificate(CertificateError::Revoked)));
+}
+
+fn for_good(serials: &[&str], certificates: &[&CertificateDer<'_>]) -> Arc<document::Revocations> {
+    use sha2::{Digest as _, Sha256};
+    let serials: Vec<String> = serials.iter().map(|serial| (*serial).to_owned()).collect();
+    let prints: Vec<String> = certificates.iter().map(|one| hex::encode(Sha256::digest(one))).collect();
+    Arc::new(document::Revocations::new(&serials, &prints, false).unwrap())
+}
+
+fn is_for_good(refused: Result<(), Error>) -> bool {
+    refused.unwrap_err().to_string().contains(&RevokedForGood.to_string())
+}
+
+#[test]
+fn what_administrators_revoked_is_refused_for_good_and_only_that() {
+    let (ours, others) = (authority("ours"), authority("others"));
+    for params in [plain_params(), odd_params()] {
+        let (leaf, same_serial) = (issue(&params, &ours), issue(&params, &others));
+        let check = Check::of(&[ours.der(), others.der()]);
+        let run = |leaf: &CertificateDer<'_>, year| check.run(leaf, "fleet.example", at(year));
+        check.verifier.for_good.replace(for_good(&[], &[&leaf]));
+        assert!(is_for_good(run(&leaf, 2026)) && is_for_good(run(&leaf, 2029)));
+        assert_eq!(run(&same_serial, 2026), Ok(()));
+        check.verifier.for_good.replace(for_good(&["C0FFEE"], &[]));
+        assert!(is_for_good(run(&leaf, 2026)) && is_for_good(run(&same_serial, 2026)));
+        // A pinned authority that is not even shown.
+        check.verifier.for_good.replace(for_good(&[], &[ours.der()]));
+        assert!(is_for_good(run(&leaf, 2026)));
+        assert_eq!(run(&same_serial, 2026), Ok(()), "the other authority is trusted as before");
+        check.verifier.for_good.replace(for_good(&["4D"], &[]));
+        assert!(is_for_good(run(&same_serial, 2026)), "both authorities have that serial number");
+        // A newer document takes it back.
+        check.verifier.for_good.replace(Arc::default());
+        assert_eq!(run(&leaf, 2026), Ok(()));
+    }
+}
+
+#[test]
+fn a_pinned_server_and_an_authority_between_can_be_revoked_for_good() {
+    let mut params = odd_params();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "itself");
+    let itself = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let check = Check::of(&[itself.der()]);
+    check.verifier.for_good.replace(for_good(&[], &[itself.der()]));
+    assert!(is_for_good(check.run(itself.der(), "fleet.example", at(2026))));
+
+    let ours = authority("ours");
+    let below = CertifiedIssuer::signed_by(odd_params(), KeyPair::generate().unwrap(), &ours).unwrap();
+    let leaf = issue(&plain_params(), &below);
+    let name = ServerName::try_from("fleet.example").unwrap();
+    let check = Check::of(&[ours.der()]);
+    let run = || check.verifier.verify_server_cert(&leaf, &[below.der().clone()], &name, &[], at(2026)).map(|_| ());
+    assert_eq!(run(), Ok(()));
+    check.verifier.for_good.replace(for_good(&[], &[below.der()]));
+    assert!(is_for_good(run()));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::pins::read_pins;
 use crate::presence::Presence;
 use crate::requests::RequestBook;
 use crate::rest::{self, Rest, Woken};
+use crate::revocations::Revocations;
 use crate::revoked::{Revoked, RevokedList};
 use crate::services::{
     self, Context, FactsTeller, Found, Order, RESPAWN_EVERY, Services, Tell, read_definitions, restart_asked,
@@ -152,7 +153,10 @@ fn prepare(
     let state = Arc::new(StateFile::open(&directory.join("state.json")).context("cannot read the state file")?);
     let revoked: Revoked = Arc::new(RwLock::new(RevokedList::load(directory)));
     let vouched = Arc::new(Vouched::default());
-    let dialer = dialer_of(config, &revoked, &vouched, &clock)?;
+    let believed = Believed::load(config, &status::documents_path(config));
+    believed.log_problems();
+    let for_good = Revocations::new(Arc::clone(&believed.revocations));
+    let dialer = dialer_of(config, (&revoked, &for_good), &vouched, &clock)?;
     let recovered = keys::recover(directory)?;
     let now = clock.now();
     let orders = OrderLedger::open(&status::ledger_path(config), recovered.is_some(), now);
@@ -175,12 +179,10 @@ fn prepare(
     let catalogue = catalogue_of(config)?;
     let observer = facts::Observer::new(Arc::clone(&clock)).knowing(of_ourselves(config, presence, &catalogue));
     let runner = Runner::new(catalogue, config.module_timeout.0).private(config.extra_privacy_mode);
-    let believed = Believed::load(config, &status::documents_path(config));
-    believed.log_problems();
     let old = keys::old(directory).map(|(old, since)| (Arc::new(old), since));
     let (labels, state_dir, fleet) = (claimed_labels(&config.labels), directory.to_owned(), config.fleet.clone());
     let asked = Asked { identity: identity_seen.clone(), old, state_dir, labels, fleet };
-    let world = (Arc::clone(&clock), observer.clone(), vouched);
+    let world = (Arc::clone(&clock), observer.clone(), vouched, Arc::clone(&for_good));
     let actions = Actions::new(Arc::clone(&hub), world, runner, asked, (believed, orders.ok()));
     let facts = Arc::new(FactsTeller::new(Arc::clone(&hub), observer.clone()));
     let link = Link {
@@ -189,6 +191,7 @@ fn prepare(
         hub: Arc::clone(&hub),
         state,
         revoked,
+        for_good,
         standing: StandingBook::open(directory, Arc::clone(&clock)),
         dialer,
         clock,
@@ -218,13 +221,14 @@ fn prepare(
 /// Puts together what reaches servers, and trusts none but the pinned ones.
 fn dialer_of(
     config: &Config,
-    revoked: &Revoked,
+    (revoked, for_good): (&Revoked, &Arc<Revocations>),
     vouched: &Arc<Vouched>,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Dialer> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let pins = read_pins(&config.trusted_pem()?)?;
     let verifier = PinnedVerifier::new(pins, &provider, Arc::clone(revoked))?.vouching(Arc::clone(vouched));
+    let verifier = verifier.heeding(Arc::clone(for_good));
     Ok(Dialer::new(config, verifier, Arc::clone(clock)))
 }
 

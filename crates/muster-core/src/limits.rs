@@ -197,6 +197,8 @@ pub const PGP_KEY_BYTES_MAX: usize = 64 * 1024;
 pub const KEYRING_KEYS_MAX: usize = 1024;
 /// Bytes of an ACL or of a signed document.
 pub const TRUST_DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Certificates that one document of administrators revokes.
+pub const REVOCATIONS_MAX: usize = 10_000;
 /// Bytes of weights that a machine reports as they are: beside all else that it reports they fit into a message. Of more it
 /// reports how many, and their digest.
 pub const TRUST_REPORT_ACL_BYTES_MAX: usize = 1024 * 1024;

@@ -8,12 +8,14 @@
 //! On the wire a document is one JSON object, `{"payload": TEXT, "signatures": [LINE, …]}`. The payload is carried as the
 //! text that was signed and never written anew. What is signed is [`signing_text`], which begins with a prefix of its own,
 //! so that no signature over an order is one over a document, nor the other way round. The payload is
-//! `{"kind": "investigators" | "administrators" | "clock", "version": N, "fleet": NAME, "target": EXPRESSION, "issued": TIME,
-//! "expires": TIME, "content": …}`:
+//! `{"kind": "investigators" | "administrators" | "clock" | "revocations", "version": N, "fleet": NAME, "target": EXPRESSION,
+//! "issued": TIME, "expires": TIME, "content": …}`:
 //!
 //! - investigators: `{"keys": [ARMORED, …], "weights": the object of acl.cfg}`
 //! - administrators: `{"keys": [ARMORED, …], "threshold": N}`, signed by enough of the old ones and enough of the new.
 //! - clock: `{}`: what machines remember of later times than their clock's is forgotten.
+//! - revocations: `{"serials": [HEX, …], "fingerprints": [HEX, …], "cuts_off": false}`: certificates of servers and
+//!   authorities that machines never trust again, those that were pinned among them.
 //!
 //! Documents of before had the kinds `keyring` and `acl` and named neither fleet nor target. None is taken any more; one
 //! that a machine took then is read again ([`reread`]) until a newer document takes its place.
@@ -31,11 +33,13 @@ use std::collections::BTreeSet;
 
 mod draft;
 mod error;
+mod revocations;
 #[cfg(test)]
 mod tests;
 
 pub use draft::{Draft, Look, administrators_content, investigators_content, look, payload};
 pub use error::DocumentError;
+pub use revocations::Revocations;
 
 /// How far a version may run ahead of the one in force: enough for any real gap, and too little for somebody with one
 /// stolen signing session to use up all versions there are.
@@ -51,6 +55,8 @@ pub enum Kind {
     Administrators,
     /// That the clock is right again, after it was ahead.
     Clock,
+    /// Which certificates of servers and authorities are never trusted again.
+    Revocations,
     /// Keys alone, as before. None is taken any more.
     Keyring,
     /// Weights alone, as before. None is taken any more.
@@ -64,6 +70,7 @@ impl Kind {
             Self::Investigators => "investigators",
             Self::Administrators => "administrators",
             Self::Clock => "clock",
+            Self::Revocations => "revocations",
             Self::Keyring => "keyring",
             Self::Acl => "acl",
         }
@@ -152,6 +159,8 @@ pub enum Content {
     Administrators(Administrators),
     /// Nothing more.
     Clock,
+    /// Certificates.
+    Revocations(Revocations),
     /// Keys alone, as before.
     Keyring(Keyring),
     /// Weights alone, as before.
@@ -380,6 +389,7 @@ fn content(read: &Payload) -> Result<Content, DocumentError> {
             let ClockContent {} = serde_json::from_str(json).map_err(malformed)?;
             Content::Clock
         }
+        Kind::Revocations => Content::Revocations(Revocations::parse(json)?),
         Kind::Acl => Content::Acl(Acl::parse(json.as_bytes())?),
         Kind::Keyring => {
             let KeyringContent { keys } = serde_json::from_str(json).map_err(malformed)?;

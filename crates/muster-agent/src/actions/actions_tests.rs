@@ -17,7 +17,7 @@ use muster_trust::document;
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
 
-fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {
+pub(super) fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {
     let (hub, _) = a_small_hub(directory, messages_max);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config =
@@ -32,7 +32,7 @@ fn service(directory: &Path, messages_max: usize) -> Arc<Actions> {
     };
     let ledger = OrderLedger::open(&directory.join("orders"), false, clock.now()).unwrap();
     let runner = Runner::new(Catalogue::default(), Duration::from_mins(1));
-    let world = (Arc::clone(&clock), Observer::new(clock), Arc::new(Vouched::default()));
+    let world = (Arc::clone(&clock), Observer::new(clock), Arc::new(Vouched::default()), Arc::default());
     Actions::new(hub, world, runner, asked, (Believed::load(&config, Path::new("")), Some(ledger)))
 }
 
@@ -173,12 +173,17 @@ fn investigated(directory: &std::path::Path) -> Config {
 }
 
 /// A document of weights, signed by the one administrator.
-fn weights(now: Timestamp) -> Vec<u8> {
+pub(super) fn weights(now: Timestamp) -> Vec<u8> {
+    let weights = serde_json::json!({"default": {"minimumweight": 1, "investigators": {}}});
+    administrated("investigators", 5, &serde_json::json!({"keys": [], "weights": weights}), now)
+}
+
+/// A document for the fleet "lab" that counts for an hour, signed by the one administrator.
+pub(super) fn administrated(kind: &str, version: u64, content: &serde_json::Value, now: Timestamp) -> Vec<u8> {
     const SECRET: &str = include_str!("../../tests/it/keys/one.secret.asc");
     let hour = Duration::from_hours(1);
-    let weights = serde_json::json!({"default": {"minimumweight": 1, "investigators": {}}});
     let payload = serde_json::json!({
-        "kind": "investigators", "version": 5, "content": {"keys": [], "weights": weights}, "fleet": "lab",
+        "kind": kind, "version": version, "content": content, "fleet": "lab",
         "target": "true", "issued": now.to_string(), "expires": now.plus(hour).to_string(),
     })
     .to_string();
@@ -188,7 +193,7 @@ fn weights(now: Timestamp) -> Vec<u8> {
 }
 
 /// A machine of the fleet "lab" with one administrator.
-fn administered(directory: &std::path::Path) -> Config {
+pub(super) fn administered(directory: &std::path::Path) -> Config {
     let keys = directory.join("administrators");
     std::fs::create_dir(&keys).unwrap();
     std::fs::write(keys.join("one"), include_str!("../../tests/it/keys/one.asc")).unwrap();
@@ -197,7 +202,7 @@ fn administered(directory: &std::path::Path) -> Config {
 }
 
 /// Runs `reload` on a thread of its own.
-fn reloading(actions: &Arc<Actions>, config: &Config) -> std::thread::JoinHandle<()> {
+pub(super) fn reloading(actions: &Arc<Actions>, config: &Config) -> std::thread::JoinHandle<()> {
     let (service, config) = (Arc::clone(actions), config.clone());
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

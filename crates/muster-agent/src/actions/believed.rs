@@ -2,7 +2,8 @@
 //! signed.
 //!
 //! A document of investigators takes the place of both files, keys and weights, so that those of two days are never mixed;
-//! once there is one, only a newer one takes its place. Accepted
+//! once there is one, only a newer one takes its place. What administrators revoked counts beside it, until a newer document of
+//! that kind. Accepted
 //! documents are kept in the order in which they came, each with the moment at which it was accepted, and are read again
 //! in that order at every start, because administrators change by documents, too.
 //! Stays true: what cannot be read permits nothing, except that weights which were read before stay in force while the
@@ -13,15 +14,19 @@
 use crate::chain::Chain;
 use crate::config::Config;
 use crate::durable::{self, Sync};
+use crate::pins::read_pins;
+use crate::revocations::leaves_none;
 use muster_core::{Timestamp, limits};
 use muster_trust::document::{
-    Administrators, Content, Document, DocumentError, InForce, Kind, Receiver, accept, reread,
+    Administrators, Content, Document, DocumentError, InForce, Kind, Receiver, Revocations, accept, reread,
 };
 use muster_trust::{Acl, Keyring, TargetMatch};
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Documents kept: one of investigators, and every change of administrators.
 const DOCUMENTS_MAX: usize = 1000;
@@ -37,6 +42,8 @@ pub(crate) struct Believed {
     pub(crate) acl_text: String,
     /// When the first document in force expires.
     pub(crate) expires: Option<Timestamp>,
+    /// Certificates that administrators revoked for good.
+    pub(crate) revocations: Arc<Revocations>,
     /// Documents in force, by kind.
     pub(crate) in_force: BTreeMap<Kind, InForce>,
     /// What is wrong with what was read.
@@ -44,6 +51,8 @@ pub(crate) struct Believed {
     /// The weights that were last read of the file, whatever is in force.
     of_file: Option<Weights>,
     administrators: Option<Administrators>,
+    /// The certificates that the configuration has this machine trust.
+    pins: Vec<CertificateDer<'static>>,
     /// The fleet that this machine belongs to; empty: none.
     fleet: String,
     kept: Vec<Kept>,
@@ -96,6 +105,12 @@ pub(crate) enum NotTaken {
     /// A mistake in this program.
     #[error("looking at the document hit a defect of this program")]
     Defect,
+    /// Nothing would be left that this machine trusts.
+    #[error(
+        "the document revokes every certificate in this machine's trusted_certs, and would cut it off from its servers for good: \
+         give machines another authority first, or say that this is meant (`muster trust new revocations --cut-off`)"
+    )]
+    CutsOff,
     /// There were too many.
     #[error("administrators changed {DOCUMENTS_MAX} times; install this machine's administrators_dir anew")]
     TooMany,
@@ -124,10 +139,12 @@ impl Believed {
             acl,
             acl_text,
             expires: None,
+            revocations: Arc::default(),
             in_force: BTreeMap::new(),
             problems,
             of_file,
             administrators,
+            pins: config.trusted_pem().ok().and_then(|pem| read_pins(&pem).ok()).unwrap_or_default(),
             fleet: config.fleet.clone(),
             kept: Vec::new(),
             closed: false,
@@ -136,7 +153,8 @@ impl Believed {
         if let Err(why) = believed.read_documents() {
             let shown = path.display();
             believed.trouble(format!(
-                "the documents accepted before, {shown}, cannot be read ({why}); every order is refused"
+                "the documents accepted before, {shown}, cannot be read ({why}); every order is refused, and what \
+                 administrators revoked is not known"
             ));
             believed.close();
         }
@@ -217,11 +235,13 @@ impl Believed {
                 self.acl_text = content_of(&kept.document, None).unwrap_or_default();
             }
             Content::Administrators(administrators) => self.administrators = Some(administrators),
+            Content::Revocations(revocations) => self.revocations = Arc::new(revocations),
             Content::Clock => {}
         }
         self.kept = with(&self.kept, kept);
-        // The end of the administrators' own document is no reason to stop believing what they signed.
-        let ends = self.kept.iter().filter(|kept| !matches!(kept.kind, Kind::Administrators | Kind::Clock));
+        // The end of the administrators' own document is no reason to stop believing what they signed, and what they revoked
+        // stays revoked.
+        let ends = self.kept.iter().filter(|kept| !counts_on(kept.kind));
         self.expires = ends.filter_map(|kept| end_of(&kept.document)).min();
     }
 
@@ -251,6 +271,12 @@ impl Believed {
         let (kind, in_force, floor) = (document.kind, document.in_force.clone(), document.floor);
         if self.in_force.get(&kind) == Some(&in_force) {
             return Ok(Taken { kind, floor, is_new: false });
+        }
+        if let Content::Revocations(revocations) = &document.content
+            && !revocations.cuts_off()
+            && leaves_none(&self.pins, revocations)
+        {
+            return Err(NotTaken::CutsOff);
         }
         let kept = Kept { at: now, kind, in_force, document: String::from_utf8_lossy(json).into_owned() };
         let all = with(&self.kept, kept.clone());
@@ -297,12 +323,17 @@ pub(crate) struct Taken {
 fn with(kept: &[Kept], new: Kept) -> Vec<Kept> {
     let stays = |old: &&Kept| match new.kind {
         Kind::Administrators => true,
-        Kind::Investigators => matches!(old.kind, Kind::Administrators | Kind::Clock),
+        Kind::Investigators => counts_on(old.kind),
         kind => old.kind != kind,
     };
     let mut all: Vec<Kept> = kept.iter().filter(stays).cloned().collect();
     all.push(new);
     all
+}
+
+/// Whether a document counts beside those of investigators, and after its own end: nothing of theirs takes its place.
+fn counts_on(kind: Kind) -> bool {
+    matches!(kind, Kind::Administrators | Kind::Clock | Kind::Revocations)
 }
 
 /// Reads the payload of a document that was accepted.

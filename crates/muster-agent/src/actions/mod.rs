@@ -32,6 +32,7 @@ pub(crate) use standstill::{Standstill, standstills};
 use crate::facts::Observer;
 use crate::hub::{Delivery, Hub, Mail};
 use crate::keys::Identity;
+use crate::revocations::Revocations;
 use crate::vouched::Vouched;
 use ledger::{Order, OrderKey, OrderLedger, Outcome};
 use muster_core::{Clock, Timestamp, system};
@@ -95,6 +96,8 @@ pub(crate) struct Actions {
     /// Why the last document was not taken.
     document_refusal: Mutex<Option<wire::Refusal>>,
     vouched: Arc<Vouched>,
+    /// What administrators revoked, for those who check servers.
+    revocations: Arc<Revocations>,
 }
 
 #[derive(Debug)]
@@ -131,7 +134,7 @@ impl Actions {
     /// Puts the service together.
     pub(crate) fn new(
         hub: Arc<Hub>,
-        (clock, observer, vouched): (Arc<dyn Clock>, Observer, Arc<Vouched>),
+        (clock, observer, vouched, revocations): (Arc<dyn Clock>, Observer, Arc<Vouched>, Arc<Revocations>),
         runner: Runner,
         asked: Asked,
         (believed, ledger): (Believed, Option<OrderLedger>),
@@ -151,6 +154,7 @@ impl Actions {
             judging: Arc::new(Semaphore::new(JUDGED_MAX)),
             document_refusal: Mutex::default(),
             vouched,
+            revocations,
         })
     }
 

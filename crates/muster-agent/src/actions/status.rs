@@ -14,6 +14,7 @@ use crate::rest::{Left, Rest};
 use crate::standing::{Clocks, Standing};
 use crate::world::SystemClock;
 use muster_core::{Clock, Timestamp, limits, text};
+use muster_trust::document::Kind;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -45,6 +46,8 @@ pub(crate) struct Report {
     pub(super) acl_version: u64,
     /// When the first of these documents expires.
     pub(super) documents_expire: Option<String>,
+    /// What administrators revoked for good; `None` when no document says anything of it.
+    pub(super) revocations: Option<Revoked>,
     /// What is wrong with keys, weights and documents.
     pub(super) problems: Vec<String>,
     /// How this machine stands with its server; `None` before the first contact.
@@ -63,6 +66,34 @@ pub(crate) struct Report {
     pub(super) orders: Vec<Ran>,
     /// Orders that were refused, newest first.
     pub(super) refused: Vec<Refused>,
+}
+
+/// Certificates that administrators revoked.
+#[derive(Debug, Serialize)]
+pub(super) struct Revoked {
+    pub(super) version: u64,
+    /// In hexadecimal.
+    pub(super) serials: Vec<String>,
+    /// SHA-256 of each, in hexadecimal.
+    pub(super) fingerprints: Vec<String>,
+}
+
+impl Revoked {
+    fn of(believed: &Believed) -> Option<Self> {
+        let in_force = believed.in_force.get(&Kind::Revocations)?;
+        let (serials, fingerprints) = (believed.revocations.serials(), believed.revocations.fingerprints());
+        Some(Self { version: in_force.version, serials: serials.collect(), fingerprints: fingerprints.collect() })
+    }
+
+    /// Returns it as lines, of which there are at most [`SHOWN`] and one.
+    fn lines(&self) -> Vec<String> {
+        let count = self.serials.len() + self.fingerprints.len();
+        let serials = self.serials.iter().map(|serial| format!("            serial {serial}"));
+        let named = serials.chain(self.fingerprints.iter().map(|print| format!("            SHA-256 {print}")));
+        let head =
+            format!("revoked     {count} certificates, by version {} of the administrators' document", self.version);
+        std::iter::once(head).chain(named.take(SHOWN)).collect()
+    }
 }
 
 /// What a server asked without a signature.
@@ -194,6 +225,7 @@ impl Report {
             keyring_version: believed.keyring_version(),
             acl_version: believed.acl_version(),
             documents_expire: believed.expires.filter(|end| *end > Timestamp::EPOCH).map(second),
+            revocations: Revoked::of(&believed),
             problems: problems.collect(),
             remembered_since: content.map(|content| second(content.since().0)),
             orders: orders.unwrap_or_default(),
@@ -234,6 +266,7 @@ impl Report {
         if let Some(expire) = &self.documents_expire {
             line(format!("until       {expire}, when these documents expire"));
         }
+        self.revocations.iter().flat_map(Revoked::lines).for_each(&mut line);
         for problem in &self.problems {
             line(format!("PROBLEM     {problem}"));
         }

@@ -123,6 +123,7 @@ impl Actions {
     }
 
     fn believe(&self, believed: Believed) {
+        self.revocations.replace(Arc::clone(&believed.revocations));
         *self.believed.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(believed);
     }
 
@@ -168,3 +169,7 @@ impl Actions {
 fn reported(acl: &str) -> Vec<u8> {
     if acl.len() > limits::TRUST_REPORT_ACL_BYTES_MAX { Vec::new() } else { acl.into() }
 }
+
+#[cfg(test)]
+#[path = "trust_tests.rs"]
+mod tests;

@@ -17,6 +17,7 @@ use crate::chain::Chain;
 use crate::config::{Compression, Config, Mode};
 use crate::hub::Hub;
 use crate::keys::Identity;
+use crate::revocations::Revocations;
 use crate::revoked::{LIST_BYTES_MAX, ListError, Revoked, RevokedList};
 use crate::standing::{Outcome, StandingBook};
 use crate::state::StateFile;
@@ -51,6 +52,8 @@ pub(crate) struct Link {
     pub(crate) hub: Arc<Hub>,
     pub(crate) state: Arc<StateFile>,
     pub(crate) revoked: Revoked,
+    /// What administrators revoked for good: when that changes, no connection of before is kept.
+    pub(crate) for_good: Arc<Revocations>,
     pub(crate) standing: StandingBook,
     pub(crate) dialer: Dialer,
     pub(crate) clock: Arc<dyn Clock>,
@@ -151,12 +154,17 @@ impl Link {
         // Servers that were of no use since the last pause.
         let mut useless = 0;
         let mut revoked_due = Instant::now();
+        let mut revocations = self.for_good.changes();
         while !self.stop.is_cancelled() {
             let mut contacts = 0;
             let began = Instant::now();
-            let outcome = match self.config.mode {
-                Mode::Stream => stream::session(self, &mut revoked_due, &mut contacts).await,
-                Mode::Poll => poll::session(self, &mut revoked_due, &mut contacts).await,
+            let outcome = tokio::select! {
+                outcome = self.session(&mut revoked_due, &mut contacts) => outcome,
+                // What was on its way goes back to the spool, as when a connection breaks.
+                _ = revocations.changed() => {
+                    tracing::warn!("administrators revoked certificates: the connection is made again");
+                    continue;
+                }
             };
             if contacts > 0 {
                 (failures, useless) = (0, 0);
@@ -185,6 +193,13 @@ impl Link {
                     self.wait(wait).await;
                 }
             }
+        }
+    }
+
+    async fn session(&self, revoked_due: &mut Instant, contacts: &mut u32) -> Result<Ended, ContactError> {
+        match self.config.mode {
+            Mode::Stream => stream::session(self, revoked_due, contacts).await,
+            Mode::Poll => poll::session(self, revoked_due, contacts).await,
         }
     }
 

@@ -5,11 +5,14 @@
 //! to machines that it has not let in.
 
 use super::{Check, certificate, failed, ok, warning};
+use crate::actions::Believed;
+use crate::actions::status::documents_path;
 use crate::chain::Chain;
 use crate::comms::{Body, Connection, Dialer};
 use crate::config::Config;
 use crate::keys::Identity;
 use crate::pinned::PinnedVerifier;
+use crate::revocations::{Revocations, RevokedForGood};
 use crate::revoked::RevokedList;
 use crate::standing::{Clocks, advice_about};
 use http::{HeaderMap, Method, StatusCode};
@@ -35,8 +38,9 @@ pub(super) async fn look(
 ) -> Vec<Check> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let revoked = Arc::new(RwLock::new(RevokedList::load(&config.state_dir)));
+    let believed = Believed::load(config, &documents_path(config));
     let verifier = match PinnedVerifier::new(pins, &provider, revoked) {
-        Ok(verifier) => verifier,
+        Ok(verifier) => verifier.heeding(Revocations::new(believed.revocations)),
         Err(error) => return vec![failed("trusted", error.to_string(), "give the right certificate in trusted_certs")],
     };
     let dialer = Dialer::new(config, verifier, Arc::clone(&clock));
@@ -137,6 +141,10 @@ fn dial_advice(found: &str) -> &'static str {
     match () {
         () if has("Expired") || has("expired") || has("NotValidYet") || has("not valid yet") => {
             "compare this machine's clock with the server's; if it is right, the server's certificate must be renewed"
+        }
+        () if has(&RevokedForGood.to_string()) => {
+            "administrators revoked it for good: give the server another certificate, or trusted_certs another authority; \
+             `muster-agent status` names what they revoked"
         }
         () if has("Revoked") || has("revoked") => {
             "a server named this certificate as revoked; that counts for a day at most (revoked.json in state_dir)"

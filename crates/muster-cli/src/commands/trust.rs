@@ -3,6 +3,8 @@
 //! Stays true: documents are drafted, signed and verified on this machine without a server; what is sent carries the
 //! signatures of people, and each machine judges it for itself.
 
+mod revocations;
+
 use super::ReasonArgs;
 use super::action::verify::{keyring, read_acl};
 use super::agent::label;
@@ -18,6 +20,7 @@ use muster_core::{Timestamp, limits};
 use muster_trust::document::{self, Administrators, Content, DocumentError, Draft, Kind, Look, Receiver};
 use muster_trust::{AclError, Certificate, Keyring, SignatureError, TargetMatch, verify};
 use reqwest::Method;
+use revocations::RevokeArgs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +32,7 @@ Examples:
   muster trust new investigators --fleet site-1 --version 2 --target \"name = 'lab1'\" --acl lab.cfg alice.asc
   muster trust new administrators --fleet site-1 --version 1 --threshold 2 --out admins.json dora.asc emil.asc
   muster trust new clock --fleet site-1 --version 1 --target \"agentid = '0011223344556677'\" --expires-in 1h
+  muster trust new revocations --fleet site-1 --version 1 --out revoked.json old-ca.pem
   muster trust sign people.json                            each administrator, on their own machine
   muster trust verify people.json --administrators ./administrators --threshold 2
   muster trust send people.json --reason 'Bob joins'       to all machines, also those that enrol later
@@ -91,11 +95,12 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct NewArgs {
-    /// What it is about: investigators (whose orders count, and what they weigh), administrators (who signs documents), or
-    /// clock (that machines whose clock was ahead believe it again)
+    /// What it is about: investigators (whose orders count, and what they weigh), administrators (who signs documents),
+    /// clock (that machines whose clock was ahead believe it again), or revocations (which certificates of servers and
+    /// authorities they never trust again)
     #[arg(value_parser = kind)]
     kind: Kind,
-    /// Public keys: of investigators, or of administrators
+    /// Public keys: of investigators, or of administrators; certificates that are revoked
     #[arg(value_name = "KEY")]
     keys: Vec<PathBuf>,
     /// The fleet that it is for, as `fleet` in the configuration of its machines says
@@ -113,7 +118,9 @@ struct NewArgs {
     /// How many administrators must sign from then on
     #[arg(long, value_name = "NUMBER")]
     threshold: Option<usize>,
-    /// How long it counts; then machines permit nothing until a newer one comes
+    #[command(flatten)]
+    revoke: RevokeArgs,
+    /// How long it counts; then machines permit nothing until a newer one of investigators comes (what is revoked stays so)
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "365d")]
     expires_in: Duration,
     /// The file to write; standard output unless told
@@ -182,6 +189,15 @@ impl NewArgs {
 
     fn content(&self) -> Result<String, Failure> {
         let wrong = |why: &str, next: &str| Err(Failure::usage(NEW, why).next(next));
+        match (self.kind, &self.acl, self.threshold) {
+            (Kind::Revocations, None, None) => return self.revoke.content(&self.keys),
+            (Kind::Revocations, ..) => return wrong("it says only what is revoked", "leave out --acl and --threshold"),
+            _ if self.revoke.is_given() => {
+                let why = "--fingerprint, --serial and --cut-off are for revocations";
+                return wrong(why, "muster trust new revocations");
+            }
+            _ => {}
+        }
         let keys = able(&self.keys)?;
         match (self.kind, &self.acl, self.threshold) {
             (Kind::Clock, None, None) if keys.is_empty() => Ok("{}".to_owned()),
@@ -229,12 +245,13 @@ fn kind(word: &str) -> Result<Kind, String> {
         "investigators" => Ok(Kind::Investigators),
         "administrators" => Ok(Kind::Administrators),
         "clock" => Ok(Kind::Clock),
+        "revocations" => Ok(Kind::Revocations),
         "keyring" | "acl" => {
             Err("keys and weights are one document, so that nobody can mix those of two days: `new investigators --acl FILE \
                  KEY…`"
                 .to_owned())
         }
-        _ => Err("a document is about investigators, administrators or clock".to_owned()),
+        _ => Err("a document is about investigators, administrators, clock or revocations".to_owned()),
     }
 }
 
@@ -310,6 +327,7 @@ fn show(out: Output, look: &Look) {
         }
         Content::Administrators(people) => people.keyring().certificates().iter().map(name_of).collect(),
         Content::Clock => vec!["what machines remember of later times than their clock's is forgotten".to_owned()],
+        Content::Revocations(revocations) => revocations::lines(revocations),
         // Nothing of before comes so far.
         Content::Keyring(_) | Content::Acl(_) => Vec::new(),
     };
@@ -387,6 +405,7 @@ mod tests {
             version: 3,
             acl: None,
             threshold: None,
+            revoke: RevokeArgs::default(),
             expires_in: Duration::from_hours(1),
             out: Some(dir.join("document.json")),
             replace: ReplaceArgs { replace: true },
@@ -402,7 +421,7 @@ mod tests {
     async fn what_is_written_reads_back() {
         let dir = tempfile::tempdir().unwrap();
         let out = Output::new(false);
-        for kind in [Kind::Investigators, Kind::Administrators, Kind::Clock] {
+        for kind in [Kind::Investigators, Kind::Administrators, Kind::Clock, Kind::Revocations] {
             new(dir.path(), kind).run(out).await.unwrap();
             let (_, look) = read(&dir.path().join("document.json")).unwrap();
             assert_eq!((look.kind, look.version, look.signatures.len()), (kind, 3, 0), "{kind:?}");
@@ -425,6 +444,8 @@ mod tests {
             with(Kind::Investigators, |args| args.acl = None).await,
             with(Kind::Administrators, |args| args.threshold = None).await,
             with(Kind::Clock, |args| args.threshold = Some(1)).await,
+            with(Kind::Revocations, |args| args.threshold = Some(1)).await,
+            with(Kind::Clock, |args| args.revoke.cut_off = true).await,
         ] {
             assert!(!failure.next.is_empty(), "{failure:?}");
         }

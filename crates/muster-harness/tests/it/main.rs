@@ -18,5 +18,6 @@ mod mig;
 mod operations;
 mod original;
 mod restart;
+mod revocations;
 mod scene;
 mod spool;

@@ -125,7 +125,7 @@ fn armored(keys: &[Certificate]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Administrators, Receiver, accept, envelope, signing_text};
+    use super::super::{Administrators, Receiver, Revocations, accept, envelope, signing_text};
     use super::*;
     use crate::judge::TargetMatch;
     use crate::testing::{Person, at, keyring};
@@ -155,6 +155,7 @@ mod tests {
             (Kind::Investigators, investigators_content(&keys, &format!("\n{ACL}\n"))),
             (Kind::Administrators, administrators_content(&keys, 1)),
             (Kind::Clock, "{}".to_owned()),
+            (Kind::Revocations, Revocations::new(&["c0ffee".to_owned()], &[], true).unwrap().to_json()),
         ] {
             let payload = drafted(kind, &content);
             let signatures = [&ann, &bob].map(|one| one.sign(signing_text(&payload).as_bytes(), 150));

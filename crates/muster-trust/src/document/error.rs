@@ -119,6 +119,15 @@ pub enum DocumentError {
     /// Its target is no expression.
     #[error("the document's target cannot be read: {0}")]
     Target(String),
+    /// Something in it names no certificate.
+    #[error("the document cannot be used: {0}")]
+    Revocation(String),
+    /// It names more certificates than are kept.
+    #[error("the document names {have} certificates, at most {max} are allowed", max = limits::REVOCATIONS_MAX)]
+    TooManyRevocations {
+        /// How many.
+        have: usize,
+    },
     /// Its keys do not make a keyring.
     #[error(transparent)]
     Keyring(#[from] KeyringError),

@@ -188,36 +188,14 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let clock = crate::run::reset_clock(&settings.load()?, SystemClock.now())?;
             write!(out, "{}", clock.text())?;
         }
-        Command::Config(ConfigCommand::Check(settings)) => {
-            let config = settings.load()?;
-            config.check()?;
-            let checks = doctor::configured(&config, SystemClock.now());
-            let wrong: Vec<_> = checks.into_iter().filter(|check| check.outcome != Outcome::Ok).collect();
-            write!(out, "{}", doctor::shown(&wrong))?;
-            if doctor::has_failed(&wrong) {
-                anyhow::bail!("{} is not valid: the lines above say why", settings.config.display());
-            }
-            writeln!(out, "{} is valid", settings.config.display())?;
-        }
+        Command::Config(ConfigCommand::Check(settings)) => check_config(&mut out, &settings)?,
         Command::Config(ConfigCommand::Show { defaults: true, .. }) => write!(out, "{SAMPLE}")?,
         Command::Config(ConfigCommand::Show { settings, json, .. }) => {
             let config = settings.load()?;
             let text = if json { serde_json::to_string_pretty(&config)? + "\n" } else { toml::to_string(&config)? };
             write!(out, "{text}")?;
         }
-        Command::Id { settings, json } => {
-            let config = settings.load()?;
-            let missing = || {
-                format!("there is no key in {} yet; the agent makes one at its first start", config.state_dir.display())
-            };
-            let id = keys::look(&config.state_dir)?.with_context(missing)?.id;
-            if json {
-                let ids = ids::list(&config.state_dir)?;
-                writeln!(out, "{}", serde_json::json!({ "id": id, "ids": ids }))?;
-            } else {
-                writeln!(out, "{id}")?;
-            }
-        }
+        Command::Id { settings, json } => print_id(&mut out, &settings.load()?, json)?,
         Command::Completion { shell } => out.write_all(&book::completion(Cli::command(), shell))?,
         Command::Man { out: directory } => {
             let pages = book::man(Cli::command(), &directory)?;
@@ -275,6 +253,38 @@ fn run_doctor(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
     let text = if json { doctor::json(&checks) } else { doctor::shown(&checks) };
     write!(std::io::stdout().lock(), "{text}")?;
     Ok(if doctor::has_failed(&checks) { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// Prints what is wrong with the configuration. An error when something must be changed.
+fn check_config(out: &mut impl Write, settings: &Settings) -> anyhow::Result<()> {
+    let config = settings.load()?;
+    config.check()?;
+    let checks = doctor::configured(&config, SystemClock.now());
+    let wrong: Vec<_> = checks.into_iter().filter(|check| check.outcome != Outcome::Ok).collect();
+    write!(out, "{}", doctor::shown(&wrong))?;
+    if doctor::has_failed(&wrong) {
+        anyhow::bail!("{} is not valid: the lines above say why", settings.config.display());
+    }
+    writeln!(out, "{} is valid", settings.config.display())?;
+    Ok(())
+}
+
+/// Prints the machine's id; as JSON with every id that it ever had.
+fn print_id(out: &mut impl Write, config: &Config, json: bool) -> anyhow::Result<()> {
+    let missing =
+        || format!("there is no key in {} yet; the agent makes one at its first start", config.state_dir.display());
+    let id = keys::look(&config.state_dir)?.with_context(missing)?.id;
+    if !json {
+        writeln!(out, "{id}")?;
+        return Ok(());
+    }
+    let mut ids = ids::list(&config.state_dir)?;
+    if !ids.contains(&id) {
+        // The agent of this version was not started yet.
+        ids.push(id);
+    }
+    writeln!(out, "{}", serde_json::json!({ "id": id, "ids": ids }))?;
+    Ok(())
 }
 
 fn print_facts(out: &mut impl Write, json: bool) -> anyhow::Result<()> {

@@ -73,7 +73,7 @@ pub(crate) fn keep(directory: &Path, ids: &[AgentId]) -> Result<(), IdsError> {
     if all.len() > limits::AGENT_IDS_MAX {
         return Err(IdsError::Full);
     }
-    let text: String = all.iter().map(|id| format!("{id}\n")).collect();
+    let text = all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n") + "\n";
     let path = directory.join(FILE);
     let written = durable::replace(&path, text.as_bytes(), Sync::Power);
     written.map_err(|source| IdsError::File { verb: "write", path, source })

@@ -139,10 +139,10 @@ pub(crate) fn recover(directory: &Path) -> Result<Option<Identity>, KeyError> {
         word_remove(directory);
     }
     if let Some(present) = &present {
-        // An earlier version remembered none but the old key. Whoever makes another key keeps both ids first.
+        // An earlier version remembered none but the old key. Both ids are kept again before another key is used.
         let known: Vec<AgentId> = old(directory).map(|(old, _)| old.id).into_iter().chain([present.id]).collect();
         if let Err(error) = ids::keep(directory, &known) {
-            tracing::error!(error = %Chain(&error), "the ids that this machine had are not remembered anew");
+            tracing::error!(error = %Chain(&error), "the ids that this machine had cannot be written");
         }
     }
     Ok(present)

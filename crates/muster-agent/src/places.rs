@@ -64,7 +64,7 @@ fn directory_check(directory: &Path) -> Result<(), PlaceError> {
         return Ok(());
     }
     place_check(directory, Absent::IfOurs)?;
-    // One that cannot be read is named by whoever reads it.
+    // One that cannot be read is reported where it is read.
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter(|path| path.is_file()).try_for_each(|path| place_check(&path, Absent::Refused))
 }

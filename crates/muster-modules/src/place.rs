@@ -92,7 +92,7 @@ pub enum Absent {
     Refused,
     /// It is right where nobody else can put it there.
     IfOurs,
-    /// It is right: whoever asks makes it himself and asks again.
+    /// It is right: the caller makes it and asks again.
     Made,
 }
 

@@ -33,7 +33,7 @@ pub(super) fn look(config: &Config, documents: &Path, now: Timestamp) -> Vec<Che
     let keys = Keys::of(&believed, now);
     checks.extend(keys.checks(&named));
     if checks.iter().all(|check| check.outcome != super::Outcome::Failed) {
-        // A module list that cannot be read is told by whoever looks at modules.
+        // A module list that cannot be read is reported with the modules.
         let catalogue = read_catalogue(&config.modules_file).unwrap_or_default();
         checks.extend(reach(config, &believed, &catalogue, &keys, documents));
     }
@@ -90,10 +90,10 @@ impl Keys {
         keys
     }
 
-    /// Names keys that have a weight and cannot sign, unless one of `told` names them already.
-    fn checks(&self, told: &[String]) -> Vec<Check> {
-        let is_told = |key: &Fingerprint| told.iter().any(|text| text.contains(&key.to_string()));
-        let missing = self.missing.iter().filter(|key| !is_told(key)).map(|key| {
+    /// Names keys that have a weight and cannot sign, unless one of `reported` names them already.
+    fn checks(&self, reported: &[String]) -> Vec<Check> {
+        let is_reported = |key: &Fingerprint| reported.iter().any(|text| text.contains(&key.to_string()));
+        let missing = self.missing.iter().filter(|key| !is_reported(key)).map(|key| {
             let found =
                 format!("the key {key} has a weight and is not in the keyring: its signatures count for nothing");
             warning(NAME, found, "put it into keyring_dir, or take it out of acl_file")
@@ -151,22 +151,22 @@ fn unreachable_checks(believed: &Believed, catalogue: &Catalogue, keys: &Keys) -
                 "no order can ever run here: the weights name no investigator".to_owned()
             }
             0 => format!("no order can ever run here: of the keys that have a weight none counts{lacking}"),
-            _ => format!("no order can ever run here, whoever signs{lacking}: {}", listed(&beyond)),
+            _ => format!("no order can ever run here, no matter who signs{lacking}: {}", listed(&beyond)),
         };
         return vec![failed(NAME, found, if keys.usable.is_empty() { ADD } else { LOWER })];
     }
-    // Whoever gives a module an entry with people in it means it to be had; under the default it asks for more by itself.
+    // An entry with people in it is meant to be had; under the default it asks for more by itself.
     let is_meant = |one: &&Assessment| {
         believed.acl.modules().get(&one.module).is_some_and(|permission| !permission.investigators.is_empty())
     };
     let (meant, others): (Vec<&Assessment>, Vec<&Assessment>) = beyond.into_iter().partition(is_meant);
     let mut checks = Vec::new();
     if !meant.is_empty() {
-        let found = format!("weights that nobody can reach, whoever signs{lacking}: {}", listed(&meant));
+        let found = format!("weights that nobody can reach, no matter who signs{lacking}: {}", listed(&meant));
         checks.push(failed(NAME, found, LOWER));
     }
     if !others.is_empty() {
-        let found = format!("modules that never run here, whoever signs{lacking}: {}", listed(&others));
+        let found = format!("modules that never run here, no matter who signs{lacking}: {}", listed(&others));
         checks.push(warning(NAME, found, format!("if they shall run: {LOWER}")));
     }
     checks

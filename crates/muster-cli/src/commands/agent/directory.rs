@@ -166,10 +166,10 @@ impl Found {
     }
 }
 
-/// Refuses a place that others than root and this user could change: whoever can, decides whom the machine obeys.
+/// Refuses a place that others than root and this user could change, since that decides whom the machine obeys.
 fn safe_place(path: &Path, absent: Absent) -> Result<(), Failure> {
     place_check(path, absent).map_err(|error| {
-        let next = "whoever can change what lies there decides whom the machine obeys: do as it says, or name a directory of \
+        let next = "what lies there decides whom the machine obeys: do as it says, or name a directory of \
                     your own with --out";
         Failure::new(Exit::Conflict, WHAT, error.to_string()).on(path.display()).next(next)
     })

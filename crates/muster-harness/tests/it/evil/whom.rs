@@ -152,7 +152,7 @@ async fn a_machine_that_was_made_to_change_its_id_is_not_one_of_all_the_others()
         let reason = trust.document_refusal.expect("it was taken").reason;
         assert!(reason.contains("could change") && trust.acl_version == 0, "{reason}");
     }
-    // Whoever means this machine, under whichever id, reaches it.
+    // An order for this machine, under whichever id, reaches it.
     let both = to(&format!("agentid IN ('{first}', '{second}')"), &PEOPLE.alice);
     assert_eq!(stage.ordered(both.as_bytes()).await.refusal, None);
     stage.runs += 1;

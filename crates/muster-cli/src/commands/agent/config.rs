@@ -24,6 +24,7 @@ Examples:
 Everything but the authority's certificate is written from what you give; the server names that certificate, unless
 --ca-file gives it. Compare its fingerprint with that of ca.pem in the server's data directory:
   openssl x509 -noout -fingerprint -sha256 -in /var/lib/muster/ca.pem")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(super) struct ConfigCommand {
     /// For which agent: ours, or the original fleetspeak-client
     #[arg(long, value_enum)]

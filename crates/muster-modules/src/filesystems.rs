@@ -142,7 +142,11 @@ impl Mount {
         let kind = self.kind.as_str();
         let is_far_fuse = || {
             let near = kind.strip_prefix("fuse.").is_some_and(|kind| NEAR_FUSE.contains(&kind));
-            (kind == "fuse" || kind.starts_with("fuse.")) && !near && !self.device.starts_with(b"/dev/")
+            // Its kind and its device are what whoever mounted it says; whose it is, the kernel says.
+            let is_of_a_user =
+                self.options.iter().any(|option| option.strip_prefix(b"user_id=").is_some_and(|user| user != b"0"));
+            let is_near = near || self.device.starts_with(b"/dev/");
+            (kind == "fuse" || kind == "fuseblk" || kind.starts_with("fuse.")) && (is_of_a_user || !is_near)
         };
         // Whatever the root is made of, it is the machine's own.
         if self.path == Path::new("/") {
@@ -352,6 +356,10 @@ mod tests {
             ("/mnt rw - fuse.sshfs kim@srv:/ rw", Class::Far),
             ("/mnt rw - fuse.unheard-of x rw", Class::Far),
             ("/mnt rw - fuse.mergerfs a:b rw", Class::Near),
+            ("/mnt rw - fuse.mergerfs a:b rw,user_id=0,group_id=0", Class::Near),
+            ("/home/eve/m rw - fuse.mergerfs a:b rw,user_id=1000,group_id=1000", Class::Far),
+            ("/home/eve/m rw - fuse /dev/sda1 rw,user_id=1000,group_id=0", Class::Far),
+            ("/home/eve/m rw - fuseblk /dev/sda1 rw,user_id=1000", Class::Far),
             ("/mnt rw - fuseblk /dev/sdb1 rw", Class::Near),
             ("/proc rw - proc proc rw", Class::Kernel),
             ("/dev rw - devtmpfs udev rw", Class::Near),

@@ -12,6 +12,9 @@ use crate::reading;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Where dpkg keeps what it has not yet written into its list.
+const DPKG_UPDATES: &str = "/var/lib/dpkg/updates";
+
 /// What a machine has.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
@@ -28,6 +31,7 @@ impl Inventory {
         inventory.ask_rpm(context);
         inventory.read_list(&context.path(DPKG_STATUS), |bytes| dpkg(bytes, DpkgList::Status));
         inventory.read_dpkg_parts(&context.path(DPKG_PARTS));
+        inventory.look_at_updates(&context.path(DPKG_UPDATES));
         inventory.read_list(&context.path(APK_INSTALLED), apk);
         if !inventory.is_known && inventory.errors.is_empty() {
             let why = "no list of packages is known here: there is none of dpkg, rpm or apk".to_owned();
@@ -51,6 +55,17 @@ impl Inventory {
 
     fn note_unread(&mut self, path: &Path, lines: &[usize], rows: usize) {
         self.errors.extend(Unread::of(lines).told(path, rows));
+    }
+
+    /// Says that dpkg has not written its list anew yet: it was interrupted, or is at work.
+    fn look_at_updates(&mut self, directory: &Path) {
+        let is_update = |name: &str| !name.is_empty() && name.bytes().all(|digit| digit.is_ascii_digit());
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let count = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_update)).count();
+        if count > 0 {
+            let shown = directory.display();
+            self.errors.push(format!("{shown}: {count} changes are not in dpkg's list yet: packages may be missing"));
+        }
     }
 
     fn read_dpkg_parts(&mut self, directory: &Path) {

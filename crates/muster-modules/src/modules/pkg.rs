@@ -279,6 +279,18 @@ Architecture: i386
     }
 
     #[test]
+    fn case_01_what_dpkg_has_not_written_down_yet_is_said() {
+        let dir = with_list("var/lib/dpkg/status", "01-dpkg-states/status");
+        let updates = dir.path().join("var/lib/dpkg/updates");
+        fs::create_dir(&updates).unwrap();
+        fs::write(updates.join("tmp.i"), "").unwrap();
+        assert!(all(&dir, Stop::default()).1.errors().is_empty(), "what dpkg has not finished writing is none");
+        fs::write(updates.join("0000"), "Package: new\n").unwrap();
+        let result = all(&dir, Stop::default()).1;
+        assert!(result.success && result.errors()[0].contains("1 changes are not in dpkg's list yet"), "{result:?}");
+    }
+
+    #[test]
     fn case_02_a_database_that_nothing_reads_is_an_error_that_names_it() {
         let dir = with_list("var/lib/rpm/rpmdb.sqlite", "02-rpm-without-rpm/rpmdb/rpmdb.sqlite");
         let (packages, result) = all(&dir, Stop::default());

@@ -13,20 +13,22 @@ use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Type
 use crate::reading;
 use crate::result::ModuleResult;
 use crate::sandbox::Needs;
-use look::{Exe, Running, look};
+use look::{Exe, Running, look_all};
 use muster_core::Timestamp;
 use muster_core::limits::SEARCH_VALUES_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) struct Process;
 
-/// Bytes of a command line that are returned. All of it is searched.
+/// Bytes of a command line that are returned; more of it is searched.
 const CMDLINE_BYTES_MAX: usize = 4096;
+/// How often the processes are listed.
+const ROUNDS: usize = 2;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -104,57 +106,31 @@ impl Typed for Process {
 
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
         let begun = Instant::now();
-        let (names, exes) = (Wanted::new(&parameters.names)?, Wanted::new(&parameters.exes)?);
-        let (cmdlines, users) = (Wanted::new(&parameters.cmdlines)?, Wanted::new(&parameters.users)?);
         let mut errors = Vec::new();
-        let accounts = accounts(context, &mut errors);
-        let booted = booted(context, &mut errors);
-        let directories = directories(context)?;
-        let (mut processes, mut examined, mut unread) = (Vec::new(), 0_u64, Unread::default());
-        let mut is_stopped = false;
-        for directory in directories {
-            if context.stop.is_asked() {
-                errors.push("the search was stopped before its end".to_owned());
-                is_stopped = true;
-                break;
-            }
-            context.progress.doing(|| format!("looking at {}", directory.display()));
-            let running = match look(&directory) {
-                Ok(Some(running)) => running,
-                Ok(None) => continue,
-                Err(error) => {
-                    unread.failed(&directory, &error);
-                    continue;
-                }
-            };
-            examined += 1;
-            let (exe, is_deleted) = match &running.exe {
-                Exe::At { path, is_deleted } => (&path[..], *is_deleted),
-                Exe::None | Exe::Hidden => (&[][..], false),
-            };
-            unread.exes += u64::from(running.exe == Exe::Hidden);
-            unread.cmdlines += u64::from(running.cmdline.is_none());
-            let user = accounts.get(&running.uid).cloned().unwrap_or_else(|| running.uid.to_string());
-            let wanted = names.wants_bytes(&running.name)
-                && exes.wants_bytes(exe)
-                && cmdlines.wants_bytes(running.cmdline.as_deref().unwrap_or_default())
-                && (users.wants(&user) || users.wants(&running.uid.to_string()))
-                && (parameters.pids.is_empty() || parameters.pids.contains(&running.pid))
-                && (is_deleted || !parameters.deleted);
-            if wanted {
-                let cmdline = running.cmdline.as_deref().filter(|_| parameters.returncmdline).unwrap_or_default();
-                unread.long += u64::from(cmdline.len() > CMDLINE_BYTES_MAX);
-                let cmdline = shown(&cmdline[..cmdline.len().min(CMDLINE_BYTES_MAX)]).into_owned();
-                let exe = shown(exe).into_owned();
-                processes.push(Found { cmdline, exe, deleted: is_deleted, user, ..Found::of(&running, booted) });
-            }
+        let mut search = Search::new(&parameters, context, &mut errors)?;
+        let mut is_whole = true;
+        let mut seen = BTreeSet::new();
+        // Looked at again for those that began meanwhile: one may flee from process to process.
+        for _ in 0..ROUNDS {
+            context.progress.doing(|| "listing the processes".to_owned());
+            let new: Vec<_> = directories(context)?.into_iter().filter(|path| seen.insert(path.clone())).collect();
+            is_whole &= look_all(new, &context.stop, |directory, looked| match looked {
+                Ok(Some(running)) => search.see(&running),
+                Ok(None) => search.unread.gone += 1,
+                Err(error) => search.unread.failed(directory, &error),
+            });
         }
+        if !is_whole {
+            errors.push("the search was stopped before its end".to_owned());
+        }
+        let Search { mut processes, examined, unread, .. } = search;
         unread.report(&parameters, &mut errors);
         let cuts = at_most(&mut processes).into_iter().chain(unread.cuts());
-        let statistics = json!({"examined": examined, "exectime": gotext::duration(begun.elapsed())});
+        let statistics =
+            json!({"examined": examined, "gone": unread.gone, "exectime": gotext::duration(begun.elapsed())});
         let result = ModuleResult::ran(!processes.is_empty(), Elements { processes }, statistics);
         let result = result.with_cuts(cuts.collect()).with_errors(errors);
-        Ok(ModuleResult { success: !is_stopped, ..result })
+        Ok(ModuleResult { success: is_whole, ..result })
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -170,6 +146,62 @@ impl Typed for Process {
     }
 }
 
+/// What is looked for, and what was found.
+struct Search<'a> {
+    parameters: &'a Parameters,
+    names: Wanted,
+    exes: Wanted,
+    cmdlines: Wanted,
+    users: Wanted,
+    accounts: BTreeMap<u32, String>,
+    booted: Option<Timestamp>,
+    processes: Vec<Found>,
+    examined: u64,
+    unread: Unread,
+}
+
+impl<'a> Search<'a> {
+    fn new(parameters: &'a Parameters, context: &Context, errors: &mut Vec<String>) -> Result<Self, Refused> {
+        Ok(Self {
+            parameters,
+            names: Wanted::new(&parameters.names)?,
+            exes: Wanted::new(&parameters.exes)?,
+            cmdlines: Wanted::new(&parameters.cmdlines)?,
+            users: Wanted::new(&parameters.users)?,
+            accounts: accounts(context, errors),
+            booted: booted(context, errors),
+            processes: Vec::new(),
+            examined: 0,
+            unread: Unread::default(),
+        })
+    }
+
+    fn see(&mut self, running: &Running) {
+        let asked = self.parameters;
+        self.examined += 1;
+        let (exe, deleted) = match &running.exe {
+            Exe::At { path, is_deleted } => (&path[..], *is_deleted),
+            Exe::None | Exe::Hidden => (&[][..], false),
+        };
+        self.unread.exes += u64::from(running.exe == Exe::Hidden);
+        self.unread.cmdlines += u64::from(running.cmdline.is_none());
+        let user = self.accounts.get(&running.uid).cloned().unwrap_or_else(|| running.uid.to_string());
+        let wanted = self.names.wants_bytes(&running.name)
+            && self.exes.wants_bytes(exe)
+            && self.cmdlines.wants_bytes(running.cmdline.as_deref().unwrap_or_default())
+            && (self.users.wants(&user) || self.users.wants(&running.uid.to_string()))
+            && (asked.pids.is_empty() || asked.pids.contains(&running.pid))
+            && (deleted || !asked.deleted);
+        if wanted {
+            let cmdline = running.cmdline.as_deref().filter(|_| asked.returncmdline).unwrap_or_default();
+            self.unread.long += u64::from(cmdline.len() > CMDLINE_BYTES_MAX);
+            let cmdline = shown(&cmdline[..cmdline.len().min(CMDLINE_BYTES_MAX)]).into_owned();
+            let exe = shown(exe).into_owned();
+            self.processes.push(Found { exe, cmdline, user, deleted, ..Found::of(running, self.booted) });
+        }
+    }
+}
+
 /// What could not be read of processes.
 #[derive(Debug, Default)]
 struct Unread {
@@ -182,6 +214,8 @@ struct Unread {
     cmdlines: u64,
     /// Processes whose command line is longer than what is returned of one.
     long: u64,
+    /// Processes that ended before they were looked at.
+    gone: u64,
 }
 
 impl Unread {

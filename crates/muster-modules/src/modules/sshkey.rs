@@ -8,15 +8,19 @@ mod key;
 
 use super::file::{self, FileSearch, FilesFound, Search};
 use crate::arguments::{ArgumentError, Flag, Given};
-use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
+use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Stop, Typed};
 use crate::reading;
 use crate::result::ModuleResult;
 use crate::sandbox::Needs;
 use muster_core::limits::SEARCH_VALUES_MAX;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::time::Duration;
 
 pub(crate) struct Sshkey;
+
+/// How long the files that were found may be read when the search itself hangs.
+const LAST_TIME: Duration = Duration::from_millis(400);
 
 /// Directories entered below a path unless told.
 const DEPTH_DEFAULT: i64 = 8;
@@ -101,8 +105,8 @@ impl Typed for Sshkey {
         let (depth, is_ours) = if maxdepth == 0 { (DEPTH_DEFAULT, true) } else { (maxdepth, false) };
         let searching = search(&paths, depth, remotefs).begin(context)?;
         let so_far = searching.so_far();
-        context.progress.so_far(move || answer(so_far(), is_ours));
-        Ok(answer(searching.walk(), is_ours))
+        context.progress.so_far(move || answer(so_far(), is_ours, &Stop::after(LAST_TIME)));
+        Ok(answer(searching.walk(), is_ours, &context.stop))
     }
 
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
@@ -141,11 +145,16 @@ fn search(paths: &[String], depth: i64, remotefs: bool) -> FileSearch {
 }
 
 /// Makes the answer of the files found. When a path could not be looked at, it is no success.
-fn answer(found: FilesFound, is_depth_ours: bool) -> ModuleResult {
-    let FilesFound { files, mut errors, cuts, missing, not_entered, has_searched } = found;
+fn answer(found: FilesFound, is_depth_ours: bool, stop: &Stop) -> ModuleResult {
+    let FilesFound { files, mut errors, cuts, missing, not_entered, mut has_searched } = found;
     let mut keys = Vec::new();
-    for path in files {
-        look(&path, &mut keys, &mut errors);
+    for (path, left) in files.iter().zip((1..=files.len()).rev()) {
+        if stop.is_asked() {
+            has_searched = false;
+            errors.push(format!("{left} files were not looked at when the time was over, such as {}", path.display()));
+            break;
+        }
+        look(path, &mut keys, &mut errors);
     }
     let mut cuts: Vec<_> =
         cuts.first().map(|_| format!("stopped at {FILES_MAX} files: there may be more")).into_iter().collect();
@@ -270,6 +279,18 @@ mod tests {
             ["/ed25519.pub", "/rsa_pem.pub"].map(|name| element(&known, name)["fingerprint_md5"].clone());
         let want = [("authorizedkeys", &second), ("public", &first), ("public", &second)];
         assert_eq!(found, want.map(|(kind, print)| (json!(kind), print.clone())));
+    }
+
+    #[test]
+    fn files_that_time_was_too_short_for_are_named() {
+        let found = FilesFound {
+            files: ["ed25519.pub", "rsa_pem.pub"].map(|name| keys().join(name)).into(),
+            has_searched: true,
+            ..FilesFound::default()
+        };
+        let result = answer(found.clone(), false, &Stop::after(Duration::ZERO));
+        assert!(!result.success && result.errors()[0].starts_with("2 files were not looked at"), "{result:?}");
+        assert!(answer(found, false, &Stop::default()).success);
     }
 
     #[test]

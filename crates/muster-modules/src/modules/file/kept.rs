@@ -26,6 +26,17 @@ pub(super) struct Hit {
     pub(super) sha256: Option<String>,
 }
 
+/// What ended a search while there was more to look at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    None,
+    /// It found as many as it may.
+    Full,
+    /// What was found fills an answer.
+    Heavy,
+}
+
 /// What one search has come to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Found {
@@ -38,10 +49,7 @@ pub(super) struct Found {
     pub(super) hits: Vec<Vec<Hit>>,
     /// At least one of its paths was looked at, or is not on this machine.
     has_searched: bool,
-    /// It found as many as it may, and there was more to look at.
-    is_full: bool,
-    /// What it found fills an answer.
-    is_heavy: bool,
+    end: End,
     /// Directories that lie too deep.
     not_entered: u64,
 }
@@ -57,12 +65,12 @@ impl Found {
     fn cuts(&self) -> Vec<String> {
         let Self { label, matches_max, depth_max, not_entered, .. } = self;
         let mut cuts = Vec::new();
-        if self.is_heavy {
-            cuts.push(format!(
+        match self.end {
+            End::None => {}
+            End::Full => cuts.push(format!("search '{label}' stopped at matchlimit {matches_max}: there may be more")),
+            End::Heavy => cuts.push(format!(
                 "search '{label}' stopped at {HITS_BYTES_MAX} bytes of answer: there may be more, so ask for fewer"
-            ));
-        } else if self.is_full {
-            cuts.push(format!("search '{label}' stopped at matchlimit {matches_max}: there may be more"));
+            )),
         }
         if self.is_depth_ours && *not_entered > 0 {
             cuts.push(format!(
@@ -142,13 +150,18 @@ impl Kept {
 
     /// Keeps that a search has found as many as it may, while there was more to look at.
     pub(super) fn is_full(&mut self, search: usize) {
-        self.searches[search].is_full = true;
+        let end = &mut self.searches[search].end;
+        if *end == End::None {
+            *end = End::Full;
+        }
     }
 
     /// Keeps that a directory lies too deep for these searches.
     pub(super) fn not_entered(&mut self, searches: &[usize]) {
         self.not_entered += u64::from(!searches.is_empty());
-        searches.iter().for_each(|search| self.searches[*search].not_entered += 1);
+        for search in searches {
+            self.searches[*search].not_entered += 1;
+        }
     }
 
     /// Keeps what ended the walk before its end.
@@ -162,7 +175,7 @@ impl Kept {
         const INFO_BYTES: usize = 256;
         let more = self.hits_bytes + beside + bytes(&hit.path.to_string_lossy()) + INFO_BYTES;
         if more > HITS_BYTES_MAX {
-            self.searches[search].is_heavy = true;
+            self.searches[search].end = End::Heavy;
             return false;
         }
         self.hits_bytes = more;

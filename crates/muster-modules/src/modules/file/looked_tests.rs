@@ -14,14 +14,14 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-fn run(search: Value) -> ModuleResult {
+fn run(search: &Value) -> ModuleResult {
     File.run(&json!({"searches": {"s": search}}), &context(Path::new("/")))
 }
 
 fn names(path: &Path, name: &str, options: &Value) -> ModuleResult {
     let mut options = options.clone();
     options["matchall"] = json!(true);
-    run(json!({"paths": [path], "names": [name], "options": options}))
+    run(&json!({"paths": [path], "names": [name], "options": options}))
 }
 
 fn files(result: &ModuleResult) -> Vec<String> {
@@ -89,7 +89,7 @@ fn a_path_that_cannot_be_looked_at_is_no_answer() {
 fn a_directory_that_may_not_be_read_is_no_answer() {
     use std::os::unix::fs::PermissionsExt as _;
     let (_dir, root) = tree();
-    fs::set_permissions(root.join("d"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("d"), fs::Permissions::from_mode(0o000)).unwrap();
     let result = names(&root.join("d"), ".", &json!({}));
     // Root reads whatever it likes.
     assert_eq!(result.success, fs::read_dir(root.join("d")).is_ok(), "{result:#?}");
@@ -106,7 +106,7 @@ fn a_path_that_is_a_link_to_a_directory_means_that_directory() {
     fs::create_dir(root.join("d/inner")).unwrap();
     symlink("..", root.join("d/inner/up")).unwrap();
     let paths = json!([root.join("link"), root.join("d"), root.join("link/")]);
-    let result = run(json!({"paths": paths, "names": ["^a$"], "options": {"matchall": true}}));
+    let result = run(&json!({"paths": paths, "names": ["^a$"], "options": {"matchall": true}}));
     assert_eq!(files(&result), [root.join("d/a").to_str().unwrap()], "each file once, where it lies");
     assert!(result.success && result.errors().is_empty(), "{result:#?}");
     assert_eq!(result.elements["s"][0]["search"]["paths"], paths, "what was asked comes back as it was asked");
@@ -117,7 +117,7 @@ fn what_cannot_be_read_of_a_file_that_was_asked_for_is_no_answer() {
     let (_dir, root) = tree();
     fs::write(root.join("d/broken.gz"), [0x1f, 0x8b, 8, 0, 1]).unwrap();
     let search = |path: &str| {
-        run(json!({"paths": [root.join(path)], "contents": ["x"], "options": {"decompress": true, "matchall": true}}))
+        run(&json!({"paths": [root.join(path)], "contents": ["x"], "options": {"decompress": true, "matchall": true}}))
     };
     let result = search("d/broken.gz");
     assert!(!result.success && result.statistics["unread"].as_array().unwrap().len() == 1, "{result:#?}");
@@ -135,7 +135,7 @@ fn a_line_that_was_seen_before_a_file_broke_off_counts() {
     fs::write(root.join("d/cut.gz"), packed).unwrap();
     let find = |contents: Value| {
         let options = json!({"decompress": true, "matchall": true});
-        run(json!({"paths": [root.join("d")], "names": ["gz$"], "contents": contents, "options": options}))
+        run(&json!({"paths": [root.join("d")], "names": ["gz$"], "contents": contents, "options": options}))
     };
     let cut = [root.join("d/cut.gz").to_str().unwrap().to_owned()];
     assert_eq!(files(&find(json!(["^needle$"]))), cut);
@@ -154,7 +154,7 @@ fn an_answer_that_was_cut_says_so() {
     let cut = json!(["search 's' stopped at matchlimit 2: there may be more"]);
     for all in [true, false] {
         let search = |limit: u32| {
-            run(json!({"paths": [root.join("d")], "names": ["."], "options": {"matchlimit": limit, "matchall": all}}))
+            run(&json!({"paths": [root.join("d")], "names": ["."], "options": {"matchlimit": limit, "matchall": all}}))
         };
         let result = search(2);
         assert_eq!((files(&result).len(), &result.statistics["cut"]), (2, &cut), "{result:#?}");

@@ -1,11 +1,29 @@
 //! One process, as the kernel shows it: bytes, not text.
 //!
-//! Stays true: a process that ends while it is looked at is left out; what may not be read is said, never guessed.
+//! Stays true: a process that ends while it is looked at is left out; what may not be read is said, never guessed. One that
+//! does not let itself be looked at, or says without end what it is, costs itself only. One whose first thread has ended is
+//! what its other threads are.
 
-use std::io;
+use crate::module::Stop;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// How long one process may take to be looked at: its memory may be held by whoever hides in it.
+const LOOK_TIME: Duration = Duration::from_secs(2);
+/// How often is looked whether the module should end.
+const STOP_LOOK: Duration = Duration::from_millis(20);
+/// Processes that are waited for so long, at most.
+const STUCK_MAX: usize = 16;
+/// Bytes of a command line that are read: a process says itself where its own ends.
+const CMDLINE_READ_MAX: u64 = 8 * 1024 * 1024;
+/// Threads that are looked at when the first one has ended.
+const THREADS_MAX: usize = 64;
 
 /// What the kernel puts behind the path of a program that was removed.
 const DELETED: &[u8] = b" (deleted)";
@@ -24,6 +42,7 @@ pub(super) struct Running {
     /// Ticks of the clock between the machine's start and its own.
     pub(super) start_ticks: u64,
     pub(super) memory_pages: u64,
+    threads: i64,
 }
 
 /// The program of a process.
@@ -42,18 +61,88 @@ pub(super) enum Exe {
 ///
 /// # Errors
 /// What the kernel shows of it may not be read, or is not what it should be.
-pub(super) fn look(directory: &Path) -> io::Result<Option<Running>> {
+fn look(directory: &Path) -> io::Result<Option<Running>> {
     let Some(stat) = gone_is_none(std::fs::read(directory.join("stat")))? else { return Ok(None) };
     let mut running = parse(&stat).ok_or_else(|| io::Error::other("its stat is not what it should be"))?;
     let Some(status) = gone_is_none(std::fs::read(directory.join("status")))? else { return Ok(None) };
     running.uid = uid(&status).ok_or_else(|| io::Error::other("its status names no user"))?;
     running.exe = exe(directory);
-    running.cmdline = match gone_is_none(std::fs::read(directory.join("cmdline"))) {
+    running.cmdline = match gone_is_none(cmdline(directory)) {
         Ok(Some(bytes)) => Some(joined(&bytes)),
         Ok(None) => return Ok(None),
         Err(_) => None,
     };
+    if running.exe == Exe::None && running.threads > 1 {
+        look_at_threads(directory, &mut running);
+    }
     Ok(Some(running))
+}
+
+/// Looks at processes in their order, and hands in what came of each. Tells whether all were looked at, or waited for.
+pub(super) fn look_all(
+    directories: Vec<PathBuf>,
+    stop: &Stop,
+    mut see: impl FnMut(&Path, io::Result<Option<Running>>),
+) -> bool {
+    let directories = Arc::new(directories);
+    let (mut at, mut stuck) = (0, 0);
+    let mut looks = begin(&directories, at);
+    let mut since = Instant::now();
+    while at < directories.len() {
+        if stop.is_asked() || stuck == STUCK_MAX {
+            return false;
+        }
+        let looked = match looks.recv_timeout(STOP_LOOK) {
+            Ok(looked) => looked,
+            Err(RecvTimeoutError::Timeout) if since.elapsed() < LOOK_TIME => continue,
+            Err(_) => {
+                // That thread is left behind, and another goes on.
+                stuck += 1;
+                looks = begin(&directories, at + 1);
+                let why = format!("it did not let itself be looked at within {} s", LOOK_TIME.as_secs());
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            }
+        };
+        see(&directories[at], looked);
+        at += 1;
+        since = Instant::now();
+    }
+    true
+}
+
+/// Looks at the processes from `at` on in a thread of its own.
+fn begin(directories: &Arc<Vec<PathBuf>>, at: usize) -> Receiver<io::Result<Option<Running>>> {
+    // The one who takes what comes is never far behind.
+    let (give, looks) = mpsc::sync_channel(16);
+    let directories = directories.clone();
+    std::thread::spawn(move || {
+        for directory in directories.iter().skip(at) {
+            if give.send(look(directory)).is_err() {
+                return;
+            }
+        }
+    });
+    looks
+}
+
+/// Reads the command line as far as is read of one.
+fn cmdline(directory: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(directory.join("cmdline"))?.take(CMDLINE_READ_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Takes program and command line from a thread that still runs: the first one took them along when it ended.
+fn look_at_threads(directory: &Path, running: &mut Running) {
+    let threads = std::fs::read_dir(directory.join("task")).into_iter().flatten().flatten();
+    for thread in threads.take(THREADS_MAX).map(|thread| thread.path()) {
+        let program = exe(&thread);
+        if program != Exe::None {
+            running.exe = program;
+            running.cmdline = cmdline(&thread).ok().map(|bytes| joined(&bytes));
+            return;
+        }
+    }
 }
 
 fn gone_is_none<T>(read: io::Result<T>) -> io::Result<Option<T>> {
@@ -83,6 +172,7 @@ fn parse(stat: &[u8]) -> Option<Running> {
         name,
         start_ticks: fields.get(22 - 3)?.parse().ok()?,
         memory_pages: u64::try_from(number(24)?).unwrap_or_default(),
+        threads: number(20)?,
         ..Running::default()
     })
 }
@@ -133,6 +223,49 @@ mod tests {
         for cut in ["", "42", "42 (x", "42 (x) S", "42 )x(", "x (x) S 1"] {
             assert_eq!(parse(cut.as_bytes()), None, "{cut}");
         }
+    }
+
+    /// The directory of a process that the kernel could show so.
+    fn shown(dir: &Path, number: u32, threads: u32) -> PathBuf {
+        let directory = dir.join(number.to_string());
+        std::fs::create_dir_all(directory.join("task/9")).unwrap();
+        let fields = format!("Z 1 2 3 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 {threads} 0 1234 9 77 18446744073709551615");
+        std::fs::write(directory.join("stat"), format!("{number} (hides) {fields}\n")).unwrap();
+        std::fs::write(directory.join("status"), "Uid:\t5\t5\t5\t5\n").unwrap();
+        std::fs::write(directory.join("cmdline"), "").unwrap();
+        std::os::unix::fs::symlink("/opt/hides", directory.join("task/9/exe")).unwrap();
+        std::fs::write(directory.join("task/9/cmdline"), "hides\0here\0").unwrap();
+        directory
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_what_the_others_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = look(&shown(dir.path(), 7, 2)).unwrap().unwrap();
+        assert_eq!(running.exe, Exe::At { path: b"/opt/hides".to_vec(), is_deleted: false });
+        assert_eq!(running.cmdline.as_deref(), Some(&b"hides here"[..]));
+        // One that has ended whole, and waits to be asked how, has none.
+        assert_eq!(look(&shown(dir.path(), 8, 1)).unwrap().unwrap().exe, Exe::None);
+    }
+
+    #[test]
+    fn a_process_that_hangs_whoever_looks_costs_itself_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let all: Vec<_> = (1..=3).map(|number| shown(dir.path(), number, 1)).collect();
+        std::fs::remove_file(all[1].join("cmdline")).unwrap();
+        let pipe = all[1].join("cmdline");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let mut seen = Vec::new();
+        let begun = Instant::now();
+        let is_whole = look_all(all, &Stop::default(), |path, looked| {
+            seen.push((path.file_name().unwrap().to_owned(), looked.map(|running| running.is_some())));
+        });
+        assert!(is_whole && begun.elapsed() < Duration::from_secs(30));
+        let came: Vec<_> = seen.iter().map(|(_, looked)| looked.as_ref().ok().copied()).collect();
+        assert_eq!(came, [Some(true), None, Some(true)], "{seen:?}");
+        assert!(seen[1].1.as_ref().unwrap_err().to_string().contains("did not let itself be looked at"));
+        let stopped = Stop::after(Duration::ZERO);
+        assert!(!look_all(vec![dir.path().join("1")], &stopped, |_, _| panic!("it was stopped")));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::versions::Order;
 use super::{SubResult, TestResult};
 use crate::module::Context;
 use crate::modules::file::{FileSearch, Search};
-use crate::modules::packages::{self, Inventory};
+use crate::modules::packages::Inventory;
 use crate::pattern;
 use crate::reading;
 use muster_core::limits::MODULE_FOUND_MAX;
@@ -170,8 +170,8 @@ fn comparison(test: &Test) -> Result<Comparison<'_>, String> {
 struct Machine<'a> {
     context: &'a Context,
     document: &'a Document,
-    /// The installed packages, once somebody asked; nothing when no list of them could be read.
-    packages: Option<Option<Vec<packages::Package>>>,
+    /// The installed packages, once somebody asked.
+    packages: Option<Inventory>,
     errors: Vec<String>,
     /// Errors that were met, each once: many objects look at the same files.
     known_errors: BTreeSet<String>,
@@ -212,11 +212,11 @@ impl Machine<'_> {
 
     fn package(&mut self, package: &Package, variables: &[&Variable]) -> Prepared {
         if self.packages.is_none() {
-            let Inventory { packages, errors, is_known } = Inventory::read(self.context);
-            self.errors.extend(errors);
-            self.packages = Some(is_known.then_some(packages));
+            let mut inventory = Inventory::read(self.context);
+            self.errors.append(&mut inventory.errors);
+            self.packages = Some(inventory);
         }
-        let Some(Some(packages)) = &self.packages else {
+        let Some(packages) = self.packages.as_ref().filter(|have| have.is_known).map(|have| &have.packages) else {
             return Err("no list of packages could be read".to_owned());
         };
         let name = expand(&package.name, variables);

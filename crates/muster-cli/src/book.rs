@@ -121,7 +121,8 @@ pub fn reference(command: Command) -> String {
         "# Commands\n\n\
          This page is written from the program; a test compares the two.\n\n\
          Results go to standard output, everything else to standard error. `--json` prints the API's own JSON; lists \
-         are one page with `items`, and `next` when there is more. A failure says what failed, on what, why, and what \
+         are one page with `items`, and `next` when there is more. Results of actions are one line for each machine, which \
+         keeps what the machine signed apart from what the server says (docs/operate/investigations.md). A failure says what failed, on what, why, and what \
          to do next; with `--json` it is one line of JSON under `error`. Times are in UTC. `NO_COLOR` is honoured.\n\n\
          Every flag is also an environment variable. Where the help names none, it is `MUSTER_`, the commands that \
          lead to the flag, and its name: `muster agent list --state` is `MUSTER_AGENT_LIST_STATE`. A switch is on \

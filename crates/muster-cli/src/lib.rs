@@ -18,6 +18,7 @@ pub mod values;
 
 mod api;
 mod authority;
+mod known;
 mod list;
 mod proof;
 mod resolve;

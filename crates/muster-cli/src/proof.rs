@@ -67,8 +67,14 @@ pub(crate) fn check(row: &CommandRow, order: &[u8; 32]) -> Proof {
     }
 }
 
+/// Returns the SHA-256 of the key that a result shows, in hexadecimal; the id of its machine is the beginning of it.
+pub(crate) fn key_sha256(row: &CommandRow) -> Option<String> {
+    let key = STANDARD.decode(&row.proof.as_ref()?.key).ok()?;
+    Some(hex::encode(Sha256::digest(key)))
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use muster_core::action::refused_results;
     use serde_json::{Value, json};
@@ -77,9 +83,10 @@ mod tests {
     const KEY: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEUYLgxXr7x2phdi/NPUY5+GZGShVDJEbLO2t4+V0uIqmM7/itP6YIg2Flqap8T/Q9LiU8NlHcSvGWhXaVefsCtg==";
     const SIGNATURE: &str =
         "MEUCIQC5BqklEWx15fnANjVUc37WT7+sa0ykqJn4rvEWDNSAPwIgMBiwPkwTEpelpEpZ3qi4aWhK5/FGHPXVhMo6FlUyGMI=";
-    const ORDER: [u8; 32] = [2; 32];
+    pub(crate) const ORDER: [u8; 32] = [2; 32];
 
-    fn row(changes: &[(&str, serde_json::Value)]) -> CommandRow {
+    /// A row whose proof holds, with `changes`.
+    pub(crate) fn row(changes: &[(&str, serde_json::Value)]) -> CommandRow {
         let mut row = json!({
             "id": 1, "action": 1, "agent": "2403f56c0a72054a", "hostname": null, "status": "success",
             "handed_out": true, "started": "2026-01-02T03:04:05Z", "finished": null, "found": true,

@@ -1,25 +1,35 @@
 //! Answers of machines: read as they come, and printed grouped by value, as JSON lines or as CSV.
 //!
-//! Stays true: an answer is taken once, however often it is read; memory holds what is printed at the end, and the
-//! numbers of answers that were taken.
+//! Stays true: an answer is taken once, however often it is read; which answers are shown is decided here, by what the
+//! machines signed, so that a server that leaves out a flag leaves out no finding; memory holds what is printed at the
+//! end, and the numbers of answers that were taken.
 
-use crate::output::{Format, Table, safe};
+mod answer;
+mod ending;
+
+pub(crate) use ending::Ended;
+
+use crate::commands::action::order::Order;
+use crate::known::{Book, Standing};
+use crate::output::{Format, safe};
 use crate::proof::{self, Proof};
 use crate::{Context, Exit, Failure, Output};
+use answer::Answer;
 use futures_util::StreamExt as _;
 use muster_api::actions::{CommandRow, ResultQuery};
-use muster_modules::{Lines, ModuleResult, registry};
-use serde::Deserialize as _;
+use muster_core::AgentId;
+use muster_core::limits::{RESULT_VALUES_BYTES_MAX, RESULT_VALUES_MAX, RESULTS_READ_MAX};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 
-/// Machines that are named for one value.
+/// Machines that are named for one value, or in one note.
 const NAMED_MAX: usize = 5;
 /// Bytes of one line of results; an action's results are bounded by the server below this.
 const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The first line of CSV.
-const CSV_HEAD: &str = "agent,hostname,status,found,value\r\n";
+const CSV_HEAD: &str = "agent,hostname,status,found,value,known\r\n";
 
 /// Which answers were taken already.
 #[derive(Debug, Default)]
@@ -29,15 +39,17 @@ pub(crate) struct Answers {
 
 impl Answers {
     /// Reads all answers, and hands those that are new to `sink`.
+    ///
+    /// Everything is asked for, whatever is shown of it: what a server leaves out of an answer is not there to be verified.
     pub(crate) async fn read(
         &mut self,
         context: &Context,
         what: &str,
         id: i64,
-        query: &ResultQuery,
         sink: &mut Sink,
     ) -> Result<(), Failure> {
-        let answer = context.api.lines(what, &["actions", &id.to_string(), "results"], query).await?;
+        let path = ["actions", &id.to_string(), "results"];
+        let answer = context.api.lines(what, &path, &ResultQuery::default()).await?;
         let mut pieces = answer.bytes_stream();
         let mut rest = Vec::new();
         while let Some(piece) = pieces.next().await {
@@ -65,57 +77,115 @@ impl Answers {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
+        let failed = |why: String| Failure::new(Exit::Failed, what, why).on(context.api.url());
         // What a machine found stays the text that it signed, and may be nested as it likes.
-        let row: CommandRow = serde_json::from_slice(line).map_err(|error| {
-            Failure::new(Exit::Failed, what, format!("a line of results cannot be read: {error}")).on(context.api.url())
-        })?;
-        if self.taken.insert(row.id) { sink.take(&row, &String::from_utf8_lossy(line)) } else { Ok(()) }
+        let row: CommandRow = serde_json::from_slice(line)
+            .map_err(|error| failed(format!("a line of results cannot be read: {error}")))?;
+        if self.taken.len() >= RESULTS_READ_MAX && !self.taken.contains(&row.id) {
+            return Err(failed(format!("it gives more than {RESULTS_READ_MAX} results")));
+        }
+        if self.taken.insert(row.id) { sink.take(&row) } else { Ok(()) }
     }
+}
+
+/// Which answers are shown.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown {
+    /// Only those that found something; those that have errors or are cut are shown with them.
+    pub(crate) found: bool,
+    /// Only those with this status.
+    pub(crate) status: Option<String>,
+    /// Also those that no machine signed.
+    pub(crate) unproven: bool,
+    /// None of machines that nobody approved in the book.
+    pub(crate) known_only: bool,
+}
+
+/// What a machine said after its command had ended, by the server's word: it is kept without a signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Late {
+    /// What it says that it did.
+    pub(crate) status: String,
+    /// When that came.
+    pub(crate) received: String,
+    /// Whether it refused: then it ran nothing.
+    #[serde(rename = "refused")]
+    pub(crate) is_refused: bool,
+}
+
+/// How many answers there were, and what became of them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    /// All.
+    taken: u64,
+    /// Shown.
+    shown: u64,
+    /// Passed over because they are not what was asked to be shown.
+    filtered: u64,
+    /// Of these, rows of machines that have not answered.
+    unanswered: u64,
+    /// Shown, with errors, or not to the end.
+    partial: u64,
+    /// Left out: not their machine's.
+    broken: u64,
+    /// Signed by no machine.
+    unsigned: u64,
+    /// Left out: of machines that nobody approved.
+    unknown: u64,
+    /// Proven, of machines that a first answer brought into the book.
+    unapproved: u64,
 }
 
 /// Where answers go.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Sink {
     out: Output,
     format: Format,
-    /// The modules of the operations, in their order.
-    modules: Vec<String>,
+    /// What is answered. Without its digest nothing is checked.
+    order: Order,
+    which: Shown,
+    book: Book,
+    /// What machines said after their command had ended.
+    late: BTreeMap<String, Late>,
     /// Of every value, the machines that gave it: how many, and some of them.
     groups: BTreeMap<String, (u64, Vec<String>)>,
+    group_bytes: usize,
+    /// Whether there were more values than are kept.
+    is_full: bool,
     begun: bool,
     /// Whether a value that nobody gave before is told at once.
     tells_news: bool,
-    /// The SHA-256 of what people signed, under which machines sign their results; without it nothing is checked.
-    order: Option<[u8; 32]>,
-    /// Whether every result must be signed.
-    is_strict: bool,
     /// The machines whose signed results were taken: each answers an order once.
     proven: BTreeSet<String>,
-    /// Results that are not their machine's, and results that no machine signed.
-    broken: u64,
-    unsigned: u64,
+    /// Some of the machines that are new to the book, and how many there are.
+    new: (u64, Vec<String>),
+    counts: Counts,
 }
 
 impl Sink {
-    pub(crate) fn new(out: Output, format: Format, modules: Vec<String>) -> Self {
+    /// `book` is whom this person knows; `order` says by what results are verified.
+    pub(crate) fn new(out: Output, format: Format, order: Order, which: Shown, book: Book) -> Self {
         Self {
             out,
             format,
-            modules,
+            order,
+            which,
+            book,
+            late: BTreeMap::new(),
             groups: BTreeMap::new(),
+            group_bytes: 0,
+            is_full: false,
             begun: false,
             tells_news: false,
-            order: None,
-            is_strict: false,
             proven: BTreeSet::new(),
-            broken: 0,
-            unsigned: 0,
+            new: (0, Vec::new()),
+            counts: Counts::default(),
         }
     }
 
-    /// Checks that results of the order with this digest are signed by their machines; `is_strict`: all of them.
-    pub(crate) fn checked(self, order: [u8; 32], is_strict: bool) -> Self {
-        Self { order: Some(order), is_strict, ..self }
+    /// Takes what machines said after their commands had ended, beside which those commands are shown.
+    pub(crate) fn came_late(&mut self, late: BTreeMap<String, Late>) {
+        self.late = late;
     }
 
     /// Tells new values at once from now on, if somebody looks, or no longer.
@@ -123,87 +193,124 @@ impl Sink {
         self.tells_news = tell && std::io::stderr().is_terminal();
     }
 
-    /// Takes the answer of one machine, which stands in `line` as the API gave it.
-    pub(crate) fn take(&mut self, row: &CommandRow, line: &str) -> Result<(), Failure> {
-        match self.order.map(|order| proof::check(row, &order)) {
-            Some(Proof::Broken(why)) => {
-                self.leave_out(row, why);
-                return Ok(());
-            }
-            Some(Proof::Holds) if !self.proven.insert(row.agent.clone()) => {
-                self.leave_out(row, "its machine has answered before");
-                return Ok(());
-            }
-            Some(Proof::Copy(why)) => {
-                let note =
-                    format!("{}: the machine refused a copy of the order, which proves nothing: {why}", name_of(row));
-                self.out.note(&safe(&note));
-                self.unsigned += 1;
-                if self.is_strict {
-                    return Ok(());
-                }
-            }
-            Some(Proof::None) if is_of_machine(row) => {
-                self.unsigned += 1;
-                if self.is_strict {
-                    return Ok(());
-                }
-            }
-            _ => {}
+    /// Takes the answer of one machine.
+    pub(crate) fn take(&mut self, row: &CommandRow) -> Result<(), Failure> {
+        self.counts.taken += 1;
+        let Some(is_proven) = self.verified(row) else { return Ok(()) };
+        if is_proven {
+            self.meet(row);
         }
+        let late = self.late.get(&row.agent).cloned();
+        let answer = Answer::new(row, is_proven, &self.book).with_late(late);
+        self.take_verified(&answer)
+    }
+
+    /// Whether a result is proven; `None` when it is left out.
+    fn verified(&mut self, row: &CommandRow) -> Option<bool> {
+        let Some(order) = self.order.digest else { return Some(false) };
+        if row.agent.parse::<AgentId>().is_ok_and(|id| self.order.excludes(id)) {
+            return self.leave_out(row, "the action that people signed is not for this machine");
+        }
+        match proof::check(row, &order) {
+            Proof::Broken(why) => self.leave_out(row, why),
+            Proof::Holds if !self.has_known_key(row) => {
+                self.leave_out(row, "its key is another than the one that your book of machines has for this id")
+            }
+            Proof::Holds if !self.proven.insert(row.agent.clone()) => {
+                self.leave_out(row, "its machine has answered before")
+            }
+            Proof::Copy(why) => {
+                self.counts.unsigned += 1;
+                let host = self.host_of(row);
+                let why = format!("{host}: the machine refused a copy of the order, which proves nothing: {why}");
+                self.out.note(&safe(&why));
+                self.which.unproven.then_some(false)
+            }
+            Proof::Holds if self.which.known_only && self.book.standing(&row.agent) != Standing::Approved => {
+                self.counts.unknown += 1;
+                self.note_left_out(row, "nobody approved this machine in your book");
+                None
+            }
+            Proof::Holds => Some(true),
+            Proof::None if Answer::new(row, false, &self.book).is_of_machine() => {
+                self.counts.unsigned += 1;
+                self.which.unproven.then_some(false)
+            }
+            Proof::None => Some(false),
+        }
+    }
+
+    /// An id is the beginning of a key's digest; the book has the whole of it.
+    fn has_known_key(&self, row: &CommandRow) -> bool {
+        let known = self.book.machine(&row.agent).and_then(|machine| machine.key_sha256.as_ref());
+        known.is_none_or(|known| proof::key_sha256(row).as_ref() == Some(known))
+    }
+
+    fn meet(&mut self, row: &CommandRow) {
+        match self.book.standing(&row.agent) {
+            Standing::New => {
+                self.new.0 += 1;
+                if self.new.1.len() < NAMED_MAX {
+                    self.new.1.push(row.agent.clone());
+                }
+            }
+            Standing::Seen => self.counts.unapproved += 1,
+            Standing::Approved => {}
+        }
+        if let Some(key) = proof::key_sha256(row) {
+            self.book.meet(&row.agent, &key, row.hostname.as_deref().unwrap_or_default());
+        }
+    }
+
+    /// Takes an answer that is not left out: shows it, if it is one of those that are shown.
+    fn take_verified(&mut self, answer: &Answer<'_>) -> Result<(), Failure> {
+        if let Some(other) = answer.other_name() {
+            self.out.note(&safe(&other));
+        }
+        let has_status = self.which.status.as_ref().is_none_or(|status| *status == answer.row.status);
+        // An answer that is not whole may have missed what is looked for: it is never passed over as one that found nothing.
+        let is_found =
+            !self.which.found || (answer.is_of_machine() && (answer.found() == Some(true) || !answer.is_whole()));
+        if !(has_status && is_found) {
+            self.counts.filtered += 1;
+            self.counts.unanswered += u64::from(!answer.is_of_machine());
+            return Ok(());
+        }
+        self.counts.shown += 1;
+        self.counts.partial += u64::from(answer.is_of_machine() && !answer.is_whole());
         match self.format {
-            Format::Jsonl => self.out.json_text(line.trim_end()),
+            Format::Jsonl => {
+                let text = answer.json(&self.order);
+                let text = text.map_err(|error| Failure::local("could not write the result", "JSON", &error))?;
+                self.out.json_text(&text)
+            }
             Format::Csv => {
-                let text = self.csv(row);
+                let text = self.csv(answer);
                 self.out.bytes(text.as_bytes())
             }
             Format::Table => {
-                self.group(row);
+                self.group(answer);
                 Ok(())
             }
         }
     }
 
-    fn leave_out(&mut self, row: &CommandRow, why: &str) {
-        self.broken += 1;
-        self.out.note(&safe(&format!("{}: the result is left out, {why}", name_of(row))));
+    fn leave_out(&mut self, row: &CommandRow, why: &str) -> Option<bool> {
+        self.counts.broken += 1;
+        self.note_left_out(row, why);
+        None
     }
 
-    /// Prints what is printed at the end. An error: there were results that are not their machine's.
-    pub(crate) fn end(self) -> Result<(), Failure> {
-        self.print_end()?;
-        let unsigned = if self.is_strict { self.unsigned } else { 0 };
-        let why = match (self.broken, unsigned) {
-            (0, 0) => return Ok(()),
-            (0, unsigned) => {
-                let why = format!("{unsigned} results are signed by no machine, and were left out");
-                let next = "an agent that is too old to sign, or somebody on the way, leaves the signature out: --unproven \
-                            prints them all the same";
-                return Err(Failure::new(Exit::Failed, "not all results are proven", why).next(next));
-            }
-            (broken, 0) => format!("{broken} results are not signed by their machines as they are, and were left out"),
-            (broken, unsigned) => format!(
-                "{broken} results are not signed by their machines as they are, {unsigned} are signed by no machine: they \
-                 were left out"
-            ),
-        };
-        let next = "trust neither server nor database until you know why; `muster-agent status` on a machine tells what \
-                    ran there";
-        Err(Failure::new(Exit::Failed, "results were changed on their way", why).next(next))
+    fn note_left_out(&self, row: &CommandRow, why: &str) {
+        self.out.note(&safe(&format!("{}: the result is left out, {why}", self.host_of(row))));
     }
 
-    fn print_end(&self) -> Result<(), Failure> {
-        match self.format {
-            Format::Table => {}
-            Format::Csv if !self.begun => return self.out.bytes(CSV_HEAD.as_bytes()),
-            Format::Csv | Format::Jsonl => return Ok(()),
+    /// Returns how a machine is named whose result is not shown.
+    fn host_of(&self, row: &CommandRow) -> String {
+        match Answer::new(row, false, &self.book).host() {
+            "" => row.agent.clone(),
+            host => format!("{host} ({})", row.agent),
         }
-        let mut table = Table::new(&["MACHINES", "VALUE", "SUCH AS"]);
-        for (value, (count, named)) in self.sorted() {
-            let more = if count > named.len() as u64 { " …" } else { "" };
-            table.row([count.to_string(), value.clone(), format!("{}{more}", named.join(" "))]);
-        }
-        self.out.table(&table, "No results.")
     }
 
     /// Returns the groups, the largest first.
@@ -220,29 +327,38 @@ impl Sink {
     }
 
     /// Counts the values of a machine.
-    fn group(&mut self, row: &CommandRow) {
-        let name = name_of(row);
-        for value in values(row, &self.modules) {
-            let (count, named) = self.groups.entry(value.clone()).or_default();
+    fn group(&mut self, answer: &Answer<'_>) {
+        let name = answer.name();
+        for value in answer.values(&self.order.modules) {
+            if !self.groups.contains_key(&value) {
+                let has_room = self.groups.len() < RESULT_VALUES_MAX
+                    && self.group_bytes.saturating_add(value.len()) <= RESULT_VALUES_BYTES_MAX;
+                if !has_room {
+                    self.is_full = true;
+                    continue;
+                }
+                self.group_bytes += value.len();
+                if self.tells_news {
+                    self.out.note(&format!("{}  {}", safe(&name), safe(&value)));
+                }
+            }
+            let (count, named) = self.groups.entry(value).or_default();
             *count += 1;
             if named.len() < NAMED_MAX {
                 named.push(name.clone());
             }
-            if *count == 1 && self.tells_news {
-                self.out.note(&format!("{}  {}", safe(&name), safe(&value)));
-            }
         }
     }
 
-    fn csv(&mut self, row: &CommandRow) -> String {
+    fn csv(&mut self, answer: &Answer<'_>) -> String {
         let mut text = String::new();
         if !std::mem::replace(&mut self.begun, true) {
             text.push_str(CSV_HEAD);
         }
-        let found = found(row).map(|found| found.to_string()).unwrap_or_default();
-        for value in values(row, &self.modules) {
-            let host = row.hostname.clone().unwrap_or_default();
-            let fields = [row.agent.as_str(), &host, &row.status, &found, &value];
+        let found = answer.found().map(|found| found.to_string()).unwrap_or_default();
+        for value in answer.values(&self.order.modules) {
+            let row = answer.row;
+            let fields = [row.agent.as_str(), answer.host(), &row.status, &found, &value, answer.word()];
             let shown = |field: &&str| cell(if self.out.terminal { safe(field) } else { (*field).to_owned() });
             text.push_str(&fields.iter().map(shown).collect::<Vec<_>>().join(","));
             text.push_str("\r\n");
@@ -258,61 +374,6 @@ fn cell(text: String) -> String {
     let is_formula = first.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']) || text.starts_with(['\t', '\r']);
     let text = if is_formula { format!("'{text}") } else { text };
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
-}
-
-/// Returns how the machine of a row is shown: by its id, which its signature proves, and by the name that the server has
-/// of it.
-pub(crate) fn name_of(row: &CommandRow) -> String {
-    match row.hostname.as_deref() {
-        Some(name) if !name.is_empty() => format!("{name} ({})", row.agent),
-        _ => row.agent.clone(),
-    }
-}
-
-/// Whether a row claims to be a machine's word. That a machine has not answered is the server's.
-fn is_of_machine(row: &CommandRow) -> bool {
-    row.results.is_some() || !matches!(row.status.as_str(), "sent" | "expired" | "cancelled")
-}
-
-/// Whether something was found: by the results, which the machine signed, and not by what the server says of them.
-fn found(row: &CommandRow) -> Option<bool> {
-    #[derive(serde::Deserialize)]
-    struct Finding {
-        #[serde(default)]
-        foundanything: bool,
-    }
-    let results: Vec<Finding> = serde_json::from_str(row.results.as_ref()?.get()).ok()?;
-    Some(results.iter().any(|finding| finding.foundanything))
-}
-
-/// Returns what a machine answered, one text for each thing it found, each once.
-fn values(row: &CommandRow, modules: &[String]) -> BTreeSet<String> {
-    let mut values = BTreeSet::new();
-    if row.status != "success" {
-        values.insert(format!("({})", row.status));
-    }
-    let results = row.results.as_ref().map(|text| serde_json::from_str::<Vec<serde_json::Value>>(text.get()));
-    let results = results.transpose().unwrap_or_else(|error| {
-        values.insert(format!("(unreadable: {error})"));
-        None
-    });
-    for (at, result) in results.iter().flatten().enumerate() {
-        let Ok(read) = ModuleResult::deserialize(result) else {
-            values.insert(result.to_string());
-            continue;
-        };
-        values.extend(read.errors().iter().map(|error| format!("(error) {error}")));
-        let module = modules.get(at).and_then(|module| registry::find(module));
-        match module {
-            Some(module) => values.extend(module.lines(&read, Lines::Found)),
-            None if read.foundanything => _ = values.insert(read.elements.to_string()),
-            None => {}
-        }
-    }
-    if values.is_empty() {
-        values.insert("(nothing found)".to_owned());
-    }
-    values
 }
 
 #[cfg(test)]

@@ -64,7 +64,8 @@ impl Investigator {
     /// Runs `muster` as an operator of `server` who signs with this key, and returns how it ended.
     pub fn muster_output(&self, server: &Server, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(programs::program("muster")?);
-        server.operator(&mut command).env("GNUPGHOME", self.home.path()).args(args);
+        server.operator(&mut command).env("GNUPGHOME", self.home.path());
+        command.env("XDG_CONFIG_HOME", self.home.path().join("config")).args(args);
         command.output().context("starting muster")
     }
 

@@ -186,7 +186,8 @@ impl Server {
     /// Makes `command` one of an operator of this server.
     pub fn operator<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         let url = format!("http://{}", self.addresses.operators);
-        command.env("MUSTER_URL", url).env("MUSTER_TOKEN", &self.token)
+        // What a person keeps lies beside the server, and not where the tests' own person keeps it.
+        command.env("MUSTER_URL", url).env("MUSTER_TOKEN", &self.token).env("XDG_CONFIG_HOME", self.setup.beside())
     }
 
     /// Runs `muster` as an operator of this server and returns what it printed.

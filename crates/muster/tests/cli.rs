@@ -74,6 +74,7 @@ impl Server {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = muster();
+        command.env("XDG_CONFIG_HOME", self.directory.path().join("config"));
         command.arg("--data").arg(self.data()).args(args);
         command
     }
@@ -177,6 +178,25 @@ fn a_fresh_server_is_found_by_its_data_directory_and_shows_itself() {
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("admin token"), "{doctor:?}");
     let doctor: Value = serde_json::from_slice(&server.run(&["--json", "doctor"]).stdout).unwrap();
     assert!(doctor["items"][0]["name"].is_string(), "{doctor}");
+}
+
+#[test]
+fn doctor_looks_at_no_ports_that_a_directory_does_not_name() {
+    let data = tempfile::tempdir().unwrap();
+    let looked = || {
+        let output = muster().args(["--json", "doctor", "--data"]).arg(data.path()).output().unwrap();
+        let checks: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let names = checks["items"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap().to_owned());
+        (names.collect::<Vec<_>>(), checks.to_string())
+    };
+    let (names, text) = looked();
+    assert!(names.iter().any(|name| name == "ports") && !names.iter().any(|name| name.ends_with(" door")), "{text}");
+    // What a server that ended left there says where it listened.
+    let addresses = r#"{"agents": "127.0.0.1:9", "operators": "127.0.0.1:11", "admin": "127.0.0.1:13"}"#;
+    std::fs::write(data.path().join("addresses.json"), addresses).unwrap();
+    let (names, text) = looked();
+    assert!(names.iter().any(|name| name == "agents' door") && !names.iter().any(|name| name == "ports"), "{text}");
+    assert!(text.contains("127.0.0.1:9") && !text.contains(":4443"), "{text}");
 }
 
 #[test]
@@ -530,6 +550,21 @@ fn a_named_target_is_written_out_before_anything_is_signed() {
     server.text(&["target", "put", "theirs", "os='linux'"]);
     let (code, text) = server.fails(&new("@theirs"));
     assert!(code == 2 && text.contains("The server says that @theirs means: os='linux'"), "{code}: {text}");
+    // A name means the same when it is only checked: the person's meaning first, then the server's, which is no question there.
+    server.text(&["target", "put", "linux", "os='bsd'"]);
+    for (name, meaning) in [("@linux", "(os='linux')"), ("@theirs", "The server says that @theirs means: os='linux'")] {
+        let checked = server.command(&["target", "check", name]).env("XDG_CONFIG_HOME", &home).output().unwrap();
+        let text = String::from_utf8(checked.stderr).unwrap();
+        assert!(checked.status.success() && text.contains(meaning) && !text.contains("bsd"), "{name}: {text}");
+    }
+    let saved = here(&["--json", "target", "save", "linux", "os='linux'"]);
+    let saved: Value = serde_json::from_slice(&saved.stdout).unwrap();
+    assert_eq!(saved, serde_json::json!({"name": "linux", "target": "os='linux'"}));
+    // With a fleet, what is signed is for its machines alone.
+    let fleet = [&new("@linux OR true")[..5], &["--fleet", "lab"], &new("@linux OR true")[5..]].concat();
+    assert!(here(&fleet).status.success());
+    let action: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(action["target"], "((os='linux') OR true) AND fleet = 'lab'");
     // What is shown before it is signed is what will be signed.
     server.text(&["investigator", "add", "Ann", "--key", &key("first.asc")]);
     let ask = ["ask", "--key", &key("first.key"), "--target", "@linux", "--yes", "timedrift"];
@@ -655,10 +690,10 @@ fn a_standing_action_without_machines_is_told_as_one_and_its_csv_has_a_head() {
     let output = server.run(&[&words[..], &["--wait", "0s", "--format", "csv", "-y"]].concat());
     let (code, text) = failed(&output);
     assert!(code == 7 && text.contains("it is standing") && !text.contains("0 of 0 machines"), "{code}: {text}");
-    assert_eq!(output.stdout, b"agent,hostname,status,found,value\r\n");
+    assert_eq!(output.stdout, b"agent,hostname,status,found,value,known\r\n");
     let keys = key("first.asc");
     let results = ["action", "results", "1", "--format", "csv", "--keyring", &keys];
-    assert_eq!(server.text(&results), "agent,hostname,status,found,value\r\n");
+    assert_eq!(server.text(&results), "agent,hostname,status,found,value,known\r\n");
     server.text(&["action", "cancel", "1", "--server-only"]);
 }
 

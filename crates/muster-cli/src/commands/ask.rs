@@ -6,13 +6,15 @@
 use super::ReasonArgs;
 use super::action::consent::{self, ConsentArgs, Origin, checks_before_signing};
 use super::action::file;
-use super::action::life::{SpreadArgs, again, launch, waits};
+use super::action::life::{again, launch, waits};
 use super::action::new::{Draft, PART, Words, draft, of_words};
 use super::action::order::Order;
+use super::action::preview::Signed;
 use super::action::results::HowArgs;
 use super::action::shown::Shown;
 use super::action::sign::sign;
-use super::named::written_out;
+use super::action::spread::SpreadArgs;
+use super::named::{of_fleet, written_out};
 use crate::output::safe;
 use crate::signing::SignArgs;
 use crate::values::duration;
@@ -43,7 +45,8 @@ A mark behind its name (#3f9a1c) makes each question one of its own.
 Flags of this command may stand before or after the module, unless the module has one of that name: then it is the
 module's. `muster module help NAME` explains a module's arguments.")]
 pub struct Args {
-    /// Which machines: an expression; @NAME stands for one that you keep (`muster target save`), signed as written out
+    /// Which machines: an expression; @NAME stands for one that you keep (`muster target save`), signed as written out, and
+    /// with --fleet for machines of that fleet alone
     #[arg(long, value_name = "EXPRESSION", default_value = "status='online'")]
     target: String,
     /// What it is for, in your words; the question itself unless told
@@ -87,6 +90,7 @@ impl Args {
         self.spread.check(WHAT)?;
         let name = of_its_own(&self.title.unwrap_or_else(|| title(&self.words)));
         let target = written_out(WHAT, self.target, || Ok(context.clone())).await?;
+        let target = of_fleet(target, self.how.book.fleet.as_deref());
         let question = Draft { name, target, operations, expires_in: self.expires_in };
         let mut action = draft(question, None, values::now())?;
         file::window_check(WHAT, &action)?;
@@ -96,7 +100,7 @@ impl Args {
         let shown = Shown::of(&action, &text);
         let notes = checks_before_signing(&action, &shown, Origin::Own)?;
         consent::show(&shown, &notes);
-        self.spread.foresee(context, &action, &preview)?;
+        self.spread.foresee(context, &action, &preview, Signed::NotYet).await?;
         let question = format!("Sign it as {} and launch it?", signer.name());
         consent::agree(&question, &self.consent, shown.changes || preview.changes).await?;
         sign(&self.with, &signer, &mut action, &text).await?;
@@ -109,7 +113,8 @@ impl Args {
             return Err(waits(id));
         }
         let note = format!("action {id}: {}", shown.digest);
-        self.how.follow_noted(context, id, &Order::own(&action), Some(&note)).await
+        let order = Order::own(&action).signed_by(vec![signer.name()]);
+        self.how.follow_noted(context, id, &order, Some(&note)).await
     }
 }
 

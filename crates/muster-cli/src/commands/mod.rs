@@ -13,7 +13,7 @@ pub mod investigator;
 pub mod journal;
 pub mod message;
 pub mod module;
-mod named;
+pub(crate) mod named;
 pub mod report;
 pub mod server;
 pub mod service;

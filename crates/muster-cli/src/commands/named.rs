@@ -17,6 +17,13 @@ const WHAT: &str = "could not read the targets that you keep";
 /// Bytes that the file may have.
 const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Returns the person's own directory of configuration; `None` without a home directory.
+pub(crate) fn config_directory() -> Option<PathBuf> {
+    let of = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let config = of("XDG_CONFIG_HOME").or_else(|| of("HOME").map(|home| home.join(".config")))?;
+    Some(config.join("muster"))
+}
+
 /// The targets that are kept, and where.
 #[derive(Debug)]
 pub(crate) struct Kept {
@@ -27,12 +34,10 @@ pub(crate) struct Kept {
 impl Kept {
     /// Reads them from the person's directory of configuration.
     pub(crate) fn read() -> Result<Self, Failure> {
-        let of = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let config = of("XDG_CONFIG_HOME").or_else(|| of("HOME").map(|home| home.join(".config")));
-        let config = config.ok_or_else(|| {
+        let config = config_directory().ok_or_else(|| {
             Failure::usage(WHAT, "there is no home directory to keep them in").next("set HOME or XDG_CONFIG_HOME")
         })?;
-        Self::at(config.join("muster").join("targets.toml"))
+        Self::at(config.join("targets.toml"))
     }
 
     fn at(path: PathBuf) -> Result<Self, Failure> {
@@ -108,9 +113,28 @@ pub(crate) async fn written_out(
     text: String,
     server: impl FnOnce() -> Result<Context, Failure>,
 ) -> Result<String, Failure> {
+    let (written, said) = looked_up(what, text, server).await?;
+    if let Some((name, meaning)) = said.first() {
+        let next = format!(
+            "if that is what you mean, keep it on your side: muster target save {} {}; or write it out",
+            safe(name),
+            safe(&quoted(meaning))
+        );
+        consent::ask("Is this what you mean?", &next).await?;
+    }
+    Ok(written)
+}
+
+/// Returns a target with its names written out as [`written_out`] does, and those names whose meaning is the server's word,
+/// for a command that signs nothing: they are shown, and nobody is asked.
+pub(crate) async fn looked_up(
+    what: &str,
+    text: String,
+    server: impl FnOnce() -> Result<Context, Failure>,
+) -> Result<(String, Vec<(String, String)>), Failure> {
     let names = names_of(&text);
     if names.is_empty() {
-        return Ok(text);
+        return Ok((text, Vec::new()));
     }
     let kept = Kept::read()?;
     let mut meanings = kept.targets.clone();
@@ -136,15 +160,16 @@ pub(crate) async fn written_out(
         said.iter().map(|(name, meaning)| format!("The server says that @{name} means: {}", safe(meaning))).collect();
     lines.push(format!("With names written out: {}", safe(&written)));
     consent::say(&lines);
-    if let Some((name, meaning)) = said.first() {
-        let next = format!(
-            "if that is what you mean, keep it on your side: muster target save {} {}; or write it out",
-            safe(name),
-            safe(&quoted(meaning))
-        );
-        consent::ask("Is this what you mean?", &next).await?;
+    Ok((written, said))
+}
+
+/// Returns a target that means machines of this fleet alone, which a machine knows of itself. The rest stays as it was
+/// written.
+pub(crate) fn of_fleet(target: String, fleet: Option<&str>) -> String {
+    match fleet {
+        Some(fleet) => format!("({target}) AND fleet = '{}'", fleet.replace('\'', "''")),
+        None => target,
     }
-    Ok(written)
 }
 
 /// Asks the server what its names mean.
@@ -186,6 +211,14 @@ mod tests {
         for without in ["", "name = 'a@b'", "name = '@web'", "true", "name ="] {
             assert!(!holds_names(without), "{without}");
         }
+    }
+
+    #[test]
+    fn a_fleet_is_added_to_the_whole_of_a_target() {
+        let target = of_fleet("name = 'a' OR name = 'b'".to_owned(), Some("lab"));
+        assert_eq!(target, "(name = 'a' OR name = 'b') AND fleet = 'lab'");
+        assert!(Target::parse(&target).is_ok() && Target::parse(&of_fleet("true".to_owned(), Some("it's"))).is_ok());
+        assert_eq!(of_fleet("true".to_owned(), None), "true");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::output::{Table, safe, time, yes};
 use crate::{Context, Exit, Failure, resolve};
 use muster_api::Page;
 use muster_api::targets::{NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMistake};
-use muster_core::target::TargetError;
+use muster_core::target::{Case, Comparison, Operand, Target, TargetError, Test};
 use reqwest::Method;
 
 /// `muster target`.
@@ -31,7 +31,7 @@ pub struct Args {
 enum Command {
     /// Show whom a target picks and why, or where its mistake is
     Check {
-        /// The target; @NAME stands for a target that has a name
+        /// The target; @NAME stands for one that you keep (`muster target save`), else for the server's of that name
         target: String,
         /// Judge this machine, whether it matches or not; may be given several times
         #[arg(long = "agent", value_name = "ID")]
@@ -95,6 +95,9 @@ impl Args {
                 for text in &named {
                     agents.push(resolve::agent(context, text).await?);
                 }
+                // What a name means here is what it means to the person who signs it here.
+                let (target, _) =
+                    named::looked_up("could not check the target", target, || Ok(context.clone())).await?;
                 check(context, TargetCheckRequest { target, agents, limit: Some(limit) }).await
             }
             Command::Save { name, target: Some(target) } => save(context.out, &name, &target),
@@ -123,7 +126,7 @@ impl Args {
 fn save(out: crate::Output, name: &str, target: &str) -> Result<(), Failure> {
     let kept = Kept::read()?.save(name, target)?;
     out.note(&format!("{}  kept in {}, write @{0} for it", safe(name), kept.path().display()));
-    Ok(())
+    if out.json { out.json(&serde_json::json!({ "name": name, "target": target })) } else { Ok(()) }
 }
 
 /// Keeps what the server says that a name means, if the person agrees to it.
@@ -171,6 +174,11 @@ async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Fai
     let TargetCheck { matched, reached, .. } = checked;
     let machines = if matched == 1 { "machine matches" } else { "machines match" };
     context.out.note(&format!("{matched} enrolled {machines}, {reached} online or idle."));
+    if matched == 0
+        && let Some(hint) = case_hint(context, &checked.target).await
+    {
+        context.out.note(&safe(&format!("Hint: {hint}")));
+    }
     let mut table = Table::new(&["AGENT", "NAME", "STATUS", "PICKED", "QUESTION", "ANSWER", "VALUE"]);
     for machine in checked.machines {
         // A target without questions has a row all the same.
@@ -191,6 +199,73 @@ async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Fai
         }
     }
     context.out.table(&table, "No machines to show.")
+}
+
+/// Says which machines a target that picks none would pick if case did not count: values such as `os` are in lower case.
+/// Nothing when that picks none either, or cannot be asked.
+pub(crate) async fn case_hint(context: &Context, target: &str) -> Option<String> {
+    let parsed = Target::parse(target).ok()?;
+    let without_case = any_case(&parsed);
+    if without_case == parsed {
+        return None;
+    }
+    let request = TargetCheckRequest { target: without_case.to_string(), agents: Vec::new(), limit: Some(0) };
+    let answer = context.api.send("could not check the target", Method::POST, &["targets", "check"], &request).await;
+    let checked: TargetCheck = context.api.read("could not check the target", &answer.ok()?).ok()?;
+    let hint = |matched| {
+        format!(
+            "texts are compared with their case, and values such as os are in lower case: {matched} would match {}",
+            request.target
+        )
+    };
+    (checked.error.is_none() && checked.matched > 0).then(|| hint(checked.matched))
+}
+
+/// Returns a target whose questions after equal texts pass over case.
+fn any_case(target: &Target) -> Target {
+    let all = |parts: &[Target]| parts.iter().map(any_case).collect();
+    match target {
+        Target::And(parts) => Target::And(all(parts)),
+        Target::Or(parts) => Target::Or(all(parts)),
+        Target::Not(part) => Target::Not(Box::new(any_case(part))),
+        Target::Test(Test::Compare { left, comparison: Comparison::Equal, right }) => match (left, right) {
+            (value, Operand::Text(text)) | (Operand::Text(text), value)
+                if text.chars().any(|c| c.is_ascii_alphabetic()) =>
+            {
+                Target::Test(like_any_case(value, text))
+            }
+            _ => target.clone(),
+        },
+        Target::Test(Test::In { value, list, negated: false }) if list.len() <= IN_LIST_MAX => {
+            let texts: Option<Vec<_>> = list
+                .iter()
+                .map(|item| match item {
+                    Operand::Text(text) => Some(Target::Test(like_any_case(value, text))),
+                    _ => None,
+                })
+                .collect();
+            match texts {
+                Some(mut texts) if texts.len() == 1 => texts.remove(0),
+                Some(texts) => Target::Or(texts),
+                None => target.clone(),
+            }
+        }
+        _ => target.clone(),
+    }
+}
+
+/// Values of a list that are asked for one by one.
+const IN_LIST_MAX: usize = 16;
+
+fn like_any_case(value: &Operand, text: &str) -> Test {
+    let mut pattern = String::new();
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    Test::Like { value: value.clone(), pattern, case: Case::Ignored, negated: false }
 }
 
 /// The part of the target around its mistake, with a caret below it.
@@ -216,6 +291,23 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_without_case_asks_the_same_of_any_case() {
+        for (with, without) in [
+            ("os = 'Linux'", "os ILIKE 'Linux'"),
+            ("'A_b%' = name AND id = 7", "name ILIKE 'A\\_b\\%' AND id = 7"),
+            ("NOT (os IN ('Linux', 'BSD') OR true)", "NOT ((os ILIKE 'Linux' OR os ILIKE 'BSD') OR true)"),
+        ] {
+            let without = Target::parse(without).unwrap();
+            assert_eq!(any_case(&Target::parse(with).unwrap()), without, "{with}");
+            assert_eq!(Target::parse(&without.to_string()).unwrap(), without, "{without}");
+        }
+        for same in ["id = 7", "agentid = '0011223344556677'", "os <> 'Linux'", "os NOT IN ('A')", "name LIKE 'A%'"] {
+            let target = Target::parse(same).unwrap();
+            assert_eq!(any_case(&target), target, "{same}");
+        }
+    }
 
     #[test]
     fn a_caret_stands_under_the_mistake() {

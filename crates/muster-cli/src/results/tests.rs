@@ -15,32 +15,58 @@ fn found(elements: &serde_json::Value) -> serde_json::Value {
     json!([{"foundanything": true, "success": true, "elements": elements, "statistics": {}, "errors": null}])
 }
 
+/// An order of one operation; `digest` is what its results are verified by.
+fn order(target: &str, digest: Option<[u8; 32]>) -> Order {
+    let json = json!({"name": "q", "target": target, "operations": [{"module": "memory"}]});
+    Order { digest, ..Order::own(&muster_core::Action::parse(json.to_string().as_bytes()).unwrap()) }
+}
+
 fn sink(format: Format) -> Sink {
-    Sink::new(PLAIN, format, vec!["memory".to_owned()])
+    sink_of(format, order("true", None), Shown::default())
+}
+
+fn sink_of(format: Format, order: Order, which: Shown) -> Sink {
+    Sink::new(PLAIN, format, order, which, Book::at(std::path::Path::new("/nonexistent")).unwrap())
+}
+
+/// How an action stands of which `sent` machines were given it.
+fn stands(status: &str, sent: u64) -> muster_api::actions::ActionSummary {
+    serde_json::from_value(json!({
+        "id": 1, "name": "q", "target": "true", "status": status, "reason": "", "valid_from": "", "expire_after": "",
+        "created": "", "started": null, "finished": null, "updated": "", "halted": null, "matched": sent, "late": 0,
+        "counters": {"sent": sent, "done": 0, "inflight": sent, "success": 0, "cancelled": 0, "expired": 0, "failed": 0,
+            "timeout": 0},
+    }))
+    .unwrap()
+}
+
+fn values(row: &CommandRow, modules: &[String]) -> BTreeSet<String> {
+    Answer::new(row, false, &Book::at(std::path::Path::new("/nonexistent")).unwrap()).values(modules)
 }
 
 #[test]
 fn answers_are_grouped_by_value_the_commonest_first() {
     let mut sink = sink(Format::Table);
     for (id, value) in [(1, "a"), (2, "b"), (3, "b")] {
-        sink.take(&row(id, &format!("host{id}"), &found(&json!(value))), "{}").unwrap();
+        sink.take(&row(id, &format!("host{id}"), &found(&json!(value)))).unwrap();
     }
     let shown: Vec<_> =
         sink.sorted().into_iter().map(|(value, (count, named))| (value.as_str(), count, named)).collect();
     assert_eq!(shown[0].0, "\"b\"");
     assert_eq!(
         (shown[0].1, shown[0].2),
-        (2, &["host2 (0000000000000002)".to_owned(), "host3 (0000000000000003)".to_owned()][..])
+        (2, &["host2 (0000000000000002, unproven)".to_owned(), "host3 (0000000000000003, unproven)".to_owned()][..])
     );
     assert_eq!((shown[1].0, shown[1].1), ("\"a\"", 1));
 }
 
 #[test]
 fn a_machine_counts_once_for_a_value_that_it_gave_twice_and_is_named_by_its_id_without_a_host() {
-    let mut sink = Sink::new(PLAIN, Format::Table, vec!["memory".to_owned(); 2]);
+    let two = Order { modules: vec!["memory".to_owned(); 2], ..order("true", None) };
+    let mut sink = sink_of(Format::Table, two, Shown::default());
     let twice = json!([found(&json!(1))[0], found(&json!(1))[0]]);
-    sink.take(&row(7, "", &twice), "{}").unwrap();
-    assert_eq!(sink.groups["1"], (1, vec!["0000000000000007".to_owned()]));
+    sink.take(&row(7, "", &twice)).unwrap();
+    assert_eq!(sink.groups["1"], (1, vec!["(0000000000000007, unproven)".to_owned()]));
 }
 
 #[test]
@@ -51,6 +77,14 @@ fn failures_errors_and_nothing_are_values_too() {
     assert_eq!(values(&row(1, "a", &json!([])), &modules), BTreeSet::from(["(nothing found)".to_owned()]));
     let error = json!([{"foundanything": false, "success": false, "elements": null, "errors": ["no such file"]}]);
     assert_eq!(values(&row(1, "a", &error), &modules), BTreeSet::from(["(error) no such file".to_owned()]));
+    // What went wrong beside an answer does not say that nothing was found.
+    let beside =
+        json!([{"foundanything": false, "success": true, "elements": null, "errors": ["2 files were not read"]}]);
+    let both = ["(error) 2 files were not read", "(nothing found)"].map(str::to_owned);
+    assert_eq!(values(&row(1, "a", &beside), &modules), BTreeSet::from(both));
+    // Why a machine refused says that it did.
+    let refused = CommandRow { status: "failed".into(), ..row(1, "a", &error) };
+    assert_eq!(values(&refused, &modules), BTreeSet::from(["(error) no such file".to_owned()]));
     assert_eq!(values(&row(1, "a", &json!([7])), &modules), BTreeSet::from(["7".to_owned()]));
 }
 
@@ -65,12 +99,16 @@ fn known_modules_write_their_own_lines() {
 #[test]
 fn csv_has_a_head_once_and_quotes_what_needs_it() {
     let mut sink = sink(Format::Csv);
-    let first = sink.csv(&row(1, "a,b", &found(&json!("x\"y"))));
+    let csv = |sink: &mut Sink, row: &CommandRow| {
+        let answer = Answer::new(row, false, &sink.book);
+        sink.csv(&answer)
+    };
+    let first = csv(&mut sink, &row(1, "a,b", &found(&json!("x\"y"))));
     assert_eq!(
         first,
-        "agent,hostname,status,found,value\r\n0000000000000001,\"a,b\",success,true,\"\"\"x\\\"\"y\"\"\"\r\n"
+        "agent,hostname,status,found,value,known\r\n0000000000000001,\"a,b\",success,true,\"\"\"x\\\"\"y\"\"\",unproven\r\n"
     );
-    assert!(!sink.csv(&row(2, "b", &json!([]))).contains("hostname"));
+    assert!(!csv(&mut sink, &row(2, "b", &json!([]))).contains("hostname"));
     assert_eq!(cell("=1+1".to_owned()), "'=1+1");
     for formula in [" =1+1", "\u{a0}=1", "\u{feff}@x", "\u{3000}+1", "\x0b-1", "\t1", "＝1"] {
         assert!(cell(formula.to_owned()).starts_with('\''), "{formula:?}");
@@ -81,33 +119,36 @@ fn csv_has_a_head_once_and_quotes_what_needs_it() {
 
 #[test]
 fn a_result_that_is_not_its_machines_is_left_out_and_fails_the_command() {
+    let checked = |format, is_strict: bool| {
+        sink_of(format, order("true", Some([1; 32])), Shown { unproven: !is_strict, ..Shown::default() })
+    };
     let results = found(&json!("x"));
     let signed = CommandRow {
         proof: Some(muster_api::actions::ResultProof { signature: "AAAA".into(), key: "AAAA".into() }),
         ..row(1, "a", &results)
     };
     for (format, strict) in [(Format::Table, false), (Format::Csv, false), (Format::Jsonl, true)] {
-        let mut sink = sink(format).checked([1; 32], strict);
-        sink.take(&row(2, "b", &results), "{}").unwrap();
-        sink.take(&signed, "{}").unwrap();
+        let mut sink = checked(format, strict);
+        sink.take(&row(2, "b", &results)).unwrap();
+        sink.take(&signed).unwrap();
         if format == Format::Table {
             assert_eq!(sink.counts(), [("\"x\"".to_owned(), 1)]);
         }
-        let failure = sink.end().unwrap_err();
+        let failure = sink.end(&stands("completed", 2)).unwrap_err();
         assert!(failure.why.contains("1 results are not signed"), "{}", failure.why);
         assert_eq!(failure.why.contains("by no machine"), strict);
     }
-    let mut plain = sink(Format::Table).checked([1; 32], false);
-    plain.take(&row(2, "b", &results), "{}").unwrap();
-    plain.end().unwrap();
-    let mut strict = sink(Format::Table).checked([1; 32], true);
-    strict.take(&row(2, "b", &results), "{}").unwrap();
+    let mut plain = checked(Format::Table, false);
+    plain.take(&row(2, "b", &results)).unwrap();
+    plain.end(&stands("completed", 1)).unwrap().check().unwrap();
+    let mut strict = checked(Format::Table, true);
+    strict.take(&row(2, "b", &results)).unwrap();
     // That a machine answered, and what it found, is the machine's word; that it did not is the server's.
     let word = |status: &str| CommandRow { status: status.into(), results: None, ..row(3, "c", &json!([])) };
-    strict.take(&word("success"), "{}").unwrap();
-    strict.take(&word("expired"), "{}").unwrap();
+    strict.take(&word("success")).unwrap();
+    strict.take(&word("expired")).unwrap();
     assert_eq!(strict.counts(), [("(expired)".to_owned(), 1)]);
-    let failure = strict.end().unwrap_err();
+    let failure = strict.end(&stands("completed", 1)).unwrap_err();
     assert!(failure.why.contains("2 results are signed by no machine"), "{failure}");
 }
 
@@ -119,7 +160,158 @@ fn a_result_that_is_nested_too_deep_to_read_is_one_and_spoils_no_other() {
     let line = line.replace(&text, &deep);
     let row: CommandRow = serde_json::from_str(&line).unwrap();
     let mut sink = sink(Format::Table);
-    sink.take(&row, &line).unwrap();
+    sink.take(&row).unwrap();
     let counts = sink.counts();
     assert!(counts.len() == 1 && counts[0].0.contains("(unreadable: recursion limit"), "{counts:?}");
+}
+
+#[test]
+fn the_servers_flag_hides_no_finding_and_errors_are_never_passed_over() {
+    let only_found = Shown { found: true, ..Shown::default() };
+    let head = |found: bool, success: bool, errors: serde_json::Value| json!([{"foundanything": found, "success": success, "elements": "x", "statistics": {}, "errors": errors}]);
+    let mut sink = sink_of(Format::Table, order("true", None), only_found);
+    let hidden = CommandRow { found: Some(false), ..row(1, "a", &head(true, true, json!(null))) };
+    let nothing = CommandRow { found: Some(true), ..row(2, "b", &head(false, true, json!(null))) };
+    let beside = row(3, "c", &head(false, true, json!(["1 file was not read"])));
+    let ended = row(4, "d", &head(false, false, json!(null)));
+    let silent = CommandRow { status: "expired".into(), results: None, ..row(5, "e", &json!([])) };
+    for row in [&hidden, &nothing, &beside, &ended, &silent] {
+        sink.take(row).unwrap();
+    }
+    let shown: BTreeSet<_> = sink.groups.values().flat_map(|(_, named)| named.clone()).collect();
+    let shown: Vec<_> = shown.iter().map(|name| &name[..1]).collect();
+    assert_eq!(shown, ["a", "c", "d"]);
+    let failure = sink.end(&stands("completed", 5)).unwrap().check().unwrap_err();
+    assert!(failure.exit == Exit::Partial && failure.why.starts_with("2 answers have errors"), "{failure}");
+}
+
+#[test]
+fn an_empty_answer_says_why_it_is_empty() {
+    let said = |which: Shown, rows: &[CommandRow], summary: &muster_api::actions::ActionSummary| {
+        let mut sink = sink_of(Format::Table, order("true", Some([1; 32])), which);
+        for row in rows {
+            sink.take(row).unwrap();
+        }
+        sink.nothing(summary)
+    };
+    let nothing = json!([{"foundanything": false, "success": true, "elements": null, "errors": null}]);
+    let (nothing, silent) =
+        (row(1, "a", &nothing), CommandRow { status: "expired".into(), results: None, ..row(2, "b", &json!([])) });
+    let lax = |found, status: Option<&str>| Shown {
+        found,
+        status: status.map(str::to_owned),
+        unproven: true,
+        known_only: false,
+    };
+    assert_eq!(said(lax(false, None), &[], &stands("completed", 0)), "No results: no machine matched the target.");
+    assert!(said(lax(false, None), &[], &stands("pending", 0)).contains("no machine was given the action yet"));
+    assert!(said(lax(false, None), &[], &stands("waiting", 0)).contains("waits for signatures"));
+    assert_eq!(said(lax(true, None), &[], &stands("inflight", 3)), "No results: none of 3 machines has answered yet.");
+    let both = [nothing, silent];
+    let filtered = said(lax(true, None), &both, &stands("completed", 2));
+    assert_eq!(filtered, "No results: 1 machines answered and found nothing, 1 machines have not answered.");
+    let other = said(lax(false, Some("timeout")), &both, &stands("completed", 2));
+    assert!(other.contains("1 answers are other ones than --status"), "{other}");
+    assert!(said(Shown::default(), &both[..1], &stands("completed", 1)).contains("1 were left out"));
+}
+
+#[test]
+fn a_row_of_a_machine_that_the_signed_target_excludes_is_left_out_whatever_signed_it() {
+    let named = "agentid = '0000000000000007' AND status = 'online'";
+    let mut sink = sink_of(Format::Table, order(named, Some([1; 32])), Shown { unproven: true, ..Shown::default() });
+    sink.take(&row(1, "vm", &found(&json!("x")))).unwrap();
+    sink.take(&row(7, "vm", &found(&json!("y")))).unwrap();
+    assert_eq!(sink.counts(), [("\"y\"".to_owned(), 1)]);
+    let failure = sink.end(&stands("completed", 1)).unwrap_err();
+    assert!(failure.exit == Exit::Failed && failure.why.contains("1 results"), "{failure}");
+}
+
+#[test]
+fn more_values_than_a_table_holds_are_said_to_be_missing() {
+    let mut sink = sink(Format::Table);
+    sink.group_bytes = muster_core::limits::RESULT_VALUES_BYTES_MAX;
+    sink.take(&row(1, "a", &found(&json!("x")))).unwrap();
+    assert!(sink.counts().is_empty());
+    let failure = sink.end(&stands("completed", 1)).unwrap().check().unwrap_err();
+    assert!(failure.exit == Exit::Partial && failure.next.contains("csv"), "{failure}");
+}
+
+#[test]
+fn json_says_what_the_machine_signed_and_apart_from_it_what_the_server_says() {
+    let order = order("true", Some([1; 32])).signed_by(vec!["Alice (AA)".to_owned()]);
+    let results = found(&json!("x"));
+    let row = CommandRow { found: Some(false), ..row(1, "a", &results) };
+    let book = Book::at(std::path::Path::new("/nonexistent")).unwrap();
+    let line = Answer::new(&row, false, &book).json(&order).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["found"], &line["server"]["found"]), (&json!(true), &json!(false)));
+    assert_eq!((&line["proven"], &line["known"], &line["name"]), (&json!(false), &json!(false), &json!(null)));
+    assert_eq!(line["order"], json!({"name": "q", "signed_sha256": "01".repeat(32), "signers": ["Alice (AA)"]}));
+    assert_eq!((&line["results"], &line["server"]["hostname"]), (&results, &json!("a")));
+    assert!(line.get("hostname").is_none(), "{line}");
+}
+
+#[test]
+fn a_known_id_under_another_key_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("book.jsonl");
+    let row = proof::tests::row(&[]);
+    let taken = |which: Shown| {
+        let order = order("true", Some(proof::tests::ORDER));
+        let mut sink = Sink::new(PLAIN, Format::Table, order, which, Book::at(&path).unwrap());
+        sink.take(&row).unwrap();
+        let shown = sink.counts().len();
+        (shown, sink.end(&stands("completed", 1)).map(drop).map_err(|failure| failure.why))
+    };
+    let known_only = || Shown { known_only: true, ..Shown::default() };
+    let (shown, refused) = taken(known_only());
+    assert!(shown == 0 && refused.unwrap_err().contains("nobody approved"));
+    assert_eq!(taken(Shown::default()), (1, Ok(())), "it is written down as new");
+    let (shown, refused) = taken(known_only());
+    assert!(shown == 0 && refused.is_err(), "that it answered once approves nobody");
+    Book::at(&path).unwrap().approve(&[(row.agent.parse().unwrap(), "web".into())]).unwrap();
+    assert_eq!(taken(known_only()), (1, Ok(())));
+    // The id is only the first eight bytes of the key's digest: the book has them all.
+    let key = proof::key_sha256(&row).unwrap();
+    let other = format!("{}{}", &key[..16], "0".repeat(48));
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace(&key, &other)).unwrap();
+    let (shown, refused) = taken(Shown::default());
+    assert!(shown == 0 && refused.unwrap_err().contains("1 results are not signed"));
+}
+
+#[test]
+fn a_machine_that_was_called_back_and_ran_looks_otherwise_than_one_that_obeyed() {
+    let book = Book::at(std::path::Path::new("/nonexistent")).unwrap();
+    let cancelled = |handed_out, results: Option<serde_json::Value>| CommandRow {
+        status: "cancelled".into(),
+        handed_out,
+        results: results.map(|value| serde_json::value::to_raw_value(&value).unwrap()),
+        ..row(1, "a", &json!([]))
+    };
+    let late = |status: &str| {
+        Some(Late { status: status.into(), received: "2026-01-02T03:04:05Z".into(), is_refused: status == "failed" })
+    };
+    let obeyed =
+        json!([{"foundanything": false, "success": false, "elements": null, "errors": ["refused (cancelled): x"]}]);
+    for (row, late, word, words) in [
+        (
+            cancelled(true, None),
+            late("success"),
+            "ran",
+            "(cancelled, and the machine ran it anyway: success came late)",
+        ),
+        (cancelled(true, None), late("cancelled"), "obeyed", "(cancelled, and the machine obeyed)"),
+        (cancelled(true, None), late("failed"), "obeyed", "(cancelled, and the machine obeyed)"),
+        (cancelled(true, Some(obeyed)), None, "obeyed", "(cancelled, and the machine obeyed)"),
+        (cancelled(true, None), None, "unknown", "(cancelled, and the machine has not said what it did)"),
+        (cancelled(false, None), None, "not_handed_out", "(cancelled, before it was handed out)"),
+    ] {
+        let answer = Answer::new(&row, false, &book).with_late(late);
+        assert!(answer.values(&[]).contains(words), "{:?}", answer.values(&[]));
+        let line: serde_json::Value = serde_json::from_str(&answer.json(&order("true", None)).unwrap()).unwrap();
+        assert_eq!(line["cancelled"], word, "{line}");
+    }
+    let expired = CommandRow { status: "expired".into(), ..cancelled(true, None) };
+    let answer = Answer::new(&expired, false, &book).with_late(late("success"));
+    assert_eq!(answer.values(&[]), BTreeSet::from(["(expired, success came late)".to_owned()]));
 }

@@ -7,13 +7,17 @@ mod cancel;
 pub(crate) mod consent;
 mod decidable;
 pub(crate) mod file;
+mod late;
 pub(crate) mod life;
+mod listing;
 pub(crate) mod new;
 pub(crate) mod order;
 pub(crate) mod packing;
+pub(crate) mod preview;
 pub(crate) mod results;
 pub(crate) mod shown;
 pub(crate) mod sign;
+pub(crate) mod spread;
 pub(crate) mod verify;
 mod window;
 
@@ -58,11 +62,11 @@ enum Command {
     /// Say who signed an action, whether machines would take the signatures, and what they weigh
     Verify(verify::VerifyArgs),
     /// Say what would come of an action, signed or not: which machines it means, what they demand, who would refuse it
-    Preview(life::PreviewArgs),
+    Preview(preview::PreviewArgs),
     /// Give a signed action to the server
     Launch(Box<life::LaunchArgs>),
     /// List actions, newest first
-    List(life::ListCommand),
+    List(listing::ListCommand),
     /// Show one action
     Show {
         /// Its number
@@ -103,7 +107,7 @@ impl Args {
             Command::Preview(args) => args.run(globals).await,
             Command::Launch(args) => args.run(globals).await,
             Command::List(args) => args.run(&Context::new(globals)?).await,
-            Command::Show { id, file } => life::show(&Context::new(globals)?, id, file).await,
+            Command::Show { id, file } => listing::show(&Context::new(globals)?, id, file).await,
             Command::Watch { id, how, order } => {
                 let context = Context::new(globals)?;
                 how.check(context.out)?;

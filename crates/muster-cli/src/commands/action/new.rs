@@ -1,7 +1,7 @@
 //! `muster action new`: an action of version 2 from flags.
 
 use super::{file, packing};
-use crate::commands::named::written_out;
+use crate::commands::named::{of_fleet, written_out};
 use crate::save::{self, ReplaceArgs};
 use crate::values::duration;
 use crate::{Context, Exit, Failure, Globals, Output, values};
@@ -27,6 +27,9 @@ pub(super) struct NewArgs {
     /// signed as written out
     #[arg(long, value_name = "EXPRESSION")]
     target: String,
+    /// Only machines of this fleet: `fleet = 'NAME'` is added to the target, and signed
+    #[arg(long, env = "MUSTER_FLEET", value_name = "NAME", value_parser = values::fleet)]
+    fleet: Option<String>,
     /// How long machines may start it, from now or from --valid-from
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     expires_in: Duration,
@@ -87,6 +90,7 @@ impl NewArgs {
         let now = values::now();
         let name = self.name;
         let target = written_out(WHAT, self.target, || Context::new(globals)).await?;
+        let target = of_fleet(target, self.fleet.as_deref());
         let mut action = draft(Draft { name, target, operations, expires_in: self.expires_in }, self.valid_from, now)?;
         action.description =
             Description { author: self.author, email: self.email, url: self.read_on, revision: self.revision };

@@ -8,7 +8,9 @@ use super::verify::{self, keyring};
 use crate::output::safe;
 use crate::signing::{self, name_of};
 use crate::{Context, Exit, Failure, values};
+use muster_core::AgentId;
 use muster_core::action::Action;
+use muster_core::target::Target;
 use muster_trust::{Keyring, signature, signed_text};
 use sha2::{Digest as _, Sha256};
 use std::path::PathBuf;
@@ -35,17 +37,40 @@ pub(crate) struct Order {
     pub(crate) modules: Vec<String>,
     /// SHA-256 of what people signed; `None` when nobody knows what they did.
     pub(crate) digest: Option<[u8; 32]>,
+    /// What it is for, in the words that are signed.
+    pub(crate) name: String,
+    /// Whose signatures were verified here, for people: names and fingerprints. None for a file that this person holds.
+    pub(crate) signers: Vec<String>,
+    /// Which machines it is for.
+    pub(crate) target: Option<Target>,
 }
 
 impl Order {
     /// An action that this person signed or holds.
     pub(crate) fn own(action: &Action) -> Self {
         let digest = signed_text(action).ok().map(|text| Sha256::digest(text.as_bytes()).into());
-        Self { digest, ..Self::unknown(action) }
+        // A target that this program cannot read excludes nobody here, and no machine runs it.
+        Self { digest, target: Target::parse(&action.target).ok(), ..Self::unknown(action) }
     }
 
     fn unknown(action: &Action) -> Self {
-        Self { modules: action.operations.iter().map(|operation| operation.module.clone()).collect(), digest: None }
+        Self {
+            modules: action.operations.iter().map(|operation| operation.module.clone()).collect(),
+            digest: None,
+            name: action.name.clone(),
+            signers: Vec::new(),
+            target: None,
+        }
+    }
+
+    /// The same, signed by these people.
+    pub(crate) fn signed_by(self, signers: Vec<String>) -> Self {
+        Self { signers, ..self }
+    }
+
+    /// Whether the signed target excludes the machine with this id, whatever else is true of it.
+    pub(crate) fn excludes(&self, id: AgentId) -> bool {
+        self.target.as_ref().is_some_and(|target| target.excludes(id))
     }
 
     /// The action of the server with number `id`, of which it says that it is `action`. `is_lax`: it may be anything.
@@ -76,9 +101,9 @@ impl Order {
             .filter_map(|line| muster_trust::verify(&keyring, line, text.as_bytes(), now).ok());
         let signers: Vec<_> = good.filter_map(|signed| keyring.get(&signed.signer).map(name_of)).collect();
         if !signers.is_empty() {
-            let (name, signers) = (safe(&action.name), safe(&signers.join(", ")));
-            context.out.note(&format!("action {id}: {name:?}, signed by {signers}, SHA-256 {}", sha256(&text)));
-            return Ok(order);
+            let (name, named) = (safe(&action.name), safe(&signers.join(", ")));
+            context.out.note(&format!("action {id}: {name:?}, signed by {named}, SHA-256 {}", sha256(&text)));
+            return Ok(order.signed_by(signers));
         }
         if is_lax {
             context.out.note(&format!("note: nobody whose key you have signed action {id}: no result can be proven"));

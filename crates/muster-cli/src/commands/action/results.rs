@@ -2,14 +2,17 @@
 //!
 //! Stays true: each machine's answer is printed once; what machines answered cannot steer the terminal.
 
-use super::life::{detail, waits};
+use super::late;
+use super::life::waits;
+use super::listing::detail;
 use super::order::{Order, OrderArgs};
+use crate::known::{Book, BookArgs};
 use crate::output::{Bar, Format, safe};
-use crate::results::{Answers, Sink, name_of};
+use crate::results::{Answers, Ended, Shown, Sink};
 use crate::values::duration;
 use crate::{Context, Exit, Failure};
 use muster_api::Page;
-use muster_api::actions::{ActionCounters, ActionDetail, CommandQuery, CommandRow, ResultQuery};
+use muster_api::actions::{ActionCounters, ActionDetail, ActionSummary, CommandQuery, CommandRow};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,25 +25,33 @@ const PATIENCE: u32 = 4;
 const FAILURES_MAX: u32 = 30;
 /// The longest pause between two looks that fail.
 const PAUSE_UNREACHED_MAX: Duration = Duration::from_secs(10);
+/// How long results are waited for by default.
+const WAIT: Duration = Duration::from_mins(5);
 /// Machines that are named because they have not answered.
 const SILENT_NAMED_MAX: u32 = 10;
 
 /// How results are printed, and how long they are waited for.
 #[derive(Debug, Clone, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct HowArgs {
     /// How to print results: grouped by value (unless told), or each machine's as JSON lines or CSV
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
-    /// Print only results that found something
+    /// Print only results that found something, by what the machines signed; those with errors, or that are not whole, too
     #[arg(long)]
     pub(crate) found: bool,
-    /// How long to wait for results
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
-    pub(crate) wait: Duration,
+    /// How long to wait for results; 5m by default
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
     /// Print also results that no machine signed, as old agents send them; else they are left out, and the command ends
     /// with 1 (one whose signature does not hold is always left out)
     #[arg(long)]
     pub(crate) unproven: bool,
+    /// Leave out results of machines that nobody approved in your book (`muster agent known`), and end with 1
+    #[arg(long, conflicts_with = "unproven")]
+    pub(crate) known_only: bool,
+    #[command(flatten)]
+    pub(crate) book: BookArgs,
     /// What goes without saying now
     #[arg(long, hide = true, conflicts_with = "unproven")]
     proven: bool,
@@ -60,24 +71,33 @@ pub(super) struct ResultsArgs {
     /// Wait for further results
     #[arg(long)]
     follow: bool,
+    /// List what came after the action had ended or was called back; the server keeps no signatures of it, so that
+    /// --unproven is needed
+    #[arg(long, requires = "unproven", conflicts_with_all = ["follow", "status", "found"])]
+    late: bool,
 }
 
 impl ResultsArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         self.how.check(context.out)?;
         let what = format!("could not show the results of action {}", self.id);
+        if self.late {
+            return late::list(context, &what, self.id).await;
+        }
         let (_, detail) = detail(context, &what, self.id).await?;
         let action = super::file::parse(&what, &format!("action {}", self.id), detail.action.as_bytes())?;
         let order = Order::of_server(context, (self.id, &action), &self.order, self.how.unproven).await?;
+        let mut sink = self.how.sink(context, &order, self.status)?;
         if self.follow {
-            return self.how.follow(context, self.id, &order).await;
+            return self.how.follow_into(context, self.id, sink, None).await;
         }
-        let mut sink = self.how.sink(context, &order);
-        let query = ResultQuery { status: self.status, found: self.how.found.then_some(true) };
-        Answers::default().read(context, &what, self.id, &query, &mut sink).await?;
-        sink.end()?;
+        if detail.summary.late > 0 {
+            sink.came_late(late::of(context, &what, self.id).await?);
+        }
+        Answers::default().read(context, &what, self.id, &mut sink).await?;
+        let ended = sink.end(&detail.summary)?;
         silent(context, &detail).await;
-        Ok(())
+        ended.check()
     }
 }
 
@@ -94,10 +114,27 @@ impl HowArgs {
             .next("leave one of them out (MUSTER_JSON counts as --json); --json prints JSON lines"))
     }
 
-    fn sink(&self, context: &Context, order: &Order) -> Sink {
+    /// Refuses what only counts for results where none are printed: it would be passed over in silence.
+    pub(crate) fn check_unused(&self, what: &str) -> Result<(), Failure> {
+        let given = [
+            ("--wait", self.wait.is_some()),
+            ("--format", self.format.is_some()),
+            ("--found", self.found),
+            ("--unproven", self.unproven),
+            ("--known-only", self.known_only),
+        ];
+        let given: Vec<_> = given.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect();
+        if given.is_empty() {
+            return Ok(());
+        }
+        let why = "it is about results, and without --watch none are waited for or printed";
+        Err(Failure::usage(what, why).on(given.join(", ")).next("add --watch, or leave it out"))
+    }
+
+    fn sink(&self, context: &Context, order: &Order, status: Option<String>) -> Result<Sink, Failure> {
         let format = if context.out.json { Format::Jsonl } else { self.format.unwrap_or(Format::Table) };
-        let sink = Sink::new(context.out, format, order.modules.clone());
-        order.digest.map_or(sink.clone(), |digest| sink.checked(digest, !self.unproven))
+        let which = Shown { found: self.found, status, unproven: self.unproven, known_only: self.known_only };
+        Ok(Sink::new(context.out, format, order.clone(), which, Book::of(context, &self.book)?))
     }
 
     /// Prints results as they arrive, until the action is over.
@@ -113,6 +150,10 @@ impl HowArgs {
         order: &Order,
         note: Option<&str>,
     ) -> Result<(), Failure> {
+        self.follow_into(context, id, self.sink(context, order, None)?, note).await
+    }
+
+    async fn follow_into(&self, context: &Context, id: i64, sink: Sink, note: Option<&str>) -> Result<(), Failure> {
         let mut interrupts = signal(SignalKind::interrupt())
             .map_err(|error| Failure::new(Exit::Failed, "could not listen for Ctrl-C", error.to_string()))?;
         if let Some(note) = note {
@@ -122,28 +163,30 @@ impl HowArgs {
             context,
             id,
             what: format!("could not watch action {id}"),
-            query: ResultQuery { status: None, found: self.found.then_some(true) },
             answers: Answers::default(),
             known: None,
             bar: Bar::new(context.out.json),
-            sink: self.sink(context, order),
+            last: None,
+            sink,
         };
         let outcome = tokio::select! {
             // Whoever holds the program back knows less of what goes on than this.
             biased;
-            outcome = watch.run(Instant::now() + self.wait) => outcome,
+            outcome = watch.run(Instant::now() + self.wait.unwrap_or(WAIT)) => outcome,
             Some(()) = interrupts.recv() => {
                 let what = format!("interrupted while action {id} goes on");
                 Err(Failure::new(Exit::Interrupted, what, "it is not called back by this"))
             }
         };
-        let Watch { sink, mut bar, known, .. } = watch;
+        let Watch { sink, mut bar, last, .. } = watch;
         bar.clear();
-        if outcome.is_ok() || known.is_some() {
-            sink.end()?;
-        }
+        // What came before the watching ended is printed, however it ended.
+        let printed = last.map(|summary| sink.end(&summary)).transpose()?;
         match outcome {
-            Ok(detail) => ended(context, &detail).await,
+            Ok(detail) => {
+                ended(context, &detail).await?;
+                printed.map_or(Ok(()), Ended::check)
+            }
             Err(failure) if failure.exit == Exit::NotFound => Err(failure),
             Err(failure) => Err(going_on(failure, id)),
         }
@@ -162,11 +205,12 @@ struct Watch<'a> {
     context: &'a Context,
     id: i64,
     what: String,
-    query: ResultQuery,
     answers: Answers,
     /// How many machines were done when all answers were read last.
     known: Option<u64>,
     bar: Bar,
+    /// How the action stood when all answers were read last.
+    last: Option<ActionSummary>,
     sink: Sink,
 }
 
@@ -216,8 +260,9 @@ impl Watch<'_> {
         self.bar.clear();
         // What the table shows in a moment need not be told before it.
         self.sink.tell_news(!over);
-        self.answers.read(self.context, &self.what, self.id, &self.query, &mut self.sink).await?;
+        self.answers.read(self.context, &self.what, self.id, &mut self.sink).await?;
         self.known = Some(done);
+        self.last = Some(detail.summary.clone());
         Ok((detail, Some(began.elapsed())))
     }
 
@@ -309,10 +354,18 @@ async fn silent(context: &Context, detail: &ActionDetail) {
     let Ok(answer) = context.api.get(what, &path, &query).await else { return };
     let Ok(page) = context.api.read::<Page<CommandRow>>(what, &answer) else { return };
     if !page.items.is_empty() {
-        let named: Vec<_> = page.items.iter().map(name_of).collect();
+        let named: Vec<_> = page.items.iter().map(named).collect();
         let more = summary.counters.inflight.saturating_sub(named.len() as u64);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         context.out.note(&safe(&format!("not answered: {}{more}", named.join(" "))));
+    }
+}
+
+/// Returns how the server names a machine that has not answered.
+fn named(row: &CommandRow) -> String {
+    match row.hostname.as_deref() {
+        Some(name) if !name.is_empty() => format!("{name} ({})", row.agent),
+        _ => row.agent.clone(),
     }
 }
 

@@ -5,6 +5,7 @@ mod config;
 mod directory;
 mod enrolment;
 mod files;
+mod known;
 mod show;
 mod trust;
 mod weights;
@@ -117,6 +118,8 @@ enum Command {
     },
     /// Note the least weight that a machine demands of signatures
     Minimum(weights::MinimumCommand),
+    /// The machines that you know: your own book of ids and names, by which answers are compared
+    Known(known::KnownArgs),
     /// Write what an agent needs to trust and find this server
     Config(Box<config::ConfigCommand>),
 }
@@ -201,6 +204,7 @@ impl Args {
             Command::DeadLetters(list) => dead_letters(context, &list).await,
             Command::Weights { id } => weights::list(context, &id).await,
             Command::Minimum(minimum) => minimum.run(context).await,
+            Command::Known(known) => known.run(context).await,
             Command::Config(config) => config.run(context).await,
         }
     }

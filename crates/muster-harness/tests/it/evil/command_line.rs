@@ -59,9 +59,9 @@ async fn waits(file: String) -> Impostor {
 }
 
 /// How a person ended a command, and what they were shown.
-struct Ended {
-    code: Option<i32>,
-    text: String,
+pub(super) struct Ended {
+    pub(super) code: Option<i32>,
+    pub(super) text: String,
 }
 
 impl From<Output> for Ended {
@@ -71,7 +71,7 @@ impl From<Output> for Ended {
     }
 }
 
-struct Stage {
+pub(super) struct Stage {
     alice: Investigator,
     impostor: Impostor,
     home: TempDir,
@@ -95,11 +95,21 @@ impl Stage {
     }
 
     /// Runs a command without a terminal; `input` stands on its standard input.
-    async fn piped(&self, input: &str, words: &[&str]) -> Ended {
+    pub(super) async fn piped(&self, input: &str, words: &[&str]) -> Ended {
         let path = self.home.path().join("input");
         std::fs::write(&path, input).unwrap();
         let input = std::fs::File::open(path).unwrap();
         self.command(words).stdin(input).output().await.unwrap().into()
+    }
+
+    /// A directory of the person's.
+    pub(super) fn directory(&self) -> &std::path::Path {
+        self.home.path()
+    }
+
+    /// What the server was asked, each method with its path.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.impostor.asked().into_iter().map(|asked| asked.line).collect()
     }
 
     /// Runs a command at a terminal, where `typed` is typed.
@@ -193,6 +203,23 @@ async fn what_a_server_says_that_a_name_means_is_signed_only_with_a_yes_to_it() 
     let ended = stage.piped("", &new).await;
     assert!(ended.code == Some(0) && ended.text.contains("(name LIKE 'web%')"), "{}", ended.text);
     assert_eq!(stage.impostor.asked().len(), before);
+}
+
+#[tokio::test]
+async fn raw_bytes_are_written_to_a_terminal_only_when_it_is_named() {
+    let stage = previews(&[]).await;
+    let (_terminal, side) = Terminal::typed("").unwrap();
+    let backup = async |words: &[&str], side: std::fs::File| {
+        let child = stage.command(words).stdout(side).stdin(Stdio::null()).spawn().unwrap();
+        Ended::from(child.wait_with_output().await.unwrap())
+    };
+    let ended = backup(&["backup", "--out", "-"], side.try_clone().unwrap()).await;
+    assert!(ended.code == Some(2) && ended.text.contains("/dev/stdout"), "{}", ended.text);
+    assert!(stage.impostor.asked().is_empty(), "nothing was asked for");
+    // Into a pipe, or to a terminal that is named, it goes: this server has none to give.
+    assert_eq!(stage.piped("", &["backup", "--out", "-"]).await.code, Some(3));
+    let ended = backup(&["backup", "--out", "/dev/stdout"], side).await;
+    assert_eq!(ended.code, Some(3), "{}", ended.text);
 }
 
 /// What the server says, further flags, and how the command ends.
@@ -336,7 +363,7 @@ async fn answers(rows: Vec<Value>) -> Stage {
 }
 
 /// A server that has results of action 7, which is `file`.
-async fn answers_of(alice: Investigator, file: String, rows: Vec<Value>) -> Stage {
+pub(super) async fn answers_of(alice: Investigator, file: String, rows: Vec<Value>) -> Stage {
     let lines = rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     let answer = move |asked: &Asked| match asked.line.as_str() {
         "GET /api/v1/actions/7" => Some(shown(&file, "completed").to_string()),
@@ -355,16 +382,21 @@ fn row(results: &Value, proof: &Value) -> Value {
 
 /// An action that somebody signed.
 fn signed(who: &Investigator) -> String {
+    signed_for(who, "os='linux'").0
+}
+
+/// An action for these machines that somebody signed, and the SHA-256 of what was signed.
+pub(super) fn signed_for(who: &Investigator, target: &str) -> (String, [u8; 32]) {
     let operations = r#"[{"module":"timedrift","parameters":{}}]"#;
     let text = format!(
-        "name=harmless;target=os='linux';validfrom=1577934245;expireafter=%!s(int64=7258215845);operations={operations};"
+        "name=harmless;target={target};validfrom=1577934245;expireafter=%!s(int64=7258215845);operations={operations};"
     );
     let armored = who.sign(text.as_bytes()).unwrap();
     let body = armored.split_once("\n\n").unwrap().1.split_once("-----END").unwrap().0.replace('\n', "");
     let file =
         waiting("harmless", operations).replace("\"pgpsignatures\": []", &format!("\"pgpsignatures\": [{body:?}]"));
     assert!(file.contains(&body));
-    file
+    (file.replace("\"os='linux'\"", &json!(target).to_string()), Sha256::digest(text).into())
 }
 
 #[tokio::test]
@@ -389,7 +421,7 @@ async fn a_result_without_its_machines_proof_is_no_result() {
     // Who wants it all the same sees the machine's id beside the name that the server made up.
     let stage = answers(vec![row(&forged, &Value::Null)]).await;
     let ended = stage.piped("", &["action", "results", "7", "--unproven"]).await;
-    assert!(ended.code == Some(0) && ended.text.contains("the-bank (2403f56c0a72054a)"), "{}", ended.text);
+    assert!(ended.code == Some(0) && ended.text.contains("the-bank (2403f56c0a72054a, unproven)"), "{}", ended.text);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod modules;
 mod orders;
 mod people;
 mod replays;
+mod results;
 mod set_up;
 mod tampering;
 mod unsigned;

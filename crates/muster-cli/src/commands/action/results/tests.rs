@@ -60,9 +60,14 @@ fn order() -> Order {
     Order::own(&muster_core::Action::parse(ACTION.as_bytes()).unwrap())
 }
 
+fn how(format: Option<Format>, unproven: bool) -> HowArgs {
+    let book = BookArgs::default();
+    HowArgs { format, found: false, wait: Some(Duration::ZERO), unproven, known_only: false, book, proven: false }
+}
+
 async fn follow(states: Vec<Value>, wait: Duration) -> (Result<(), Failure>, usize) {
     let (context, reads) = double(states).await;
-    let how = HowArgs { format: Some(Format::Csv), found: false, wait, unproven: true, proven: false };
+    let how = HowArgs { wait: Some(wait), ..how(Some(Format::Csv), true) };
     let outcome = how.follow(&context, 7, &order()).await;
     (outcome, reads.load(Ordering::SeqCst))
 }
@@ -100,7 +105,7 @@ async fn how_watching_ended_is_the_exit_code() {
 
 #[test]
 fn json_and_a_format_that_is_none_contradict_each_other() {
-    let how = |format| HowArgs { format, found: false, wait: Duration::ZERO, unproven: false, proven: false };
+    let how = |format| how(format, false);
     let out = |json| Output { json, terminal: false, color: false };
     for format in [Format::Csv, Format::Table] {
         let failure = how(Some(format)).check(out(true)).unwrap_err();
@@ -114,11 +119,10 @@ fn json_and_a_format_that_is_none_contradict_each_other() {
 #[tokio::test]
 async fn an_answer_is_taken_once_however_often_it_is_read() {
     let (context, _) = double(vec![row("completed", 2, 2)]).await;
-    let how = HowArgs { format: None, found: false, wait: Duration::ZERO, unproven: true, proven: false };
-    let mut sink = how.sink(&context, &order());
+    let mut sink = how(None, true).sink(&context, &order(), None).unwrap();
     let mut answers = Answers::default();
     for _ in 0..3 {
-        answers.read(&context, "could not read", 7, &ResultQuery::default(), &mut sink).await.unwrap();
+        answers.read(&context, "could not read", 7, &mut sink).await.unwrap();
     }
     assert_eq!(sink.counts(), [("1", 1), ("2", 1), ("3", 1)].map(|(value, count)| (value.to_owned(), count)));
 }
@@ -168,10 +172,21 @@ fn what_is_waited_for_is_said_as_it_is() {
 async fn a_result_without_its_machines_word_is_no_result_unless_that_is_wanted() {
     let (context, _) = double(vec![row("completed", 1, 1)]).await;
     for (unproven, seen) in [(false, 0), (true, 1)] {
-        let how = HowArgs { format: None, found: false, wait: Duration::ZERO, unproven, proven: false };
-        let mut sink = how.sink(&context, &order());
-        Answers::default().read(&context, "x", 7, &ResultQuery::default(), &mut sink).await.unwrap();
+        let mut sink = how(None, unproven).sink(&context, &order(), None).unwrap();
+        Answers::default().read(&context, "x", 7, &mut sink).await.unwrap();
         assert_eq!(sink.counts().is_empty(), seen == 0, "{unproven}");
-        assert_eq!(sink.end().is_ok(), unproven);
+        let detail: ActionDetail = serde_json::from_value(row("completed", 1, 1)).unwrap();
+        assert_eq!(sink.end(&detail.summary).is_ok(), unproven);
     }
+}
+
+#[test]
+fn what_is_about_results_is_refused_where_none_are_printed() {
+    let none = HowArgs { wait: None, ..how(None, false) };
+    none.check_unused("x").unwrap();
+    let wait = HowArgs { wait: Some(Duration::ZERO), ..none.clone() };
+    let failure = wait.check_unused("x").unwrap_err();
+    assert!(failure.exit == Exit::Usage && failure.on == "--wait" && failure.next.contains("--watch"), "{failure}");
+    let many = HowArgs { found: true, known_only: true, ..none };
+    assert_eq!(many.check_unused("x").unwrap_err().on, "--found, --known-only");
 }

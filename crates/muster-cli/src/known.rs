@@ -1,0 +1,409 @@
+//! The book of machines that a person knows: which ids exist, with which keys, and what the machines are called.
+//!
+//! A result proves that the key behind an id made it, and anybody who has a server can make keys. So this machine keeps a book
+//! of its own: an id that was never seen before is said to be new, and one that a person approved keeps its name whatever a
+//! server calls it.
+//!
+//! Stays true: only a person's own word approves a machine; what a first answer brings in is marked as such for ever; a
+//! name that is in the book is changed by no server; the file is its owner's alone, and whole at any moment, also when
+//! several commands write at once. Not here: whether a result is its machine's (`proof`).
+
+use crate::{Context, Exit, Failure, values};
+use muster_core::AgentId;
+use muster_core::limits::{KNOWN_FILE_BYTES_MAX, KNOWN_MACHINES_MAX, KNOWN_NAME_CHARS_MAX};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+const WHAT: &str = "could not read the book of machines";
+
+/// Which book is read and written.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct BookArgs {
+    /// The fleet whose book of known machines counts, and for whose machines alone a question is signed; without it, the book
+    /// of the server that is asked
+    #[arg(long, env = "MUSTER_FLEET", value_name = "NAME", value_parser = values::fleet)]
+    pub(crate) fleet: Option<String>,
+}
+
+/// What the book has of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    /// Its id: 16 hexadecimal digits.
+    pub(crate) id: String,
+    /// What it is called; empty when nobody said so.
+    pub(crate) name: String,
+    /// SHA-256 of its public key in hexadecimal, of which the id is the beginning; absent until it first answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key_sha256: Option<String>,
+    /// When it came into the book (RFC 3339).
+    pub(crate) since: String,
+    /// Whether a person said that this id is the machine of this name. Else a first answer brought it in.
+    pub(crate) approved: bool,
+}
+
+/// How a machine stands in the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is not in it.
+    New,
+    /// A first answer brought it in; nobody said that it is a machine of theirs.
+    Seen,
+    /// A person approved it.
+    Approved,
+}
+
+impl Standing {
+    /// The word for it, as CSV and JSON have it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Seen => "seen",
+            Self::Approved => "approved",
+        }
+    }
+}
+
+/// One book.
+#[derive(Debug, Clone)]
+pub(crate) struct Book {
+    /// Whose machines: the fleet, or the server.
+    whose: String,
+    /// Where it lies; `None` where there is no home directory: then every machine is new.
+    path: Option<PathBuf>,
+    machines: BTreeMap<String, Machine>,
+    /// What answers brought since it was read.
+    met: BTreeMap<String, Machine>,
+}
+
+impl Book {
+    /// Reads the book of the fleet, or that of the server.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds what this program did not write.
+    pub(crate) fn of(context: &Context, with: &BookArgs) -> Result<Self, Failure> {
+        let (whose, file) = if let Some(fleet) = &with.fleet {
+            (format!("fleet {fleet}"), format!("fleet-{fleet}"))
+        } else {
+            let url = context.api.url();
+            let port = url.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
+            let server = format!("{}{port}", url.host_str().unwrap_or_default());
+            (format!("server {server}"), format!("server-{server}"))
+        };
+        let path = directory().map(|directory| directory.join(file_name(&file)));
+        let machines = path.as_deref().map(read).transpose()?.unwrap_or_default();
+        Ok(Self { whose, path, machines, met: BTreeMap::new() })
+    }
+
+    /// Reads the book that lies at `path`.
+    #[cfg(test)]
+    pub(crate) fn at(path: &Path) -> Result<Self, Failure> {
+        Ok(Self { whose: "test".into(), path: Some(path.into()), machines: read(path)?, met: BTreeMap::new() })
+    }
+
+    /// Whose machines it holds, for people.
+    pub(crate) fn whose(&self) -> &str {
+        &self.whose
+    }
+
+    /// Returns the machines, by their ids.
+    pub(crate) fn machines(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.values()
+    }
+
+    /// Returns what the book had of a machine when it was read.
+    pub(crate) fn machine(&self, id: &str) -> Option<&Machine> {
+        self.machines.get(id)
+    }
+
+    /// Returns how a machine stood when the book was read.
+    pub(crate) fn standing(&self, id: &str) -> Standing {
+        let standing = |machine: &Machine| if machine.approved { Standing::Approved } else { Standing::Seen };
+        self.machine(id).map_or(Standing::New, standing)
+    }
+
+    /// Notes that a machine proved an answer with its key; `name` is the server's word for it.
+    pub(crate) fn meet(&mut self, id: &str, key_sha256: &str, name: &str) {
+        let has_all = |machine: &Machine| machine.key_sha256.is_some() && (name.is_empty() || !machine.name.is_empty());
+        if self.machines.get(id).is_some_and(has_all) || self.met.len() >= KNOWN_MACHINES_MAX {
+            return;
+        }
+        let machine = Machine {
+            id: id.to_owned(),
+            name: plain(name),
+            key_sha256: Some(key_sha256.to_owned()),
+            since: values::now().to_string(),
+            approved: false,
+        };
+        self.met.entry(id.to_owned()).or_insert(machine);
+    }
+
+    /// Writes what was met. What somebody else wrote in the meantime stays.
+    pub(crate) fn keep(&mut self) -> Result<(), Failure> {
+        let met = std::mem::take(&mut self.met);
+        if met.is_empty() || self.path.is_none() {
+            return Ok(());
+        }
+        self.change(|machines| {
+            for (id, new) in met {
+                let machine = machines.entry(id).or_insert_with(|| new.clone());
+                machine.key_sha256.get_or_insert_with(|| new.key_sha256.unwrap_or_default());
+                if machine.name.is_empty() {
+                    machine.name = new.name;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes a person's word for machines: their ids and names.
+    pub(crate) fn approve(&mut self, approved: &[(AgentId, String)]) -> Result<(), Failure> {
+        let since = values::now().to_string();
+        self.change(|machines| {
+            for (id, name) in approved {
+                let id = id.to_string();
+                let machine = machines.entry(id.clone()).or_insert_with(|| Machine {
+                    id,
+                    name: String::new(),
+                    key_sha256: None,
+                    since: since.clone(),
+                    approved: true,
+                });
+                machine.approved = true;
+                machine.name = plain(name);
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes machines out.
+    ///
+    /// # Errors
+    /// One of them is not in the book: then none is taken out.
+    pub(crate) fn forget(&mut self, ids: &[AgentId]) -> Result<(), Failure> {
+        let whose = self.whose.clone();
+        self.change(|machines| {
+            if let Some(id) = ids.iter().find(|id| !machines.contains_key(&id.to_string())) {
+                let what = format!("could not forget machine {id}");
+                return Err(Failure::new(Exit::NotFound, what, "it is not in the book")
+                    .on(whose)
+                    .next("muster agent known list"));
+            }
+            for id in ids {
+                machines.remove(&id.to_string());
+            }
+            Ok(())
+        })
+    }
+
+    /// Changes the file under its lock: read, changed, written beside it, renamed.
+    fn change(
+        &mut self,
+        change: impl FnOnce(&mut BTreeMap<String, Machine>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        const WHAT: &str = "could not write the book of machines";
+        let Some(path) = &self.path else {
+            return Err(
+                Failure::usage(WHAT, "there is no home directory to keep it in").next("set HOME or XDG_CONFIG_HOME")
+            );
+        };
+        let failed = |error: &std::io::Error| Failure::local(WHAT, path.display(), error);
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| failed(&error))?;
+        // The lock is a file of its own: the book itself is replaced, and a lock on what was replaced holds nobody back.
+        let lock = path.with_extension("lock");
+        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(lock);
+        let lock = lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|error| failed(&error))?;
+        let mut machines = read(path)?;
+        change(&mut machines)?;
+        if machines.len() > KNOWN_MACHINES_MAX {
+            let why = format!("it would hold more than {KNOWN_MACHINES_MAX} machines");
+            return Err(Failure::new(Exit::Failed, WHAT, why).on(path.display()).next(
+                "take out what nobody approved: muster agent known list --unapproved, muster agent known forget",
+            ));
+        }
+        write(path, &machines).map_err(|error| failed(&error))?;
+        drop(lock);
+        self.machines = machines;
+        Ok(())
+    }
+}
+
+/// The person's directory of books.
+fn directory() -> Option<PathBuf> {
+    crate::commands::named::config_directory().map(|config| config.join("machines"))
+}
+
+/// Returns a name of a file that no other book has.
+fn file_name(book: &str) -> String {
+    let mut name = String::new();
+    for byte in book.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => name.push(char::from(byte)),
+            other => _ = write!(name, "%{other:02X}"),
+        }
+    }
+    name + ".jsonl"
+}
+
+/// Returns a name as the book keeps it: short, and nothing in it steers a terminal.
+fn plain(name: &str) -> String {
+    let name: String = name.chars().filter(|c| !muster_core::text::steers(*c)).collect();
+    muster_core::text::cut(name.trim(), KNOWN_NAME_CHARS_MAX)
+}
+
+fn read(path: &Path) -> Result<BTreeMap<String, Machine>, Failure> {
+    let failed = |error: &std::io::Error| Failure::local(WHAT, path.display(), error);
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        file => file.map_err(|error| failed(&error))?,
+    };
+    let mut machines = BTreeMap::new();
+    let mut rest = BufReader::new(file.take(KNOWN_FILE_BYTES_MAX + 1));
+    let (mut line, mut bytes, mut number) = (String::new(), 0, 0);
+    loop {
+        line.clear();
+        bytes += rest.read_line(&mut line).map_err(|error| failed(&error))? as u64;
+        number += 1;
+        if line.is_empty() {
+            return Ok(machines);
+        }
+        let wrong = |why: String| {
+            Failure::usage(WHAT, why)
+                .on(format!("{}, line {number}", path.display()))
+                .next("mend the line, or take it out")
+        };
+        if bytes > KNOWN_FILE_BYTES_MAX {
+            return Err(wrong(format!("it has more than {KNOWN_FILE_BYTES_MAX} bytes")));
+        }
+        if line.trim().is_empty() {
+            continue;
+        }
+        let machine: Machine = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
+        let id: AgentId = machine.id.parse().map_err(|error: muster_core::IdError| wrong(error.to_string()))?;
+        if machine.key_sha256.as_ref().is_some_and(|key| !key.starts_with(&id.to_string())) {
+            return Err(wrong("the id is not the beginning of the key's SHA-256".to_owned()));
+        }
+        machines.insert(id.to_string(), machine);
+    }
+}
+
+fn write(path: &Path, machines: &BTreeMap<String, Machine>) -> std::io::Result<()> {
+    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let written = (|| {
+        // A part that a command left behind which was killed is in nobody's way: the lock is held.
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        let mut text = String::new();
+        for machine in machines.values() {
+            text.push_str(&serde_json::to_string(machine)?);
+            text.push('\n');
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    })();
+    written.inspect_err(|_| _ = std::fs::remove_file(&part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "2403f56c0a72054a";
+    const KEY: &str = "2403f56c0a72054a00000000000000000000000000000000000000000000000a";
+
+    fn book(path: &Path) -> Book {
+        Book::at(path).unwrap()
+    }
+
+    #[test]
+    fn a_first_answer_is_kept_and_only_a_person_approves_and_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("machines/x.jsonl");
+        let mut first = book(&path);
+        assert_eq!(first.standing(ID), Standing::New);
+        first.meet(ID, KEY, "web\u{1b}[2J-1");
+        assert_eq!(first.standing(ID), Standing::New, "it stays new for as long as the command that met it runs");
+        first.keep().unwrap();
+        let mut second = book(&path);
+        assert_eq!(second.standing(ID), Standing::Seen);
+        assert_eq!(second.machine(ID).unwrap().name, "web[2J-1");
+        // Another name of the server's changes nothing, neither before nor after somebody approved it.
+        second.meet(ID, KEY, "the-bank");
+        second.keep().unwrap();
+        assert_eq!(book(&path).machine(ID).unwrap().name, "web[2J-1");
+        second.approve(&[(ID.parse().unwrap(), "web-1".into())]).unwrap();
+        let mut third = book(&path);
+        third.meet(ID, KEY, "the-bank");
+        third.keep().unwrap();
+        let machine = book(&path).machine(ID).unwrap().clone();
+        assert_eq!((machine.name.as_str(), machine.approved), ("web-1", true));
+        assert_eq!(machine.key_sha256.as_deref(), Some(KEY));
+        third.forget(&[ID.parse().unwrap()]).unwrap();
+        assert_eq!(book(&path).standing(ID), Standing::New);
+        assert_eq!(third.forget(&[ID.parse().unwrap()]).unwrap_err().exit, Exit::NotFound);
+    }
+
+    #[test]
+    fn a_machine_that_was_approved_by_its_id_gains_its_key_with_its_first_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.jsonl");
+        book(&path).approve(&[(ID.parse().unwrap(), "web-1".into())]).unwrap();
+        let mut book = book(&path);
+        assert_eq!(book.machine(ID).unwrap().key_sha256, None);
+        book.meet(ID, KEY, "other");
+        book.keep().unwrap();
+        let machine = read(&path).unwrap().remove(ID).unwrap();
+        assert_eq!(
+            (machine.key_sha256.as_deref(), machine.name.as_str(), machine.approved),
+            (Some(KEY), "web-1", true)
+        );
+    }
+
+    #[test]
+    fn commands_that_write_at_once_lose_nothing_and_the_file_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.jsonl");
+        // Each has read the book before any other wrote.
+        let books: Vec<_> = (0..16_u8).map(|number| (number, book(&path))).collect();
+        std::thread::scope(|scope| {
+            for (number, mut book) in books {
+                scope.spawn(move || {
+                    book.meet(&format!("{number:016x}"), &format!("{number:016x}{:048x}", 0), "m");
+                    book.keep().unwrap();
+                });
+            }
+        });
+        assert_eq!(book(&path).machines().count(), 16);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_book_that_was_spoiled_is_not_taken_for_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.jsonl");
+        let good = format!(r#"{{"id":"{ID}","name":"a","key_sha256":"{KEY}","since":"","approved":true}}"#);
+        std::fs::write(&path, format!("\n{good}\n")).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 1);
+        for bad in
+            ["x", "{}", &good[..40], &good.replace(ID, "00"), &good.replace("key_sha256\":\"24", "key_sha256\":\"25")]
+        {
+            std::fs::write(&path, format!("{good}\n{bad}\n")).unwrap();
+            let failure = read(&path).unwrap_err();
+            assert!(failure.exit == Exit::Usage && failure.on.ends_with("line 2"), "{bad}: {failure}");
+        }
+    }
+
+    #[test]
+    fn no_two_books_share_a_file() {
+        let names = ["server-a:80", "server-a%3A80", "fleet-a", "server-[::1]:80", "fleet-a/b"].map(file_name);
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+        assert!(names.iter().all(|name| !name.contains('/')), "{names:?}");
+    }
+}

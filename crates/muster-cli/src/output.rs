@@ -78,6 +78,10 @@ impl Output {
     /// Writes a note for people to standard error; programs that asked for JSON are spared.
     pub fn note(&self, text: &str) {
         if !self.json {
+            let text = match errors_width() {
+                Some(width) => table::folded(text, width),
+                None => text.to_owned(),
+            };
             // A note that cannot be written is no reason to fail.
             let _ = writeln!(std::io::stderr(), "{text}");
         }
@@ -112,6 +116,12 @@ impl Output {
         }
         self.bytes(text.as_bytes())
     }
+}
+
+/// How wide the terminal is that notes are written to; nothing when they are not, or nobody says so.
+fn errors_width() -> Option<usize> {
+    let width = comfy_table::Table::new().width().filter(|width| *width > 0);
+    width.filter(|_| std::io::stderr().is_terminal()).map(usize::from)
 }
 
 /// Returns JSON that means the same and holds nothing that [`steers`]: in its texts such characters are escaped, and

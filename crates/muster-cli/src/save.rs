@@ -169,6 +169,18 @@ pub async fn write(
     save.finish(file).await
 }
 
+/// Refuses to write bytes that are no text to a terminal, where they could steer it, unless the terminal is named as a
+/// file. For commands that write files as they are.
+pub fn raw_check(what: &str, path: &Path) -> Result<(), Failure> {
+    use std::io::IsTerminal as _;
+    if path != Path::new("-") || !std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    Err(Failure::usage(what, "standard output is a terminal, and these bytes are no text")
+        .on("--out -")
+        .next("write it to a file or into a pipe; --out /dev/stdout writes it to the terminal all the same"))
+}
+
 /// Returns the file that an `--out` names: none for `-`.
 pub fn named(path: Option<&Path>) -> Option<&Path> {
     path.filter(|path| *path != Path::new("-"))

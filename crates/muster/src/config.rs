@@ -2,6 +2,7 @@
 
 use crate::serve::ConfigFile;
 use muster_api::server::Check;
+use muster_cli::connect::Addresses;
 use muster_cli::{Exit, Failure, Globals, Output};
 use muster_server::Config;
 use muster_server::config::{ConfigErrors, DEFAULT_FILE, Overrides};
@@ -73,9 +74,23 @@ pub(crate) struct DoctorArgs {
 impl DoctorArgs {
     /// Looks at a server of this machine that does not answer: its configuration, directory, disk and ports.
     pub(crate) fn offline(&self, globals: &Globals) -> Vec<Check> {
-        let flags = Overrides { data: globals.data.clone(), ..Overrides::default() };
+        let mut flags = Overrides { data: globals.data.clone(), ..Overrides::default() };
+        // Of a server that is known by its directory alone, only that says where it listens; the usual ports are others'.
+        let named = globals.data.as_deref().filter(|_| file_read(&self.file).is_none());
+        let left = named.map(Addresses::read);
+        if let Some(Ok(left)) = &left {
+            let address = |name| left.door(name).map(str::to_owned);
+            (flags.agents, flags.operators, flags.admin) = (address("agents"), address("operators"), address("admin"));
+        }
         match load(&self.file, &flags) {
-            Ok(config) => muster_server::doctor::offline(&config),
+            Ok(config) => {
+                let mut checks = muster_server::doctor::offline(&config);
+                if let Some(Err(_)) = left {
+                    checks.retain(|check| !check.name.ends_with(" door"));
+                    checks.push(ports_unknown());
+                }
+                checks
+            }
             Err(failure) => vec![Check {
                 name: "configuration".to_owned(),
                 outcome: "failed".to_owned(),
@@ -83,6 +98,16 @@ impl DoctorArgs {
                 advice: Some(failure.next),
             }],
         }
+    }
+}
+
+/// Says why no port is looked at.
+fn ports_unknown() -> Check {
+    Check {
+        name: "ports".to_owned(),
+        outcome: "warning".to_owned(),
+        found: "the directory does not say where its server listens".to_owned(),
+        advice: Some("Name the server's configuration with --config, and its ports are looked at.".to_owned()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `muster backup`: a copy of everything, taken from a running server.
 
 use crate::output::{Progress, size};
-use crate::save::{Readers, ReplaceArgs, Save, is_standard};
+use crate::save::{Readers, ReplaceArgs, Save, is_standard, raw_check};
 use crate::{Context, Failure};
 use reqwest::Method;
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::path::Path;
 /// Takes a backup of the server into `out`.
 pub async fn run(context: &Context, out: &Path, replace: ReplaceArgs) -> Result<(), Failure> {
     const WHAT: &str = "could not take a backup";
+    raw_check(WHAT, out)?;
     let save = Save::begin(WHAT, out, Readers::Owner, replace)?;
     let answer = context.api.download(WHAT, Method::POST, &["backup"]).await?;
     let progress = Progress::new("backup", answer.content_length(), context.out.json);

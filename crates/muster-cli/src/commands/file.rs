@@ -6,7 +6,7 @@
 use super::{Stake, confirm};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Progress, Table, size, time};
-use crate::save::{Readers, ReplaceArgs, Save, is_standard};
+use crate::save::{Readers, ReplaceArgs, Save, is_standard, raw_check};
 use crate::{Context, Exit, Failure};
 use futures_util::StreamExt as _;
 use muster_api::files::{FileQuery, FileRow};
@@ -153,6 +153,7 @@ async fn get(
             Failure::usage(&what, "its name is no plain file name").next("say where to write it with --out FILE")
         })?,
     };
+    raw_check(&what, &out)?;
     let save = Save::begin(&what, &out, Readers::Owner, replace)?;
     let answer = context.api.download(&what, Method::GET, &["files", service, name]).await?;
     let tag = answer.headers().get(reqwest::header::ETAG).and_then(|tag| tag.to_str().ok());

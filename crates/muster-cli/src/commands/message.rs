@@ -149,6 +149,10 @@ impl SendCommand {
             text => Some(resolve::agent(context, text).await?),
         };
         let echo = self.service == system::MUSTER && self.message_type == system::ECHO;
+        let to = match &agent {
+            Some(agent) => format!("machine {agent} is online and has a service {:?}", self.service),
+            None => format!("the server has a service {:?} that takes messages", self.service),
+        };
         let request = MessageRequest {
             id: self.id,
             agent,
@@ -165,7 +169,7 @@ impl SendCommand {
         if !self.wait && !self.answer {
             return if context.out.json { context.out.json(&sent) } else { context.out.line(&id_of(&sent)) };
         }
-        let wait = Wait { id: id_of(&sent), answer: self.answer || echo, until: Instant::now() + self.wait_max };
+        let wait = Wait { id: id_of(&sent), to, answer: self.answer || echo, until: Instant::now() + self.wait_max };
         wait.run(context).await
     }
 }
@@ -177,6 +181,8 @@ fn id_of(message: &Value) -> String {
 /// A look at a message again and again until it is done with, and answered if an answer is wanted.
 struct Wait {
     id: String,
+    /// What must be so for it to be taken.
+    to: String,
     answer: bool,
     until: Instant,
 }
@@ -230,8 +236,12 @@ impl Wait {
 
     fn timed_out(&self, state: &str) -> Failure {
         let (what, why) = match state {
-            "pending" => ("it still waits to be taken", "is the machine online? see `muster agent list`"),
-            _ => ("it was taken, but no answer came", "does the service answer? see `muster message list`"),
+            // Which services a machine has, only the machine knows: a server cannot refuse it before.
+            "pending" => (
+                "it still waits to be taken",
+                format!("look whether {} (`muster agent list`, `muster service list`)", self.to),
+            ),
+            _ => ("it was taken, but no answer came", "does the service answer? see `muster message list`".to_owned()),
         };
         timed_out(format!("message {} was not done with in time", self.id), what)
             .next(format!("{why}; wait longer with --wait-max; look again with `muster message show {}`", self.id))

@@ -177,6 +177,18 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// Breaks the lines of a text at blanks, so that none is wider than `width`; what follows is set in as far as its line.
+pub(super) fn folded(text: &str, width: usize) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let (blanks, rest) = line.split_at(indent);
+        let room = width.saturating_sub(indent).max(LONG_MIN);
+        lines.extend(wrapped(rest, room).into_iter().map(|part| format!("{blanks}{part}")));
+    }
+    lines.join("\n")
+}
+
 /// Returns what a table shows of a text: its beginning, when it is long, so that it does not widen every row.
 fn shown(text: &str) -> String {
     let mut text = safe(text);
@@ -231,6 +243,16 @@ mod tests {
         let lines: Vec<_> = rendered.lines().collect();
         assert_eq!(lines[1], format!("{} …  alpha", "ü".repeat(CELL_CHARS_MAX)));
         assert_eq!(lines[2], format!("{}    beta", "x".repeat(CELL_CHARS_MAX)));
+    }
+
+    #[test]
+    fn a_note_is_folded_at_blanks_and_keeps_its_words_and_its_indent() {
+        let text = format!("one line\n  {}", "muster action cancel 12 ".repeat(10).trim_end());
+        let folded = folded(&text, WIDTH);
+        assert!(folded.lines().count() > 3 && folded.lines().all(|line| line.width() <= WIDTH), "{folded}");
+        assert!(folded.lines().skip(1).all(|line| line.starts_with("  muster") || line.starts_with("  ")), "{folded}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&folded), words(&text));
     }
 
     #[test]

@@ -258,7 +258,8 @@ impl Report {
         for more in [advice, self.clock.clone(), self.away.clone()].into_iter().flatten() {
             line(format!("            {more}"));
         }
-        line(format!("acts for    {} keys, {keys}", self.keyring.len()));
+        let count = self.keyring.len();
+        line(format!("acts for    {count} key{}, {keys}", if count == 1 { "" } else { "s" }));
         for key in &self.keyring {
             line(format!("            {}  {}", key.fingerprint, key.names.join(", ")));
         }

@@ -8,6 +8,7 @@ use super::enrolment;
 use super::files::{AgentFormat, Setup, is_host_port};
 use super::trust::TrustArgs;
 use crate::authority::Authority;
+use crate::globals::DATA_DEFAULT;
 use crate::output::{safe, time};
 use crate::{Context, Failure, Output};
 use std::path::{Path, PathBuf};
@@ -137,10 +138,12 @@ impl ConfigCommand {
             out.note(&format!("  SHA-256 {}\n  {}, until {ends}", one.sha256, safe(&one.subject)));
         }
         if self.ca_file.is_none() && self.ca_sha256.is_empty() {
-            out.note(
+            let own = std::env::var_os("MUSTER_DATA").map_or_else(|| DATA_DEFAULT.into(), PathBuf::from);
+            out.note(&format!(
                 "The server named it, and nothing else of what was written. Compare it on the server's machine:\n  \
-                 openssl x509 -noout -fingerprint -sha256 -in /var/lib/muster/ca.pem",
-            );
+                 openssl x509 -noout -fingerprint -sha256 -in {}",
+                own.join("ca.pem").display()
+            ));
         }
         self.how_to_start(out, &setup);
         Ok(())

@@ -99,7 +99,7 @@ async fn a_question_in_one_line_is_signed_asked_and_answered() {
     // Upper case picks nobody, which is said.
     let none = alice.muster_output(&scene.server, &["target", "check", "os = 'Linux'"]).unwrap();
     let none = String::from_utf8(none.stderr).unwrap();
-    assert!(none.contains("0 enrolled") && none.contains("1 would match os ILIKE 'Linux'"), "{none}");
+    assert!(none.contains("0 enrolled") && none.contains("1 would match environment->>'os' ILIKE 'Linux'"), "{none}");
     // Who asked what is in the journal, and the journal is whole.
     let verified: JournalVerified = scene.server.rest.get("/journal/verify").await.unwrap();
     assert!(verified.fault.is_none(), "{verified:?}");

@@ -124,7 +124,8 @@ mod tests {
     async fn asked(url: &str) -> Unreachable {
         provide();
         let url: Url = url.parse().unwrap();
-        let error = reqwest::Client::new().get(url.clone()).send().await.unwrap_err();
+        let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(20)).build().unwrap();
+        let error = client.get(url.clone()).send().await.unwrap_err();
         Unreachable::of(&url, &error)
     }
 

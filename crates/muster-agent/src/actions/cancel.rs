@@ -60,7 +60,8 @@ impl Actions {
         let now = self.clock.now().max(self.floor());
         if until > now.plus(limits::CANCEL_AHEAD_MAX) {
             return refuse(&format!(
-                "the cancellation is for an order that ends at {until}, and this machine takes those of orders that end within                  {} days: sign it again when the order's window is open",
+                "the cancellation is for an order that ends at {until}, and this machine takes those of \
+                 orders that end within {} days: sign it again when the order's window is open",
                 limits::CANCEL_AHEAD_MAX.as_secs() / 86_400
             ));
         }

@@ -210,7 +210,7 @@ async fn an_action_that_is_called_back_ends_and_machines_that_have_it_are_told()
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION]);
     let foreign = cancellation(&world, &row(&engine, id).await.action, "another");
     let refused = engine.action_cancel(id, Some(("", &foreign)), &cause()).await.unwrap_err();
-    assert!(matches!(refused, OperatorError::Invalid(_)), "{refused}");
+    assert!(matches!(refused, OperatorError::Signature(_)), "{refused}");
     let signature = cancellation(&world, &row(&engine, id).await.action, "");
     assert!(engine.action_cancel(id, Some(("", &signature)), &cause()).await.unwrap());
     assert!(!engine.action_cancel(id, None, &cause()).await.unwrap());
@@ -355,7 +355,7 @@ async fn what_nobody_signed_is_refused() {
     let engine = world.plain();
     let json = order(&world, "look", &[0]);
     let refused = async |json: &[u8]| match engine.action_launch(json, Spread::default(), &cause()).await {
-        Err(OperatorError::Invalid(reason)) => reason,
+        Err(OperatorError::Invalid(reason) | OperatorError::Signature(reason)) => reason,
         other => panic!("{other:?}"),
     };
     assert!(refused(&json).await.contains("signature 1 does not count"), "nobody is known");
@@ -396,7 +396,7 @@ async fn an_action_with_any_byte_changed_is_refused_or_is_the_one_that_was_there
                     assert_eq!(read(&changed), read(&json));
                     again += 1;
                 }
-                Err(OperatorError::Invalid(_)) => {}
+                Err(OperatorError::Invalid(_) | OperatorError::Signature(_)) => {}
                 Err(other) => panic!("{other:?}"),
             }
         }

@@ -28,7 +28,7 @@ async fn an_action_of_two_people_waits_for_the_second() {
     assert!(same.to_string().contains("has signed before"), "{same}");
     let other = Action { name: "other".into(), ..action.clone() };
     let foreign = engine.action_sign(id, &signature(&world, &other, 1), &cause()).await.unwrap_err();
-    assert!(matches!(foreign, OperatorError::Invalid(_)), "{foreign}");
+    assert!(matches!(foreign, OperatorError::Signature(_)), "{foreign}");
     let second = signature(&world, &action, 1);
     assert_eq!(engine.action_sign(id, &second, &cause()).await.unwrap(), ActionStatus::Pending);
     assert_eq!(engine.action_preview_stored(id).await.unwrap().willing, 1);
@@ -63,7 +63,7 @@ async fn an_action_that_comes_again_with_a_further_signature_is_signed_further()
     let foreign = signature(&world, &Action { name: "other".into(), ..action.clone() }, 1);
     for wrong in ["AAAA=bbbb", &foreign] {
         for lines in [vec![wrong], vec![there, wrong]] {
-            assert!(matches!(again(&lines).await, Err(OperatorError::Invalid(_))), "{lines:?}");
+            assert!(matches!(again(&lines).await, Err(OperatorError::Signature(_))), "{lines:?}");
         }
     }
     world.clock.advance(Duration::from_secs(1));

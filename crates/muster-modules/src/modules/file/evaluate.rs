@@ -192,10 +192,12 @@ impl Run {
         let metadata = match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => metadata,
             Ok(_) => return,
+            // Where the name alone answers every search, nothing is missing: a link that leads nowhere, mostly.
+            Err(_) if !self.asked.contains_key(path) && self.candidates(path, None, searches).is_empty() => return,
             Err(error) => return self.not_opened(path, &error),
         };
         self.kept.lock().files += 1;
-        let candidates = self.candidates(path, &metadata, searches);
+        let candidates = self.candidates(path, Some(&metadata), searches);
         let is_read = candidates.iter().any(|candidate| {
             candidate.wanted.contains(&None) || self.searches[candidate.search].search.options.returnsha256
         });
@@ -214,7 +216,7 @@ impl Run {
             self.note("reading", &path);
             match std::fs::metadata(&path) {
                 Ok(metadata) => {
-                    let candidates = self.candidates(&path, &metadata, searches.into_iter());
+                    let candidates = self.candidates(&path, Some(&metadata), searches.into_iter());
                     self.judge(&path, &metadata, candidates);
                 }
                 Err(error) => self.not_opened(&path, &error),
@@ -230,8 +232,13 @@ impl Run {
         }
     }
 
-    /// Returns the searches that the file's metadata leaves interested.
-    fn candidates(&self, path: &Path, metadata: &Metadata, searches: impl Iterator<Item = usize>) -> Vec<Candidate> {
+    /// Returns the searches that the file's name and metadata, as far as these are known, leave interested.
+    fn candidates(
+        &self,
+        path: &Path,
+        metadata: Option<&Metadata>,
+        searches: impl Iterator<Item = usize>,
+    ) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for search in searches {
             let running = &self.searches[search];
@@ -383,13 +390,13 @@ fn algorithm(test: &Test) -> Option<Algorithm> {
 }
 
 /// Judges what needs no reading. `None` when the check needs it.
-fn metadata_test(check: &Check, path: &Path, metadata: &Metadata) -> Option<bool> {
+fn metadata_test(check: &Check, path: &Path, metadata: Option<&Metadata>) -> Option<bool> {
     let matched = match &check.test {
         Test::Name(regex) => matches_bytes(regex, path.file_name().unwrap_or_default().as_bytes()),
-        Test::Mode(regex) => regex.is_match(&gotext::mode(metadata.mode())),
-        Test::Size(least, most) => (*least..=*most).contains(&metadata.len()),
+        Test::Mode(regex) => regex.is_match(&gotext::mode(metadata?.mode())),
+        Test::Size(least, most) => (*least..=*most).contains(&metadata?.len()),
         Test::Mtime(after, before) => {
-            let mtime = mtime(metadata);
+            let mtime = mtime(metadata?);
             after.is_none_or(|after| mtime > after) && before.is_none_or(|before| mtime < before)
         }
         Test::Content(_) | Test::Hash(..) => return None,

@@ -56,6 +56,16 @@ fn a_path_that_is_not_there_is_an_answer_that_says_so() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_an_error_only_where_its_name_could_match() {
+    let (_dir, root) = tree();
+    symlink("nowhere", root.join("d/lost")).unwrap();
+    let other = names(&root, "^a$", &json!({}));
+    assert!(other.success && other.errors().is_empty() && files(&other).len() == 1, "{other:#?}");
+    let itself = names(&root, "^lost$", &json!({}));
+    assert!(files(&itself).is_empty() && has_error(&itself, "lost"), "{itself:#?}");
+}
+
+#[test]
 fn a_path_that_cannot_be_looked_at_is_no_answer() {
     let (_dir, root) = tree();
     symlink("circle", root.join("circle")).unwrap();
@@ -257,7 +267,7 @@ fn a_command_line_does_not_mean_the_default_by_nothing() {
         }
         assert!(given(&[flag, "1"]).is_ok());
     }
-    let error = given(&["-path", "/home/*/.ssh"]).unwrap_err();
+    let error = given(&["-path", "/srv/*/.ssh"]).unwrap_err();
     assert!(error.contains("letters stand for themselves"), "{error}");
     // A line that came with an action is read as MIG reads it.
     assert!(FileSearch::of_line("-path /usr/* -name x -maxdepth 0 -matchlimit 0").is_ok());

@@ -1,6 +1,8 @@
 //! Whether the state directory is this agent's alone: it holds the key that is this machine.
 
-use std::fs::Permissions;
+use crate::durable;
+use anyhow::Context;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -48,6 +50,28 @@ pub(crate) fn make(directory: &Path) -> Result<(), String> {
     std::fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(|_| problem.clone())?;
     tracing::warn!("{problem}: done");
     Ok(())
+}
+
+/// Makes the state directory, checks that it is this agent's alone, and takes it for this process.
+pub(crate) fn take(directory: &Path) -> anyhow::Result<File> {
+    durable::make_private_directory(directory)
+        .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
+    make(directory).map_err(anyhow::Error::msg)?;
+    lock(directory)
+}
+
+/// Takes a state directory for this process, as long as the file is open.
+pub(crate) fn lock(directory: &Path) -> anyhow::Result<File> {
+    let path = directory.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!(
+            "another agent runs with the state directory {}; stop it, or choose another state_dir",
+            directory.display()
+        )
+    })?;
+    Ok(file)
 }
 
 #[cfg(test)]

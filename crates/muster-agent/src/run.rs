@@ -27,13 +27,12 @@ use crate::standing::StandingBook;
 use crate::state::StateFile;
 use crate::vouched::Vouched;
 use crate::world::Random;
-use crate::{durable, facts, private, usage};
+use crate::{facts, private, usage};
 use anyhow::Context as _;
 use muster_core::{Clock, Facts, Priority, handover, label, system};
 use muster_modules::foreign::Catalogue;
 use muster_proto::wire;
 use std::fs::File;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
@@ -90,7 +89,7 @@ pub(crate) async fn run(
     // A process may ask for the signals only once; a service started by them must not miss one.
     let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut reload = signal(SignalKind::hangup())?;
-    let lock = state_directory(&config.state_dir)?;
+    let lock = private::take(&config.state_dir)?;
     if let Some(left) = Rest::left(&config.state_dir, clock.now()) {
         if presence == Presence::CheckIn {
             tracing::warn!("{}", left.says());
@@ -132,14 +131,6 @@ pub(crate) async fn run(
     };
     notify(&[sd_notify::NotifyState::Stopping]);
     Ok(agent.end(why, &mut link_task).await)
-}
-
-/// Makes the state directory, checks that it is this agent's alone, and takes it for this process.
-fn state_directory(directory: &Path) -> anyhow::Result<File> {
-    durable::make_private_directory(directory)
-        .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
-    private::make(directory).map_err(anyhow::Error::msg)?;
-    lock(directory)
 }
 
 /// Opens everything on the disk and puts the parts together. `lock` is that of the state directory.
@@ -283,22 +274,9 @@ fn of_ourselves(config: &Config, presence: Presence, catalogue: &Catalogue) -> F
 }
 
 /// Takes the state directory for this process alone.
-fn lock(directory: &Path) -> anyhow::Result<File> {
-    let path = directory.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(|| {
-        format!(
-            "another agent runs with the state directory {}; stop it, or choose another state_dir",
-            directory.display()
-        )
-    })?;
-    Ok(file)
-}
-
 /// Makes the ledger of orders believe the clock as it is `now`. The agent must not run meanwhile.
 pub(crate) fn reset_clock(config: &Config, now: muster_core::Timestamp) -> anyhow::Result<Remembered> {
-    let _lock = lock(&config.state_dir)?;
+    let _lock = private::lock(&config.state_dir)?;
     let path = status::ledger_path(config);
     anyhow::ensure!(path.exists(), "there is no ledger of orders {} yet: nothing is remembered", path.display());
     let mut orders = OrderLedger::open(&path, true, now)?;

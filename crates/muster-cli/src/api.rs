@@ -67,6 +67,11 @@ impl Api {
         &self.door.url
     }
 
+    /// Says whether this is the token by which the server knows who asks.
+    pub(crate) fn is_token(&self, text: &str) -> bool {
+        self.door.token.as_deref() == Some(text)
+    }
+
     /// Asks for something.
     pub async fn get(&self, what: &str, path: &[&str], query: &impl Serialize) -> Result<Value, Failure> {
         let url = self.path(what, path, query)?;

@@ -63,7 +63,7 @@ pub const MODULE_NOISE_BYTES_MAX: usize = 16 * 1024;
 pub const MODULE_TIME_S: u64 = 300;
 /// Bytes of address space of one module process.
 pub const MODULE_MEMORY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// Seconds of processor time of one module process.
+/// Seconds of processor time of one module process, or as many as it may take by the clock where that is more.
 pub const MODULE_PROCESSOR_S_MAX: u64 = 300;
 /// Files one module process may have open.
 pub const MODULE_FILES_MAX: u64 = 256;

@@ -5,6 +5,7 @@
 //! Not here: where the lists lie, and programs that must be asked.
 
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Where rpm keeps its database, newest form first.
 pub const RPM_DATABASES: [&str; 6] = [
@@ -19,8 +20,14 @@ pub const RPM_DATABASES: [&str; 6] = [
 pub const DPKG_STATUS: &str = "/var/lib/dpkg/status";
 /// Where images without a package manager list what they are made of, a file for each package.
 pub const DPKG_PARTS: &str = "/var/lib/dpkg/status.d";
-/// apk's list.
-pub const APK_INSTALLED: &str = "/lib/apk/db/installed";
+/// Where apk has its list: the newer place, which version 3 moves it to, and the older one.
+const APK_INSTALLED: [&str; 2] = ["/usr/lib/apk/db/installed", "/lib/apk/db/installed"];
+
+/// Returns apk's list, as `at` makes paths of names: the first that is there, else the older place.
+pub fn apk_list(at: impl Fn(&str) -> PathBuf) -> PathBuf {
+    let [newer, older] = APK_INSTALLED.map(at);
+    if newer.exists() { newer } else { older }
+}
 
 /// One package that has files on the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -82,7 +82,10 @@ impl Runner {
         // The running program itself, also when its file was replaced by a newer one.
         let host = Host { program: "/proc/self/exe".into(), arguments: Vec::new() };
         let places = Arc::new(Semaphore::new(PROCESSES_MAX));
-        Self { host, catalogue, limits: Limits::default(), time_max, places, is_private: false }
+        // Who allows more time allows more work: a module that is killed for it loses all that it found.
+        let processor_s = limits::MODULE_PROCESSOR_S_MAX.max(time_max.as_secs());
+        let limits = Limits { processor_s, ..Limits::default() };
+        Self { host, catalogue, limits, time_max, places, is_private: false }
     }
 
     /// Says whether results keep the names of files to themselves.

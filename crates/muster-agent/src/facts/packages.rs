@@ -5,7 +5,7 @@
 #[path = "rpm.rs"]
 mod rpm;
 
-use muster_modules::packages::{APK_INSTALLED, DPKG_PARTS, DPKG_STATUS, DpkgList, Listed, apk, dpkg};
+use muster_modules::packages::{DPKG_PARTS, DPKG_STATUS, DpkgList, Listed, apk, apk_list, dpkg};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -33,7 +33,7 @@ pub(super) fn count(root: &Path) -> Option<(&'static str, Option<u64>)> {
     let at = |path: &str| root.join(path.trim_start_matches('/'));
     let status = || listed(&at(DPKG_STATUS), |bytes| dpkg(bytes, DpkgList::Status));
     let dpkg = || status().into_iter().chain(parts(&at(DPKG_PARTS))).reduce(|one, other| one + other);
-    let apk = || listed(&at(APK_INSTALLED), apk);
+    let apk = || listed(&apk_list(at), apk);
     let of = |kind, count: Option<u64>| count.filter(|count| *count > 0).map(|count| (kind, Some(count)));
     of("dpkg", dpkg()).or_else(|| of("apk", apk())).or_else(|| {
         let found: Vec<_> = RPM.iter().map(|(path, count)| (root.join(path), count)).collect();
@@ -282,8 +282,10 @@ mod tests {
 
     #[test]
     fn apk_counts_its_packages() {
-        let root = root_with("lib/apk/db/installed", b"C:Q1\nP:musl\nV:1\n\nC:Q2\nP:zlib\nV:2\n");
-        assert_eq!(count(root.path()), Some(("apk", Some(2))));
+        for list in ["lib/apk/db/installed", "usr/lib/apk/db/installed"] {
+            let root = root_with(list, b"C:Q1\nP:musl\nV:1\n\nC:Q2\nP:zlib\nV:2\n");
+            assert_eq!(count(root.path()), Some(("apk", Some(2))), "{list}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// Print only what was found: no errors, no statistics
+    /// Print only what was found, and errors: no statistics
     #[arg(long)]
     found: bool,
     /// How long the module may take
@@ -141,9 +141,19 @@ impl RunArgs {
                     out.line(&line)?;
                 }
             }
+            // Where something was not looked at or cut, what was found is not all.
+            for error in result.errors().iter().filter(|_| self.found) {
+                out.note(&safe(error));
+            }
         }
         if result.success {
-            return Ok(());
+            return match result.errors().len() {
+                0 => Ok(()),
+                count => {
+                    let why = format!("its answer has {count} {}", if count == 1 { "error" } else { "errors" });
+                    Err(Failure::new(Exit::Partial, "the module did not look at everything", why).on(self.name))
+                }
+            };
         }
         let why = result.errors().last().cloned().unwrap_or_else(|| "it says that it did not succeed".to_owned());
         Err(Failure::new(Exit::Failed, "the module failed", safe(&why)).on(self.name))

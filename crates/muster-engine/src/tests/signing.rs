@@ -78,5 +78,5 @@ async fn an_action_that_comes_again_with_a_further_signature_is_signed_further()
         assert_eq!(again(&[there, &second]).await.unwrap(), ActionTaken::Again(id));
         assert_eq!((status(&engine, id).await, row(&engine, id).await.signers.len()), (ActionStatus::Pending, 2));
     }
-    assert!(matches!(again(&["AAAA=bbbb"]).await, Err(OperatorError::Invalid(_))));
+    assert!(matches!(again(&["AAAA=bbbb"]).await, Err(OperatorError::Signature(_))));
 }

@@ -7,7 +7,7 @@ use super::list::{Unread, shown};
 use super::program;
 use crate::module::Context;
 pub(super) use crate::packages::Package;
-use crate::packages::{APK_INSTALLED, DPKG_PARTS, DPKG_STATUS, DpkgList, Listed, RPM_DATABASES, apk, dpkg};
+use crate::packages::{DPKG_PARTS, DPKG_STATUS, DpkgList, Listed, RPM_DATABASES, apk, apk_list, dpkg};
 use crate::reading;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ impl Inventory {
         inventory.read_list(&context.path(DPKG_STATUS), |bytes| dpkg(bytes, DpkgList::Status));
         inventory.read_dpkg_parts(&context.path(DPKG_PARTS));
         inventory.look_at_updates(&context.path(DPKG_UPDATES));
-        inventory.read_list(&context.path(APK_INSTALLED), apk);
+        inventory.read_list(&apk_list(|path| context.path(path)), apk);
         if !inventory.is_known && inventory.errors.is_empty() {
             let why = "no list of packages is known here: there is none of dpkg, rpm or apk".to_owned();
             inventory.errors.push(why);

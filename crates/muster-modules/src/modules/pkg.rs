@@ -319,10 +319,13 @@ Architecture: i386
 
     #[test]
     fn case_02_the_list_of_apk_is_read() {
-        let dir = with_list("lib/apk/db/installed", "02-rpm-without-rpm/apk/installed");
-        let (packages, result) = all(&dir, Stop::default());
-        assert_eq!(packages, ["musl 1.2.4-r2", "busybox 1.36.1-r5"]);
-        assert!(result.success && result.errors().is_empty() && result.elements["packages"][0]["type"] == json!("apk"));
+        for list in ["lib/apk/db/installed", "usr/lib/apk/db/installed"] {
+            let dir = with_list(list, "02-rpm-without-rpm/apk/installed");
+            let (packages, result) = all(&dir, Stop::default());
+            assert_eq!(packages, ["musl 1.2.4-r2", "busybox 1.36.1-r5"], "{list}");
+            assert!(result.success && result.errors().is_empty(), "{result:?}");
+            assert_eq!(result.elements["packages"][0]["type"], json!("apk"));
+        }
     }
 
     /// A machine with dpkg's list and this stub for rpm, in this directory.

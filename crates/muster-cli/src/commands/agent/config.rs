@@ -101,6 +101,12 @@ impl ConfigCommand {
             Some(_) => return self.run_offline(context.out),
             None => Authority::of_server(context).await?,
         };
+        let token = self.enrol_token.as_deref().map(enrolment::token).transpose()?;
+        // Both kinds look alike, and this one would lie on every machine.
+        if token.is_some_and(|token| context.api.is_token(&token)) {
+            let why = "this is your own access token, by which the server knows you, and not one to enrol with";
+            return Err(Failure::usage(WHAT, why).on("--enrol-token").next(enrolment::FROM));
+        }
         self.write(context.out, &authority)
     }
 

@@ -29,7 +29,8 @@ pub(super) fn token(given: &str) -> Result<String, Failure> {
 }
 
 /// Where tokens come from.
-const FROM: &str = "give the file that `muster enrol-token create NAME > FILE` wrote, or the line that it printed";
+pub(super) const FROM: &str =
+    "give the file that `muster enrol-token create NAME > FILE` wrote, or the line that it printed";
 
 fn refused(why: String) -> Failure {
     Failure::usage(WHAT, why).next(FROM)

@@ -392,10 +392,6 @@ impl Run {
     /// Looks at the file that a link leads to.
     fn follow(&mut self, link: &Path, searches: Vec<usize>) {
         self.note("following", link);
-        match std::fs::metadata(link) {
-            Ok(target) if target.is_file() => self.evaluate(link, searches.into_iter()),
-            Ok(_) => {}
-            Err(error) => self.not_opened(link, &error),
-        }
+        self.evaluate(link, searches.into_iter());
     }
 }

@@ -11,6 +11,7 @@ use muster_core::action::Fingerprint;
 use muster_core::{Timestamp, limits};
 use muster_proto::wire::actions as wire;
 use muster_trust::Cancellation;
+use muster_trust::ledger::keep_until;
 use prost::Message as _;
 use std::sync::Arc;
 
@@ -88,6 +89,15 @@ impl Actions {
             if order.outcome.is_some() {
                 return Ok(());
             }
+        }
+        // What is forgotten again at once would have the ledger refuse every order of as early an end, if the clock is reset.
+        if keep_until(until) < self.floor() {
+            self.stop_recalled(&key, &signature.signer);
+            return refuse(&format!(
+                "the cancellation is for an order that ended at {until}, long before the time that this machine knows ({}): \
+                 no such order begins here. Should the machine's clock be reset, sign the cancellation again",
+                self.floor()
+            ));
         }
         // Written first: an order that begins now is either seen below, or finds this.
         let by = Canceller { signer: &signer, weight };

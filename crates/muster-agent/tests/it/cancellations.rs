@@ -104,6 +104,17 @@ async fn a_cancellation_names_an_end_that_an_order_of_today_could_have() {
 }
 
 #[tokio::test]
+async fn a_cancellation_of_what_ended_long_ago_is_refused_and_leaves_nothing_behind() {
+    let machine = a_machine().await;
+    let past = now().minus(limits::LEDGER_MEMORY).minus(Duration::from_hours(24));
+    let ledger = machine.agent.directory().join("state/orders");
+    let before = std::fs::metadata(&ledger).unwrap().len();
+    let why = refused(&machine, &cancellation(nobodys(1), past, ONE)).await;
+    assert!(why.contains("no such order begins here"), "{why}");
+    assert_eq!(std::fs::metadata(&ledger).unwrap().len(), before, "what was refused is not kept");
+}
+
+#[tokio::test]
 async fn a_signer_without_room_stops_orders_that_it_may_call_back_and_no_others() {
     let machine = a_machine().await;
     let (hour, named) = (now().plus(Duration::from_hours(1)), Draft::new("called back by name").signed(&[ONE, TWO]));

@@ -4,8 +4,8 @@
 //! of its own: an id that was never seen before is said to be new, and one that a person approved keeps its name whatever a
 //! server calls it.
 //!
-//! Stays true: only a person's own word approves a machine; what a first answer brings in is marked as such for ever; a
-//! name that is in the book is changed by no server; the file is its owner's alone, and whole at any moment, also when
+//! Stays true: only a person's own word approves a machine, and only under a name; what a first answer brings in is marked
+//! as such until then; a name that is in the book is changed by no server, and no server names what is approved; the file is its owner's alone, and whole at any moment, also when
 //! several commands write at once. Not here: whether a result is its machine's (`proof`).
 
 use crate::{Context, Exit, Failure, values};
@@ -128,7 +128,8 @@ impl Book {
 
     /// Notes that a machine proved an answer with its key; `name` is the server's word for it.
     pub(crate) fn meet(&mut self, id: &str, key_sha256: &str, name: &str) {
-        let has_all = |machine: &Machine| machine.key_sha256.is_some() && (name.is_empty() || !machine.name.is_empty());
+        let has_name = |machine: &Machine| name.is_empty() || machine.approved || !machine.name.is_empty();
+        let has_all = |machine: &Machine| machine.key_sha256.is_some() && has_name(machine);
         if self.machines.get(id).is_some_and(has_all) || self.met.len() >= KNOWN_MACHINES_MAX {
             return;
         }
@@ -152,7 +153,8 @@ impl Book {
             for (id, new) in met {
                 let machine = machines.entry(id).or_insert_with(|| new.clone());
                 machine.key_sha256.get_or_insert_with(|| new.key_sha256.unwrap_or_default());
-                if machine.name.is_empty() {
+                // What is approved is called as its person says, also where that was said while the answers came in.
+                if machine.name.is_empty() && !machine.approved {
                     machine.name = new.name;
                 }
             }
@@ -161,7 +163,17 @@ impl Book {
     }
 
     /// Takes a person's word for machines: their ids and names.
+    ///
+    /// # Errors
+    /// One of the names is empty once what steers a terminal is taken out of it: then none is approved, since whatever name a
+    /// server gives would stand for the machine.
     pub(crate) fn approve(&mut self, approved: &[(AgentId, String)]) -> Result<(), Failure> {
+        if let Some((id, _)) = approved.iter().find(|(_, name)| plain(name).is_empty()) {
+            let why = "its name is empty, or holds nothing that can be read";
+            return Err(Failure::usage(format!("could not approve machine {id}"), why)
+                .on(&self.whose)
+                .next(format!("say what it is called: muster agent known add {id} NAME")));
+        }
         let since = values::now().to_string();
         self.change(|machines| {
             for (id, name) in approved {
@@ -250,8 +262,8 @@ fn file_name(book: &str) -> String {
     name + ".jsonl"
 }
 
-/// Returns a name as the book keeps it: short, and nothing in it steers a terminal.
-fn plain(name: &str) -> String {
+/// Returns a name as the book keeps it: short, and nothing in it steers a terminal. It may be empty.
+pub(crate) fn plain(name: &str) -> String {
     let name: String = name.chars().filter(|c| !muster_core::text::steers(*c)).collect();
     muster_core::text::cut(name.trim(), KNOWN_NAME_CHARS_MAX)
 }
@@ -283,7 +295,10 @@ fn read(path: &Path) -> Result<BTreeMap<String, Machine>, Failure> {
         if line.trim().is_empty() {
             continue;
         }
-        let machine: Machine = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
+        let mut machine: Machine = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
+        machine.name = plain(&machine.name);
+        // Without a name it would be shown under whatever name a server gives it.
+        machine.approved &= !machine.name.is_empty();
         let id: AgentId = machine.id.parse().map_err(|error: muster_core::IdError| wrong(error.to_string()))?;
         if machine.key_sha256.as_ref().is_some_and(|key| !key.starts_with(&id.to_string())) {
             return Err(wrong("the id is not the beginning of the key's SHA-256".to_owned()));
@@ -362,6 +377,29 @@ mod tests {
             (machine.key_sha256.as_deref(), machine.name.as_str(), machine.approved),
             (Some(KEY), "web-1", true)
         );
+    }
+
+    #[test]
+    fn an_empty_name_approves_nothing_and_no_server_names_what_is_approved() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.jsonl");
+        let other = "00000000000000aa".parse().unwrap();
+        for name in ["", "  ", "\u{1b}\u{7f}", "\n", "\u{202e} "] {
+            let failure = book(&path).approve(&[(other, "db-1".into()), (ID.parse().unwrap(), name.into())]).unwrap_err();
+            assert!(failure.exit == Exit::Usage && failure.what.contains(ID), "{name:?}: {failure}");
+            assert!(failure.next.contains("muster agent known add"), "{failure}");
+            assert_eq!(book(&path).machines().count(), 0, "none of them is approved");
+        }
+        // A line that says so all the same approves nothing either.
+        std::fs::write(&path, format!(r#"{{"id":"{ID}","name":" ","since":"","approved":true}}"#)).unwrap();
+        assert_eq!(book(&path).standing(ID), Standing::Seen);
+        // Approved while the answers of a command came in that had met it before.
+        let mut asking = book(&path);
+        asking.meet(ID, KEY, "the-bank");
+        book(&path).approve(&[(ID.parse().unwrap(), "web-1".into())]).unwrap();
+        asking.keep().unwrap();
+        let machine = book(&path).machine(ID).unwrap().clone();
+        assert_eq!((machine.name.as_str(), machine.approved), ("web-1", true));
     }
 
     #[test]

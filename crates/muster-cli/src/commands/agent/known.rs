@@ -4,7 +4,7 @@
 //! terminal; no server chooses which id a name stands for.
 
 use crate::commands::action::consent;
-use crate::known::{Book, BookArgs, Machine};
+use crate::known::{Book, BookArgs, Machine, plain};
 use crate::list::{ListArgs, Rows};
 use crate::output::{Table, safe, time, yes};
 use crate::{Context, Failure, signing};
@@ -144,12 +144,15 @@ async fn of_server(context: &Context, book: &Book) -> Result<Vec<(AgentId, Strin
     let filter = AgentQuery { state: Some("enrolled".to_owned()), ..AgentQuery::default() };
     let all = ListArgs { all: true, ..ListArgs::default() };
     let rows = Rows::fetch(context, WHAT, &["agents"], &filter, &all).await?;
-    let mut new = Vec::new();
-    let mut lines = Vec::new();
+    let (mut new, mut lines, mut unnamed) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows.read::<AgentSummary>(context, WHAT)? {
-        let name = row.hostname.unwrap_or_default();
+        let name = plain(&row.hostname.unwrap_or_default());
         let id: AgentId =
             row.id.parse().map_err(|error: muster_core::IdError| Failure::local(WHAT, &row.id, &error))?;
+        if name.is_empty() {
+            unnamed.push(id.to_string());
+            continue;
+        }
         let known = book.machine(&id.to_string());
         if known.is_some_and(|machine| machine.approved && machine.name == name) {
             continue;
@@ -162,8 +165,16 @@ async fn of_server(context: &Context, book: &Book) -> Result<Vec<(AgentId, Strin
         lines.push(safe(&format!("{id}  {name}{here}")));
         new.push((id, name));
     }
+    if !unnamed.is_empty() {
+        lines.push(format!(
+            "The server has no name for {} ({}): not approved here; `muster agent known add ID NAME` approves one.",
+            count(unnamed.len()),
+            unnamed.join(" ")
+        ));
+    }
     if new.is_empty() {
-        context.out.note("Every machine of the server is in your book under its name.");
+        consent::say(&lines);
+        context.out.note("Every machine that the server names is in your book under its name.");
         return Ok(new);
     }
     consent::say(&lines);

@@ -2,9 +2,11 @@
 //! directory.
 //!
 //! Stays true: a token that was found in a data directory is sent only to the address that was found there too; no token
-//! leaves this machine in clear unless somebody says so.
+//! leaves this machine in clear unless somebody says so; of a data directory that another account made, or could change,
+//! nothing is read.
 
 use crate::{Exit, Failure, Globals, globals};
+use muster_modules::place::{Absent, place_check};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -159,18 +161,80 @@ pub fn data_dirs(given: Option<&Path>) -> Vec<PathBuf> {
     dirs
 }
 
-/// Reads where each running `muster dev` has its data, the one that was started last first.
+/// Reads where each running `muster dev` has its data, the one that was started last first. What is said of a process that
+/// is gone is taken away: its directory may be another account's by now.
 fn dev_dirs(folder: &Path) -> Vec<PathBuf> {
+    if place_check(folder, Absent::Refused).is_err() {
+        return Vec::new();
+    }
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<_> = entries
         .flatten()
         .filter_map(|entry| {
+            let process: u32 = entry.file_name().to_str()?.parse().ok()?;
             let written = entry.metadata().and_then(|metadata| metadata.modified()).ok()?;
-            Some((written, PathBuf::from(std::fs::read_to_string(entry.path()).ok()?.trim())))
+            let text = std::fs::read_to_string(entry.path()).ok()?;
+            let running = process_start(process).filter(|start| text.ends_with(&format!("\n{start}\n")));
+            if running.is_none() {
+                // What cannot be removed is passed over all the same.
+                let _ = std::fs::remove_file(entry.path());
+            }
+            running.and_then(|_| Some((written, PathBuf::from(text.trim_end().rsplit_once('\n')?.0))))
         })
         .collect();
     found.sort_by(|a, b| b.cmp(a));
     found.into_iter().map(|(_, data)| data).collect()
+}
+
+/// Writes into `folder` that this process has its data in `data`, for other commands of this user. Returns the file, which
+/// the process removes when it ends; the moment at which the process began stands in it, so that it counts for no other
+/// that gets the same number.
+///
+/// # Errors
+/// The file cannot be written, the system does not say when this process began, or the path of the data is no text.
+pub fn dev_pointer_write(folder: &Path, data: &Path) -> std::io::Result<PathBuf> {
+    let process = std::process::id();
+    let other = |why: &str| std::io::Error::other(why.to_owned());
+    let start = process_start(process).ok_or_else(|| other("nobody knows when this process began"))?;
+    let data = data.to_str().filter(|data| !data.contains('\n')).ok_or_else(|| other("the path is no line of text"))?;
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join(process.to_string());
+    // Nobody finds it half written, and takes it away.
+    let part = folder.join(format!("{process}.part"));
+    std::fs::write(&part, format!("{data}\n{start}\n"))?;
+    std::fs::rename(&part, &path).inspect_err(|_| _ = std::fs::remove_file(&part))?;
+    Ok(path)
+}
+
+/// Returns when a process began, in ticks since the system started; `None` when there is none of this number.
+fn process_start(process: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The program's name, in brackets, may hold anything: the fields behind it are counted from the third on.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    // One that has ended and was not waited for runs no more.
+    if fields.next().is_none_or(|state| matches!(state, "Z" | "X")) {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Makes sure that a data directory is to be believed: it is this user's or root's and nobody else can change it; or root or
+/// this user made it for a server of its own account, in a place where nobody else could have put it.
+///
+/// # Errors
+/// Who else could have made or changed it, and what to do about it.
+pub fn data_check(data: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let real = std::fs::canonicalize(data)?;
+    // Links on the way are looked at as well.
+    let Err(refused) = place_check(data, Absent::Refused) else { return Ok(()) };
+    let is_given = || {
+        let above = |path: &Path| path.parent().is_some_and(|above| place_check(above, Absent::Refused).is_ok());
+        let found = std::fs::symlink_metadata(&real).ok()?;
+        (above(data) && above(&real) && found.mode() & 0o022 == 0).then_some(())
+    };
+    is_given().ok_or_else(|| std::io::Error::new(std::io::ErrorKind::PermissionDenied, refused.to_string()))
 }
 
 /// Returns the folder in which each running `muster dev` has a file that says where its data is: in the home of who
@@ -185,7 +249,7 @@ fn local_door(given: Option<&Path>) -> Result<Door, Failure> {
     let dirs = data_dirs(given);
     let mut why = Vec::new();
     for dir in &dirs {
-        let addresses = match Addresses::read(dir) {
+        let addresses = match data_check(dir).and_then(|()| Addresses::read(dir)) {
             Ok(addresses) => addresses,
             Err(error) => {
                 why.push(format!("{}: {error}", dir.join(ADDRESSES).display()));
@@ -223,21 +287,104 @@ mod tests {
         dir
     }
 
+    /// Processes that run until they are dropped.
+    struct Running(Vec<std::process::Child>);
+
+    impl Running {
+        fn start(count: usize) -> Self {
+            let start = |_| std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+            Self((0..count).map(start).collect())
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            for child in &mut self.0 {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+
+    fn point(folder: &Path, process: u32, start: u64, seconds: u64) -> PathBuf {
+        let path = folder.join(process.to_string());
+        std::fs::write(&path, format!("/tmp/{seconds}\n{start}\n")).unwrap();
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+        path
+    }
+
     #[test]
     fn of_several_trials_the_last_is_found_and_then_the_one_before() {
         let folder = tempfile::tempdir().unwrap();
-        let put = |name: &str, seconds: u64| {
-            let file = std::fs::File::create(folder.path().join(name)).unwrap();
-            std::fs::write(folder.path().join(name), format!("/tmp/{name}\n")).unwrap();
-            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
-        };
-        for (name, seconds) in [("1", 20), ("2", 30), ("3", 10)] {
-            put(name, seconds);
-        }
-        assert_eq!(dev_dirs(folder.path()), ["/tmp/2", "/tmp/1", "/tmp/3"].map(PathBuf::from));
-        std::fs::remove_file(folder.path().join("2")).unwrap();
-        assert_eq!(dev_dirs(folder.path()), ["/tmp/1", "/tmp/3"].map(PathBuf::from));
+        let running = Running::start(3);
+        let files: Vec<_> = (running.0.iter().zip([20, 30, 10]))
+            .map(|(child, seconds)| point(folder.path(), child.id(), process_start(child.id()).unwrap(), seconds))
+            .collect();
+        assert_eq!(dev_dirs(folder.path()), ["/tmp/30", "/tmp/20", "/tmp/10"].map(PathBuf::from));
+        std::fs::remove_file(&files[1]).unwrap();
+        assert_eq!(dev_dirs(folder.path()), ["/tmp/20", "/tmp/10"].map(PathBuf::from));
         assert_eq!(dev_dirs(&folder.path().join("none")), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_trial_that_was_killed_points_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut running = Running::start(2);
+        let files: Vec<_> = (running.0.iter().zip([0, 1]))
+            .map(|(child, late)| point(folder.path(), child.id(), process_start(child.id()).unwrap() + late, 20))
+            .collect();
+        // The second has the number of a process that runs, which began later than the one that wrote it.
+        assert_eq!(dev_dirs(folder.path()), [PathBuf::from("/tmp/20")]);
+        assert!(files[0].exists() && !files[1].exists());
+        running.0[0].kill().unwrap();
+        running.0[0].wait().unwrap();
+        assert_eq!(dev_dirs(folder.path()), Vec::<PathBuf>::new());
+        assert!(!files[0].exists());
+        let data = folder.path().join("data");
+        let written = dev_pointer_write(folder.path(), &data).unwrap();
+        assert_eq!(dev_dirs(folder.path()), [data]);
+        assert!(written.exists() && std::fs::read_dir(folder.path()).unwrap().count() == 1);
+        // A folder in which others could write names nothing.
+        open_to_all(folder.path());
+        assert_eq!(dev_dirs(folder.path()), Vec::<PathBuf>::new());
+    }
+
+    fn open_to_all(path: &Path) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_read_of_a_directory_that_another_account_made_or_could_change() {
+        let addresses = r#"{"operators": "127.0.0.1:8080"}"#;
+        let refused = |dir: &tempfile::TempDir, why: &str| {
+            let failure = find(&globals(dir)).unwrap_err();
+            assert!(failure.exit == Exit::Unreachable && failure.why.contains(why), "{failure}");
+            let given = Globals { url: Some("http://127.0.0.1:8080".into()), ..globals(dir) };
+            assert_eq!(find(&given).unwrap().token, None);
+        };
+        let dir = data(addresses);
+        assert!(find(&globals(&dir)).is_ok());
+        open_to_all(dir.path());
+        refused(&dir, "can be written by others");
+        // Only root gives directories to others.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        use std::os::unix::fs::chown;
+        let dir = data(addresses);
+        chown(dir.path(), Some(2002), None).unwrap();
+        refused(&dir, "belongs to user 2002");
+        // A server's own account has its directory from root, in a place of root's.
+        let above = tempfile::tempdir().unwrap();
+        let inner = above.path().join("muster");
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(inner.join(ADDRESSES), addresses).unwrap();
+        chown(&inner, Some(2002), None).unwrap();
+        data_check(&inner).unwrap();
+        open_to_all(above.path());
+        assert!(data_check(&inner).is_err());
     }
 
     fn globals(dir: &tempfile::TempDir) -> Globals {

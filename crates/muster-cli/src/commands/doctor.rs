@@ -70,6 +70,11 @@ fn files(globals: &Globals) -> Vec<Check> {
     let dirs = connect::data_dirs(globals.data.as_deref());
     let Some(dir) = dirs.iter().find(|dir| dir.join(ADDRESSES).exists()) else { return Vec::new() };
     let mut checks = Vec::new();
+    if let Err(error) = connect::data_check(dir) {
+        let found = format!("{}: {error}", dir.display());
+        let advice = "no command reads what lies there: do as it says, or name the server with --url";
+        return vec![check("server's files", "failed", found, Some(advice))];
+    }
     checks.push(match Addresses::read(dir) {
         Ok(_) => check("server's files", "ok", dir.display().to_string(), None),
         Err(error) => check(

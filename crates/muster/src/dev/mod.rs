@@ -340,11 +340,8 @@ struct Pointer {
 impl Pointer {
     /// Writes it. `None`: there is no home to write it to.
     fn put(data: &Path) -> Option<Self> {
-        let folder = connect::dev_pointers()?;
-        std::fs::create_dir_all(&folder).ok()?;
         // One file for each that runs, so that the end of one leaves the others to be found.
-        let path = folder.join(std::process::id().to_string());
-        std::fs::write(&path, data.to_str()?).ok()?;
+        let path = connect::dev_pointer_write(&connect::dev_pointers()?, data).ok()?;
         let installed = Path::new(muster_cli::globals::DATA_DEFAULT).join(connect::ADDRESSES).exists();
         let told_otherwise = ["MUSTER_DATA", "MUSTER_URL"].iter().any(|name| std::env::var_os(name).is_some());
         Some(Self { path, first: !installed && !told_otherwise })

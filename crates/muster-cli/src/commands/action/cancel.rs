@@ -4,7 +4,7 @@
 //! the server only hands it out no more, and what is printed says exactly that. Not here: whose word counts, which each
 //! machine decides.
 
-use super::consent::{agree_to_servers, show, uninterrupted};
+use super::consent::{Origin, UnseenArgs, agree_to_servers, show, unseen_check, uninterrupted};
 use super::file;
 use super::shown::Shown;
 use crate::commands::ReasonArgs;
@@ -12,7 +12,7 @@ use crate::output::safe;
 use crate::signing::SignArgs;
 use crate::{Context, Failure, values};
 use muster_api::actions::{ActionDetail, CancelRequest};
-use muster_core::{Timestamp, limits};
+use muster_core::{Action, Timestamp, limits};
 use muster_trust::{Cancellation, LedgerKey, signed_text};
 use reqwest::Method;
 
@@ -31,6 +31,8 @@ pub(super) struct CancelArgs {
     /// Call back only the action whose signed text has this SHA-256. Without a terminal, nothing is signed but so
     #[arg(long, value_name = "SHA256")]
     digest: Option<String>,
+    #[command(flatten)]
+    unseen: UnseenArgs,
     #[command(flatten)]
     reason: ReasonArgs,
 }
@@ -61,11 +63,7 @@ impl CancelArgs {
         let text = signed_text(&action).map_err(|error| Failure::usage(what, error.to_string()))?;
         let key = LedgerKey::of(&text);
         let said = Cancellation::of(&key, fleet, action.expire_after);
-        let shown = Shown::of(&action, &text);
-        let fleets = if fleet.is_empty() { "in every fleet" } else { fleet };
-        let mut notes = vec![format!("This is called back: {fleets}.")];
-        notes.extend(too_early(action.expire_after, values::now()));
-        show(&shown, &notes);
+        let shown = self.shown(&action, &text, fleet)?;
         let signer = self.with.signer().await.map_err(|failure| {
             let is_told = !failure.next.is_empty();
             let next = "without a key: `--server-only`, which keeps the server from handing it out any further";
@@ -78,6 +76,19 @@ impl CancelArgs {
         let out = context.out;
         out.note(&format!("signed by {}", safe(&made.signer)));
         Ok(made.line)
+    }
+
+    /// Shows what would be called back, unless it cannot be shown whole: a person who saw only its beginning does not know
+    /// which order a signature would keep from running.
+    fn shown(&self, action: &Action, text: &str, fleet: &str) -> Result<Shown, Failure> {
+        let shown = Shown::of(action, text);
+        let fleets = if fleet.is_empty() { "in every fleet" } else { fleet };
+        let mut notes = vec![format!("This is called back: {fleets}.")];
+        notes.extend(too_early(action.expire_after, values::now()));
+        let unseen = unseen_check(&shown, Origin::Elsewhere(&self.unseen));
+        notes.extend(unseen.as_ref().ok().cloned().flatten());
+        show(&shown, &notes);
+        unseen.map(|_| shown)
     }
 }
 
@@ -109,6 +120,37 @@ fn outcome(id: i64, sent: u64, server_only: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Exit;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        cancel: CancelArgs,
+    }
+
+    #[test]
+    fn what_was_not_seen_whole_is_called_back_only_with_a_word_of_its_own() {
+        let action = |bytes: usize| {
+            let json = format!(
+                r#"{{"name": "q", "target": "true", "validfrom": "2026-01-02T03:04:05Z", "syntaxversion": 2,
+                    "expireafter": "2026-01-02T04:04:05Z",
+                    "operations": [{{"module": "scribe", "parameters": "{}"}}]}}"#,
+                "x".repeat(bytes)
+            );
+            Action::parse(json.as_bytes()).unwrap()
+        };
+        let shown = |words: &[&str], action: &Action| {
+            let line = Line::try_parse_from([&["cancel", "7"], words].concat()).unwrap();
+            line.cancel.shown(action, &signed_text(action).unwrap(), "lab")
+        };
+        let (short, long) = (action(10), action(700_000));
+        assert!(shown(&[], &short).is_ok());
+        let refused = shown(&[], &long).unwrap_err();
+        assert!(refused.exit == Exit::Refused && refused.why.contains("cannot be shown whole"), "{refused}");
+        assert!(refused.next.contains("--yes-unseen"), "{refused}");
+        assert!(shown(&["--yes-unseen"], &long).unwrap().unseen.is_some());
+    }
 
     #[test]
     fn who_calls_back_an_order_of_later_hears_when_machines_listen() {

@@ -46,16 +46,20 @@ pub(crate) fn checks_before_signing(
 ) -> Result<Vec<String>, Failure> {
     decidable::check(NOTHING, action)?;
     let mut notes: Vec<String> = decidable::warning(action).into_iter().collect();
+    notes.extend(unseen_check(shown, origin)?);
+    Ok(notes)
+}
+
+/// Refuses to sign what a person could not see whole, unless the person wrote it or said so. Returns what the person should
+/// know besides.
+pub(crate) fn unseen_check(shown: &Shown, origin: Origin<'_>) -> Result<Option<String>, Failure> {
     match &shown.unseen {
         Some(why) if matches!(origin, Origin::Elsewhere(unseen) if !unseen.yes_unseen) => {
             let next = "look at it another way, then pass --yes-unseen if you want to sign it all the same";
             Err(Failure::new(Exit::Refused, NOTHING, format!("it cannot be shown whole: {why}")).next(next))
         }
-        Some(why) => {
-            notes.push(format!("Not shown whole: {why}."));
-            Ok(notes)
-        }
-        None => Ok(notes),
+        Some(why) => Ok(Some(format!("Not shown whole: {why}."))),
+        None => Ok(None),
     }
 }
 

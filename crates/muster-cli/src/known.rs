@@ -8,6 +8,7 @@
 //! as such until then; a name that is in the book is changed by no server, and no server names what is approved; the file is its owner's alone, and whole at any moment, also when
 //! several commands write at once. Not here: whether a result is its machine's (`proof`).
 
+use crate::output::is_unseen;
 use crate::{Context, Exit, Failure, values};
 use muster_core::AgentId;
 use muster_core::limits::{KNOWN_FILE_BYTES_MAX, KNOWN_MACHINES_MAX, KNOWN_NAME_CHARS_MAX};
@@ -62,7 +63,7 @@ impl Standing {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::New => "new",
-            Self::Seen => "seen",
+            Self::Seen => "unapproved",
             Self::Approved => "approved",
         }
     }
@@ -76,6 +77,8 @@ pub(crate) struct Book {
     /// Where it lies; `None` where there is no home directory: then every machine is new.
     path: Option<PathBuf>,
     machines: BTreeMap<String, Machine>,
+    /// Of every name that a person approved, in the form of [`alike`], the ids.
+    approved: BTreeMap<String, Vec<String>>,
     /// What answers brought since it was read.
     met: BTreeMap<String, Machine>,
 }
@@ -96,13 +99,16 @@ impl Book {
         };
         let path = directory().map(|directory| directory.join(file_name(&file)));
         let machines = path.as_deref().map(read).transpose()?.unwrap_or_default();
-        Ok(Self { whose, path, machines, met: BTreeMap::new() })
+        let approved = approved(&machines);
+        Ok(Self { whose, path, machines, approved, met: BTreeMap::new() })
     }
 
     /// Reads the book that lies at `path`.
     #[cfg(test)]
     pub(crate) fn at(path: &Path) -> Result<Self, Failure> {
-        Ok(Self { whose: "test".into(), path: Some(path.into()), machines: read(path)?, met: BTreeMap::new() })
+        let machines = read(path)?;
+        let approved = approved(&machines);
+        Ok(Self { whose: "test".into(), path: Some(path.into()), machines, approved, met: BTreeMap::new() })
     }
 
     /// Whose machines it holds, for people.
@@ -126,6 +132,11 @@ impl Book {
         self.machine(id).map_or(Standing::New, standing)
     }
 
+    /// Returns the id of another machine that a person approved under this name.
+    pub(crate) fn other_of_name(&self, id: &str, name: &str) -> Option<&str> {
+        self.approved.get(&alike(name))?.iter().map(String::as_str).find(|other| *other != id)
+    }
+
     /// Notes that a machine proved an answer with its key; `name` is the server's word for it.
     pub(crate) fn meet(&mut self, id: &str, key_sha256: &str, name: &str) {
         let has_name = |machine: &Machine| name.is_empty() || machine.approved || !machine.name.is_empty();
@@ -135,7 +146,8 @@ impl Book {
         }
         let machine = Machine {
             id: id.to_owned(),
-            name: plain(name),
+            // The name of a machine that a person approved is kept for no other.
+            name: if self.other_of_name(id, name).is_some() { String::new() } else { plain(name) },
             key_sha256: Some(key_sha256.to_owned()),
             since: values::now().to_string(),
             approved: false,
@@ -150,7 +162,12 @@ impl Book {
             return Ok(());
         }
         self.change(|machines| {
-            for (id, new) in met {
+            let approved = approved(machines);
+            for (id, mut new) in met {
+                // Somebody may have approved another machine of this name in the meantime.
+                if approved.get(&alike(&new.name)).is_some_and(|ids| ids.iter().any(|other| *other != id)) {
+                    new.name.clear();
+                }
                 let machine = machines.entry(id).or_insert_with(|| new.clone());
                 machine.key_sha256.get_or_insert_with(|| new.key_sha256.unwrap_or_default());
                 // What is approved is called as its person says, also where that was said while the answers came in.
@@ -240,9 +257,25 @@ impl Book {
         }
         write(path, &machines).map_err(|error| failed(&error))?;
         drop(lock);
+        self.approved = approved(&machines);
         self.machines = machines;
         Ok(())
     }
+}
+
+/// Returns the ids of approved machines by their names, in the form of [`alike`].
+fn approved(machines: &BTreeMap<String, Machine>) -> BTreeMap<String, Vec<String>> {
+    let mut approved = BTreeMap::<String, Vec<String>>::new();
+    for machine in machines.values().filter(|machine| machine.approved) {
+        approved.entry(alike(&machine.name)).or_default().push(machine.id.clone());
+    }
+    approved
+}
+
+/// Returns a name in a form that is the same for names that people take for the same: host names know no upper and lower
+/// case, and a dot behind them means nothing.
+pub(crate) fn alike(name: &str) -> String {
+    plain(name).trim_end_matches('.').to_lowercase()
 }
 
 /// The person's directory of books.
@@ -262,9 +295,10 @@ fn file_name(book: &str) -> String {
     name + ".jsonl"
 }
 
-/// Returns a name as the book keeps it: short, and nothing in it steers a terminal. It may be empty.
+/// Returns a name as the book keeps it: short, without what nobody sees, and nothing in it steers a terminal. It may be
+/// empty.
 pub(crate) fn plain(name: &str) -> String {
-    let name: String = name.chars().filter(|c| !muster_core::text::steers(*c)).collect();
+    let name: String = name.chars().filter(|c| !is_unseen(*c)).collect();
     muster_core::text::cut(name.trim(), KNOWN_NAME_CHARS_MAX)
 }
 
@@ -325,123 +359,4 @@ fn write(path: &Path, machines: &BTreeMap<String, Machine>) -> std::io::Result<(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: &str = "2403f56c0a72054a";
-    const KEY: &str = "2403f56c0a72054a00000000000000000000000000000000000000000000000a";
-
-    fn book(path: &Path) -> Book {
-        Book::at(path).unwrap()
-    }
-
-    #[test]
-    fn a_first_answer_is_kept_and_only_a_person_approves_and_names() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("machines/x.jsonl");
-        let mut first = book(&path);
-        assert_eq!(first.standing(ID), Standing::New);
-        first.meet(ID, KEY, "web\u{1b}[2J-1");
-        assert_eq!(first.standing(ID), Standing::New, "it stays new for as long as the command that met it runs");
-        first.keep().unwrap();
-        let mut second = book(&path);
-        assert_eq!(second.standing(ID), Standing::Seen);
-        assert_eq!(second.machine(ID).unwrap().name, "web[2J-1");
-        // Another name of the server's changes nothing, neither before nor after somebody approved it.
-        second.meet(ID, KEY, "the-bank");
-        second.keep().unwrap();
-        assert_eq!(book(&path).machine(ID).unwrap().name, "web[2J-1");
-        second.approve(&[(ID.parse().unwrap(), "web-1".into())]).unwrap();
-        let mut third = book(&path);
-        third.meet(ID, KEY, "the-bank");
-        third.keep().unwrap();
-        let machine = book(&path).machine(ID).unwrap().clone();
-        assert_eq!((machine.name.as_str(), machine.approved), ("web-1", true));
-        assert_eq!(machine.key_sha256.as_deref(), Some(KEY));
-        third.forget(&[ID.parse().unwrap()]).unwrap();
-        assert_eq!(book(&path).standing(ID), Standing::New);
-        assert_eq!(third.forget(&[ID.parse().unwrap()]).unwrap_err().exit, Exit::NotFound);
-    }
-
-    #[test]
-    fn a_machine_that_was_approved_by_its_id_gains_its_key_with_its_first_answer() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.jsonl");
-        book(&path).approve(&[(ID.parse().unwrap(), "web-1".into())]).unwrap();
-        let mut book = book(&path);
-        assert_eq!(book.machine(ID).unwrap().key_sha256, None);
-        book.meet(ID, KEY, "other");
-        book.keep().unwrap();
-        let machine = read(&path).unwrap().remove(ID).unwrap();
-        assert_eq!(
-            (machine.key_sha256.as_deref(), machine.name.as_str(), machine.approved),
-            (Some(KEY), "web-1", true)
-        );
-    }
-
-    #[test]
-    fn an_empty_name_approves_nothing_and_no_server_names_what_is_approved() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.jsonl");
-        let other = "00000000000000aa".parse().unwrap();
-        for name in ["", "  ", "\u{1b}\u{7f}", "\n", "\u{202e} "] {
-            let failure = book(&path).approve(&[(other, "db-1".into()), (ID.parse().unwrap(), name.into())]).unwrap_err();
-            assert!(failure.exit == Exit::Usage && failure.what.contains(ID), "{name:?}: {failure}");
-            assert!(failure.next.contains("muster agent known add"), "{failure}");
-            assert_eq!(book(&path).machines().count(), 0, "none of them is approved");
-        }
-        // A line that says so all the same approves nothing either.
-        std::fs::write(&path, format!(r#"{{"id":"{ID}","name":" ","since":"","approved":true}}"#)).unwrap();
-        assert_eq!(book(&path).standing(ID), Standing::Seen);
-        // Approved while the answers of a command came in that had met it before.
-        let mut asking = book(&path);
-        asking.meet(ID, KEY, "the-bank");
-        book(&path).approve(&[(ID.parse().unwrap(), "web-1".into())]).unwrap();
-        asking.keep().unwrap();
-        let machine = book(&path).machine(ID).unwrap().clone();
-        assert_eq!((machine.name.as_str(), machine.approved), ("web-1", true));
-    }
-
-    #[test]
-    fn commands_that_write_at_once_lose_nothing_and_the_file_is_its_owners_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.jsonl");
-        // Each has read the book before any other wrote.
-        let books: Vec<_> = (0..16_u8).map(|number| (number, book(&path))).collect();
-        std::thread::scope(|scope| {
-            for (number, mut book) in books {
-                scope.spawn(move || {
-                    book.meet(&format!("{number:016x}"), &format!("{number:016x}{:048x}", 0), "m");
-                    book.keep().unwrap();
-                });
-            }
-        });
-        assert_eq!(book(&path).machines().count(), 16);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_book_that_was_spoiled_is_not_taken_for_an_empty_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.jsonl");
-        let good = format!(r#"{{"id":"{ID}","name":"a","key_sha256":"{KEY}","since":"","approved":true}}"#);
-        std::fs::write(&path, format!("\n{good}\n")).unwrap();
-        assert_eq!(read(&path).unwrap().len(), 1);
-        for bad in
-            ["x", "{}", &good[..40], &good.replace(ID, "00"), &good.replace("key_sha256\":\"24", "key_sha256\":\"25")]
-        {
-            std::fs::write(&path, format!("{good}\n{bad}\n")).unwrap();
-            let failure = read(&path).unwrap_err();
-            assert!(failure.exit == Exit::Usage && failure.on.ends_with("line 2"), "{bad}: {failure}");
-        }
-    }
-
-    #[test]
-    fn no_two_books_share_a_file() {
-        let names = ["server-a:80", "server-a%3A80", "fleet-a", "server-[::1]:80", "fleet-a/b"].map(file_name);
-        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
-        assert_eq!(distinct.len(), names.len());
-        assert!(names.iter().all(|name| !name.contains('/')), "{names:?}");
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 //! command quietly; secrets are printed only by the commands that make them.
 
 mod table;
+mod unseen;
 
 use crate::Failure;
 use muster_core::Timestamp;
@@ -13,6 +14,7 @@ use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 pub use table::Table;
+pub(crate) use unseen::{is_unseen, machine_name};
 
 /// Where results go, and in which shape.
 #[derive(Debug, Clone, Copy)]

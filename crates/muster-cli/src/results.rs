@@ -11,7 +11,7 @@ pub(crate) use ending::Ended;
 
 use crate::commands::action::order::Order;
 use crate::known::{Book, Standing};
-use crate::output::{Format, safe};
+use crate::output::{Format, machine_name, safe};
 use crate::proof::{self, Proof};
 use crate::{Context, Exit, Failure, Output};
 use answer::Answer;
@@ -267,6 +267,9 @@ impl Sink {
         if let Some(other) = answer.other_name() {
             self.out.note(&safe(&other));
         }
+        if let Some(stolen) = answer.stolen_name() {
+            self.out.note(&safe(&stolen));
+        }
         let has_status = self.which.status.as_ref().is_none_or(|status| *status == answer.row.status);
         // An answer that is not whole may have missed what is looked for: it is never passed over as one that found nothing.
         let is_found =
@@ -307,9 +310,11 @@ impl Sink {
 
     /// Returns how a machine is named whose result is not shown.
     fn host_of(&self, row: &CommandRow) -> String {
-        match Answer::new(row, false, &self.book).host() {
-            "" => row.agent.clone(),
-            host => format!("{host} ({})", row.agent),
+        let answer = Answer::new(row, false, &self.book);
+        match (answer.host(), answer.stolen_name()) {
+            ("", _) => row.agent.clone(),
+            (_, Some(stolen)) => stolen,
+            (host, None) => format!("{} ({})", machine_name(host), row.agent),
         }
     }
 
@@ -356,9 +361,10 @@ impl Sink {
             text.push_str(CSV_HEAD);
         }
         let found = answer.found().map(|found| found.to_string()).unwrap_or_default();
+        let mark = answer.mark();
         for value in answer.values(&self.order.modules) {
             let row = answer.row;
-            let fields = [row.agent.as_str(), answer.host(), &row.status, &found, &value, answer.word()];
+            let fields = [row.agent.as_str(), answer.host(), &row.status, &found, &value, &mark];
             let shown = |field: &&str| cell(if self.out.terminal { safe(field) } else { (*field).to_owned() });
             text.push_str(&fields.iter().map(shown).collect::<Vec<_>>().join(","));
             text.push_str("\r\n");

@@ -5,7 +5,8 @@
 
 use super::Late;
 use crate::commands::action::order::Order;
-use crate::known::{Book, Standing};
+use crate::known::{Book, Standing, plain};
+use crate::output::machine_name;
 use muster_api::actions::{CommandRow, ResultProof};
 use muster_modules::{Lines, ModuleResult, registry};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,10 @@ pub(crate) struct Answer<'a> {
     pub(super) standing: Standing,
     /// What the book calls the machine; empty when it does not.
     name: String,
+    /// The server's name for the machine, as a book would keep it; empty when it has none.
+    servers: String,
+    /// The id of another machine that a person approved under the name that this one is shown by.
+    name_of: Option<String>,
     /// What its machine said after its command had ended.
     late: Option<Late>,
     heads: Option<Vec<Head>>,
@@ -76,11 +81,19 @@ impl Obedience {
 impl<'a> Answer<'a> {
     pub(super) fn new(row: &'a CommandRow, is_proven: bool, book: &Book) -> Self {
         let heads = row.results.as_ref().map(|text| serde_json::from_str(text.get()).ok());
+        let standing = book.standing(&row.agent);
+        let name = book.machine(&row.agent).map(|machine| machine.name.clone()).unwrap_or_default();
+        let servers = plain(row.hostname.as_deref().unwrap_or_default());
+        let shown = if name.is_empty() { &servers } else { &name };
+        // What a person approved under the same name is that person's word.
+        let other = book.other_of_name(&row.agent, shown).filter(|_| standing != Standing::Approved);
         Self {
             row,
             is_proven,
-            standing: book.standing(&row.agent),
-            name: book.machine(&row.agent).map(|machine| machine.name.clone()).unwrap_or_default(),
+            standing,
+            name_of: other.map(str::to_owned),
+            name,
+            servers,
             late: None,
             heads: heads.unwrap_or_default(),
         }
@@ -122,21 +135,33 @@ impl<'a> Answer<'a> {
         self.row.status == "success" && self.heads.as_ref().is_some_and(|heads| heads.iter().all(is_done))
     }
 
-    /// The server's name for the machine; empty when it has none.
-    fn servers_name(&self) -> &'a str {
-        self.row.hostname.as_deref().unwrap_or_default()
-    }
-
     /// What the machine is called: by the book, else by the server.
     pub(super) fn host(&self) -> &str {
-        if self.name.is_empty() { self.servers_name() } else { &self.name }
+        if self.name.is_empty() { &self.servers } else { &self.name }
     }
 
     /// Says that the server calls the machine otherwise than the book does.
     pub(super) fn other_name(&self) -> Option<String> {
-        let (servers, own) = (self.servers_name(), &self.name);
+        let (servers, own) = (&self.servers, &self.name);
         let differs = !servers.is_empty() && !own.is_empty() && !servers.eq_ignore_ascii_case(own);
-        differs.then(|| format!("{}: the server calls it {servers}, known here as {own}", self.row.agent))
+        differs.then(|| {
+            let (servers, own) = (machine_name(servers), machine_name(own));
+            format!("{}: the server calls it {servers}, known here as {own}", self.row.agent)
+        })
+    }
+
+    /// Says that the name by which it is shown is that of another machine; `None` where it is not.
+    pub(super) fn stolen_name(&self) -> Option<String> {
+        let other = self.name_of.as_ref()?;
+        let (agent, name) = (&self.row.agent, machine_name(self.host()));
+        Some(format!("{agent}: {name} is the name that you gave to {other}, which is another machine"))
+    }
+
+    /// How its machine stands, and whose name it has if that is another's: as CSV has it.
+    pub(super) fn mark(&self) -> String {
+        let name_of = self.name_of.as_ref().map(|other| format!("name of {other}"));
+        let words = [Some(self.word().to_owned()).filter(|word| !word.is_empty()), name_of];
+        words.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// How its machine stands, in one word; empty where no machine has spoken.
@@ -150,14 +175,14 @@ impl<'a> Answer<'a> {
 
     /// Returns how the machine is shown: by what it is called, its id, and what is to be known before that is believed.
     pub(super) fn name(&self) -> String {
-        let mark = match self.word() {
-            word @ ("unproven" | "new") => format!(", {word}"),
-            _ => String::new(),
+        let mark = match self.mark() {
+            mark if mark.is_empty() || mark == Standing::Approved.word() => String::new(),
+            mark => format!(", {mark}"),
         };
         match self.host() {
             "" if mark.is_empty() => self.row.agent.clone(),
             "" => format!("({}{mark})", self.row.agent),
-            name => format!("{name} ({}{mark})", self.row.agent),
+            name => format!("{} ({}{mark})", machine_name(name), self.row.agent),
         }
     }
 
@@ -169,6 +194,8 @@ impl<'a> Answer<'a> {
             name: Some(self.name.as_str()).filter(|name| !name.is_empty()),
             known: self.standing != Standing::New,
             approved: self.standing == Standing::Approved,
+            standing: self.word(),
+            name_of: self.name_of.as_deref(),
             proven: self.is_proven,
             status: &self.row.status,
             found: self.found(),
@@ -249,6 +276,9 @@ struct Line<'a> {
     name: Option<&'a str>,
     known: bool,
     approved: bool,
+    standing: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_of: Option<&'a str>,
     proven: bool,
     status: &'a str,
     found: Option<bool>,

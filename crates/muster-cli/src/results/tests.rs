@@ -315,3 +315,53 @@ fn a_machine_that_was_called_back_and_ran_looks_otherwise_than_one_that_obeyed()
     let answer = Answer::new(&expired, false, &book).with_late(late("success"));
     assert_eq!(answer.values(&[]), BTreeSet::from(["(expired, success came late)".to_owned()]));
 }
+
+#[test]
+fn what_nobody_approved_never_looks_like_what_somebody_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("book.jsonl");
+    let proven = |hostname: &str| CommandRow { hostname: Some(hostname.into()), ..proof::tests::row(&[]) };
+    let id = proven("").agent;
+    let shown = |row: &CommandRow| {
+        let book = Book::at(&path).unwrap();
+        let answer = Answer::new(row, true, &book);
+        let line: serde_json::Value = serde_json::from_str(&answer.json(&order("true", None)).unwrap()).unwrap();
+        let mut csv = Sink::new(PLAIN, Format::Csv, order("true", None), Shown::default(), book.clone());
+        let csv = csv.csv(&answer).lines().nth(1).unwrap().to_owned();
+        (answer.name(), csv, line["standing"].clone(), line["name_of"].clone(), answer.stolen_name())
+    };
+    let keep = |row: &CommandRow| {
+        let order = order("true", Some(proof::tests::ORDER));
+        let mut sink = Sink::new(PLAIN, Format::Table, order, Shown::default(), Book::at(&path).unwrap());
+        sink.take(row).unwrap();
+        sink.end(&stands("completed", 1)).unwrap();
+    };
+    let (name, csv, standing, ..) = shown(&proven("vm"));
+    assert_eq!((name, standing), (format!("vm ({id}, new)"), json!("new")));
+    assert!(csv.ends_with(",new"), "{csv}");
+    keep(&proven("vm"));
+    // That it has answered before makes it nobody's.
+    let (name, csv, standing, name_of, stolen) = shown(&proven("vm"));
+    assert_eq!((name, standing), (format!("vm ({id}, unapproved)"), json!("unapproved")));
+    assert!(csv.ends_with(",unapproved") && name_of.is_null() && stolen.is_none(), "{csv}");
+    Book::at(&path).unwrap().forget(&[id.parse().unwrap()]).unwrap();
+    // The name of a machine that is approved is shown for no other without saying so, and not kept.
+    let own = "00000000000000aa";
+    Book::at(&path).unwrap().approve(&[(own.parse().unwrap(), "vm".into())]).unwrap();
+    for (row, standing) in [(proven("VM."), "new"), (proven("vm"), "unapproved")] {
+        let (name, csv, _, name_of, stolen) = shown(&row);
+        assert!(name.ends_with(&format!("({id}, {standing}, name of {own})")), "{name}");
+        assert!(csv.ends_with(&format!(",\"{standing}, name of {own}\"")), "{csv}");
+        assert_eq!(name_of, json!(own));
+        assert!(stolen.unwrap().contains(own));
+        keep(&row);
+        assert_eq!(Book::at(&path).unwrap().machine(&id).unwrap().name, "");
+    }
+    // A name that holds another row is a name all the same.
+    let (name, ..) = shown(&proven(&format!("vm ({own}) x  y")));
+    assert_eq!(name, format!("\"vm␣({own})␣x␣␣y\" ({id}, unapproved)"));
+    Book::at(&path).unwrap().approve(&[(id.parse().unwrap(), "own".into())]).unwrap();
+    let (name, csv, standing, name_of, _) = shown(&proven("vm"));
+    assert_eq!((name, standing, name_of), (format!("own ({id})"), json!("approved"), json!(null)));
+    assert!(csv.ends_with(",approved"), "{csv}");
+}

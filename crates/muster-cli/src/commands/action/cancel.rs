@@ -4,7 +4,7 @@
 //! the server only hands it out no more, and what is printed says exactly that. Not here: whose word counts, which each
 //! machine decides.
 
-use super::consent::{Origin, UnseenArgs, agree_to_servers, show, unseen_check, uninterrupted};
+use super::consent::{Origin, UnseenArgs, agree_to_servers, show, uninterrupted, unseen_check};
 use super::file;
 use super::shown::Shown;
 use crate::commands::ReasonArgs;

@@ -4,13 +4,14 @@
 //! terminal; no server chooses which id a name stands for.
 
 use crate::commands::action::consent;
-use crate::known::{Book, BookArgs, Machine, plain};
+use crate::known::{Book, BookArgs, Machine, alike, plain};
 use crate::list::{ListArgs, Rows};
-use crate::output::{Table, safe, time, yes};
+use crate::output::{Table, machine_name, safe, time, yes};
 use crate::{Context, Failure, signing};
 use muster_api::agents::{AgentQuery, AgentSummary};
 use muster_core::AgentId;
 use muster_core::limits::KNOWN_FILE_BYTES_MAX;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const WHAT: &str = "could not approve machines";
@@ -80,6 +81,14 @@ impl KnownArgs {
                     (None, None) => of_server(context, &book).await?,
                 };
                 book.approve(&approved)?;
+                for (id, name) in &approved {
+                    if let Some(other) = book.other_of_name(&id.to_string(), name) {
+                        let name = machine_name(name);
+                        context
+                            .out
+                            .note(&safe(&format!("{id}: {name} is also the name of {other}, which is approved")));
+                    }
+                }
                 context.out.note(&format!("{} approved in the book of {}", count(approved.len()), safe(book.whose())));
                 Ok(())
             }
@@ -105,7 +114,10 @@ fn list(context: &Context, book: &Book, unapproved: bool) -> Result<(), Failure>
     let mut table = Table::new(&["ID", "NAME", "APPROVED", "SINCE", "KEY SHA-256"]);
     for machine in machines {
         let key = machine.key_sha256.clone().unwrap_or_else(|| "-".to_owned());
-        table.row([machine.id.clone(), machine.name.clone(), yes(machine.approved), time(&machine.since), key]);
+        let other = book.other_of_name(&machine.id, &machine.name);
+        let other = other.map(|other| format!(" (name of {other})")).unwrap_or_default();
+        let name = format!("{}{other}", machine_name(&machine.name));
+        table.row([machine.id.clone(), name, yes(machine.approved), time(&machine.since), key]);
     }
     context.out.table(&table, &format!("No such machines in the book of {}.", safe(book.whose())))
 }
@@ -144,7 +156,7 @@ async fn of_server(context: &Context, book: &Book) -> Result<Vec<(AgentId, Strin
     let filter = AgentQuery { state: Some("enrolled".to_owned()), ..AgentQuery::default() };
     let all = ListArgs { all: true, ..ListArgs::default() };
     let rows = Rows::fetch(context, WHAT, &["agents"], &filter, &all).await?;
-    let (mut new, mut lines, mut unnamed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut new, mut lines, mut unnamed, mut named) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
     for row in rows.read::<AgentSummary>(context, WHAT)? {
         let name = plain(&row.hostname.unwrap_or_default());
         let id: AgentId =
@@ -158,11 +170,11 @@ async fn of_server(context: &Context, book: &Book) -> Result<Vec<(AgentId, Strin
             continue;
         }
         let here = match known {
-            Some(machine) if machine.name != name => format!("  known here as {}", machine.name),
+            Some(machine) if machine.name != name => format!("  known here as {}", machine_name(&machine.name)),
             Some(_) => "  has answered before".to_owned(),
             None => String::new(),
         };
-        lines.push(safe(&format!("{id}  {name}{here}")));
+        lines.push(safe(&format!("{id}  {}{here}{}", machine_name(&name), same_name(book, id, &name, &mut named))));
         new.push((id, name));
     }
     if !unnamed.is_empty() {
@@ -183,9 +195,35 @@ async fn of_server(context: &Context, book: &Book) -> Result<Vec<(AgentId, Strin
     Ok(new)
 }
 
+/// Says that a machine has the name of one that is approved, or of one that stands before it in the list.
+fn same_name(book: &Book, id: AgentId, name: &str, before: &mut BTreeMap<String, AgentId>) -> String {
+    if let Some(other) = book.other_of_name(&id.to_string(), name) {
+        return format!("  THE NAME OF {other}, WHICH YOU APPROVED");
+    }
+    let twin = *before.entry(alike(name)).or_insert(id);
+    if twin == id { String::new() } else { format!("  THE NAME OF {twin} ABOVE, TOO") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_of_the_servers_with_the_name_of_another_is_pointed_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = Book::at(&dir.path().join("x.jsonl")).unwrap();
+        let (own, one, two) = (1_u8, 2_u8, 3_u8);
+        let id = |number: u8| format!("{number:016x}").parse::<AgentId>().unwrap();
+        book.approve(&[(id(own), "web-1".into())]).unwrap();
+        let mut before = BTreeMap::new();
+        for name in ["web-1", "WEB-1", "web-1.", " web-1\u{200b} "] {
+            let said = same_name(&book, id(one), name, &mut before);
+            assert!(said.contains(&format!("{}, WHICH YOU APPROVED", id(own))), "{name:?}: {said}");
+        }
+        assert_eq!(same_name(&book, id(own), "web-1", &mut before), "");
+        assert_eq!(same_name(&book, id(one), "db-1", &mut before), "");
+        assert!(same_name(&book, id(two), "DB-1", &mut before).contains(&format!("{} ABOVE", id(one))));
+    }
 
     #[test]
     fn a_list_of_machines_is_read_line_by_line_and_its_mistakes_are_named() {

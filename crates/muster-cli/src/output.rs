@@ -8,7 +8,6 @@ mod unseen;
 
 use crate::Failure;
 use muster_core::Timestamp;
-use muster_core::text::steers;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -126,7 +125,7 @@ fn errors_width() -> Option<usize> {
     width.filter(|_| std::io::stderr().is_terminal()).map(usize::from)
 }
 
-/// Returns JSON that means the same and holds nothing that [`steers`]: in its texts such characters are escaped, and
+/// Returns JSON that means the same and holds nothing that [`is_unseen`]: in its texts such characters are escaped, and
 /// between them only blanks and line ends are left.
 pub(crate) fn safe_json(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
@@ -135,26 +134,31 @@ pub(crate) fn safe_json(json: &str) -> String {
             '\n' => safe.push(c),
             // In a text JSON does not allow these, and between texts they are blanks.
             _ if c.is_ascii_control() && c != '\u{7f}' => safe.push(' '),
-            _ if steers(c) => _ = write!(safe, "\\u{:04x}", u32::from(c)),
+            _ if is_unseen(c) => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(safe, "\\u{unit:04x}");
+                }
+            }
             _ => safe.push(c),
         }
     }
     safe
 }
 
-/// Returns text with its lines and tabs, and all else escaped that [`steers`].
+/// Returns text with its lines and tabs, and all else escaped that [`is_unseen`].
 fn safe_lines(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let line = |line: &str| line.split('\t').map(safe).collect::<Vec<_>>().join("\t");
     text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns `text` with everything escaped that could steer a terminal or change how its neighbours read: control
-/// characters, and the marks that turn the direction of writing.
+/// Returns `text` with everything escaped that could steer a terminal, change how its neighbours read, or is not seen:
+/// control characters, marks that turn the direction of writing or are set onto the character before them, and whatever has
+/// no width or is blank and no plain blank.
 pub fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if muster_core::text::steers(c) {
+        if is_unseen(c) {
             safe.extend(c.escape_default());
         } else {
             safe.push(c);
@@ -302,14 +306,18 @@ mod tests {
     #[test]
     fn what_could_steer_a_terminal_is_escaped_and_all_else_left() {
         assert_eq!(safe("Über\u{202e}fdp.exe\u{9b}2J"), "Über\\u{202e}fdp.exe\\u{9b}2J");
+        assert_eq!(
+            safe("a\u{200b}b\u{ad}c\u{301}\u{e0041} \u{a0}漢é"),
+            "a\\u{200b}b\\u{ad}c\\u{301}\\u{e0041} \\u{a0}漢é"
+        );
     }
 
     #[test]
     fn json_on_a_terminal_means_the_same_and_steers_nothing() {
-        let value = serde_json::json!({ "a\u{7f}": "\u{202e}x\u{9b}2J\u{1b}[0m\u{2067}ü", "b": [1, "\r\t"] });
+        let value = serde_json::json!({ "a\u{7f}": "\u{202e}x\u{9b}2J\u{1b}[0m\u{2067}ü\u{e0041}\u{200b}e\u{301}", "b": [1, "\r\t"] });
         for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap(), format!("{value}\r")] {
             let safe = safe_json(&text);
-            assert!(!safe.chars().any(|c| steers(c) && c != '\n'), "{safe:?}");
+            assert!(!safe.chars().any(|c| is_unseen(c) && c != '\n'), "{safe:?}");
             assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
         }
     }

@@ -4,7 +4,7 @@
 //! cut unless the person is told so; no character of it can steer the terminal, hide or turn its neighbours.
 
 use super::file::sha256;
-use crate::output::time;
+use crate::output::{is_unseen, time};
 use muster_core::action::{Action, Operation};
 use muster_modules::{Effect, registry};
 use muster_trust::go_json;
@@ -134,19 +134,6 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// Whether a character is not seen, or changes how its neighbours are: controls, and Unicode's blanks, fillers, joiners,
-/// selectors and tags.
-fn is_unseen(c: char) -> bool {
-    muster_core::text::steers(c)
-        || (c.is_whitespace() && c != ' ')
-        || matches!(
-            c,
-            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
-        )
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}')
-        || matches!(c, '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +194,20 @@ mod tests {
 
     #[test]
     fn nothing_unseen_is_left_in_what_is_shown() {
+        for c in [
+            '\u{61c}',
+            '\u{1bca0}',
+            '\u{1d173}',
+            '\u{fff0}',
+            '\u{301}',
+            '\u{20dd}',
+            '\u{600}',
+            '\u{16fe4}',
+            '\u{e0fff}',
+        ] {
+            let text = plain(&format!("a{c}b"));
+            assert!(text.starts_with("a\\u{"), "{text}");
+        }
         for c in ['\u{202e}', '\u{200b}', '\u{a0}', '\u{e0041}', '\u{1b}', '\u{9b}', '\u{2800}', '\u{3000}', '\t'] {
             let text = plain(&format!("a{c}b"));
             assert!(text.starts_with("a\\u{"), "{text}");

@@ -5,13 +5,13 @@
 //! server calls it.
 //!
 //! Stays true: only a person's own word approves a machine, and only under a name; what a first answer brings in is marked
-//! as such until then; a name that is in the book is changed by no server, and no server names what is approved; the file is its owner's alone, and whole at any moment, also when
+//! as such until then; a name that is in the book is changed by no server, and no server names what is approved or takes its room; the file is its owner's alone, and whole at any moment, also when
 //! several commands write at once. Not here: whether a result is its machine's (`proof`).
 
 use crate::output::is_unseen;
 use crate::{Context, Exit, Failure, values};
 use muster_core::AgentId;
-use muster_core::limits::{KNOWN_FILE_BYTES_MAX, KNOWN_MACHINES_MAX, KNOWN_NAME_CHARS_MAX};
+use muster_core::limits::{KNOWN_FILE_BYTES_MAX, KNOWN_MACHINES_MAX, KNOWN_NAME_CHARS_MAX, KNOWN_UNAPPROVED_MAX};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -141,7 +141,8 @@ impl Book {
     pub(crate) fn meet(&mut self, id: &str, key_sha256: &str, name: &str) {
         let has_name = |machine: &Machine| name.is_empty() || machine.approved || !machine.name.is_empty();
         let has_all = |machine: &Machine| machine.key_sha256.is_some() && has_name(machine);
-        if self.machines.get(id).is_some_and(has_all) || self.met.len() >= KNOWN_MACHINES_MAX {
+        let has_room = self.met.len() < KNOWN_UNAPPROVED_MAX || self.standing(id) == Standing::Approved;
+        if self.machines.get(id).is_some_and(has_all) || !has_room {
             return;
         }
         let machine = Machine {
@@ -229,6 +230,18 @@ impl Book {
         })
     }
 
+    /// Takes out all that nobody approved, and returns how many that were.
+    pub(crate) fn forget_unapproved(&mut self) -> Result<usize, Failure> {
+        let mut taken_out = 0;
+        self.change(|machines| {
+            let before = machines.len();
+            machines.retain(|_, machine| machine.approved);
+            taken_out = before - machines.len();
+            Ok(())
+        })?;
+        Ok(taken_out)
+    }
+
     /// Changes the file under its lock: read, changed, written beside it, renamed.
     fn change(
         &mut self,
@@ -249,17 +262,28 @@ impl Book {
         let lock = lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|error| failed(&error))?;
         let mut machines = read(path)?;
         change(&mut machines)?;
-        if machines.len() > KNOWN_MACHINES_MAX {
+        bound(&mut machines);
+        if machines.values().filter(|machine| machine.approved).count() > KNOWN_MACHINES_MAX {
             let why = format!("it would hold more than {KNOWN_MACHINES_MAX} machines");
-            return Err(Failure::new(Exit::Failed, WHAT, why).on(path.display()).next(
-                "take out what nobody approved: muster agent known list --unapproved, muster agent known forget",
-            ));
+            let next = "take out machines that are gone: muster agent known list, muster agent known forget";
+            return Err(Failure::new(Exit::Failed, WHAT, why).on(path.display()).next(next));
         }
         write(path, &machines).map_err(|error| failed(&error))?;
         drop(lock);
         self.approved = approved(&machines);
         self.machines = machines;
         Ok(())
+    }
+}
+
+/// Takes out the oldest of what nobody approved, as far as there is too much of it: anybody who has a server can make as
+/// many keys as there is room for.
+fn bound(machines: &mut BTreeMap<String, Machine>) {
+    let unapproved = machines.values().filter(|machine| !machine.approved);
+    let mut unapproved: Vec<_> = unapproved.map(|machine| (machine.since.clone(), machine.id.clone())).collect();
+    unapproved.sort();
+    for (_, id) in unapproved.iter().take(unapproved.len().saturating_sub(KNOWN_UNAPPROVED_MAX)) {
+        machines.remove(id);
     }
 }
 

@@ -243,8 +243,10 @@ pub const RESULTS_READ_MAX: usize = 2_000_000;
 pub const RESULT_VALUES_MAX: usize = 200_000;
 /// Bytes of the different values in one table of results on the command line.
 pub const RESULT_VALUES_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Machines in one book of known machines on a person's machine.
+/// Machines that a person approved in one book of known machines on the person's machine.
 pub const KNOWN_MACHINES_MAX: usize = 200_000;
+/// Machines in one book that nobody approved: what answers brought in. The oldest make room for new ones.
+pub const KNOWN_UNAPPROVED_MAX: usize = 2_000;
 /// Bytes of the file of such a book.
 pub const KNOWN_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Characters of a machine's name in it (names of hosts have 253).

@@ -113,3 +113,35 @@ fn no_two_books_share_a_file() {
     assert_eq!(distinct.len(), names.len());
     assert!(names.iter().all(|name| !name.contains('/')), "{names:?}");
 }
+
+#[test]
+fn a_server_that_fills_the_book_takes_no_room_from_what_a_person_approves() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.jsonl");
+    // A book that was filled before there was a ceiling.
+    let line = |number: usize| {
+        let since = format!("2026-01-02T03:04:{:02}Z", number * 60 / (KNOWN_MACHINES_MAX + 10));
+        format!("{{\"id\":\"{number:016x}\",\"name\":\"m\",\"since\":\"{since}\",\"approved\":false}}\n")
+    };
+    std::fs::write(&path, (0..KNOWN_MACHINES_MAX + 10).map(line).collect::<String>()).unwrap();
+    let mut filled = book(&path);
+    let id: AgentId = ID.parse().unwrap();
+    filled.approve(&[(id, "web-1".into())]).unwrap();
+    assert_eq!(filled.machines().count(), KNOWN_UNAPPROVED_MAX + 1);
+    assert!(filled.machine(&format!("{:016x}", KNOWN_MACHINES_MAX + 9)).is_some(), "the newest stay");
+    assert!(filled.machine(&format!("{:016x}", 0)).is_none(), "the oldest go");
+    // However many keys answer: what is approved stays, and has its own key written down.
+    for number in 0..KNOWN_UNAPPROVED_MAX + 5 {
+        let made_up = format!("ee{number:014x}");
+        filled.meet(&made_up, &format!("{made_up}{:048x}", 0), "m");
+    }
+    filled.meet(ID, KEY, "x");
+    filled.keep().unwrap();
+    let mut after = book(&path);
+    assert_eq!(after.machines().filter(|machine| !machine.approved).count(), KNOWN_UNAPPROVED_MAX);
+    assert!(after.machines().filter(|machine| !machine.approved).all(|machine| machine.id.starts_with("ee")));
+    assert_eq!(after.machine(ID).unwrap().key_sha256.as_deref(), Some(KEY));
+    assert_eq!(after.forget_unapproved().unwrap(), KNOWN_UNAPPROVED_MAX);
+    let left: Vec<_> = book(&path).machines().map(|machine| machine.id.clone()).collect();
+    assert_eq!(left, [ID]);
+}

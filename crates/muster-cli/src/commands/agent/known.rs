@@ -24,6 +24,7 @@ Examples:
   muster agent known add --file machines.txt      lines of an id and a name
   muster agent known add --from-server            shows what the server has, and asks
   muster agent known forget 1122334455667788
+  muster agent known forget --unapproved
 
 `muster-agent status` prints a machine's id on the machine itself: that is the one to write here. Machines that answer come into
 the book by themselves, as ones that nobody approved; `--known-only` of `ask` and `action results` takes answers of approved
@@ -64,8 +65,11 @@ enum Command {
         #[command(flatten)]
         book: BookArgs,
         /// Their ids, 16 hexadecimal digits each
-        #[arg(required = true, value_name = "ID")]
+        #[arg(required_unless_present = "unapproved", conflicts_with = "unapproved", value_name = "ID")]
         ids: Vec<AgentId>,
+        /// All that nobody approved
+        #[arg(long)]
+        unapproved: bool,
     },
 }
 
@@ -92,10 +96,15 @@ impl KnownArgs {
                 context.out.note(&format!("{} approved in the book of {}", count(approved.len()), safe(book.whose())));
                 Ok(())
             }
-            Command::Forget { book, ids } => {
+            Command::Forget { book, ids, unapproved } => {
                 let mut book = Book::of(context, &book)?;
-                book.forget(&ids)?;
-                context.out.note(&format!("{} taken out of the book of {}", count(ids.len()), safe(book.whose())));
+                let taken_out = if unapproved {
+                    book.forget_unapproved()?
+                } else {
+                    book.forget(&ids)?;
+                    ids.len()
+                };
+                context.out.note(&format!("{} taken out of the book of {}", count(taken_out), safe(book.whose())));
                 Ok(())
             }
         }

@@ -9,7 +9,7 @@
 //! several commands write at once. Not here: whether a result is its machine's (`proof`).
 
 use crate::output::is_unseen;
-use crate::{Context, Exit, Failure, values};
+use crate::{Context, Exit, Failure, own, values};
 use muster_core::AgentId;
 use muster_core::limits::{KNOWN_FILE_BYTES_MAX, KNOWN_MACHINES_MAX, KNOWN_NAME_CHARS_MAX, KNOWN_UNAPPROVED_MAX};
 use serde::{Deserialize, Serialize};
@@ -328,6 +328,7 @@ pub(crate) fn plain(name: &str) -> String {
 
 fn read(path: &Path) -> Result<BTreeMap<String, Machine>, Failure> {
     let failed = |error: &std::io::Error| Failure::local(WHAT, path.display(), error);
+    own::check(WHAT, path)?;
     let file = match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         file => file.map_err(|error| failed(&error))?,

@@ -20,6 +20,7 @@ mod api;
 mod authority;
 mod known;
 mod list;
+mod own;
 mod proof;
 mod resolve;
 mod results;

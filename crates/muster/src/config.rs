@@ -2,7 +2,7 @@
 
 use crate::serve::ConfigFile;
 use muster_api::server::Check;
-use muster_cli::connect::Addresses;
+use muster_cli::connect::{self, Addresses};
 use muster_cli::{Exit, Failure, Globals, Output};
 use muster_server::Config;
 use muster_server::config::{ConfigErrors, DEFAULT_FILE, Overrides};
@@ -77,7 +77,7 @@ impl DoctorArgs {
         let mut flags = Overrides { data: globals.data.clone(), ..Overrides::default() };
         // Of a server that is known by its directory alone, only that says where it listens; the usual ports are others'.
         let named = globals.data.as_deref().filter(|_| file_read(&self.file).is_none());
-        let left = named.map(Addresses::read);
+        let left = named.map(|data| connect::data_check(data).and_then(|()| Addresses::read(data)));
         if let Some(Ok(left)) = &left {
             let address = |name| left.door(name).map(str::to_owned);
             (flags.agents, flags.operators, flags.admin) = (address("agents"), address("operators"), address("admin"));

@@ -1,7 +1,7 @@
 //! Targets that a person keeps under names, on the person's own machine: what `@web` means is said by whoever signs it.
 //!
 //! Stays true: a name that is kept here means what is kept here, whatever a server says; what a server says that a name
-//! means is shown, and taken only when the person agrees to it.
+//! means is shown, and taken only when the person agrees to it; nothing is read that another account could have written.
 
 use super::action::consent;
 use crate::output::safe;
@@ -41,6 +41,7 @@ impl Kept {
     }
 
     fn at(path: PathBuf) -> Result<Self, Failure> {
+        crate::own::check(WHAT, &path)?;
         let text = match std::fs::metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => return Err(Failure::local(WHAT, path.display(), &error)),
@@ -239,6 +240,14 @@ mod tests {
         }
         std::fs::write(&path, "web = 1").unwrap();
         assert!(Kept::at(path).unwrap_err().next.contains("web ="));
+    }
+
+    #[test]
+    fn targets_of_another_account_are_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/targets.toml");
+        Kept::at(path.clone()).unwrap().save("web", "true").unwrap();
+        crate::own::tests::refuses_what_others_wrote(&path, &|| Kept::at(path.clone()).map(drop));
     }
 
     #[test]

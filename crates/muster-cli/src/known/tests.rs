@@ -145,3 +145,11 @@ fn a_server_that_fills_the_book_takes_no_room_from_what_a_person_approves() {
     let left: Vec<_> = book(&path).machines().map(|machine| machine.id.clone()).collect();
     assert_eq!(left, [ID]);
 }
+
+#[test]
+fn a_book_of_another_account_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("machines/x.jsonl");
+    book(&path).approve(&[(ID.parse().unwrap(), "web-1".into())]).unwrap();
+    own::tests::refuses_what_others_wrote(&path, &|| read(&path).map(drop));
+}

@@ -372,16 +372,15 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        use std::os::unix::fs::chown;
         let dir = data(addresses);
-        chown(dir.path(), Some(2002), None).unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(2002), None).unwrap();
         refused(&dir, "belongs to user 2002");
         // A server's own account has its directory from root, in a place of root's.
         let above = tempfile::tempdir().unwrap();
         let inner = above.path().join("muster");
         std::fs::create_dir(&inner).unwrap();
         std::fs::write(inner.join(ADDRESSES), addresses).unwrap();
-        chown(&inner, Some(2002), None).unwrap();
+        std::os::unix::fs::chown(&inner, Some(2002), None).unwrap();
         data_check(&inner).unwrap();
         open_to_all(above.path());
         assert!(data_check(&inner).is_err());

@@ -4,7 +4,7 @@
 
 use super::file::Place;
 use super::spread::{PREVIEW, SpreadArgs};
-use crate::output::safe;
+use crate::output::{machine_name, safe};
 use crate::{Context, Failure, Globals};
 use muster_api::actions::{Preview, PreviewDemand, Signer};
 use muster_core::Action;
@@ -78,7 +78,7 @@ pub(super) fn show_preview(context: &Context, preview: &Preview, rings: &[u8], w
         .out
         .note(&format!("{matched} {machines}{asked}: {willing} would run it, {unknown} never said what they demand."));
     for refusal in &preview.refusals {
-        let examples = refusal.examples.join(" ");
+        let examples = named(&refusal.examples);
         context.out.note(&format!(
             "  {} would refuse: {} ({})",
             refusal.agents,
@@ -127,10 +127,31 @@ fn demanded(demand: &PreviewDemand) -> String {
         None => format!("{} permitted by nobody", operation.module),
     });
     let operations = operations.collect::<Vec<_>>().join(", ");
-    let (agents, examples) = (demand.agents, demand.examples.join(" "));
+    let (agents, examples) = (demand.agents, named(&demand.examples));
     let who = match demand.said_by.as_str() {
         "server" => format!("{agents} never said; the server notes of them, which they need not share,"),
         _ => format!("{agents} demand"),
     };
     format!("{who} {} ({})", safe(&operations), safe(&examples))
+}
+
+/// Names machines by what the server calls them: none of their names can be taken for two, or for what stands around it.
+fn named(machines: &[String]) -> String {
+    machines.iter().map(|name| machine_name(name)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_of_the_preview_is_one_word() {
+        let demand: PreviewDemand = serde_json::from_value(serde_json::json!({
+            "agents": 2, "examples": ["web-1", "x) 9 demand file weight 0 (y"], "said_by": "agent", "met": false,
+            "operations": [{"module": "file", "need": 2, "have": 1, "permitted": true}],
+        }))
+        .unwrap();
+        let said = demanded(&demand);
+        assert!(said.ends_with("(web-1 \"x)␣9␣demand␣file␣weight␣0␣(y\")"), "{said}");
+    }
 }

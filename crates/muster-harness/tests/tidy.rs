@@ -20,7 +20,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("muster-harness", &["muster-api", "muster-core"]),
     ("muster-modules", &["muster-core"]),
     ("muster-proto", &["muster-core"]),
-    ("muster-server", &["muster-api", "muster-core", "muster-engine", "muster-proto", "muster-store"]),
+    (
+        "muster-server",
+        &["muster-api", "muster-core", "muster-engine", "muster-modules", "muster-proto", "muster-store"],
+    ),
     ("muster-store", &["muster-core"]),
     ("muster-trust", &["muster-core"]),
     ("muster-yara", &["muster-core", "muster-modules"]),

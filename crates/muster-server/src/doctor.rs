@@ -240,7 +240,13 @@ fn directory(data: &Path) -> Check {
             let advice = "It holds keys: run `chmod 700` on it.";
             failed(name, format!("{} has mode {mode:o}", data.display()), advice)
         }
-        Ok(_) => ok(name, format!("{} is its owner's alone", data.display())),
+        Ok(_) => match crate::ownership::directory_check(data) {
+            Ok(()) => ok(name, format!("{} is this user's alone", data.display())),
+            Err(error) => {
+                let advice = "Whoever can change it is the server: correct this before you start or go on.";
+                failed(name, crate::observe::Chain(&error).to_string(), advice)
+            }
+        },
     }
 }
 

@@ -12,6 +12,7 @@ pub mod import;
 mod mig;
 pub mod observe;
 pub mod offline;
+pub mod ownership;
 pub mod pki;
 pub mod private_file;
 pub mod rest;

@@ -9,6 +9,8 @@ pub use create::{Created, CreatedRole, NewRole, NewRoles, PasswordIs, RolePasswo
 
 use crate::Config;
 use crate::config::Database;
+use crate::ownership::{self, OwnershipError};
+use muster_modules::place::way_check;
 use muster_store::{ClusterStore as _, ErrorKind, SchemaError, SqlStore, StoreError, StoreOptions};
 use std::path::Path;
 
@@ -142,6 +144,7 @@ fn failed(config: &Config, doing: &'static str) -> impl FnOnce(StoreError) -> Of
 
 /// Looks at the schema of the configured database. Nothing is changed.
 pub async fn status(config: &Config) -> Result<DatabaseStatus, OfflineError> {
+    ownership(config)?;
     let opened = SqlStore::open(&database_url(config), &StoreOptions::default()).await;
     let state = match opened {
         Ok(_) => SchemaState::Current,
@@ -190,20 +193,44 @@ pub async fn restore(config: &Config, file: &Path) -> Result<Restored, OfflineEr
 }
 
 async fn open(config: &Config) -> Result<SqlStore, OfflineError> {
+    ownership(config)?;
     let options = StoreOptions::default();
     SqlStore::open(&database_url(config), &options).await.map_err(failed(config, "the database could not be opened"))
 }
 
-/// Makes the data directory for an embedded database, for its owner only.
+/// Makes the directory of an embedded database, for its owner only; nobody else may change it or what lies in it.
 fn data_directory(config: &Config) -> Result<(), OfflineError> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let Some(directory) =
-        config.database.sqlite_path(&config.data.0).and_then(|path| path.parent().map(Path::to_owned))
-    else {
-        return Ok(());
+    let Some(file) = config.database.sqlite_path(&config.data.0) else { return Ok(()) };
+    let Some(directory) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
+        return ownership(config);
     };
+    if matches!(config.database, Database::Embedded) {
+        return ownership::directory_take(directory).map_err(|error| not_ours(config, &error));
+    }
+    way_check(directory).map_err(|error| not_ours(config, &error.into()))?;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|error| failed(config, "the data directory could not be made")(StoreError::Statement(error.into())))
+    made.map_err(|error| failed(config, "the data directory could not be made")(StoreError::Statement(error.into())))?;
+    ownership(config)
+}
+
+/// Makes sure that nobody else can change the file of an embedded database, or the data directory in which it lies.
+fn ownership(config: &Config) -> Result<(), OfflineError> {
+    let Some(file) = config.database.sqlite_path(&config.data.0) else { return Ok(()) };
+    let looked = match file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        // There is no database either, and whoever makes one asks again.
+        Some(directory) if !directory.exists() => {
+            return way_check(directory).map_err(|error| not_ours(config, &error.into()));
+        }
+        Some(data) if matches!(config.database, Database::Embedded) => ownership::directory_check(data),
+        _ => Ok(()),
+    };
+    looked.and_then(|()| ownership::database_check(&file)).map_err(|error| not_ours(config, &error))
+}
+
+fn not_ours(config: &Config, error: &OwnershipError) -> OfflineError {
+    let source = StoreError::Statement(crate::observe::Chain(error).to_string().into());
+    OfflineError { kind: OfflineErrorKind::Other, ..failed(config, "others could change the database")(source) }
 }
 
 #[cfg(test)]

@@ -180,6 +180,7 @@ impl Server {
         setup::cryptography();
         setup::files_raise();
         let lock = setup::data_directory(&data)?;
+        setup::configured_files(&config)?;
         rest::copies_sweep(&data);
         let store = setup::store_open(&config).await?;
         let shared: Arc<dyn Store> = Arc::new(store.clone());

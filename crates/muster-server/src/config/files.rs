@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Looks at every file that the configuration names; returns what a start would fail on.
 pub fn problems(config: &Config, now: Timestamp) -> Vec<ConfigError> {
-    let mut found = Found { now, problems: Vec::new() };
+    let mut found = Found { now, problems: crate::ownership::configured(config) };
     let agents = &config.agents;
     found.pair("agents", agents.certificate.as_ref(), agents.key.as_ref(), agents.authority.as_ref());
     let operators = &config.operators;
@@ -110,6 +110,7 @@ mod tests {
     use super::*;
     use crate::config::{Agents, Operators, Overrides, Service, ServiceKind};
     use rcgen::{CertificateParams, KeyPair};
+    use std::os::unix::fs::PermissionsExt as _;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -123,6 +124,7 @@ mod tests {
         let (certificate, key_path) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
         std::fs::write(&certificate, made.pem()).unwrap();
         std::fs::write(&key_path, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&key_path, std::fs::Permissions::from_mode(0o600)).unwrap();
         (certificate, key_path)
     }
 

@@ -115,6 +115,16 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: &Overrides,
     ) -> Result<Self, ConfigErrors> {
+        if let Some(path) = file {
+            crate::ownership::configuration_check(path).map_err(|error| ConfigError {
+                origin: path.display().to_string(),
+                key: String::new(),
+                why: format!("the file decides what the server is: {}", crate::observe::Chain(&error)),
+                advice:
+                    "Run this as the server's user; let the file belong to that user or root, and nobody else write it."
+                        .into(),
+            })?;
+        }
         let text = match file {
             None => String::new(),
             Some(path) => std::fs::read_to_string(path).map_err(|error| ConfigError {

@@ -3,6 +3,7 @@
 use super::{ServeError, Step};
 use crate::config::{self, Config, Policy};
 use crate::offline;
+use crate::ownership;
 use crate::pki::{self, CertificateFiles, FileCertificate};
 use crate::services::{self, GrpcSecurity, ServiceKind, ServiceSpec};
 use anyhow::{Context, anyhow, bail};
@@ -13,9 +14,8 @@ use muster_store::reports::AgentTimes;
 use muster_store::{SqlStore, Store, StoreOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::server::ResolvesServerCert;
-use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -24,8 +24,6 @@ use tokio::net::TcpListener;
 const FILES_WANTED: u64 = 1024;
 /// The file by whose lock a second server on the same data directory is noticed.
 const LOCK: &str = "server.lock";
-/// A file of each server, by which a directory is known to be one.
-const MARKS: [&str; 3] = [LOCK, "muster.db", "ca.pem"];
 
 /// Raises the number of files that may be open to what the system allows.
 pub(super) fn files_raise() {
@@ -39,23 +37,11 @@ pub(super) fn files_raise() {
     }
 }
 
-/// Makes the data directory its owner's alone, and locks it for this process.
+/// Makes sure that the data directory is this process's user's alone, and locks it for this process.
 pub(super) fn data_directory(data: &Path) -> Result<File, ServeError> {
     let step = Step(format!("use the data directory {}", data.display()));
     step.run(|| {
-        DirBuilder::new().recursive(true).mode(0o700).create(data)?;
-        let mode = std::fs::metadata(data)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            let is_ours = MARKS.iter().any(|mark| data.join(mark).exists());
-            if !is_ours && std::fs::read_dir(data)?.next().is_some() {
-                bail!(
-                    "it has mode {:o} and holds files that are not Muster's: name a directory of its own, or make this \
-                     one private with `chmod 700`",
-                    mode & 0o777
-                );
-            }
-            std::fs::set_permissions(data, Permissions::from_mode(0o700))?;
-        }
+        ownership::directory_take(data)?;
         let lock = File::options().create(true).truncate(false).write(true).open(data.join(LOCK))?;
         match lock.try_lock() {
             Ok(()) => Ok(lock),
@@ -65,10 +51,25 @@ pub(super) fn data_directory(data: &Path) -> Result<File, ServeError> {
     })
 }
 
+/// Makes sure that nobody else can change the files that the configuration names, or read the keys among them.
+pub(super) fn configured_files(config: &Config) -> Result<(), ServeError> {
+    let step = Step("use the files that the configuration names".into());
+    step.run(|| {
+        let found: Vec<_> = ownership::configured(config).iter().map(ToString::to_string).collect();
+        anyhow::ensure!(found.is_empty(), "{}", found.join("; "));
+        Ok(())
+    })
+}
+
 /// Opens the database. A file that is not there yet is created; anything else has to be migrated on purpose.
 pub(super) async fn store_open(config: &Config) -> Result<SqlStore, ServeError> {
     let url = offline::database_url(config);
     let step = Step(format!("open the database {}", offline::location(config)));
+    if let Some(path) = config.database.sqlite_path(&config.data.0)
+        && let Err(error) = ownership::database_check(&path)
+    {
+        return Err(step.failed(error));
+    }
     let opened = async {
         if let Some(path) = config.database.sqlite_path(&config.data.0)
             && !path.exists()
@@ -251,6 +252,8 @@ pub(super) fn addresses_write(data: &Path, addresses: &super::Addresses) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777

@@ -28,6 +28,50 @@ fn a_services_file_and_components_become_a_configuration_that_is_not_overwritten
 }
 
 #[test]
+fn a_server_takes_nothing_that_another_user_could_have_made() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let first = Server::start();
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    for name in ["ca.pem", "admin.token"] {
+        std::fs::copy(first.data().join(name), data.join(name)).unwrap();
+    }
+    std::fs::write(data.join("muster.db"), "another's").unwrap();
+    mode(&data, 0o777);
+    let path = data.display().to_string();
+    let doors = ["--agents", "127.0.0.1:0", "--operators", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let refused = |args: &[&str], words: &str| {
+        let output = muster().args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success() && text.contains(words) && text.contains(&path), "{args:?}: {text}");
+    };
+    let serve = [&["serve", "--data", &path][..], &doors].concat();
+    let backup = root.path().join("copy.db").display().to_string();
+    refused(&serve, "could be written by others");
+    refused(&["db", "status", "--data", &path], "can be written by others");
+    refused(&["backup", "--offline", "--out", &backup, "--data", &path], "can be written by others");
+    assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o777, "it is left as it was");
+    // A private directory of another user; only root can give one away.
+    if chown(&data, Some(2002), None).is_ok() {
+        mode(&data, 0o700);
+        refused(&serve, "belongs to user 2002");
+        refused(&["db", "migrate", "--data", &path], "belongs to user 2002");
+        refused(&["doctor", "--data", &path], "belongs to user 2002");
+    }
+    let file = root.path().join("data.toml");
+    std::fs::write(&file, "").unwrap();
+    mode(&file, 0o666);
+    let file = file.display().to_string();
+    let output = muster().args(["config", "check", "--config", &file]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("can be written by others"), "{text}");
+    mode(Path::new(&file), 0o644);
+    assert!(muster().args(["config", "check", "--config", &file]).status().unwrap().success());
+}
+
+#[test]
 fn an_agents_configuration_is_written_for_both_programs() {
     use std::os::unix::fs::PermissionsExt as _;
     let server = Server::start();

@@ -219,7 +219,8 @@ async fn the_door_speaks_tls_with_its_own_certificate() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let (certificate, key) = (files.path().join("c.pem"), files.path().join("k.pem"));
     std::fs::write(&certificate, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    crate::private_file::write(&key, made.signing_key.serialize_pem().as_bytes(), crate::private_file::Readers::Owner)
+        .unwrap();
     let text = format!("[operators]\ncertificate = {certificate:?}\nkey = {key:?}\n");
     let live = Live::with(&text).await;
     let trusted = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();

@@ -1,0 +1,393 @@
+//! Whether what a server lives on is its user's alone: the data directory, the files in it, and the files that the
+//! configuration names.
+//!
+//! Stays true: a directory is taken only where no other user could have put something into it; of what is there, only the
+//! mode of the directory is changed. Not here: what the files say.
+
+use crate::config::{Config, ConfigError};
+use muster_modules::place::{Absent, PlaceError, place_check, way_check};
+use rustix::process::{getegid, geteuid};
+use std::fs::{DirBuilder, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// A file of each server, by which a directory that others can read is known to be one.
+const MARKS: [&str; 3] = ["server.lock", "muster.db", "ca.pem"];
+/// The file in which the first administrator's token lies.
+const TOKEN: &str = "admin.token";
+/// Files of an embedded database, beside the database itself: what is appended to its name.
+const BESIDE: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
+/// Why a directory or a file is not the server's user's alone.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnershipError {
+    /// Other users could exchange it, or own something on the way to it.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// It could not be looked at, made or changed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// It is no directory.
+    #[error("{} is not a directory: name one with `data` in the configuration or --data", .0.display())]
+    NotDirectory(PathBuf),
+    /// The data directory is another user's.
+    #[error(
+        "{} belongs to user {owner} (mode {mode:04o}), and this runs as user {us}: its owner can read and change the \
+         authority's key and every token. Run as user {owner} if that is the server's own user, name another directory, or, \
+         after making sure of everything in it, `chown -R {us} {}`; a mount into a container needs user {us} as its owner",
+        path.display(),
+        path.display()
+    )]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Its mode, without the kind of file.
+        mode: u32,
+        /// As whom this process runs.
+        us: u32,
+    },
+    /// Others could write into it, and it holds something.
+    #[error(
+        "{} could be written by others (owner {owner}, mode {mode:04o}) and is not empty: what lies in it may be theirs. Name \
+         another directory, or, after making sure of everything in it, `chmod 700 {}`",
+        path.display(),
+        path.display()
+    )]
+    Filled {
+        /// The directory.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Its mode, without the kind of file.
+        mode: u32,
+    },
+    /// Others can read it, and it holds what is not Muster's.
+    #[error(
+        "{} has mode {mode:04o} (owner {owner}) and holds files that are not Muster's: name a directory of its own, or make \
+         this one private with `chmod 700 {}`",
+        path.display(),
+        path.display()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Its mode, without the kind of file.
+        mode: u32,
+    },
+    /// Others can read a secret.
+    #[error(
+        "{} holds a secret, and others can read it (owner {owner}, group {group}, mode {mode:04o}): `chmod 600 {}`, and \
+         replace what was in it if others may have read it",
+        path.display(),
+        path.display()
+    )]
+    Readable {
+        /// What.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Its group.
+        group: u32,
+        /// Its mode, without the kind of file.
+        mode: u32,
+    },
+}
+
+fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OwnershipError {
+    let path = path.to_owned();
+    move |source| OwnershipError::Io { doing, path, source }
+}
+
+fn mode(found: &Metadata) -> u32 {
+    found.mode() & 0o7777
+}
+
+/// Makes the data directory if it is not there, and makes sure that it and what lies in it are this process's user's alone.
+/// One of ours that others can only read is made private (mode 0700).
+///
+/// # Errors
+/// What other users own, could have put there, or can read; with owner, mode and what to do.
+pub fn directory_take(data: &Path) -> Result<(), OwnershipError> {
+    way_check(data)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io("make", data))?;
+    let found = owned(data)?;
+    if found.mode() & 0o077 != 0 {
+        let is_empty = std::fs::read_dir(data).map_err(io("read", data))?.next().is_none();
+        let (path, owner, mode) = (data.to_owned(), found.uid(), mode(&found));
+        if !is_empty && mode & 0o022 != 0 {
+            return Err(OwnershipError::Filled { path, owner, mode });
+        }
+        if !is_empty && !MARKS.iter().any(|mark| data.join(mark).exists()) {
+            return Err(OwnershipError::Foreign { path, owner, mode });
+        }
+        std::fs::set_permissions(data, Permissions::from_mode(0o700)).map_err(io("make private", data))?;
+        // Others may have put something there between the look and the change.
+        if is_empty && std::fs::read_dir(data).map_err(io("read", data))?.next().is_some() {
+            return Err(OwnershipError::Filled { path, owner, mode });
+        }
+    }
+    content_check(data)
+}
+
+/// Looks at a data directory that is there, as [`directory_take`] would, and changes nothing. Its mode is the caller's to
+/// look at.
+///
+/// # Errors
+/// What other users own, could exchange, or can read.
+pub fn directory_check(data: &Path) -> Result<(), OwnershipError> {
+    way_check(data)?;
+    owned(data)?;
+    content_check(data)
+}
+
+/// Looks at the files of an embedded database, wherever it lies; what is not there yet may be missing where nobody else can
+/// put it.
+///
+/// # Errors
+/// What other users own or could exchange.
+pub fn database_check(file: &Path) -> Result<(), OwnershipError> {
+    for end in BESIDE {
+        let mut name = file.as_os_str().to_owned();
+        name.push(end);
+        place_check(Path::new(&name), Absent::IfOurs)?;
+    }
+    Ok(())
+}
+
+/// Returns what lies at the directory's path, if that is a directory of this process's user.
+fn owned(data: &Path) -> Result<Metadata, OwnershipError> {
+    let found = std::fs::metadata(data).map_err(io("look at", data))?;
+    if !found.is_dir() {
+        return Err(OwnershipError::NotDirectory(data.to_owned()));
+    }
+    let us = geteuid().as_raw();
+    if found.uid() != us {
+        return Err(OwnershipError::Owner { path: data.to_owned(), owner: found.uid(), mode: mode(&found), us });
+    }
+    Ok(found)
+}
+
+/// Looks at everything that lies directly in the data directory: whatever is there decides, or is written over.
+fn content_check(data: &Path) -> Result<(), OwnershipError> {
+    for entry in std::fs::read_dir(data).map_err(io("read", data))? {
+        let path = entry.map_err(io("read", data))?.path();
+        // A server that runs puts files there and takes them away.
+        match place_check(&path, Absent::Made) {
+            // The directory is ours, and is made private: an open mode of a socket in it lets nobody in.
+            Err(PlaceError::Writable { .. }) if is_socket(&path) => {}
+            looked => looked?,
+        }
+    }
+    let token = data.join(TOKEN);
+    if token.exists() { secret_check(&token) } else { Ok(()) }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// Makes sure that nobody but root and this process's user can change a file that holds a secret, or read it. The group of
+/// root and this process's own may read it.
+///
+/// # Errors
+/// Who else can.
+pub fn secret_check(path: &Path) -> Result<(), OwnershipError> {
+    place_check(path, Absent::Refused)?;
+    let found = std::fs::metadata(path).map_err(io("look at", path))?;
+    let by_group = found.mode() & 0o040 != 0 && ![0, getegid().as_raw()].contains(&found.gid());
+    if found.mode() & 0o004 == 0 && !by_group {
+        return Ok(());
+    }
+    let (owner, group, mode) = (found.uid(), found.gid(), mode(&found));
+    Err(OwnershipError::Readable { path: path.to_owned(), owner, group, mode })
+}
+
+/// Makes sure that nobody but root and this process's user can change the configuration's file. One that is not there is
+/// for the caller to report.
+///
+/// # Errors
+/// Who else can.
+pub fn configuration_check(path: &Path) -> Result<(), OwnershipError> {
+    match place_check(path, Absent::Refused) {
+        Err(error) if error.is_absent() => Ok(()),
+        looked => Ok(looked?),
+    }
+}
+
+/// Looks at every file that the configuration names: certificates, authorities and the services file, which nobody else may
+/// change, and private keys, which nobody else may read either. What is not there is for its reader to report.
+pub fn configured(config: &Config) -> Vec<ConfigError> {
+    let (agents, operators, admin) = (&config.agents, &config.operators, &config.admin);
+    let mut named = vec![
+        ("agents.certificate".to_owned(), &agents.certificate, false),
+        ("agents.key".to_owned(), &agents.key, true),
+        ("agents.authority".to_owned(), &agents.authority, false),
+        ("agents.signature_authorities".to_owned(), &agents.signature_authorities, false),
+        ("operators.certificate".to_owned(), &operators.certificate, false),
+        ("operators.key".to_owned(), &operators.key, true),
+        ("admin.certificate".to_owned(), &admin.certificate, false),
+        ("admin.key".to_owned(), &admin.key, true),
+        ("admin.client_ca".to_owned(), &admin.client_ca, false),
+        ("fleetspeak_services".to_owned(), &config.fleetspeak_services, false),
+    ];
+    for (index, service) in config.services.iter().enumerate() {
+        named.push((format!("services[{index}].cert_file"), &service.cert_file, false));
+    }
+    let problem = |(key, path, is_secret): (String, &Option<PathBuf>, bool)| {
+        let path = path.as_deref()?;
+        let looked =
+            if is_secret { secret_check(path) } else { place_check(path, Absent::Refused).map_err(Into::into) };
+        match looked {
+            Ok(()) => None,
+            Err(OwnershipError::Place(error)) if error.is_absent() => None,
+            Err(error) => Some(ConfigError {
+                origin: "a file that the configuration names".to_owned(),
+                key,
+                why: crate::observe::Chain(&error).to_string(),
+                advice: "Run this as the server's user, and let the file belong to that user or root.".to_owned(),
+            }),
+        }
+    };
+    named.into_iter().filter_map(problem).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{chown, symlink};
+
+    fn set(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn why(looked: Result<(), OwnershipError>) -> String {
+        looked.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_directory_that_others_could_fill_is_taken_only_when_it_is_empty() {
+        let root = tempfile::tempdir().unwrap();
+        let data = root.path().join("data");
+        for open in [0o777, 0o1777, 0o757] {
+            std::fs::create_dir(&data).unwrap();
+            set(&data, open);
+            std::fs::write(data.join("muster.db"), "theirs").unwrap();
+            let why = why(directory_take(&data));
+            assert!(why.contains(&format!("mode {open:04o}")) && why.contains("not empty"), "{why}");
+            assert_eq!(mode(&std::fs::metadata(&data).unwrap()), open, "it is left as it was");
+            std::fs::remove_file(data.join("muster.db")).unwrap();
+            directory_take(&data).unwrap();
+            assert_eq!(mode(&std::fs::metadata(&data).unwrap()), 0o700);
+            std::fs::remove_dir(&data).unwrap();
+        }
+        // Others could only read this one.
+        std::fs::create_dir(&data).unwrap();
+        set(&data, 0o755);
+        std::fs::write(data.join("notes"), "").unwrap();
+        assert!(why(directory_take(&data)).contains("not Muster's"));
+        std::fs::rename(data.join("notes"), data.join("ca.pem")).unwrap();
+        directory_take(&data).unwrap();
+        assert_eq!(mode(&std::fs::metadata(&data).unwrap()), 0o700);
+    }
+
+    #[test]
+    fn the_way_and_every_file_are_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let (above, data) = (root.path().join("above"), root.path().join("above/data"));
+        directory_take(&data).unwrap();
+        let (token, database) = (data.join("admin.token"), data.join("muster.db"));
+        std::fs::write(&token, "").unwrap();
+        std::fs::write(&database, "").unwrap();
+        set(&token, 0o600);
+        directory_take(&data).unwrap();
+        set(&token, 0o644);
+        assert!(why(directory_take(&data)).contains("holds a secret"));
+        set(&token, 0o600);
+        set(&database, 0o666);
+        assert!(why(directory_check(&data)).contains("muster.db can be written by others"));
+        assert!(why(database_check(&database)).contains("muster.db can be written by others"));
+        set(&database, 0o600);
+        set(&above, 0o777);
+        for looked in [directory_take(&data), directory_check(&data), database_check(&database)] {
+            assert!(why(looked).contains("above can be written by others"));
+        }
+        // A directory below a sticky one cannot be exchanged, as in /tmp.
+        set(&above, 0o1777);
+        directory_take(&data).unwrap();
+        assert!(why(database_check(&above.join("none.db"))).contains("others could put it there"));
+        symlink(&data, above.join("link")).unwrap();
+        directory_take(&above.join("link")).unwrap();
+        std::fs::write(above.join("file"), "").unwrap();
+        assert!(directory_take(&above.join("file")).is_err());
+    }
+
+    #[test]
+    fn what_another_user_owns_is_not_taken() {
+        // Only root gives files to others.
+        if !geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let (data, link) = (root.path().join("data"), root.path().join("link"));
+        directory_take(&data).unwrap();
+        chown(&data, Some(2002), None).unwrap();
+        for looked in [directory_take(&data), directory_check(&data)] {
+            let why = why(looked);
+            assert!(why.contains("belongs to user 2002 (mode 0700)") && why.contains("chown -R 0"), "{why}");
+        }
+        chown(&data, Some(0), None).unwrap();
+        for name in ["muster.db", "muster.db-wal", "server.lock", "addresses.json"] {
+            std::fs::write(data.join(name), "").unwrap();
+            chown(data.join(name), Some(2002), None).unwrap();
+            let why = why(directory_take(&data));
+            assert!(why.contains(&format!("{name} belongs to user 2002")), "{why}");
+            std::fs::remove_file(data.join(name)).unwrap();
+        }
+        symlink(&data, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(2002), None).unwrap();
+        assert!(why(directory_take(&link)).contains("link belongs to user 2002"));
+    }
+
+    #[test]
+    fn what_the_configuration_names_is_ours_and_keys_are_secret() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for name in ["certificate", "key", "services", "muster.toml"] {
+            std::fs::write(at(name), "").unwrap();
+            set(&at(name), if name == "key" { 0o600 } else { 0o644 });
+        }
+        let mut config = Config { fleetspeak_services: Some(at("services")), ..Config::default() };
+        config.operators.certificate = Some(at("certificate"));
+        config.operators.key = Some(at("key"));
+        assert_eq!(configured(&config), []);
+        configuration_check(&at("muster.toml")).unwrap();
+        for (name, key) in
+            [("certificate", "operators.certificate"), ("key", "operators.key"), ("services", "fleetspeak_services")]
+        {
+            let right = mode(&std::fs::metadata(at(name)).unwrap());
+            set(&at(name), right | 0o002);
+            let found = configured(&config);
+            assert_eq!(found.iter().map(|one| one.key.as_str()).collect::<Vec<_>>(), [key]);
+            set(&at(name), right);
+        }
+        set(&at("key"), 0o644);
+        assert!(configured(&config)[0].why.contains("others can read it"));
+        set(&at("muster.toml"), 0o666);
+        assert!(why(configuration_check(&at("muster.toml"))).contains("can be written by others"));
+        configuration_check(&at("none.toml")).unwrap();
+    }
+}

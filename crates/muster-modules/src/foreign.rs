@@ -7,7 +7,7 @@ use crate::confine::Limits;
 use crate::module::{Asker, Effect, Privilege};
 use crate::place::{Absent, PlaceError, owner_check, place_check};
 use crate::registry;
-use crate::sandbox::Walls;
+use crate::sandbox::{ForeignNeeds, Walls};
 use crate::user::Users;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -44,15 +44,24 @@ pub struct ForeignModule {
     /// Whether it speaks with other machines.
     #[serde(default = "network_default")]
     pub network: bool,
+    /// Whether it connects to Unix sockets of this machine that have a path, such as those of D-Bus, of a container engine,
+    /// of services that resolve names, or the agent's own. Not unless said.
+    #[serde(default)]
+    pub local_sockets: bool,
 }
 
 impl ForeignModule {
     /// Returns what the kernel keeps from the program; `None` for one that changes the machine with all that the agent may
-    /// and says nothing of what it needs.
+    /// and says nothing of what it needs. Called by a process of the agent's user.
     pub(crate) fn walls(&self) -> Option<Walls> {
         let writes = self.effect == Effect::Changes;
-        let is_free = writes && self.privilege == Privilege::Agent && self.reads.is_none() && self.network;
-        (!is_free).then(|| Walls::of_foreign(&self.path, self.reads.as_deref(), writes, self.network))
+        let keeps_user = self.privilege == Privilege::Agent;
+        let (reads, network, local_sockets) = (self.reads.as_deref(), self.network, self.local_sockets);
+        let is_free = writes && keeps_user && reads.is_none() && network;
+        // Only root can give it a user of its own.
+        let is_alone = !keeps_user && rustix::process::geteuid().is_root();
+        let needs = ForeignNeeds { reads, writes, network, local_sockets, is_alone };
+        (!is_free).then(|| Walls::of_foreign(&self.path, needs))
     }
 
     /// Makes sure that nobody but root and this process's user can put another program where this one is: neither by

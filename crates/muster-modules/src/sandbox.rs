@@ -58,6 +58,7 @@ pub enum Reads {
 
 /// What a module needs of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "a module needs any of them without the others")]
 pub struct Needs {
     /// Which files it reads.
     pub reads: Reads,
@@ -65,29 +66,37 @@ pub struct Needs {
     pub programs: bool,
     /// Whether it speaks with other machines.
     pub network: bool,
+    /// Whether it connects to Unix sockets of this machine, such as those of D-Bus and of services that resolve names.
+    pub local_sockets: bool,
     /// It changes the machine in ways that cannot be told before: nothing of this is kept from it.
     pub anything: bool,
 }
 
 impl Needs {
     /// Reads what describes the system.
-    pub const SYSTEM: Self = Self { reads: Reads::System, programs: false, network: false, anything: false };
+    pub const SYSTEM: Self =
+        Self { reads: Reads::System, programs: false, network: false, local_sockets: false, anything: false };
     /// Reads what describes the system, and asks programs of it.
     pub const SYSTEM_PROGRAMS: Self = Self { programs: true, ..Self::SYSTEM };
+    /// Reads what describes the system, and asks programs of it that ask services over D-Bus.
+    pub const SYSTEM_SERVICES: Self = Self { local_sockets: true, ..Self::SYSTEM_PROGRAMS };
     /// Looks at other processes.
     pub const PROCESSES: Self = Self { reads: Reads::Processes, ..Self::SYSTEM };
-    /// Reads what describes the system, and speaks with other machines.
-    pub const NETWORK: Self = Self { network: true, ..Self::SYSTEM };
+    /// Reads what describes the system, and speaks with other machines, whose names it may have to resolve by a service of
+    /// this one (systemd-resolved, nscd, Avahi): without that it would report a name as unknown that is known.
+    pub const NETWORK: Self = Self { network: true, local_sockets: true, ..Self::SYSTEM };
     /// Reads every file.
     pub const FILES: Self = Self { reads: Reads::Everything, ..Self::SYSTEM };
     /// Reads every file, and asks programs of the system.
     pub const FILES_PROGRAMS: Self = Self { programs: true, ..Self::FILES };
     /// Whatever its privilege lets it.
-    pub const ANYTHING: Self = Self { reads: Reads::Everything, programs: true, network: true, anything: true };
+    pub const ANYTHING: Self =
+        Self { reads: Reads::Everything, programs: true, network: true, local_sockets: true, anything: true };
 }
 
 /// What is kept from a process.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is kept from a process without the others")]
 pub(crate) struct Walls {
     /// Below which paths files may be read; `None`: all.
     reads: Option<Vec<PathBuf>>,
@@ -98,6 +107,25 @@ pub(crate) struct Walls {
     /// Whether files may be written.
     writes: bool,
     network: bool,
+    /// Whether it connects to Unix sockets that have a path.
+    local_sockets: bool,
+    /// Whether its signals reach its own processes alone without any wall, because no other process has its user.
+    is_alone: bool,
+}
+
+/// What a program of others said that it needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ForeignNeeds<'a> {
+    /// Below which paths it reads and executes files, beside its own and those that programs are loaded with; `None`: all.
+    pub(crate) reads: Option<&'a [PathBuf]>,
+    /// Whether it writes files.
+    pub(crate) writes: bool,
+    /// Whether it speaks with other machines.
+    pub(crate) network: bool,
+    /// Whether it connects to Unix sockets of this machine.
+    pub(crate) local_sockets: bool,
+    /// Whether it runs as a user that no other process has.
+    pub(crate) is_alone: bool,
 }
 
 fn paths(of: &[&str]) -> Vec<PathBuf> {
@@ -110,18 +138,19 @@ impl Walls {
         let reads = (needs.reads == Reads::System).then(|| paths(SYSTEM));
         let executes = if needs.programs { paths(PROGRAMS) } else { Vec::new() };
         let landlock = needs.reads != Reads::Processes;
-        let walls = Self { reads, executes: Some(executes), landlock, writes: false, network: needs.network };
-        (!needs.anything).then_some(walls)
+        let Needs { network, local_sockets, .. } = needs;
+        let (executes, writes, is_alone) = (Some(executes), false, false);
+        (!needs.anything).then_some(Self { reads, executes, landlock, writes, network, local_sockets, is_alone })
     }
 
-    /// Returns what is kept from the program at `program`, which reads below `reads` (`None`: everywhere), beside what
-    /// programs are loaded with.
-    pub(crate) fn of_foreign(program: &Path, reads: Option<&[PathBuf]>, writes: bool, network: bool) -> Self {
+    /// Returns what is kept from the program at `program`, which needs this.
+    pub(crate) fn of_foreign(program: &Path, needs: ForeignNeeds<'_>) -> Self {
+        let ForeignNeeds { reads, writes, network, local_sockets, is_alone } = needs;
         let reads = reads.map(|reads| {
             let own = [program.to_owned()].into_iter().chain(reads.iter().cloned());
             own.chain(paths(PROGRAMS)).chain(paths(&["/dev", "/etc", "/proc"])).collect::<Vec<_>>()
         });
-        Self { executes: reads.clone(), reads, landlock: true, writes, network }
+        Self { executes: reads.clone(), reads, landlock: true, writes, network, local_sockets, is_alone }
     }
 
     /// Puts them up around this thread and what it starts. Called while the process has one thread, when it can gain no
@@ -156,14 +185,15 @@ impl Walls {
         if !self.network {
             rules = rules.handle_access(AccessNet::from_all(ABI_KNOWN))?;
         }
-        if !self.writes {
-            // Nobody outside of what it starts gets a signal or a connection to an unnamed place of it.
-            rules = rules.scope(Scope::from_all(ABI_KNOWN))?;
-        } else if handled.is_empty() && self.network {
+        if self.writes && self.is_alone && handled.is_empty() && self.network {
+            // There is nothing to keep from it, and what Landlock confines sees no other process.
             return Ok(());
         }
+        // Nobody outside of what it starts gets a signal or a connection to a socket without a path of it, whether it writes
+        // files or not: the agent may have the same user.
+        rules = rules.scope(Scope::from_all(ABI_KNOWN))?;
         let mut rules = rules.create()?;
-        if self.writes {
+        if self.writes && !handled.is_empty() {
             rules = rules.add_rules(path_beneath_rules(["/"], handled & AccessFs::Refer))?;
         }
         for (paths, access) in [(&self.reads, read), (&self.executes, AccessFs::Execute.into())] {
@@ -182,10 +212,16 @@ impl Walls {
             return Ok(());
         }
         let executes = self.executes.as_ref().is_none_or(|paths| !paths.is_empty());
-        let kept = Kept { executes, network: self.network };
+        let kept = Kept { executes, network: self.network, local_sockets: self.local_sockets };
         let filters = calls::filters(kept, architecture).map_err(|error| error.to_string())?;
         filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter).map_err(|error| error.to_string()))
     }
+}
+
+/// Returns the numbers of the calls that are refused to every confined module, whatever their arguments, in the table of
+/// this processor.
+pub fn calls_refused() -> Vec<i64> {
+    calls::NEVER.iter().chain(calls::NEVER_HERE).copied().collect()
 }
 
 /// What this kernel can keep from a process.
@@ -262,8 +298,10 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        let local = dir.path().join("socket");
+        let _local = std::os::unix::net::UnixListener::bind(&local).unwrap();
         let tried = move |needs: Needs| {
-            let (file, new) = (file.clone(), new.clone());
+            let (file, new, local) = (file.clone(), new.clone(), local.clone());
             inside(Walls::of_ours(needs).unwrap(), move || {
                 let is_there = std::fs::read("/etc/passwd").is_ok() && std::fs::read_dir("/proc").is_ok();
                 let program = std::process::Command::new("/usr/bin/true").stdout(std::process::Stdio::null()).status();
@@ -273,21 +311,27 @@ mod tests {
                     program.is_ok_and(|status| status.success()),
                     std::net::TcpStream::connect(address).is_ok(),
                     rustix::process::chroot("/").is_ok(),
+                    std::os::unix::net::UnixStream::connect(&local).is_ok(),
                 ];
-                let socket = std::os::unix::net::UnixDatagram::unbound().is_ok();
-                assert!(is_there && socket, "what describes the system is open to all");
+                let pair = std::os::unix::net::UnixStream::pair().is_ok();
+                assert!(
+                    is_there && pair,
+                    "what describes the system, and what a process says to itself, is open to all"
+                );
                 tried
             })
         };
         let (files, calls) = (!support.files, !support.calls && rustix::process::geteuid().is_root());
         let connections = calls && !support.connections;
-        // Reads a private file, writes one, starts a program, connects, makes a call that no module makes.
+        // Reads a private file, writes one, starts a program, connects, makes a call that no module makes, connects to a
+        // socket of this machine.
         for (needs, want) in [
-            (Needs::SYSTEM, [files, files, files && calls, connections, calls]),
-            (Needs::SYSTEM_PROGRAMS, [files, files, true, connections, calls]),
-            (Needs::NETWORK, [files, files, files && calls, true, calls]),
-            (Needs::FILES, [true, files, files && calls, connections, calls]),
-            (Needs::FILES_PROGRAMS, [true, files, true, connections, calls]),
+            (Needs::SYSTEM, [files, files, files && calls, connections, calls, !support.calls]),
+            (Needs::SYSTEM_PROGRAMS, [files, files, true, connections, calls, !support.calls]),
+            (Needs::SYSTEM_SERVICES, [files, files, true, connections, calls, true]),
+            (Needs::NETWORK, [files, files, files && calls, true, calls, true]),
+            (Needs::FILES, [true, files, files && calls, connections, calls, !support.calls]),
+            (Needs::FILES_PROGRAMS, [true, files, true, connections, calls, !support.calls]),
         ] {
             assert_eq!(tried(needs), want, "{needs:?} with {support:?}");
         }

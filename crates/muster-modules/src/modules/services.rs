@@ -54,7 +54,7 @@ impl Typed for Services {
         weight_min: 1,
         effect: Effect::Reads,
         privilege: Privilege::None,
-        needs: Needs::SYSTEM_PROGRAMS,
+        needs: Needs::SYSTEM_SERVICES,
     };
     const EXAMPLE: &'static str = "-name '^ssh' -state '^active$'";
     const FLAGS: &'static [Flag] = &[

@@ -11,8 +11,8 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 
-/// Calls that no module makes: they look into other processes, change what the machine is, or reach parts of the kernel in
-/// which defects are found again and again.
+/// Calls that no module makes: they look into other processes or change what those may use, change what the machine is, or
+/// reach parts of the kernel in which defects are found again and again.
 pub(super) const NEVER: &[i64] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
@@ -28,6 +28,7 @@ pub(super) const NEVER: &[i64] = &[
     libc::SYS_fsmount,
     libc::SYS_fsopen,
     libc::SYS_fspick,
+    libc::SYS_get_robust_list,
     libc::SYS_init_module,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
@@ -37,6 +38,7 @@ pub(super) const NEVER: &[i64] = &[
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
     libc::SYS_lookup_dcookie,
+    libc::SYS_migrate_pages,
     libc::SYS_mount,
     libc::SYS_mount_setattr,
     libc::SYS_move_mount,
@@ -49,6 +51,7 @@ pub(super) const NEVER: &[i64] = &[
     libc::SYS_pidfd_getfd,
     libc::SYS_pivot_root,
     libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_ptrace,
@@ -59,6 +62,7 @@ pub(super) const NEVER: &[i64] = &[
     libc::SYS_setdomainname,
     libc::SYS_sethostname,
     libc::SYS_setns,
+    libc::SYS_setpriority,
     libc::SYS_settimeofday,
     libc::SYS_swapoff,
     libc::SYS_swapon,
@@ -93,8 +97,26 @@ const NAMESPACES: &[libc::c_int] = &[
 const TYPING: &[libc::c_int] = &[0x5412, 0x541C];
 /// Numbers of x86-64 with this bit are those of the table for 32-bit pointers, which no program here is made for.
 const X32_BIT: u32 = 0x4000_0000;
-/// Kinds of sockets to this machine alone.
-const FAMILIES_HERE: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_NETLINK];
+/// Calls that take the number of a process first, and change what that one may use. 0 is the process itself; a thread's own
+/// number is refused as well, since a filter cannot know it.
+const OF_A_PROCESS: &[i64] = &[
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+];
+/// What `prctl` is asked to share a processor's core with another process; the library has no number of it everywhere.
+const PR_SCHED_CORE: libc::c_int = 62;
+/// `IOPRIO_WHO_PROCESS`: a priority for one process, not for a group or for a user.
+const ONE_PROCESS: libc::c_int = 1;
+/// The bits of a socket's kind that say which kind it is; the others are flags.
+const KIND_BITS: u64 = 0xf;
+/// Kinds of pairs of Unix sockets whose ends can still be connected to another socket: the kernel takes raw ones for
+/// datagrams.
+const KINDS_LOOSE: &[libc::c_int] = &[libc::SOCK_DGRAM, libc::SOCK_RAW];
+/// Kinds of sockets to the kernel of this machine.
+const FAMILIES_HERE: &[libc::c_int] = &[libc::AF_NETLINK];
 /// Kinds of sockets to other machines. Raw packets need a capability beside.
 const FAMILIES_FAR: &[libc::c_int] = &[libc::AF_INET, libc::AF_INET6, libc::AF_PACKET];
 /// What the kernel may be asked over a socket: addresses and routes, and which sockets there are.
@@ -107,6 +129,8 @@ pub(super) struct Kept {
     pub(super) executes: bool,
     /// Whether other machines are reached.
     pub(super) network: bool,
+    /// Whether Unix sockets of this machine are connected to.
+    pub(super) local_sockets: bool,
 }
 
 /// Returns the filters; each is put up beside the others, and the strictest answer counts.
@@ -127,13 +151,31 @@ fn denied(kept: Kept, architecture: TargetArch) -> Result<BpfProgram, BackendErr
     }
     rules.insert(libc::SYS_clone, NAMESPACES.iter().map(|flag| rule([has(0, *flag)?])).collect::<Result<_, _>>()?);
     rules.insert(libc::SYS_ioctl, TYPING.iter().map(|wish| rule([equal(1, *wish)?])).collect::<Result<_, _>>()?);
-    let families = FAMILIES_HERE.iter().chain(FAMILIES_FAR.iter().filter(|_| kept.network));
-    let other_family: Vec<_> = families.map(|family| other(0, *family)).collect::<Result<_, _>>()?;
-    let other_netlink = NETLINK.iter().map(|protocol| other(2, *protocol));
-    let netlink = [equal(0, libc::AF_NETLINK)].into_iter().chain(other_netlink).collect::<Result<Vec<_>, _>>()?;
-    rules.insert(libc::SYS_socket, vec![rule(other_family)?, rule(netlink)?]);
+    // Who shares groups and processes with this one cannot be seen from the arguments: a call for itself alone is let pass.
+    let other_process = |call: &i64| Ok((*call, vec![rule([other(0, 0)?])?]));
+    rules.extend(OF_A_PROCESS.iter().map(other_process).collect::<Result<Vec<_>, BackendError>>()?);
+    rules.insert(libc::SYS_ioprio_set, vec![rule([other(0, ONE_PROCESS)?])?, rule([other(1, 0)?])?]);
+    rules.insert(libc::SYS_prctl, vec![rule([equal(0, PR_SCHED_CORE)?])?]);
+    rules.extend(sockets(kept)?);
     let action = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, action, architecture)?.try_into()
+}
+
+/// Refuses sockets of all kinds but those that a module needs. A pair of Unix sockets is a process's own, unless one end of
+/// it can be connected anew.
+fn sockets(kept: Kept) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
+    let far = FAMILIES_FAR.iter().filter(|_| kept.network);
+    let local = [libc::AF_UNIX].into_iter().filter(|_| kept.local_sockets);
+    let families = FAMILIES_HERE.iter().chain(far).copied().chain(local);
+    let other_family: Vec<_> = families.map(|family| other(0, family)).collect::<Result<_, _>>()?;
+    let other_netlink = NETLINK.iter().map(|protocol| other(2, *protocol));
+    let netlink = [equal(0, libc::AF_NETLINK)].into_iter().chain(other_netlink).collect::<Result<Vec<_>, _>>()?;
+    let mut rules = vec![(libc::SYS_socket, vec![rule(other_family)?, rule(netlink)?])];
+    if !kept.local_sockets {
+        let kind = |kind: &libc::c_int| rule([condition(1, SeccompCmpOp::MaskedEq(KIND_BITS), *kind)?]);
+        rules.push((libc::SYS_socketpair, KINDS_LOOSE.iter().map(kind).collect::<Result<_, _>>()?));
+    }
+    Ok(rules)
 }
 
 /// Answers as a kernel that does not know the call.
@@ -185,8 +227,9 @@ mod tests {
     #[test]
     fn filters_are_made_for_every_processor() {
         for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
-            for (executes, network) in [(false, false), (true, true)] {
-                let filters = filters(Kept { executes, network }, architecture).unwrap();
+            for all in [false, true] {
+                let kept = Kept { executes: all, network: all, local_sockets: all };
+                let filters = filters(kept, architecture).unwrap();
                 assert_eq!(filters.len(), if architecture == TargetArch::x86_64 { 3 } else { 2 });
                 assert!((NEVER.len()..4096).contains(&filters[0].len()), "{}", filters[0].len());
             }

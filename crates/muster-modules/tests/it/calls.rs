@@ -11,9 +11,14 @@ use serde_json::{Value, json};
 /// `CLONE_SIGHAND` without `CLONE_VM`, which no kernel does.
 const NEVER_DONE: i64 = 0x800;
 
+/// As [`tried_by`] a module that says of its needs only whether it speaks with other machines.
+fn tried(network: bool, calls: &[Vec<i64>]) -> (Vec<i64>, bool) {
+    tried_by(|module| module.network = network, calls)
+}
+
 /// Makes calls in a module that reads only; returns the error of each, 0 for one that was done, and whether the program
 /// could start others.
-fn tried(network: bool, calls: &[Vec<i64>]) -> (Vec<i64>, bool) {
+fn tried_by(change: impl FnOnce(&mut ForeignModule), calls: &[Vec<i64>]) -> (Vec<i64>, bool) {
     let script = Script::new();
     let calls: Vec<_> =
         calls.iter().map(|call| call.iter().map(i64::to_string).collect::<Vec<_>>().join(",")).collect();
@@ -25,15 +30,17 @@ print "{{\"success\":true,\"elements\":[[" . join(",", @errors) . "],$starts]}}\
     );
     let mut plan = script.plan(&text);
     let foreign = plan.foreign.as_mut().unwrap();
-    *foreign = ForeignModule { privilege: Privilege::Agent, effect: Effect::Reads, network, ..foreign.clone() };
+    (foreign.privilege, foreign.effect) = (Privilege::Agent, Effect::Reads);
+    change(foreign);
     let result = ask(&plan, &Value::Null, seconds(60)).into_result("script");
     assert!(result.success, "the tests need perl: {result:?}");
     (serde_json::from_value(result.elements[0].clone()).unwrap(), result.elements[1] == json!(true))
 }
 
 fn number(call: libc::c_long) -> Vec<i64> {
-    // A pointer or a handle that is none.
-    [call, 1, 1, 1, 1, 1, 1].to_vec()
+    // A pointer or a handle that is none; for a priority, nobody whose it is.
+    let first = if call == libc::SYS_setpriority { 9 } else { 1 };
+    [call, first, 1, 1, 1, 1, 1].to_vec()
 }
 
 const REFUSED: i64 = libc::EPERM as i64;
@@ -43,55 +50,12 @@ fn every_call_that_no_module_makes_is_refused() {
     if !sandbox::support().calls {
         return;
     }
-    let calls = [
-        libc::SYS_acct,
-        libc::SYS_add_key,
-        libc::SYS_adjtimex,
-        libc::SYS_bpf,
-        libc::SYS_chroot,
-        libc::SYS_clock_adjtime,
-        libc::SYS_clock_settime,
-        libc::SYS_delete_module,
-        libc::SYS_finit_module,
-        libc::SYS_fsconfig,
-        libc::SYS_fsmount,
-        libc::SYS_fsopen,
-        libc::SYS_fspick,
-        libc::SYS_init_module,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-        libc::SYS_io_uring_setup,
-        libc::SYS_kcmp,
-        libc::SYS_kexec_load,
-        libc::SYS_keyctl,
-        libc::SYS_mount,
-        libc::SYS_mount_setattr,
-        libc::SYS_move_mount,
-        libc::SYS_move_pages,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_open_tree,
-        libc::SYS_perf_event_open,
-        libc::SYS_pidfd_getfd,
-        libc::SYS_pivot_root,
-        libc::SYS_process_madvise,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_ptrace,
-        libc::SYS_quotactl,
-        libc::SYS_quotactl_fd,
-        libc::SYS_reboot,
-        libc::SYS_request_key,
-        libc::SYS_setdomainname,
-        libc::SYS_sethostname,
-        libc::SYS_setns,
-        libc::SYS_settimeofday,
-        libc::SYS_swapoff,
-        libc::SYS_swapon,
-        libc::SYS_umount2,
-        libc::SYS_unshare,
-        libc::SYS_userfaultfd,
-    ];
-    let (errors, starts) = tried(true, &calls.map(number));
+    // The list itself is read here, so that a call that joins it is tried too; these are the reasons why it is there.
+    let calls = sandbox::calls_refused();
+    for needed in [libc::SYS_ptrace, libc::SYS_mount, libc::SYS_bpf, libc::SYS_unshare, libc::SYS_setpriority] {
+        assert!(calls.contains(&needed), "{needed}");
+    }
+    let (errors, starts) = tried(true, &calls.iter().copied().map(number).collect::<Vec<_>>());
     assert!(starts, "what a program needs to start others is open to it");
     let open: Vec<_> = calls.iter().zip(&errors).filter(|(_, error)| **error != REFUSED).collect();
     assert_eq!(errors.len(), calls.len());
@@ -105,6 +69,7 @@ fn calls_of_one_processor_and_numbers_of_its_other_table_are_refused() {
         return;
     }
     let here = [libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_modify_ldt, libc::SYS_kexec_file_load, libc::SYS__sysctl];
+    assert!(here.iter().all(|call| sandbox::calls_refused().contains(call)));
     // Its own number, mount and ptrace, of the table for 32-bit pointers.
     let other = [libc::SYS_getpid, libc::SYS_mount, 521].map(|call| call | 0x4000_0000);
     let calls: Vec<_> = here.into_iter().chain(other).map(number).collect();
@@ -145,11 +110,13 @@ fn sockets_are_those_that_a_module_needs() {
     let socket =
         |family: i32, kind: i32, protocol: i32| vec![libc::SYS_socket, family.into(), kind.into(), protocol.into()];
     let (raw, stream) = (libc::SOCK_RAW, libc::SOCK_STREAM);
-    let open = [
+    let local = [
         socket(libc::AF_UNIX, stream, 0),
-        socket(libc::AF_NETLINK, raw, libc::NETLINK_ROUTE),
-        socket(libc::AF_NETLINK, raw, libc::NETLINK_SOCK_DIAG),
+        socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0),
+        socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0),
     ];
+    let open =
+        [socket(libc::AF_NETLINK, raw, libc::NETLINK_ROUTE), socket(libc::AF_NETLINK, raw, libc::NETLINK_SOCK_DIAG)];
     let far = [socket(libc::AF_INET, stream, 0), socket(libc::AF_INET, libc::SOCK_DGRAM, 0)];
     let kept = [
         socket(libc::AF_NETLINK, raw, libc::NETLINK_AUDIT),
@@ -162,10 +129,70 @@ fn sockets_are_those_that_a_module_needs() {
         socket(libc::AF_KEY, raw, 2),
         socket(libc::AF_BLUETOOTH, raw, 1),
     ];
-    let all: Vec<_> = open.iter().chain(&far).chain(&kept).cloned().collect();
-    let want = |far: i64| [vec![0; 3], vec![far; 2], vec![REFUSED; 9]].concat();
-    assert_eq!(tried(true, &all).0, want(0));
-    assert_eq!(tried(false, &all).0, want(REFUSED));
+    let all: Vec<_> = local.iter().chain(&open).chain(&far).chain(&kept).cloned().collect();
+    let want = |local: i64, far: i64| [vec![local; 3], vec![0; 2], vec![far; 2], vec![REFUSED; 9]].concat();
+    assert_eq!(tried(true, &all).0, want(REFUSED, 0));
+    assert_eq!(tried(false, &all).0, want(REFUSED, REFUSED));
+    let declared = tried_by(|module| (module.network, module.local_sockets) = (false, true), &all);
+    assert_eq!(declared.0, want(0, REFUSED));
+}
+
+#[test]
+fn a_pair_of_sockets_is_a_modules_own_unless_an_end_could_be_connected_anew() {
+    if !sandbox::support().calls {
+        return;
+    }
+    // The kernel cannot write the pair to where this points.
+    let pair = |kind: i32| vec![libc::SYS_socketpair, libc::AF_UNIX.into(), kind.into(), 0, 1];
+    let calls = [
+        pair(libc::SOCK_STREAM),
+        pair(libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC),
+        pair(libc::SOCK_DGRAM),
+        pair(libc::SOCK_DGRAM | libc::SOCK_NONBLOCK),
+        pair(libc::SOCK_RAW),
+    ];
+    let made = i64::from(libc::EFAULT);
+    assert_eq!(tried(true, &calls).0, [made, made, REFUSED, REFUSED, REFUSED]);
+    let declared = tried_by(|module| module.local_sockets = true, &calls);
+    assert_eq!(declared.0, [made; 5]);
+}
+
+/// `IOPRIO_WHO_PROCESS`, `IOPRIO_WHO_PGRP` and `IOPRIO_WHO_USER`.
+const PRIORITY_OF: [i64; 3] = [1, 2, 3];
+/// What `prctl` is asked to share a processor's core with another process.
+const PR_SCHED_CORE: i64 = 62;
+/// A priority of a class that there is none of.
+const NO_PRIORITY: i64 = 7 << 13;
+
+#[test]
+fn no_other_process_is_given_limits_processors_or_priorities() {
+    if !sandbox::support().calls {
+        return;
+    }
+    // This process has the module's user, as an agent may have.
+    let other = i64::from(std::process::id());
+    let [process, group, user] = PRIORITY_OF;
+    let calls = |pid: i64| {
+        [
+            vec![libc::SYS_prlimit64, pid, libc::RLIMIT_NOFILE.into(), 0, 0],
+            vec![libc::SYS_sched_setaffinity, pid, 0, 0],
+            vec![libc::SYS_sched_setscheduler, pid, -1, 0],
+            vec![libc::SYS_sched_setparam, pid, 0],
+            vec![libc::SYS_sched_setattr, pid, 0, 0],
+            vec![libc::SYS_ioprio_set, process, pid, NO_PRIORITY],
+        ]
+    };
+    assert_eq!(tried(true, &calls(other)).0, [REFUSED; 6]);
+    // For itself a process may ask; what is asked for here the kernel does not have.
+    let wrong = i64::from(libc::EINVAL);
+    assert_eq!(tried(true, &calls(0)).0, [0, wrong, wrong, wrong, wrong, wrong]);
+    let all_of_them = [
+        vec![libc::SYS_ioprio_set, group, 0, NO_PRIORITY],
+        vec![libc::SYS_ioprio_set, user, 0, NO_PRIORITY],
+        vec![libc::SYS_prctl, PR_SCHED_CORE, 0, other, 0, 0],
+        vec![libc::SYS_prctl, libc::PR_GET_NO_NEW_PRIVS.into(), 0, 0, 0, 0],
+    ];
+    assert_eq!(tried(true, &all_of_them).0, [REFUSED, REFUSED, REFUSED, 0]);
 }
 
 #[test]

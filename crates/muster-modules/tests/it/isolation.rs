@@ -197,12 +197,17 @@ fn a_program_of_others_reaches_what_its_configuration_says() {
     std::fs::write(&secret, "x").unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let socket = others.directory.path().join("socket");
+    let _local = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let text = format!(
         "can() {{ if \"$@\" > /dev/null 2>&1; then printf y; else printf n; fi; }}
          printf '{{\"success\":true,\"elements\":\"'
          can cat {secret}; can cat /etc/passwd; can bash -c ': <> /dev/tcp/127.0.0.1/{port}'; can unshare --fork true
-         can kill -0 {own}; echo '\"}}'",
+         can kill -0 {own}; can perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Peer => shift) or exit 1' {socket}
+         can prlimit --pid {own} --nofile; can renice -n 0 -p $$; echo '\"}}'",
         secret = secret.display(),
+        socket = socket.display(),
         own = std::process::id(),
     );
     let tried = |change: fn(&mut ForeignModule)| {
@@ -216,12 +221,21 @@ fn a_program_of_others_reaches_what_its_configuration_says() {
     if !(support.files && support.calls && support.connections && support.signals && is_root()) {
         return;
     }
-    assert_eq!(tried(|_| {}), "yyynn");
-    assert_eq!(tried(|module| module.reads = Some(Vec::new())), "nyynn");
-    assert_eq!(tried(|module| module.network = false), "yynnn");
-    assert_eq!(tried(|module| module.effect = Effect::Changes), "yyynn");
+    // Reads a private file and a public one, connects to a machine, makes a namespace, signals this process, connects to a
+    // socket of this machine, sets limits of this process, sets priorities.
+    assert_eq!(tried(|_| {}), "yyynnnnn");
+    assert_eq!(tried(|module| module.reads = Some(Vec::new())), "nyynnnnn");
+    assert_eq!(tried(|module| module.network = false), "yynnnnnn");
+    assert_eq!(tried(|module| module.local_sockets = true), "yyynnynn");
+    assert_eq!(tried(|module| module.effect = Effect::Changes), "yyynnnnn");
+    // With the agent's own user only walls keep the agent from it.
+    assert_eq!(tried(|module| module.privilege = Privilege::Agent), "yyynnnnn");
+    let writes = tried(|module| {
+        (module.effect, module.privilege, module.network) = (Effect::Changes, Privilege::Agent, false);
+    });
+    assert_eq!(writes, "yynnnnnn", "one that writes and said what it needs");
     let free = tried(|module| (module.effect, module.privilege) = (Effect::Changes, Privilege::Agent));
-    assert_eq!(free, "yyyyy", "one that changes with all that the agent may is trusted with it");
+    assert_eq!(free, "yyyyyyyy", "one that changes with all that the agent may is trusted with it");
 }
 
 #[test]

@@ -3,11 +3,18 @@
 //!
 //! Stays true: every step of a path is looked at, as the kernel takes them; nothing is changed. A directory with the sticky
 //! bit, as `/tmp`, may stand above a file: nobody exchanges in it what others own, and what lies in it is looked at as well.
-//! Not here: access lists (ACL) beyond the mode, which shows what they allow as the group's rights.
+//! Where there is an access list (POSIX ACL), the group's rights of the mode are the most that anybody on it gets, so they
+//! count as everybody's. Not here: lists of other kinds (NFSv4), accounts that are in no file of this machine (LDAP), and who
+//! may read.
 
-use rustix::process::{getegid, geteuid};
+mod group;
+
+pub use group::group_is_ours;
+
+use rustix::process::geteuid;
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -45,7 +52,7 @@ pub enum PlaceError {
     },
     /// Others can write to it.
     #[error(
-        "{} can be written by others (owner {owner}, group {group}, mode {mode:04o}): `chmod go-w {}`, or use another place",
+        "{} can be written by others{by} (owner {owner}, group {group}, mode {mode:04o}): `chmod go-w {}`, or use another place",
         path.display(),
         path.display()
     )]
@@ -58,6 +65,8 @@ pub enum PlaceError {
         group: u32,
         /// Its mode, without the kind of file.
         mode: u32,
+        /// By what they can.
+        by: Writers,
     },
     /// It is not there, and others could put it there.
     #[error(
@@ -76,6 +85,27 @@ pub enum PlaceError {
         /// Its mode, without the kind of file.
         mode: u32,
     },
+}
+
+/// By what others than root and this process's user can write to something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writers {
+    /// Everybody can.
+    Everybody,
+    /// Its group can, and has other members.
+    Group,
+    /// An access list can let them.
+    List,
+}
+
+impl fmt::Display for Writers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Everybody => "",
+            Self::Group => ", who are in its group",
+            Self::List => ", whom its access list (ACL) may name",
+        })
+    }
 }
 
 impl PlaceError {
@@ -208,14 +238,17 @@ fn is_ours(owner: u32, us: u32) -> bool {
 }
 
 fn writable_check(path: &Path, found: &Metadata) -> Result<(), PlaceError> {
-    let by_others = found.mode() & 0o002 != 0;
-    // The group of root, or of this process, is as good as its user.
-    let by_group = found.mode() & 0o020 != 0 && ![0, getegid().as_raw()].contains(&found.gid());
-    if !by_others && !by_group {
+    let by = if found.mode() & 0o002 != 0 {
+        Writers::Everybody
+    } else if found.mode() & 0o020 == 0 || group_is_ours(path, found)? {
         return Ok(());
-    }
+    } else if group::has_list(path)? {
+        Writers::List
+    } else {
+        Writers::Group
+    };
     let (owner, group, mode) = (found.uid(), found.gid(), found.mode() & 0o7777);
-    Err(PlaceError::Writable { path: path.to_owned(), owner, group, mode })
+    Err(PlaceError::Writable { path: path.to_owned(), owner, group, mode, by })
 }
 
 #[cfg(test)]
@@ -305,5 +338,79 @@ mod tests {
         place_check(&file, Absent::Refused).unwrap();
         chown(&file, None, Some(1000)).unwrap();
         assert!(why(&file, Absent::Refused).contains("group 1000"));
+    }
+
+    /// An access list that lets user 1000 write, in the kernel's form: a version, then kind, rights and number of each.
+    fn list() -> Vec<u8> {
+        let entry = |kind: u16, rights: u16, number: u32| {
+            [&kind.to_le_bytes()[..], &rights.to_le_bytes(), &number.to_le_bytes()].concat()
+        };
+        let none = u32::MAX;
+        let entries =
+            [entry(1, 6, none), entry(2, 6, 1000), entry(4, 4, none), entry(16, 6, none), entry(32, 4, none)].concat();
+        [&2_u32.to_le_bytes()[..], &entries].concat()
+    }
+
+    #[test]
+    fn whoever_an_access_list_may_let_write_counts_whatever_the_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let file = dir.join("file");
+        std::fs::write(&file, "x").unwrap();
+        for (path, right) in [(&file, 0o644), (&dir, 0o755)] {
+            set(path, right);
+            place_check(&file, Absent::Refused).unwrap();
+            let set_list =
+                rustix::fs::setxattr(path, "system.posix_acl_access", &list(), rustix::fs::XattrFlags::empty());
+            set_list.expect("the tests need a file system with access lists below TMPDIR");
+            let why = why(&file, Absent::Refused);
+            assert!(
+                why.contains(&format!("{} can be written by others, whom its access list", path.display())),
+                "{why}"
+            );
+            // As the message says, taking the group's right away takes everybody's on the list.
+            set(path, right);
+            place_check(&file, Absent::Refused).unwrap();
+            rustix::fs::removexattr(path, "system.posix_acl_access").unwrap();
+        }
+    }
+
+    #[test]
+    fn the_own_group_counts_as_others_when_it_has_other_members() {
+        assert!(
+            geteuid().is_root(),
+            "only root becomes another user: run the tests as root, in a container for instance"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        set(&dir, 0o755);
+        // A user and a group that no file knows; and the group in which the account `nobody` begins.
+        let (user, own) = (64_123, 64_124);
+        let shared = group_of("nobody");
+        let look = |group: u32| {
+            let file = dir.join(group.to_string());
+            std::fs::write(&file, "x").unwrap();
+            chown(&file, Some(user), Some(group)).unwrap();
+            set(&file, 0o664);
+            // A thread has a user and a group of its own.
+            let become_them = move || {
+                use rustix::thread::{Gid, Uid, set_thread_res_gid, set_thread_res_uid};
+                let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+                set_thread_res_gid(group, group, group).unwrap();
+                set_thread_res_uid(user, user, user).unwrap();
+                place_check(&file, Absent::Refused).map_err(|error| error.to_string())
+            };
+            std::thread::spawn(become_them).join().unwrap()
+        };
+        look(own).unwrap();
+        let why = look(shared).unwrap_err();
+        assert!(why.contains("can be written by others, who are in its group"), "{why}");
+    }
+
+    fn group_of(account: &str) -> u32 {
+        let accounts = std::fs::read_to_string("/etc/passwd").unwrap();
+        let line =
+            accounts.lines().find(|line| line.starts_with(&format!("{account}:"))).expect("there is that account");
+        line.split(':').nth(3).unwrap().parse().unwrap()
     }
 }

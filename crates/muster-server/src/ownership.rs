@@ -5,8 +5,8 @@
 //! mode of the directory is changed. Not here: what the files say.
 
 use crate::config::{Config, ConfigError};
-use muster_modules::place::{Absent, PlaceError, place_check, way_check};
-use rustix::process::{getegid, geteuid};
+use muster_modules::place::{Absent, PlaceError, group_is_ours, place_check, way_check};
+use rustix::process::geteuid;
 use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -201,14 +201,15 @@ fn is_socket(path: &Path) -> bool {
 }
 
 /// Makes sure that nobody but root and this process's user can change a file that holds a secret, or read it. The group of
-/// root and this process's own may read it.
+/// root, and this process's own without another member, may read it.
 ///
 /// # Errors
 /// Who else can.
 pub fn secret_check(path: &Path) -> Result<(), OwnershipError> {
     place_check(path, Absent::Refused)?;
-    let found = std::fs::metadata(path).map_err(io("look at", path))?;
-    let by_group = found.mode() & 0o040 != 0 && ![0, getegid().as_raw()].contains(&found.gid());
+    let real = std::fs::canonicalize(path).map_err(io("look at", path))?;
+    let found = std::fs::metadata(&real).map_err(io("look at", path))?;
+    let by_group = found.mode() & 0o040 != 0 && !group_is_ours(&real, &found)?;
     if found.mode() & 0o004 == 0 && !by_group {
         return Ok(());
     }

@@ -8,12 +8,13 @@ mod unseen;
 
 use crate::Failure;
 use muster_core::Timestamp;
+pub(crate) use muster_core::text::is_unseen;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 pub use table::Table;
-pub(crate) use unseen::{is_unseen, machine_name};
+pub(crate) use unseen::{label_names, machine_name};
 
 /// Where results go, and in which shape.
 #[derive(Debug, Clone, Copy)]

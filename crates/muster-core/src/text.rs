@@ -1,6 +1,7 @@
 //! What text from outside may hold, the same for both databases: no NUL, and bounded.
 
 use crate::limits;
+use unicode_width::UnicodeWidthChar as _;
 
 /// Why a text is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,28 +123,63 @@ pub fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }
 
-/// Whether `c` would steer what shows it, or deceive whoever reads it: control characters (C0, DEL, C1), characters that
-/// change the direction of writing, and characters that nobody sees.
-pub fn is_steering(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+/// Whether a character is not seen where it stands, or changes how its neighbours are: controls, marks that turn the
+/// direction of writing, every blank but the plain one, fillers, joiners, selectors, tags, marks that are set onto the
+/// character before them, and all else that has no width. Every program shows such characters in another form: they would
+/// steer what shows them, or deceive whoever reads it.
+pub fn is_unseen(c: char) -> bool {
+    steers(c) || (c.is_whitespace() && c != ' ') || c.width().unwrap_or(0) == 0 || is_ignorable(c)
 }
 
-/// Returns `text` for a terminal: what would steer it is replaced; line ends stay.
+/// Unicode's formats (Cf) and what may be left out on a screen (`Default_Ignorable_Code_Point`), with the two blanks that
+/// are not called so.
+fn is_ignorable(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{16fe4}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d159}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+/// Returns `text` for a terminal: what [`is_unseen`] is replaced; line ends stay.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c != '\n' && is_steering(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if c != '\n' && is_unseen(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Returns JSON with every steering character written as an escape, so that the same value can be shown on a terminal.
+/// Returns JSON with every character that [`is_unseen`] written as an escape, so that the same value can be shown on a terminal.
 /// A writer of JSON escapes only the first 32 control characters. Line ends and blanks between values stay.
 pub fn json_escaped(json: &str) -> String {
     use std::fmt::Write as _;
     let mut escaped = String::with_capacity(json.len());
     let mut units = [0; 2];
     for c in json.chars() {
-        if matches!(c, '\n' | '\t' | '\r') || !is_steering(c) {
+        if matches!(c, '\n' | '\t' | '\r') || !is_unseen(c) {
             escaped.push(c);
             continue;
         }
@@ -184,11 +220,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_not_seen_is_known_and_all_else_is_left() {
+        for range in [
+            '\u{0}'..='\u{1f}',
+            '\u{7f}'..='\u{a0}',
+            '\u{ad}'..='\u{ad}',
+            '\u{300}'..='\u{36f}',
+            '\u{600}'..='\u{605}',
+            '\u{61c}'..='\u{61c}',
+            '\u{115f}'..='\u{1160}',
+            '\u{17b4}'..='\u{17b5}',
+            '\u{180b}'..='\u{180f}',
+            '\u{2000}'..='\u{200f}',
+            '\u{2028}'..='\u{202f}',
+            '\u{205f}'..='\u{206f}',
+            '\u{20d0}'..='\u{20f0}',
+            '\u{2800}'..='\u{2800}',
+            '\u{3000}'..='\u{3000}',
+            '\u{3164}'..='\u{3164}',
+            '\u{fe00}'..='\u{fe0f}',
+            '\u{feff}'..='\u{feff}',
+            '\u{ffa0}'..='\u{ffa0}',
+            '\u{fff0}'..='\u{fffb}',
+            '\u{1bca0}'..='\u{1bca3}',
+            '\u{1d173}'..='\u{1d17a}',
+            '\u{e0000}'..='\u{e0fff}',
+        ] {
+            for c in range {
+                assert!(is_unseen(c), "U+{:04X}", u32::from(c));
+            }
+        }
+        for c in " ~aéÜßשלוםعربيдкΩ漢字かなカ한글€→🦀\u{fffd}".chars() {
+            assert!(!is_unseen(c), "U+{:04X}", u32::from(c));
+        }
+    }
+
+    #[test]
     fn json_for_a_terminal_is_the_same_value_without_anything_that_steers() {
         let json = json_escaped("[\n\t\"a\u{7f}b\u{9b}31mc\u{202e}d\u{2066}e\u{e0041}f\u{feff}\u{1b}é\"]");
-        assert!(!json.chars().any(|c| c != '\n' && c != '\t' && is_steering(c)), "{json:?}");
+        assert!(!json.chars().any(|c| c != '\n' && c != '\t' && is_unseen(c)), "{json:?}");
         assert_eq!(json_escaped("\"\u{9b}\u{e0041}é\""), "\"\\u009b\\udb40\\udc41é\"");
         assert_eq!(plain("a\u{7f}\u{9b}\u{202e}\nb"), "a\u{fffd}\u{fffd}\u{fffd}\nb");
+        assert_eq!(plain("a\u{34f}\u{3164}\u{2800}\u{fe0f}b"), "a\u{fffd}\u{fffd}\u{fffd}\u{fffd}b");
     }
 
     #[test]

@@ -184,7 +184,7 @@ pub(super) fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            c if text::is_steering(c) => escaped.push('\u{fffd}'),
+            c if text::is_unseen(c) => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }
     }

@@ -98,7 +98,7 @@ fn what_strangers_wrote_is_text_and_nothing_else() {
     let report = Report::read(&config, Show::Latest).unwrap();
     let (shown, page, json) = (report.text(), html::page(&report), report.json());
     for shown in [&shown, &page, &json] {
-        let steers = shown.chars().find(|c| *c != '\n' && text::is_steering(*c));
+        let steers = shown.chars().find(|c| *c != '\n' && text::is_unseen(*c));
         assert_eq!(steers, None, "{shown}");
     }
     // It is the same value all the same.

@@ -100,7 +100,7 @@ fn what_strangers_say_steers_no_terminal() {
     let evil = "a\u{1b}[2Jb\u{9b}31mc\u{7f}\u{202e}\nok       key  all is well";
     let checks = [failed("server", evil, evil)];
     let (shown, json) = (shown(&checks), json(&checks));
-    assert!(!shown.chars().chain(json.chars()).any(|c| c != '\n' && text::is_steering(c)), "{shown}{json}");
+    assert!(!shown.chars().chain(json.chars()).any(|c| c != '\n' && text::is_unseen(c)), "{shown}{json}");
     assert_eq!(shown.lines().count(), 2, "{shown}");
     let read: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&read[0]["found"], &read[0]["outcome"]), (&evil.into(), &"failed".into()));

@@ -127,7 +127,7 @@ async fn run_list(context: &Context, list: &ListArgs) -> Result<(), Failure> {
             row.id,
             row.service,
             row.message_type,
-            row.labels.join(" "),
+            crate::output::label_names(&row.labels),
             row.sent.to_string(),
             row.limit.map_or_else(|| "all".to_owned(), |limit| limit.to_string()),
             yes(row.active),
@@ -154,7 +154,7 @@ async fn show(context: &Context, id: &str) -> Result<(), Failure> {
         ("From", row.source_service),
         ("Service", row.service),
         ("Type", row.message_type),
-        ("Labels", row.labels.join(" ")),
+        ("Labels", crate::output::label_names(&row.labels)),
         (
             "Sent to",
             format!("{} of {}", row.sent, row.limit.map_or_else(|| "all".to_owned(), |limit| limit.to_string())),

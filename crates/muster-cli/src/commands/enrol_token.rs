@@ -75,7 +75,7 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
     }
     let mut table = Table::new(&["NAME", "USES LEFT", "LABELS", "CREATED", "EXPIRES"]);
     for row in context.api.read::<Page<EnrolTokenRow>>(WHAT, &answer)?.items {
-        let labels = row.labels.join(" ");
+        let labels = crate::output::label_names(&row.labels);
         let uses = row.uses_left.to_string();
         table.row([row.name, uses, labels, time(&row.created), time_or_dash(row.expires.as_ref())]);
     }

@@ -7,7 +7,7 @@ use super::life::waits;
 use super::listing::detail;
 use super::order::{Order, OrderArgs};
 use crate::known::{Book, BookArgs};
-use crate::output::{Bar, Format, safe};
+use crate::output::{Bar, Format, machine_name, safe};
 use crate::results::{Answers, Ended, Shown, Sink};
 use crate::values::duration;
 use crate::{Context, Exit, Failure};
@@ -364,7 +364,7 @@ async fn silent(context: &Context, detail: &ActionDetail) {
 /// Returns how the server names a machine that has not answered.
 fn named(row: &CommandRow) -> String {
     match row.hostname.as_deref() {
-        Some(name) if !name.is_empty() => format!("{name} ({})", row.agent),
+        Some(name) if !name.is_empty() => format!("{} ({})", machine_name(name), row.agent),
         _ => row.agent.clone(),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Change, one_or_all, show};
 use crate::commands::{Stake, confirm};
+use crate::output::machine_name;
 use crate::{Context, Failure, resolve};
 use muster_api::agents::AgentDetail;
 use reqwest::Method;
@@ -39,7 +40,7 @@ pub(super) async fn run(context: &Context, change: &Change, yes: bool) -> Result
 /// What a person looks at before a machine is let in.
 fn lines(detail: &AgentDetail) -> Vec<String> {
     let summary = &detail.summary;
-    let host = summary.hostname.as_deref().unwrap_or("no host name told");
+    let host = summary.hostname.as_deref().map_or_else(|| "no host name told".to_owned(), machine_name);
     let mut lines = vec![format!("{}  {host}, from {}", summary.id, summary.last_address)];
     if !summary.state_note.is_empty() {
         lines.push(format!("  NOTE: {}", summary.state_note));
@@ -81,5 +82,22 @@ mod tests {
                 "  LOOKS LIKE 0000000000000001 laptop, blocked: same machine id and host name",
             ]
         );
+    }
+
+    #[test]
+    fn a_host_name_says_nothing_but_itself() {
+        let detail: AgentDetail = serde_json::from_value(json!({
+            "id": "0000000000000002", "state": "waiting", "hostname": "web-1, from 192.0.2.1:4  (known)", "labels": [],
+            "created": "2026-01-01T00:00:00Z", "last_contact": "2026-01-01T00:00:00Z", "last_address": "192.0.2.9:4",
+            "streaming": true, "clone_suspected": null, "state_note": "", "public_key": "", "last_clock": null,
+            "nonce_splits": 0, "nonce_skips": 0, "pending_messages": 0, "facts": {}, "facts_at": null,
+            "lookalikes": [{"id": "0000000000000001", "state": "blocked", "hostname": "a, enrolled: same", "same_machine_id": true,
+                "same_hostname": true, "last_contact": "2026-01-01T00:00:00Z"}],
+        }))
+        .unwrap();
+        let lines = lines(&detail);
+        assert_eq!(lines[0], "0000000000000002  \"web-1,␣from␣192.0.2.1:4␣␣(known)\", from 192.0.2.9:4");
+        let alike = "  LOOKS LIKE 0000000000000001 \"a,␣enrolled:␣same\", blocked: same machine id and host name";
+        assert_eq!(lines.last().unwrap(), alike);
     }
 }

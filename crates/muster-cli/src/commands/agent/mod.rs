@@ -15,7 +15,7 @@ pub use trust::TrustArgs;
 
 use super::{ReasonArgs, Stake, confirm};
 use crate::list::{ListArgs, Rows};
-use crate::output::{Table, time, yes};
+use crate::output::{Table, label_names, machine_name, time, yes};
 use crate::{Context, Exit, Failure, resolve, values};
 use muster_api::agents::{
     AgentDetail, AgentQuery, AgentSummary, ContactRow, DeadLetterRow, RekeyRequest, UsageQuery, UsageRow,
@@ -230,9 +230,9 @@ impl ListCommand {
             let state = state(&row);
             table.row([
                 row.id,
-                row.hostname.unwrap_or_else(|| "-".to_owned()),
+                row.hostname.as_deref().map_or_else(|| "-".to_owned(), machine_name),
                 state,
-                row.labels.join(" "),
+                label_names(&row.labels),
                 time(&row.last_contact),
                 row.last_address,
                 yes(row.streaming),
@@ -274,7 +274,7 @@ async fn set_labels(context: &Context, id: &str, labels: &[String], method: &Met
         return context.out.json(&detail);
     }
     let detail: AgentDetail = context.api.read("could not show the agent", &detail)?;
-    context.out.line(&crate::output::safe(&format!("{id}  {}", detail.summary.labels.join(" "))))
+    context.out.line(&crate::output::safe(&format!("{id}  {}", label_names(&detail.summary.labels))))
 }
 
 impl Change {

@@ -1,6 +1,6 @@
 //! `muster agent show`: one machine with its facts.
 
-use crate::output::{Table, safe, size, time, time_or_dash, yes};
+use crate::output::{Table, label_names, machine_name, safe, size, time, time_or_dash, yes};
 use crate::{Context, Failure, resolve};
 use muster_api::agents::{AgentDetail, Lookalike};
 use serde_json::Value;
@@ -17,13 +17,13 @@ pub(super) async fn run(context: &Context, id: &str) -> Result<(), Failure> {
     let summary = &detail.summary;
     context.out.pairs(&[
         ("Id", summary.id.clone()),
-        ("Host", summary.hostname.clone().unwrap_or_default()),
+        ("Host", summary.hostname.as_deref().map(machine_name).unwrap_or_default()),
         ("State", summary.state.clone()),
         ("Why", summary.state_note.clone()),
         ("Was", summary.predecessor.clone().unwrap_or_default()),
         ("Goes on as", summary.successor.clone().unwrap_or_default()),
         ("New key asked", summary.rekey_asked.as_deref().map(time).unwrap_or_default()),
-        ("Labels", summary.labels.join(" ")),
+        ("Labels", label_names(&summary.labels)),
         ("First seen", time(&summary.created)),
         ("Last contact", time(&summary.last_contact)),
         ("Stopped", summary.left.as_deref().map(time).unwrap_or_default()),
@@ -57,7 +57,7 @@ pub(super) fn lookalikes(detail: &AgentDetail) -> Vec<String> {
             (true, false) => "machine id",
             _ => "host name",
         };
-        format!("{} {}, {}: same {what}", other.id, other.hostname, other.state)
+        format!("{} {}, {}: same {what}", other.id, machine_name(&other.hostname), other.state)
     };
     detail.lookalikes.iter().map(line).collect()
 }

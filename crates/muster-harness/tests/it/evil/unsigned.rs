@@ -289,7 +289,7 @@ async fn what_a_server_says_steers_no_terminal_and_a_refusal_is_seen() {
     wait::until_true("the word of the refusal", CEILING, refused).await.unwrap();
     for command in [&["doctor"][..], &["doctor", "--json"], &["status"], &["status", "--json"]] {
         let (code, shown) = stage.machine.output(command).await.unwrap();
-        let steers = shown.chars().find(|c| *c != '\n' && muster_core::text::is_steering(*c));
+        let steers = shown.chars().find(|c| *c != '\n' && muster_core::text::is_unseen(*c));
         assert_eq!(steers, None, "{command:?}: {shown}");
         assert!(shown.contains("token is used up"), "{command:?}: {shown}");
         assert!(!shown.lines().any(|line| line.starts_with("ok  all")), "{command:?}: {shown}");

@@ -10,20 +10,24 @@ use std::path::Path;
 
 /// A place that others than its owner can change.
 #[derive(Debug, thiserror::Error)]
-#[error("`{key}` in the configuration decides whom this machine obeys, and {source}")]
+#[error("`{}` in the configuration decides whom this machine obeys, and {source}", keys.join("`, `"))]
 pub(crate) struct Unsafe {
-    /// The key that names it; `config` for the configuration itself.
-    key: &'static str,
+    /// The keys that name it, or what lies in it; `config` for the configuration itself.
+    keys: Vec<&'static str>,
     /// What others could change.
     source: PlaceError,
 }
 
 /// Looks at the configuration's own file and at everything that it names. Returns what others could change, at most one
-/// place for each key.
+/// place for each key, and each place once.
 pub(crate) fn look(config: &Config) -> Vec<Unsafe> {
-    let mut found = Vec::new();
+    let mut found: Vec<Unsafe> = Vec::new();
     let mut add = |key, looked: Result<(), PlaceError>| {
-        found.extend(looked.err().map(|source| Unsafe { key, source }));
+        let Err(source) = looked else { return };
+        match found.iter_mut().find(|one| one.source.to_string() == source.to_string()) {
+            Some(known) => known.keys.push(key),
+            None => found.push(Unsafe { keys: vec![key], source }),
+        }
     };
     if let Some(file) = &config.file {
         add("config", place_check(file, Absent::Refused));
@@ -136,7 +140,7 @@ mod tests {
         // Everything hangs on the directory above, and what is missing could be put there.
         set(directory.path(), 0o777);
         let found = look(&config);
-        assert_eq!(found.iter().map(|one| one.key).collect::<std::collections::BTreeSet<_>>().len(), 8, "{found:?}");
+        assert!(found.len() == 1 && found[0].keys.len() == 8, "it is said once, with all that hangs on it: {found:?}");
         set(directory.path(), 0o1777);
         check(&config).unwrap();
         std::fs::remove_file(at("acl.cfg")).unwrap();

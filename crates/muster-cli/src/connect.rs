@@ -6,7 +6,7 @@
 //! nothing is read.
 
 use crate::{Exit, Failure, Globals, globals};
-use muster_modules::place::{Absent, place_check};
+use muster_modules::place::{Absent, Keeper, PlaceError, place_check, place_check_for};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +20,8 @@ pub const ADDRESSES: &str = "addresses.json";
 pub const ADMIN_TOKEN: &str = "admin.token";
 /// The file that holds the certificate of the authority that signs the server's certificates.
 pub const CA: &str = "ca.pem";
+/// Bytes that are read of a file of a data directory.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Where the server is and how it lets this command in.
 #[derive(Debug, Clone)]
@@ -126,7 +128,7 @@ pub struct Addresses {
 impl Addresses {
     /// Reads them from a data directory.
     pub fn read(data: &Path) -> std::io::Result<Self> {
-        let text = std::fs::read_to_string(data.join(ADDRESSES))?;
+        let text = read_inside(data, ADDRESSES)?;
         serde_json::from_str(&text).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
     }
 
@@ -220,21 +222,33 @@ fn process_start(process: u32) -> Option<u64> {
 }
 
 /// Makes sure that a data directory is to be believed: it is this user's or root's and nobody else can change it; or root or
-/// this user made it for a server of its own account, in a place where nobody else could have put it.
+/// this user made it for a server of its own account, in a place where nobody else could have put it ([`Keeper::of`], the same
+/// rule as for the server's own commands). What is read there belongs to that account or root, and nobody else can change it.
 ///
 /// # Errors
 /// Who else could have made or changed it, and what to do about it.
 pub fn data_check(data: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let real = std::fs::canonicalize(data)?;
-    // Links on the way are looked at as well.
-    let Err(refused) = place_check(data, Absent::Refused) else { return Ok(()) };
-    let is_given = || {
-        let above = |path: &Path| path.parent().is_some_and(|above| place_check(above, Absent::Refused).is_ok());
-        let found = std::fs::symlink_metadata(&real).ok()?;
-        (above(data) && above(&real) && found.mode() & 0o022 == 0).then_some(())
-    };
-    is_given().ok_or_else(|| std::io::Error::new(std::io::ErrorKind::PermissionDenied, refused.to_string()))
+    std::fs::metadata(data)?;
+    let denied = |error: PlaceError| std::io::Error::new(std::io::ErrorKind::PermissionDenied, error.to_string());
+    let keeper = Keeper::of(data).map_err(denied)?;
+    let read = [ADDRESSES, ADMIN_TOKEN, CA].map(|name| data.join(name));
+    read.iter().try_for_each(|path| place_check_for(&keeper, path, Absent::Made)).map_err(denied)
+}
+
+/// Reads a file of a data directory. A link in its place is not followed, and nothing waits for who would write to a pipe: the
+/// directory may be another account's, which could exchange what was looked at.
+fn read_inside(data: &Path, name: &str) -> std::io::Result<String> {
+    use rustix::fs::OFlags;
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = std::fs::File::options().read(true).custom_flags(flags).open(data.join(name))?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Returns the folder in which each running `muster dev` has a file that says where its data is: in the home of who
@@ -260,7 +274,7 @@ fn local_door(given: Option<&Path>) -> Result<Door, Failure> {
             why.push(format!("{} names no operators' door", dir.join(ADDRESSES).display()));
             continue;
         };
-        let token = std::fs::read_to_string(dir.join(ADMIN_TOKEN)).ok().map(|text| text.trim().to_owned());
+        let token = read_inside(dir, ADMIN_TOKEN).ok().map(|text| text.trim().to_owned());
         let ca = dir.join(CA);
         let own = addresses.door("operators_certificate").map(PathBuf::from).filter(|path| path.exists());
         let trust = match own {
@@ -369,9 +383,10 @@ mod tests {
         open_to_all(dir.path());
         refused(&dir, "can be written by others");
         // Only root gives directories to others.
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "only root gives files to others: run the tests as root, in a container for instance"
+        );
         let dir = data(addresses);
         std::os::unix::fs::chown(dir.path(), Some(2002), None).unwrap();
         refused(&dir, "belongs to user 2002");
@@ -381,6 +396,19 @@ mod tests {
         std::fs::create_dir(&inner).unwrap();
         std::fs::write(inner.join(ADDRESSES), addresses).unwrap();
         std::os::unix::fs::chown(&inner, Some(2002), None).unwrap();
+        data_check(&inner).unwrap();
+        assert!(find(&Globals { data: Some(inner.clone()), ..Globals::default() }).is_ok());
+        // The account leads root to a file that it may not read itself, and to a server of its own.
+        let token = inner.join(ADMIN_TOKEN);
+        std::os::unix::fs::symlink("/etc/hostname", &token).unwrap();
+        std::os::unix::fs::lchown(&token, Some(2002), None).unwrap();
+        assert!(data_check(&inner).unwrap_err().to_string().contains("admin.token belongs to user 2002"));
+        assert!(read_inside(&inner, ADMIN_TOKEN).is_err(), "nor does it when it is exchanged after the look");
+        std::fs::remove_file(&token).unwrap();
+        std::fs::write(&token, "x").unwrap();
+        std::os::unix::fs::chown(&token, Some(2003), None).unwrap();
+        assert!(data_check(&inner).unwrap_err().to_string().contains("belongs to user 2003"));
+        std::fs::remove_file(&token).unwrap();
         data_check(&inner).unwrap();
         open_to_all(above.path());
         assert!(data_check(&inner).is_err());

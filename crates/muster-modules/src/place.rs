@@ -8,10 +8,11 @@
 //! may read.
 
 mod group;
+mod keeper;
 
 pub use group::group_is_ours;
+pub use keeper::{Keeper, account_name, run_as};
 
-use rustix::process::geteuid;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
@@ -36,8 +37,9 @@ pub enum PlaceError {
     },
     /// Somebody else owns it.
     #[error(
-        "{} belongs to user {owner} (mode {mode:04o}): `chown {us} {}` it, or use another place",
+        "{} belongs to {} (mode {mode:04o}): if it is right, make it yours with `chown {us} {}`, else use another place",
         path.display(),
+        account_name(*owner),
         path.display()
     )]
     Owner {
@@ -133,7 +135,16 @@ pub enum Absent {
 /// # Errors
 /// What others could change, with its owner and mode, and what to do about it.
 pub fn place_check(path: &Path, absent: Absent) -> Result<(), PlaceError> {
-    walk(path, absent)?.map_or(Ok(()), |(here, found)| writable_check(&here, &found))
+    place_check_for(&Keeper::this_process(), path, absent)
+}
+
+/// As [`place_check`], with the place of an account that this process only looks at: what is that account's is right as well,
+/// but no symbolic link of it, which could lead this process to what the account itself may not read.
+///
+/// # Errors
+/// What others could change, with its owner and mode, and what to do about it.
+pub fn place_check_for(keeper: &Keeper, path: &Path, absent: Absent) -> Result<(), PlaceError> {
+    walk(keeper, path, absent)?.map_or(Ok(()), |(here, found)| writable_check(keeper, &here, &found))
 }
 
 /// Makes sure that nobody but root and this process's user can exchange a directory on the way to `path`, or a link that
@@ -143,22 +154,23 @@ pub fn place_check(path: &Path, absent: Absent) -> Result<(), PlaceError> {
 /// What others could change, with its owner and mode, and what to do about it.
 pub fn way_check(path: &Path) -> Result<(), PlaceError> {
     let path = std::path::absolute(path).map_err(|source| PlaceError::Look { path: path.to_owned(), source })?;
+    let keeper = Keeper::this_process();
     if let Some(above) = path.parent() {
-        walk(above, Absent::Made)?;
+        walk(&keeper, above, Absent::Made)?;
     }
     let is_link = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
-    if is_link { walk(&path, Absent::Made).map(drop) } else { Ok(()) }
+    if is_link { walk(&keeper, &path, Absent::Made).map(drop) } else { Ok(()) }
 }
 
 /// Takes a path step by step, and refuses the first that is not safe. Returns what lies at its end; `None` for what is
 /// missing and may be.
-fn walk(path: &Path, absent: Absent) -> Result<Option<(PathBuf, Metadata)>, PlaceError> {
+fn walk(keeper: &Keeper, path: &Path, absent: Absent) -> Result<Option<(PathBuf, Metadata)>, PlaceError> {
     let look = |path: &Path, source| PlaceError::Look { path: path.to_owned(), source };
     let path = std::path::absolute(path).map_err(|source| look(path, source))?;
     let mut steps: VecDeque<OsString> = steps_of(&path);
     let mut here = PathBuf::from("/");
     let mut found = std::fs::symlink_metadata(&here).map_err(|source| look(&here, source))?;
-    owner_check(&here, &found)?;
+    owner_check_for(keeper, &here, &found)?;
     let mut links = 0;
     while let Some(step) = steps.pop_front() {
         if step == ".." {
@@ -169,7 +181,7 @@ fn walk(path: &Path, absent: Absent) -> Result<Option<(PathBuf, Metadata)>, Plac
         let next = here.join(&step);
         let at = match std::fs::symlink_metadata(&next) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && absent != Absent::Refused => {
-                return absent_check(&path, absent, &here, &found).map(|()| None);
+                return absent_check(keeper, (&path, absent), &here, &found).map(|()| None);
             }
             other => other.map_err(|source| look(&next, source))?,
         };
@@ -179,7 +191,7 @@ fn walk(path: &Path, absent: Absent) -> Result<Option<(PathBuf, Metadata)>, Plac
                 return Err(look(&path, io::Error::other("too many symbolic links")));
             }
             // Where it leads to is its owner's word; it cannot be written to.
-            user_check(&next, &at)?;
+            user_check(&keeper.of_links(), &next, &at)?;
             let target = std::fs::read_link(&next).map_err(|source| look(&next, source))?;
             if target.is_absolute() {
                 here = PathBuf::from("/");
@@ -188,7 +200,7 @@ fn walk(path: &Path, absent: Absent) -> Result<Option<(PathBuf, Metadata)>, Plac
             steps = steps_of(&target).into_iter().chain(steps).collect();
             continue;
         }
-        owner_check(&next, &at)?;
+        owner_check_for(keeper, &next, &at)?;
         (here, found) = (next, at);
     }
     Ok(Some((here, found)))
@@ -205,8 +217,13 @@ fn steps_of(path: &Path) -> VecDeque<OsString> {
 }
 
 /// Whether something that is missing below `directory` may be missing.
-fn absent_check(path: &Path, absent: Absent, directory: &Path, found: &Metadata) -> Result<(), PlaceError> {
-    if absent == Absent::Made || writable_check(directory, found).is_ok() {
+fn absent_check(
+    keeper: &Keeper,
+    (path, absent): (&Path, Absent),
+    directory: &Path,
+    found: &Metadata,
+) -> Result<(), PlaceError> {
+    if absent == Absent::Made || writable_check(keeper, directory, found).is_ok() {
         return Ok(());
     }
     let (owner, mode) = (found.uid(), found.mode() & 0o7777);
@@ -219,17 +236,22 @@ fn absent_check(path: &Path, absent: Absent, directory: &Path, found: &Metadata)
 /// # Errors
 /// Who owns it, or that others can write to it.
 pub fn owner_check(path: &Path, found: &Metadata) -> Result<(), PlaceError> {
-    user_check(path, found)?;
-    let is_sticky = found.is_dir() && found.mode() & 0o1000 != 0;
-    if is_sticky { Ok(()) } else { writable_check(path, found) }
+    owner_check_for(&Keeper::this_process(), path, found)
 }
 
-fn user_check(path: &Path, found: &Metadata) -> Result<(), PlaceError> {
-    let us = geteuid().as_raw();
-    if is_ours(found.uid(), us) {
+fn owner_check_for(keeper: &Keeper, path: &Path, found: &Metadata) -> Result<(), PlaceError> {
+    user_check(keeper, path, found)?;
+    let is_sticky = found.is_dir() && found.mode() & 0o1000 != 0;
+    if is_sticky { Ok(()) } else { writable_check(keeper, path, found) }
+}
+
+fn user_check(keeper: &Keeper, path: &Path, found: &Metadata) -> Result<(), PlaceError> {
+    let this = Keeper::this_process();
+    if is_ours(found.uid(), keeper.user()) || found.uid() == this.user() {
         return Ok(());
     }
-    Err(PlaceError::Owner { path: path.to_owned(), owner: found.uid(), mode: found.mode() & 0o7777, us })
+    let (owner, mode, us) = (found.uid(), found.mode() & 0o7777, keeper.user());
+    Err(PlaceError::Owner { path: path.to_owned(), owner, mode, us })
 }
 
 /// Whether what `owner` owns is safe for a process of `us`: root could do whatever it likes anyway.
@@ -237,10 +259,10 @@ fn is_ours(owner: u32, us: u32) -> bool {
     [0, us].contains(&owner)
 }
 
-fn writable_check(path: &Path, found: &Metadata) -> Result<(), PlaceError> {
+fn writable_check(keeper: &Keeper, path: &Path, found: &Metadata) -> Result<(), PlaceError> {
     let by = if found.mode() & 0o002 != 0 {
         Writers::Everybody
-    } else if found.mode() & 0o020 == 0 || group_is_ours(path, found)? {
+    } else if found.mode() & 0o020 == 0 || group_is_ours(keeper, path, found)? {
         return Ok(());
     } else if group::has_list(path)? {
         Writers::List
@@ -254,6 +276,7 @@ fn writable_check(path: &Path, found: &Metadata) -> Result<(), PlaceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::geteuid;
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
@@ -321,9 +344,10 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         place_check(&file, Absent::Refused).unwrap();
         // Only root gives files to others.
-        if !geteuid().is_root() {
-            return;
-        }
+        assert!(
+            geteuid().is_root(),
+            "only root gives files to others: run the tests as root, in a container for instance"
+        );
         for path in [&file, &inner] {
             chown(path, Some(1000), None).unwrap();
             let why = why(&file, Absent::Refused);

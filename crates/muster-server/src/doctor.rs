@@ -3,10 +3,12 @@
 //! Stays true: looking changes nothing; every finding that is not `ok` says what to do.
 
 use crate::config::Config;
+use crate::ownership::{self, OwnershipError};
 use crate::rest::Rest;
 use muster_api::server::Check;
 use muster_core::{Clock as _, Timestamp, limits};
 use muster_engine::ServiceState;
+use muster_modules::place::account_name;
 use muster_store::agents::DeadLetterCount;
 use muster_store::cluster::{ServerRow, Soundness};
 use muster_store::sqlite_soundness;
@@ -240,14 +242,22 @@ fn directory(data: &Path) -> Check {
             let advice = "It holds keys: run `chmod 700` on it.";
             failed(name, format!("{} has mode {mode:o}", data.display()), advice)
         }
-        Ok(_) => match crate::ownership::directory_check(data) {
-            Ok(()) => ok(name, format!("{} is this user's alone", data.display())),
+        Ok(_) => match looked_at(data) {
+            Ok(found) => ok(name, found),
             Err(error) => {
                 let advice = "Whoever can change it is the server: correct this before you start or go on.";
                 failed(name, crate::observe::Chain(&error).to_string(), advice)
             }
         },
     }
+}
+
+/// Whose the data directory is, in words. Root looks at an account's, too.
+fn looked_at(data: &Path) -> Result<String, OwnershipError> {
+    let keeper = ownership::keeper_of(data);
+    ownership::directory_check(&keeper, data)?;
+    let whose = if keeper.is_other() { account_name(keeper.user()) } else { "this user".to_owned() };
+    Ok(format!("{} is {whose}'s alone", data.display()))
 }
 
 fn disk(data: &Path) -> Check {

@@ -34,6 +34,15 @@ impl ImportError {
     }
 }
 
+/// Makes sure that nobody but root and this process's user could lead what is written to `path` elsewhere, by a link in the
+/// place of a directory on the way to it. Whoever gives what is written to another account asks first.
+///
+/// # Errors
+/// What others could exchange, and what to do about it.
+pub fn way_check(path: &Path) -> Result<(), muster_modules::place::PlaceError> {
+    muster_modules::place::way_check(path)
+}
+
 /// What two files of Fleetspeak say, as a configuration, and what it cannot say.
 #[derive(Debug, Clone)]
 pub struct Imported {

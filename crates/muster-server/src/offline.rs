@@ -10,7 +10,7 @@ pub use create::{Created, CreatedRole, NewRole, NewRoles, PasswordIs, RolePasswo
 use crate::Config;
 use crate::config::Database;
 use crate::ownership::{self, OwnershipError};
-use muster_modules::place::way_check;
+use muster_modules::place::{Keeper, way_check};
 use muster_store::{ClusterStore as _, ErrorKind, SchemaError, SqlStore, StoreError, StoreOptions};
 use std::path::Path;
 
@@ -144,7 +144,7 @@ fn failed(config: &Config, doing: &'static str) -> impl FnOnce(StoreError) -> Of
 
 /// Looks at the schema of the configured database. Nothing is changed.
 pub async fn status(config: &Config) -> Result<DatabaseStatus, OfflineError> {
-    ownership(config)?;
+    ownership(config, &ownership::keeper_of(&config.data.0))?;
     let opened = SqlStore::open(&database_url(config), &StoreOptions::default()).await;
     let state = match opened {
         Ok(_) => SchemaState::Current,
@@ -183,6 +183,8 @@ pub async fn restore(config: &Config, file: &Path) -> Result<Restored, OfflineEr
         doing: "the backup cannot be used",
         source,
     })?;
+    // Looking is for root, too; what is filled is not.
+    ownership(config, &Keeper::this_process())?;
     let state = status(config).await?.state;
     if matches!(state, SchemaState::Empty | SchemaState::Elsewhere { .. }) {
         migrate(config).await?;
@@ -193,7 +195,7 @@ pub async fn restore(config: &Config, file: &Path) -> Result<Restored, OfflineEr
 }
 
 async fn open(config: &Config) -> Result<SqlStore, OfflineError> {
-    ownership(config)?;
+    ownership(config, &Keeper::this_process())?;
     let options = StoreOptions::default();
     SqlStore::open(&database_url(config), &options).await.map_err(failed(config, "the database could not be opened"))
 }
@@ -203,7 +205,7 @@ fn data_directory(config: &Config) -> Result<(), OfflineError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let Some(file) = config.database.sqlite_path(&config.data.0) else { return Ok(()) };
     let Some(directory) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
-        return ownership(config);
+        return ownership(config, &Keeper::this_process());
     };
     if matches!(config.database, Database::Embedded) {
         return ownership::directory_take(directory).map_err(|error| not_ours(config, &error));
@@ -211,21 +213,22 @@ fn data_directory(config: &Config) -> Result<(), OfflineError> {
     way_check(directory).map_err(|error| not_ours(config, &error.into()))?;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| failed(config, "the data directory could not be made")(StoreError::Statement(error.into())))?;
-    ownership(config)
+    ownership(config, &Keeper::this_process())
 }
 
-/// Makes sure that nobody else can change the file of an embedded database, or the data directory in which it lies.
-fn ownership(config: &Config) -> Result<(), OfflineError> {
+/// Makes sure that nobody but root and `keeper` can change the file of an embedded database, or the data directory in which
+/// it lies.
+fn ownership(config: &Config, keeper: &Keeper) -> Result<(), OfflineError> {
     let Some(file) = config.database.sqlite_path(&config.data.0) else { return Ok(()) };
     let looked = match file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         // There is no database either, and whoever makes one asks again.
         Some(directory) if !directory.exists() => {
             return way_check(directory).map_err(|error| not_ours(config, &error.into()));
         }
-        Some(data) if matches!(config.database, Database::Embedded) => ownership::directory_check(data),
+        Some(data) if matches!(config.database, Database::Embedded) => ownership::directory_check(keeper, data),
         _ => Ok(()),
     };
-    looked.and_then(|()| ownership::database_check(&file)).map_err(|error| not_ours(config, &error))
+    looked.and_then(|()| ownership::database_check(keeper, &file)).map_err(|error| not_ours(config, &error))
 }
 
 fn not_ours(config: &Config, error: &OwnershipError) -> OfflineError {

@@ -5,7 +5,9 @@
 //! mode of the directory is changed. Not here: what the files say.
 
 use crate::config::{Config, ConfigError};
-use muster_modules::place::{Absent, PlaceError, group_is_ours, place_check, way_check};
+use muster_modules::place::{
+    Absent, Keeper, PlaceError, account_name, group_is_ours, place_check_for, run_as, way_check,
+};
 use rustix::process::geteuid;
 use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io;
@@ -41,10 +43,13 @@ pub enum OwnershipError {
     NotDirectory(PathBuf),
     /// The data directory is another user's.
     #[error(
-        "{} belongs to user {owner} (mode {mode:04o}), and this runs as user {us}: its owner can read and change the \
-         authority's key and every token. Run as user {owner} if that is the server's own user, name another directory, or, \
-         after making sure of everything in it, `chown -R {us} {}`; a mount into a container needs user {us} as its owner",
+        "{} belongs to {} (mode {mode:04o}), and this runs as user {us}: its owner can read and change the authority's key \
+         and every token, and could not use what this leaves in it. If that is the server's own user, run this as it, as root \
+         with `{} muster …`; else name another directory, or, after making sure of everything in it, `chown -R {us} {}`; a \
+         mount into a container needs user {us} as its owner",
         path.display(),
+        account_name(*owner),
+        run_as(*owner),
         path.display()
     )]
     Owner {
@@ -89,8 +94,8 @@ pub enum OwnershipError {
     },
     /// Others can read a secret.
     #[error(
-        "{} holds a secret, and others can read it (owner {owner}, group {group}, mode {mode:04o}): `chmod 600 {}`, and \
-         replace what was in it if others may have read it",
+        "{} holds a secret, and others can read it (owner {owner}, group {group}, mode {mode:04o}): `chmod 600 {}` (in \
+         Kubernetes `defaultMode: 0400` of the volume with the secret), and replace what was in it if others may have read it",
         path.display(),
         path.display()
     )]
@@ -123,7 +128,8 @@ fn mode(found: &Metadata) -> u32 {
 pub fn directory_take(data: &Path) -> Result<(), OwnershipError> {
     way_check(data)?;
     DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io("make", data))?;
-    let found = owned(data)?;
+    let keeper = Keeper::this_process();
+    let found = owned(&keeper, data)?;
     if found.mode() & 0o077 != 0 {
         let is_empty = std::fs::read_dir(data).map_err(io("read", data))?.next().is_none();
         let (path, owner, mode) = (data.to_owned(), found.uid(), mode(&found));
@@ -139,60 +145,74 @@ pub fn directory_take(data: &Path) -> Result<(), OwnershipError> {
             return Err(OwnershipError::Filled { path, owner, mode });
         }
     }
-    content_check(data)
+    content_check(&keeper, data)
+}
+
+/// Returns whose what a server lives on may be, for a command that only looks at it: this process's user, and for root also
+/// the account that the data directory was given to. What root only reads there leads it nowhere else, see [`Keeper::of`] and
+/// [`place_check_for`]. What writes, or runs as what the configuration says, asks for [`Keeper::this_process`]: files of root
+/// in the directory would lock its server out.
+pub fn keeper_of(data: &Path) -> Keeper {
+    let this = Keeper::this_process();
+    if geteuid().is_root() { Keeper::of(data).unwrap_or(this) } else { this }
 }
 
 /// Looks at a data directory that is there, as [`directory_take`] would, and changes nothing. Its mode is the caller's to
 /// look at.
 ///
 /// # Errors
-/// What other users own, could exchange, or can read.
-pub fn directory_check(data: &Path) -> Result<(), OwnershipError> {
-    way_check(data)?;
-    owned(data)?;
-    content_check(data)
+/// What others than root and `keeper` own, could exchange, or can read.
+pub fn directory_check(keeper: &Keeper, data: &Path) -> Result<(), OwnershipError> {
+    way_check_for(keeper, data)?;
+    owned(keeper, data)?;
+    content_check(keeper, data)
+}
+
+/// The way to a place of another account was looked at when that account became its keeper.
+fn way_check_for(keeper: &Keeper, path: &Path) -> Result<(), PlaceError> {
+    if keeper.is_other() { Ok(()) } else { way_check(path) }
 }
 
 /// Looks at the files of an embedded database, wherever it lies; what is not there yet may be missing where nobody else can
 /// put it.
 ///
 /// # Errors
-/// What other users own or could exchange.
-pub fn database_check(file: &Path) -> Result<(), OwnershipError> {
+/// What others than root and `keeper` own or could exchange.
+pub fn database_check(keeper: &Keeper, file: &Path) -> Result<(), OwnershipError> {
     for end in BESIDE {
         let mut name = file.as_os_str().to_owned();
         name.push(end);
-        place_check(Path::new(&name), Absent::IfOurs)?;
+        place_check_for(keeper, Path::new(&name), Absent::IfOurs)?;
     }
     Ok(())
 }
 
-/// Returns what lies at the directory's path, if that is a directory of this process's user.
-fn owned(data: &Path) -> Result<Metadata, OwnershipError> {
+/// Returns what lies at the directory's path, if that is a directory of its keeper.
+fn owned(keeper: &Keeper, data: &Path) -> Result<Metadata, OwnershipError> {
     let found = std::fs::metadata(data).map_err(io("look at", data))?;
     if !found.is_dir() {
         return Err(OwnershipError::NotDirectory(data.to_owned()));
     }
-    let us = geteuid().as_raw();
-    if found.uid() != us {
-        return Err(OwnershipError::Owner { path: data.to_owned(), owner: found.uid(), mode: mode(&found), us });
+    if found.uid() != keeper.user() {
+        let (owner, us) = (found.uid(), geteuid().as_raw());
+        return Err(OwnershipError::Owner { path: data.to_owned(), owner, mode: mode(&found), us });
     }
     Ok(found)
 }
 
 /// Looks at everything that lies directly in the data directory: whatever is there decides, or is written over.
-fn content_check(data: &Path) -> Result<(), OwnershipError> {
+fn content_check(keeper: &Keeper, data: &Path) -> Result<(), OwnershipError> {
     for entry in std::fs::read_dir(data).map_err(io("read", data))? {
         let path = entry.map_err(io("read", data))?.path();
         // A server that runs puts files there and takes them away.
-        match place_check(&path, Absent::Made) {
+        match place_check_for(keeper, &path, Absent::Made) {
             // The directory is ours, and is made private: an open mode of a socket in it lets nobody in.
             Err(PlaceError::Writable { .. }) if is_socket(&path) => {}
             looked => looked?,
         }
     }
     let token = data.join(TOKEN);
-    if token.exists() { secret_check(&token) } else { Ok(()) }
+    if token.exists() { secret_check(keeper, &token) } else { Ok(()) }
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -200,16 +220,16 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
-/// Makes sure that nobody but root and this process's user can change a file that holds a secret, or read it. The group of
-/// root, and this process's own without another member, may read it.
+/// Makes sure that nobody but root and `keeper` can change a file that holds a secret, or read it. The group of root, and the
+/// keeper's own without another member, may read it.
 ///
 /// # Errors
 /// Who else can.
-pub fn secret_check(path: &Path) -> Result<(), OwnershipError> {
-    place_check(path, Absent::Refused)?;
+pub fn secret_check(keeper: &Keeper, path: &Path) -> Result<(), OwnershipError> {
+    place_check_for(keeper, path, Absent::Refused)?;
     let real = std::fs::canonicalize(path).map_err(io("look at", path))?;
     let found = std::fs::metadata(&real).map_err(io("look at", path))?;
-    let by_group = found.mode() & 0o040 != 0 && !group_is_ours(&real, &found)?;
+    let by_group = found.mode() & 0o040 != 0 && !group_is_ours(keeper, &real, &found)?;
     if found.mode() & 0o004 == 0 && !by_group {
         return Ok(());
     }
@@ -217,21 +237,23 @@ pub fn secret_check(path: &Path) -> Result<(), OwnershipError> {
     Err(OwnershipError::Readable { path: path.to_owned(), owner, group, mode })
 }
 
-/// Makes sure that nobody but root and this process's user can change the configuration's file. One that is not there is
-/// for the caller to report.
+/// Makes sure that nobody but root and `keeper` can change the configuration's file. One that is not there is for the caller
+/// to report.
 ///
 /// # Errors
 /// Who else can.
-pub fn configuration_check(path: &Path) -> Result<(), OwnershipError> {
-    match place_check(path, Absent::Refused) {
+pub fn configuration_check(keeper: &Keeper, path: &Path) -> Result<(), OwnershipError> {
+    match place_check_for(keeper, path, Absent::Refused) {
         Err(error) if error.is_absent() => Ok(()),
         looked => Ok(looked?),
     }
 }
 
 /// Looks at every file that the configuration names: certificates, authorities and the services file, which nobody else may
-/// change, and private keys, which nobody else may read either. What is not there is for its reader to report.
-pub fn configured(config: &Config) -> Vec<ConfigError> {
+/// change, and private keys, which nobody else may read either; nobody else than root and `keeper`, that is. What is not there
+/// is for its reader to report. What is wrong with several of them alike, such as with a directory above them, is one error
+/// with all their keys.
+pub fn configured(keeper: &Keeper, config: &Config) -> Vec<ConfigError> {
     let (agents, operators, admin) = (&config.agents, &config.operators, &config.admin);
     let mut named = vec![
         ("agents.certificate".to_owned(), &agents.certificate, false),
@@ -248,28 +270,41 @@ pub fn configured(config: &Config) -> Vec<ConfigError> {
     for (index, service) in config.services.iter().enumerate() {
         named.push((format!("services[{index}].cert_file"), &service.cert_file, false));
     }
-    let problem = |(key, path, is_secret): (String, &Option<PathBuf>, bool)| {
-        let path = path.as_deref()?;
-        let looked =
-            if is_secret { secret_check(path) } else { place_check(path, Absent::Refused).map_err(Into::into) };
-        match looked {
-            Ok(()) => None,
-            Err(OwnershipError::Place(error)) if error.is_absent() => None,
-            Err(error) => Some(ConfigError {
-                origin: "a file that the configuration names".to_owned(),
-                key,
-                why: crate::observe::Chain(&error).to_string(),
-                advice: "Run this as the server's user, and let the file belong to that user or root.".to_owned(),
-            }),
+    let mut wrong: Vec<(String, Vec<String>)> = Vec::new();
+    for (key, path, is_secret) in named {
+        let Some(path) = path.as_deref() else { continue };
+        let looked = if is_secret {
+            secret_check(keeper, path)
+        } else {
+            place_check_for(keeper, path, Absent::Refused).map_err(Into::into)
+        };
+        let why = match looked {
+            Ok(()) => continue,
+            Err(OwnershipError::Place(error)) if error.is_absent() => continue,
+            Err(error) => crate::observe::Chain(&error).to_string(),
+        };
+        match wrong.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, keys)) => keys.push(key),
+            None => wrong.push((why, vec![key])),
         }
+    }
+    let problem = |(why, keys): (String, Vec<String>)| ConfigError {
+        origin: "a file that the configuration names".to_owned(),
+        key: keys.join(", "),
+        why,
+        advice: "Run this as the server's user, and let the file belong to that user or root.".to_owned(),
     };
-    named.into_iter().filter_map(problem).collect()
+    wrong.into_iter().map(problem).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::{chown, symlink};
+
+    fn this() -> Keeper {
+        Keeper::this_process()
+    }
 
     fn set(path: &Path, mode: u32) {
         std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -319,17 +354,17 @@ mod tests {
         assert!(why(directory_take(&data)).contains("holds a secret"));
         set(&token, 0o600);
         set(&database, 0o666);
-        assert!(why(directory_check(&data)).contains("muster.db can be written by others"));
-        assert!(why(database_check(&database)).contains("muster.db can be written by others"));
+        assert!(why(directory_check(&this(), &data)).contains("muster.db can be written by others"));
+        assert!(why(database_check(&this(), &database)).contains("muster.db can be written by others"));
         set(&database, 0o600);
         set(&above, 0o777);
-        for looked in [directory_take(&data), directory_check(&data), database_check(&database)] {
+        for looked in [directory_take(&data), directory_check(&this(), &data), database_check(&this(), &database)] {
             assert!(why(looked).contains("above can be written by others"));
         }
         // A directory below a sticky one cannot be exchanged, as in /tmp.
         set(&above, 0o1777);
         directory_take(&data).unwrap();
-        assert!(why(database_check(&above.join("none.db"))).contains("others could put it there"));
+        assert!(why(database_check(&this(), &above.join("none.db"))).contains("others could put it there"));
         symlink(&data, above.join("link")).unwrap();
         directory_take(&above.join("link")).unwrap();
         std::fs::write(above.join("file"), "").unwrap();
@@ -339,14 +374,15 @@ mod tests {
     #[test]
     fn what_another_user_owns_is_not_taken() {
         // Only root gives files to others.
-        if !geteuid().is_root() {
-            return;
-        }
+        assert!(
+            geteuid().is_root(),
+            "only root gives files to others: run the tests as root, in a container for instance"
+        );
         let root = tempfile::tempdir().unwrap();
         let (data, link) = (root.path().join("data"), root.path().join("link"));
         directory_take(&data).unwrap();
         chown(&data, Some(2002), None).unwrap();
-        for looked in [directory_take(&data), directory_check(&data)] {
+        for looked in [directory_take(&data), directory_check(&this(), &data)] {
             let why = why(looked);
             assert!(why.contains("belongs to user 2002 (mode 0700)") && why.contains("chown -R 0"), "{why}");
         }
@@ -374,21 +410,73 @@ mod tests {
         let mut config = Config { fleetspeak_services: Some(at("services")), ..Config::default() };
         config.operators.certificate = Some(at("certificate"));
         config.operators.key = Some(at("key"));
-        assert_eq!(configured(&config), []);
-        configuration_check(&at("muster.toml")).unwrap();
+        assert_eq!(configured(&this(), &config), []);
+        configuration_check(&this(), &at("muster.toml")).unwrap();
         for (name, key) in
             [("certificate", "operators.certificate"), ("key", "operators.key"), ("services", "fleetspeak_services")]
         {
             let right = mode(&std::fs::metadata(at(name)).unwrap());
             set(&at(name), right | 0o002);
-            let found = configured(&config);
+            let found = configured(&this(), &config);
             assert_eq!(found.iter().map(|one| one.key.as_str()).collect::<Vec<_>>(), [key]);
             set(&at(name), right);
         }
         set(&at("key"), 0o644);
-        assert!(configured(&config)[0].why.contains("others can read it"));
+        assert!(configured(&this(), &config)[0].why.contains("others can read it"));
         set(&at("muster.toml"), 0o666);
-        assert!(why(configuration_check(&at("muster.toml"))).contains("can be written by others"));
-        configuration_check(&at("none.toml")).unwrap();
+        assert!(why(configuration_check(&this(), &at("muster.toml"))).contains("can be written by others"));
+        configuration_check(&this(), &at("none.toml")).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_directory_is_one_error_for_all_that_lies_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| Some(root.path().join(name));
+        for name in ["certificate", "key", "services"] {
+            std::fs::write(root.path().join(name), "").unwrap();
+            set(&root.path().join(name), 0o600);
+        }
+        let mut config = Config { fleetspeak_services: at("services"), ..Config::default() };
+        (config.operators.certificate, config.operators.key) = (at("certificate"), at("key"));
+        set(root.path(), 0o777);
+        let found = configured(&this(), &config);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].key, "operators.certificate, operators.key, fleetspeak_services");
+        set(root.path(), 0o755);
+        set(&root.path().join("key"), 0o644);
+        assert!(configured(&this(), &config)[0].why.contains("defaultMode: 0400"));
+    }
+
+    #[test]
+    fn root_looks_at_what_it_gave_to_an_account_and_takes_nothing_of_it() {
+        assert!(
+            geteuid().is_root(),
+            "only root gives files to others: run the tests as root, in a container for instance"
+        );
+        let root = tempfile::tempdir().unwrap();
+        let (data, token) = (root.path().join("data"), root.path().join("data/admin.token"));
+        directory_take(&data).unwrap();
+        std::fs::write(&token, "").unwrap();
+        set(&token, 0o600);
+        for path in [&data, &token] {
+            chown(path, Some(2002), Some(2002)).unwrap();
+        }
+        let keeper = keeper_of(&data);
+        assert_eq!(keeper.user(), 2002);
+        directory_check(&keeper, &data).unwrap();
+        database_check(&keeper, &data.join("muster.db")).unwrap();
+        let why = why(directory_take(&data));
+        assert!(why.contains("--reuid 2002") || why.contains("runuser -u"), "{why}");
+        // Others in it, and a link of the account, which would lead root elsewhere.
+        set(&token, 0o644);
+        assert!(directory_check(&keeper, &data).unwrap_err().to_string().contains("holds a secret"));
+        std::fs::remove_file(&token).unwrap();
+        symlink("/etc/shadow", &token).unwrap();
+        std::os::unix::fs::lchown(&token, Some(2002), None).unwrap();
+        let why = directory_check(&keeper, &data).unwrap_err().to_string();
+        assert!(why.contains("admin.token belongs to user 2002"), "{why}");
+        // Where others could have put the directory there, nobody else is its keeper.
+        set(root.path(), 0o777);
+        assert_eq!(keeper_of(&data), this());
     }
 }

@@ -5,7 +5,7 @@ use muster_api::server::Check;
 use muster_cli::connect::{self, Addresses};
 use muster_cli::{Exit, Failure, Globals, Output};
 use muster_server::Config;
-use muster_server::config::{ConfigErrors, DEFAULT_FILE, Overrides};
+use muster_server::config::{ConfigErrors, DEFAULT_FILE, Overrides, Purpose};
 use std::path::{Path, PathBuf};
 
 /// `muster config`.
@@ -39,7 +39,7 @@ impl ConfigArgs {
     /// Runs the command.
     pub(crate) fn run(self, globals: &Globals) -> Result<(), Failure> {
         let out = Output::new(globals.json);
-        let flags = Overrides { data: globals.data.clone(), ..Overrides::default() };
+        let flags = Overrides { data: globals.data.clone(), purpose: Purpose::Look, ..Overrides::default() };
         match self.command {
             Command::Check(file) => {
                 let config = load(&file, &flags)?;
@@ -74,7 +74,7 @@ pub(crate) struct DoctorArgs {
 impl DoctorArgs {
     /// Looks at a server of this machine that does not answer: its configuration, directory, disk and ports.
     pub(crate) fn offline(&self, globals: &Globals) -> Vec<Check> {
-        let mut flags = Overrides { data: globals.data.clone(), ..Overrides::default() };
+        let mut flags = Overrides { data: globals.data.clone(), purpose: Purpose::Look, ..Overrides::default() };
         // Of a server that is known by its directory alone, only that says where it listens; the usual ports are others'.
         let named = globals.data.as_deref().filter(|_| file_read(&self.file).is_none());
         let left = named.map(|data| connect::data_check(data).and_then(|()| Addresses::read(data)));

@@ -7,7 +7,7 @@ use crate::serve::ConfigFile;
 use muster_cli::save::{Readers, ReplaceArgs, Save};
 use muster_cli::{Context, Exit, Failure, Globals, Output, commands};
 use muster_server::Config;
-use muster_server::config::Overrides;
+use muster_server::config::{Overrides, Purpose};
 use muster_server::offline::{self, OfflineError, OfflineErrorKind, SchemaState};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,12 @@ pub(crate) struct Which {
 
 impl Which {
     fn config(&self, globals: &Globals) -> Result<Config, Failure> {
+        self.config_for(Purpose::Use, globals)
+    }
+
+    fn config_for(&self, purpose: Purpose, globals: &Globals) -> Result<Config, Failure> {
         let (data, database) = (globals.data.clone(), self.database.clone());
-        load(&self.file, &Overrides { data, database, ..Overrides::default() })
+        load(&self.file, &Overrides { data, database, purpose, ..Overrides::default() })
     }
 }
 
@@ -60,7 +64,7 @@ impl DbArgs {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let out = Output::new(globals.json);
         match self.command {
-            DbCommand::Status(which) => status(out, &which.config(globals)?).await,
+            DbCommand::Status(which) => status(out, &which.config_for(Purpose::Look, globals)?).await,
             DbCommand::Migrate(which) => migrate(out, &which.config(globals)?).await,
             DbCommand::Create(args) => args.run(globals).await,
         }

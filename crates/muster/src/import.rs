@@ -68,6 +68,7 @@ impl ImportArgs {
         let directory = absolute.parent().unwrap_or(Path::new("/"));
         let imported = import::fleetspeak(&read(&components)?, &read(&services)?, directory)
             .map_err(|error| Failure::new(Exit::Usage, WHAT, muster_cli::failure::chain(&error)).on(error.file()))?;
+        way_check(&absolute, owner.as_ref())?;
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
         made.map_err(|error| Failure::local(WHAT, directory.display(), &error))?;
         for file in &imported.files {
@@ -111,9 +112,24 @@ fn account(passwd: &str, name: &str) -> Option<Account> {
     })
 }
 
+/// Makes sure that what is given to another account is made where that account could not lead this process elsewhere by a link:
+/// every directory on the way is root's or this user's.
+fn way_check(path: &Path, owner: Option<&Account>) -> Result<(), Failure> {
+    let other = owner.filter(|owner| owner.user != rustix::process::geteuid().as_raw());
+    let Some(Account { name, .. }) = other else { return Ok(()) };
+    import::way_check(path).map_err(|why| {
+        Failure::new(Exit::Refused, WHAT, format!("what is written is to belong to {name}, and {why}"))
+            .on(path.display())
+            .next(format!(
+                "name an --out that is root's, such as /etc/muster, or `runuser -u {name} -- muster import …`"
+            ))
+    })
+}
+
 fn write_new(path: &Path, text: &str, owner: Option<&Account>) -> Result<(), Failure> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
+    way_check(path, owner)?;
     let new = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let written = new.and_then(|mut file| {
         if let Some(Account { user, group, .. }) = owner {
@@ -180,5 +196,27 @@ mod tests {
         let found = std::fs::metadata(&path).unwrap();
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (user, group, 0o600));
         assert_eq!(write_new(&path, "y", None).unwrap_err().exit, Exit::Conflict);
+    }
+
+    #[test]
+    fn nothing_is_given_to_an_account_where_that_account_could_lead_it_elsewhere() {
+        use std::os::unix::fs::{MetadataExt as _, chown, lchown, symlink};
+        assert!(rustix::process::geteuid().is_root(), "only root gives files to others: run the tests as root");
+        let dir = tempfile::tempdir().unwrap();
+        let (theirs, secret) = (dir.path().join("theirs"), dir.path().join("secret"));
+        std::fs::create_dir(&theirs).unwrap();
+        std::fs::create_dir(&secret).unwrap();
+        symlink(&secret, theirs.join("link")).unwrap();
+        chown(&theirs, Some(990), Some(985)).unwrap();
+        lchown(theirs.join("link"), Some(990), Some(985)).unwrap();
+        let account = Account { name: "muster".into(), user: 990, group: 985 };
+        for path in [theirs.join("muster.toml"), theirs.join("link/muster.toml")] {
+            let failure = write_new(&path, "x", Some(&account)).unwrap_err();
+            assert!(failure.exit == Exit::Refused && failure.next.contains("runuser -u muster --"), "{failure}");
+            assert!(!path.exists());
+        }
+        assert_eq!(std::fs::read_dir(&secret).unwrap().count(), 0);
+        write_new(&secret.join("muster.toml"), "x", Some(&account)).unwrap();
+        assert_eq!(std::fs::metadata(secret.join("muster.toml")).unwrap().uid(), 990);
     }
 }

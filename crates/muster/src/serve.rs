@@ -3,7 +3,7 @@
 use crate::config::load;
 use muster_cli::failure::chain;
 use muster_cli::{Exit, Failure, Globals};
-use muster_server::config::Overrides;
+use muster_server::config::{Overrides, Purpose};
 use std::path::PathBuf;
 
 /// `muster serve`.
@@ -58,6 +58,7 @@ impl ServeArgs {
             operators: self.operators,
             admin: self.admin,
             fleetspeak_services: self.fleetspeak_services,
+            purpose: Purpose::Use,
         };
         let config = load(&self.file, &flags)?;
         let data = config.data.0.display().to_string();

@@ -3,10 +3,9 @@
 //! Stays true: they are ours only when nobody else can have them, as far as the files of this machine say; what cannot be
 //! read counts as somebody else. Not here: accounts of directory services.
 
-use super::{PlaceError, is_ours};
+use super::{Keeper, PlaceError, is_ours};
 use rustix::fs::lgetxattr;
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid};
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,22 +14,22 @@ use std::path::Path;
 /// Where Linux keeps a file's access list, if it has more than its mode.
 const LIST: &str = "system.posix_acl_access";
 /// Where accounts are, and with which group each begins.
-const ACCOUNTS: &str = "/etc/passwd";
+pub(super) const ACCOUNTS: &str = "/etc/passwd";
 /// Where groups are, and who is in each beside.
 const GROUPS: &str = "/etc/group";
 
-/// Returns whether the rights that the mode gives to the group of a file are those of nobody but root and this process's
-/// user: there is no access list, for which these rights are the most that anybody on it gets, and the group is root's, or
-/// this process's own with no other member. `path` is what `found` was read of, with no link followed.
+/// Returns whether the rights that the mode gives to the group of a file are those of nobody but root and `keeper`: there is
+/// no access list, for which these rights are the most that anybody on it gets, and the group is root's, or the keeper's own
+/// with no other member. `path` is what `found` was read of, with no link followed.
 ///
 /// # Errors
 /// Whether there is an access list cannot be found out.
-pub fn group_is_ours(path: &Path, found: &Metadata) -> Result<bool, PlaceError> {
+pub fn group_is_ours(keeper: &Keeper, path: &Path, found: &Metadata) -> Result<bool, PlaceError> {
     if has_list(path)? {
         return Ok(false);
     }
     let group = found.gid();
-    Ok(group == 0 || group == getegid().as_raw() && !has_others(group))
+    Ok(group == 0 || Some(group) == keeper.group() && !has_others(group, keeper.user()))
 }
 
 /// Whether a file has an access list beyond its mode.
@@ -45,8 +44,8 @@ pub(super) fn has_list(path: &Path) -> Result<bool, PlaceError> {
     }
 }
 
-/// Whether anybody but root and this process's user is in a group.
-fn has_others(group: u32) -> bool {
+/// Whether anybody but root and user `us` is in a group.
+fn has_others(group: u32, us: u32) -> bool {
     let read = |path: &str| match std::fs::read(path) {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
         // A container may have neither accounts nor groups.
@@ -54,10 +53,10 @@ fn has_others(group: u32) -> bool {
         Err(_) => None,
     };
     let (Some(accounts), Some(groups)) = (read(ACCOUNTS), read(GROUPS)) else { return true };
-    has_others_in(group, geteuid().as_raw(), &accounts, &groups)
+    has_others_in(group, us, &accounts, &groups)
 }
 
-/// As [`has_others`], with the process's user and what stands in the files of accounts and groups.
+/// As [`has_others`], with what stands in the files of accounts and groups.
 fn has_others_in(group: u32, us: u32, accounts: &str, groups: &str) -> bool {
     let number = |field: Option<&str>| field?.parse::<u32>().ok();
     let mut own_names = Vec::new();

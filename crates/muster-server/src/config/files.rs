@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// Looks at every file that the configuration names; returns what a start would fail on.
 pub fn problems(config: &Config, now: Timestamp) -> Vec<ConfigError> {
-    let mut found = Found { now, problems: crate::ownership::configured(config) };
+    let keeper = crate::ownership::keeper_of(&config.data.0);
+    let mut found = Found { now, problems: crate::ownership::configured(&keeper, config) };
     let agents = &config.agents;
     found.pair("agents", agents.certificate.as_ref(), agents.key.as_ref(), agents.authority.as_ref());
     let operators = &config.operators;

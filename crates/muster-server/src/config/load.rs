@@ -2,6 +2,8 @@
 
 use super::keys::Key;
 use super::{Config, SECTIONS, check};
+use crate::ownership;
+use muster_modules::place::Keeper;
 use serde::de::IntoDeserializer;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +25,18 @@ pub struct Overrides {
     pub admin: Option<String>,
     /// `--fleetspeak-services`
     pub fleetspeak_services: Option<PathBuf>,
+    /// What the configuration is read for.
+    pub purpose: Purpose,
+}
+
+/// What a configuration is read for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// A server runs by it, or what is written follows from it.
+    #[default]
+    Use,
+    /// Somebody looks at it and at what it names. Root may look at what belongs to the account that has the data directory.
+    Look,
 }
 
 impl Overrides {
@@ -115,15 +129,15 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: &Overrides,
     ) -> Result<Self, ConfigErrors> {
-        if let Some(path) = file {
-            crate::ownership::configuration_check(path).map_err(|error| ConfigError {
-                origin: path.display().to_string(),
-                key: String::new(),
-                why: format!("the file decides what the server is: {}", crate::observe::Chain(&error)),
-                advice:
-                    "Run this as the server's user; let the file belong to that user or root, and nobody else write it."
-                        .into(),
-            })?;
+        let is_ours = |keeper: &Keeper| match file {
+            Some(path) => ownership::configuration_check(keeper, path).map_err(|error| not_ours(path, &error)),
+            None => Ok(()),
+        };
+        let refused = is_ours(&Keeper::this_process()).err();
+        if let Some(refused) = &refused
+            && flags.purpose == Purpose::Use
+        {
+            return Err(refused.clone().into());
         }
         let text = match file {
             None => String::new(),
@@ -137,7 +151,12 @@ impl Config {
             })?,
         };
         let name = file.map(|path| path.display().to_string()).unwrap_or_default();
-        Self::from_parts(&text, &name, environment, flags)
+        let config = Self::from_parts(&text, &name, environment, flags)?;
+        if refused.is_some() {
+            // Whose it may be follows from the data directory, which it names itself.
+            is_ours(&ownership::keeper_of(&config.data.0))?;
+        }
+        Ok(config)
     }
 
     /// As [`Config::load`], with the text of the file and its name for errors.
@@ -163,6 +182,16 @@ impl Config {
         let config: Self = serde_path_to_error::deserialize(deserializer).map_err(|error| refused(&error, &origins))?;
         check::check(&config, &origins)?;
         Ok(config)
+    }
+}
+
+fn not_ours(path: &Path, error: &ownership::OwnershipError) -> ConfigError {
+    ConfigError {
+        origin: path.display().to_string(),
+        key: String::new(),
+        why: format!("the file decides what the server is: {}", crate::observe::Chain(error)),
+        advice: "Run this as the server's user; let the file belong to that user or root, and nobody else write it."
+            .into(),
     }
 }
 

@@ -11,7 +11,7 @@ mod load;
 mod text;
 pub mod words;
 
-pub use load::{ConfigError, ConfigErrors, Overrides};
+pub use load::{ConfigError, ConfigErrors, Overrides, Purpose};
 pub use words::{Database, Frontend, Listen, LocalCallers, LogFormat, Policy, ProxyIdentity, ServiceKind, Span};
 
 use serde::{Deserialize, Serialize};

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use muster_core::label::LabelPattern;
 use muster_core::{Clock, system};
 use muster_engine::{Engine, EngineConfig, EnrolmentPolicy, Outside, Service};
+use muster_modules::place::Keeper;
 use muster_store::reports::AgentTimes;
 use muster_store::{SqlStore, Store, StoreOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -55,7 +56,8 @@ pub(super) fn data_directory(data: &Path) -> Result<File, ServeError> {
 pub(super) fn configured_files(config: &Config) -> Result<(), ServeError> {
     let step = Step("use the files that the configuration names".into());
     step.run(|| {
-        let found: Vec<_> = ownership::configured(config).iter().map(ToString::to_string).collect();
+        let found: Vec<_> =
+            ownership::configured(&Keeper::this_process(), config).iter().map(ToString::to_string).collect();
         anyhow::ensure!(found.is_empty(), "{}", found.join("; "));
         Ok(())
     })
@@ -66,7 +68,7 @@ pub(super) async fn store_open(config: &Config) -> Result<SqlStore, ServeError> 
     let url = offline::database_url(config);
     let step = Step(format!("open the database {}", offline::location(config)));
     if let Some(path) = config.database.sqlite_path(&config.data.0)
-        && let Err(error) = ownership::database_check(&path)
+        && let Err(error) = ownership::database_check(&Keeper::this_process(), &path)
     {
         return Err(step.failed(error));
     }

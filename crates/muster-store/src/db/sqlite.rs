@@ -55,11 +55,11 @@ pub(crate) struct FileLock {
 }
 
 impl FileLock {
-    /// Takes the lock beside `path`.
+    /// Takes the lock beside `path`. One that root makes is given to whom the database belongs, as SQLite does with its files:
+    /// root's would lock that account out.
     pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
         let lock = lock_path(path);
-        let open = File::options().create(true).truncate(false).write(true).mode(PRIVATE).open(&lock);
-        let file = open.map_err(|error| {
+        let file = open_lock(path, &lock).map_err(|error| {
             let text = format!("cannot open the lock file {}: {error}", lock.display());
             StoreError::Unavailable(text.into())
         })?;
@@ -72,6 +72,25 @@ impl FileLock {
             ))),
             Err(std::fs::TryLockError::Error(error)) => Err(StoreError::Unavailable(error.into())),
         }
+    }
+}
+
+fn open_lock(path: &Path, lock: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+    // A link is followed for nobody: it could lead root to a file of somebody else.
+    let mut open = File::options();
+    open.write(true).mode(PRIVATE).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    match open.clone().create_new(true).open(lock) {
+        Ok(file) => {
+            if rustix::process::geteuid().is_root()
+                && let Ok(database) = std::fs::symlink_metadata(path)
+            {
+                fchown(&file, Some(database.uid()), Some(database.gid()))?;
+            }
+            Ok(file)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => open.open(lock),
+        Err(error) => Err(error),
     }
 }
 

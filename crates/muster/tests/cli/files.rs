@@ -58,7 +58,7 @@ fn a_server_takes_nothing_that_another_user_could_have_made() {
         mode(&data, 0o700);
         refused(&serve, "belongs to user 2002");
         refused(&["db", "migrate", "--data", &path], "belongs to user 2002");
-        refused(&["doctor", "--data", &path], "belongs to user 2002");
+        refused(&["backup", "--offline", "--out", &backup, "--data", &path], "--reuid 2002");
     }
     let file = root.path().join("data.toml");
     std::fs::write(&file, "").unwrap();
@@ -69,6 +69,53 @@ fn a_server_takes_nothing_that_another_user_could_have_made() {
     assert!(!output.status.success() && text.contains("can be written by others"), "{text}");
     mode(Path::new(&file), 0o644);
     assert!(muster().args(["config", "check", "--config", &file]).status().unwrap().success());
+}
+
+#[test]
+fn root_looks_at_a_servers_directory_and_leaves_nothing_of_root_in_it() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    assert!(rustix::process::geteuid().is_root(), "only root gives files to others: run the tests as root");
+    let first = Server::start();
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let (path, copy) = (data.display().to_string(), root.path().join("copy.db").display().to_string());
+    first.text(&["backup", "--out", &copy]);
+    let run = |args: &[&str]| {
+        let output = muster().args(args).args(["--data", &path]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        (output.status.success(), text)
+    };
+    assert!(run(&["restore", &copy]).0);
+    let entries = || std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path());
+    // As the server's own account left it, without lock and log.
+    std::fs::remove_file(data.join("muster.db.lock")).unwrap();
+    for path in entries().chain([data.clone()]) {
+        chown(&path, Some(2002), Some(2002)).unwrap();
+    }
+    let (is_right, text) = run(&["db", "status"]);
+    assert!(is_right && text.contains("current"), "{text}");
+    let (_, text) = run(&["doctor"]);
+    assert!(text.contains("is user 2002's alone"), "{text}");
+    for args in [&["db", "migrate"][..], &["restore", &copy], &["backup", "--offline", "--out", &format!("{copy}2")]] {
+        let (is_right, text) = run(args);
+        assert!(!is_right && text.contains("--reuid 2002"), "{args:?}: {text}");
+    }
+    for path in entries() {
+        assert_eq!(std::fs::symlink_metadata(&path).unwrap().uid(), 2002, "{}", path.display());
+    }
+    // The configuration is that account's, too, and so may a server of another account not be.
+    let file = root.path().join("muster.toml");
+    std::fs::write(&file, format!("data = {path:?}\n")).unwrap();
+    for (owner, is_right) in [(2002, true), (2003, false), (0, true)] {
+        chown(&file, Some(owner), None).unwrap();
+        let output = muster().args(["config", "check", "--config"]).arg(&file).output().unwrap();
+        assert_eq!(output.status.success(), is_right, "{owner}: {output:?}");
+    }
+    chown(&file, Some(2002), None).unwrap();
+    let output = muster().args(["serve", "--config"]).arg(&file).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("belongs to user 2002"), "{output:?}");
 }
 
 #[test]

@@ -155,15 +155,19 @@ fn unreachable_checks(believed: &Believed, catalogue: &Catalogue, keys: &Keys) -
         };
         return vec![failed(NAME, found, if keys.usable.is_empty() { ADD } else { LOWER })];
     }
-    // An entry with people in it is meant to be had; under the default it asks for more by itself.
+    // The agent starts and runs the others. An entry with people in it is meant to be had; under the default a module asks
+    // for more by itself.
     let is_meant = |one: &&Assessment| {
         believed.acl.modules().get(&one.module).is_some_and(|permission| !permission.investigators.is_empty())
     };
     let (meant, others): (Vec<&Assessment>, Vec<&Assessment>) = beyond.into_iter().partition(is_meant);
     let mut checks = Vec::new();
     if !meant.is_empty() {
-        let found = format!("weights that nobody can reach, no matter who signs{lacking}: {}", listed(&meant));
-        checks.push(failed(NAME, found, LOWER));
+        let found = format!(
+            "modules that the weights name with people and that never run here, no matter who signs{lacking}: {}",
+            listed(&meant)
+        );
+        checks.push(warning(NAME, found, LOWER));
     }
     if !others.is_empty() {
         let found = format!("modules that never run here, no matter who signs{lacking}: {}", listed(&others));

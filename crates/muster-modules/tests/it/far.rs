@@ -3,7 +3,7 @@
 //! The far one is a file system in user space that nobody serves: whoever touches it waits for ever, as for a server that is
 //! away. Mounting needs root, as agents have it.
 
-use crate::built_in;
+use crate::{built_in, need_root};
 use muster_modules::host::{Ended, Host, Patience};
 use muster_modules::{ModuleResult, Stop};
 use serde_json::{Value, json};
@@ -53,10 +53,6 @@ impl Tree {
     }
 }
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 fn search(path: &Path, name: &str, remotefs: bool) -> Value {
     let options = json!({"matchall": true, "remotefs": remotefs});
     json!({"searches": {"s": {"paths": [path], "names": [name], "options": options}}})
@@ -69,9 +65,7 @@ fn files(result: &ModuleResult) -> Vec<&str> {
 
 #[test]
 fn case_08_far_file_systems_are_left_out_and_named() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let tree = Tree::new();
     let (far, near) = (tree.path("far"), tree.path("near/uptime"));
     let named = format!("{} (fuse.sshfs)", far.display());
@@ -96,9 +90,7 @@ fn case_08_far_file_systems_are_left_out_and_named() {
 
 #[test]
 fn case_08_a_question_about_nothing_but_far_files_is_no_success() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let tree = Tree::new();
     for path in ["far", "far/people/kim"] {
         let result = tree.answer("file", &search(&tree.path(path), ".", false));
@@ -110,9 +102,7 @@ fn case_08_a_question_about_nothing_but_far_files_is_no_success() {
 
 #[test]
 fn case_08_a_walk_that_hangs_ends_and_keeps_what_it_found() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let tree = Tree::new();
     // What is far comes last, whether it is met on the way or asked for first.
     let paths = [tree.path(""), tree.path("far")];
@@ -134,9 +124,7 @@ fn case_08_a_walk_that_hangs_ends_and_keeps_what_it_found() {
 
 #[test]
 fn case_08_the_kernels_own_files_are_searched_when_asked_for() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let tree = Tree::new();
     let kernel = tree.path("kernel");
     let result = tree.answer("file", &search(&tree.path(""), "^uptime$", false));
@@ -155,9 +143,7 @@ fn case_08_the_kernels_own_files_are_searched_when_asked_for() {
 
 #[test]
 fn case_03_real_mounts_are_named_and_a_far_one_is_not_asked_how_full_it_is() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let tree = Tree::new();
     let result = tree.answer("mounts", &json!({"paths": [format!("^{}/", tree.0.path().display())]}));
     let mounts = result.elements["mounts"].as_array().unwrap();

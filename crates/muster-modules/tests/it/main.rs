@@ -22,6 +22,12 @@ fn host() -> Host {
     Host { program: PathBuf::from(env!("CARGO_BIN_EXE_muster-module")), arguments: Vec::new() }
 }
 
+/// Fails without root, as which agents run: such a test would show nothing, and must not look as if it had.
+fn need_root() {
+    let is_root = rustix::process::geteuid().is_root();
+    assert!(is_root, "this test needs root: run it with sudo, or in a container, as the checks of the repository do");
+}
+
 fn ask(plan: &Plan, parameters: &Value, patience: Patience) -> Ended {
     host().ask(plan, parameters, patience, &Stop::default())
 }

@@ -6,6 +6,8 @@
 
 mod look;
 
+pub(super) use look::is_kernels_at;
+
 use super::list::{Wanted, at_most, shown};
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::gotext;

@@ -7,6 +7,7 @@ use super::{Element, Parameters};
 use crate::gotext;
 use crate::module::Context;
 use crate::modules::list::Unread;
+use crate::modules::process::is_kernels_at;
 use crate::reading;
 use muster_core::limits::MODULE_FOUND_MAX;
 use std::collections::BTreeSet;
@@ -212,7 +213,9 @@ impl Machine {
             let name = match std::fs::read_link(process.path().join("ns/net")) {
                 Ok(name) => name,
                 Err(error) => {
-                    hidden += u64::from(error.kind() == io::ErrorKind::PermissionDenied);
+                    // Threads of the kernel are in the first namespace, which others tell of.
+                    let is_hidden = error.kind() == io::ErrorKind::PermissionDenied && !is_kernels_at(&process.path());
+                    hidden += u64::from(is_hidden);
                     continue;
                 }
             };

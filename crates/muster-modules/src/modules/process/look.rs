@@ -43,6 +43,8 @@ pub(super) struct Running {
     pub(super) start_ticks: u64,
     pub(super) memory_pages: u64,
     threads: i64,
+    /// Whether it is a thread of the kernel: it runs no program and has no command line, whoever may look.
+    is_kernels: bool,
 }
 
 /// The program of a process.
@@ -66,6 +68,10 @@ fn look(directory: &Path) -> io::Result<Option<Running>> {
     let mut running = parse(&stat).ok_or_else(|| io::Error::other("its stat is not what it should be"))?;
     let Some(status) = gone_is_none(std::fs::read(directory.join("status")))? else { return Ok(None) };
     running.uid = uid(&status).ok_or_else(|| io::Error::other("its status names no user"))?;
+    if running.is_kernels {
+        // Who may not look at processes of others is refused here, too, although there is nothing to see.
+        return Ok(Some(Running { cmdline: Some(Vec::new()), ..running }));
+    }
     running.exe = exe(directory);
     running.cmdline = match gone_is_none(cmdline(directory)) {
         Ok(Some(bytes)) => Some(joined(&bytes)),
@@ -173,8 +179,21 @@ fn parse(stat: &[u8]) -> Option<Running> {
         start_ticks: fields.get(22 - 3)?.parse().ok()?,
         memory_pages: u64::try_from(number(24)?).unwrap_or_default(),
         threads: number(20)?,
+        is_kernels: is_kernels(number(9)?),
         ..Running::default()
     })
+}
+
+/// Whether the flags of a process are those of a thread of the kernel. A process cannot set this one.
+fn is_kernels(flags: i64) -> bool {
+    /// `PF_KTHREAD`.
+    const KERNELS: i64 = 0x0020_0000;
+    flags & KERNELS != 0
+}
+
+/// Whether the process whose directory this is is a thread of the kernel.
+pub(in crate::modules) fn is_kernels_at(directory: &Path) -> bool {
+    std::fs::read(directory.join("stat")).ok().and_then(|stat| parse(&stat)).is_some_and(|running| running.is_kernels)
 }
 
 /// Returns the real user. The owner of the directory is root for programs that hide their memory.
@@ -223,6 +242,21 @@ mod tests {
         for cut in ["", "42", "42 (x", "42 (x) S", "42 )x(", "x (x) S 1"] {
             assert_eq!(parse(cut.as_bytes()), None, "{cut}");
         }
+    }
+
+    #[test]
+    fn a_thread_of_the_kernel_has_no_program_that_could_be_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = shown(dir.path(), 2, 1);
+        let stat = std::fs::read_to_string(directory.join("stat")).unwrap();
+        // Whoever may not look at it is refused: so the link would be, read through a file.
+        std::fs::write(directory.join("exe"), "").unwrap();
+        assert_eq!(look(&directory).unwrap().unwrap().exe, Exe::Hidden, "a program of somebody");
+        assert!(!is_kernels_at(&directory));
+        std::fs::write(directory.join("stat"), stat.replace("4194560", "69238880")).unwrap();
+        let running = look(&directory).unwrap().unwrap();
+        assert_eq!((running.exe, running.cmdline.as_deref()), (Exe::None, Some(&b""[..])));
+        assert!(is_kernels_at(&directory));
     }
 
     /// The directory of a process that the kernel could show so.

@@ -300,6 +300,15 @@ mod tests {
         std::os::unix::fs::symlink("circle", at("circle")).unwrap();
         let result = run(&at("circle"));
         assert!(!result.success && result.errors()[0].contains("too many levels of symbolic links"), "{result:?}");
+        // Links that lead nowhere hold no keys, whatever they are called.
+        fs::create_dir(at("links")).unwrap();
+        for name in ["id_rsa", "authorized_keys"] {
+            std::os::unix::fs::symlink("nowhere", at("links").join(name)).unwrap();
+        }
+        let result = run(&at("links"));
+        assert!(result.success && !result.foundanything && result.errors().is_empty(), "{result:?}");
+        std::os::unix::fs::symlink("authorized_keys2", at("links/authorized_keys2")).unwrap();
+        assert!(run(&at("links")).errors()[0].contains("too many levels of symbolic links"));
         let result = run(&at("nosuch"));
         assert!(result.success && result.errors().is_empty(), "{result:?}");
         assert_eq!(result.statistics["missing"], json!([at("nosuch")]));

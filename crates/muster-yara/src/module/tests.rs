@@ -46,6 +46,7 @@ fn below(dir: &Path, more: &str) -> Value {
 fn files_are_named_with_the_rules_that_match_under_migs_capital_keys() {
     let dir = tree();
     symlink("gone", dir.path().join("broken")).unwrap();
+    symlink("circle", dir.path().join("circle")).unwrap();
     let result = ask(&below(dir.path(), "-size >0"));
     assert!(result.success && result.foundanything, "{result:#?}");
     let at = |name: &str| dir.path().join(name).display().to_string();
@@ -54,7 +55,9 @@ fn files_are_named_with_the_rules_that_match_under_migs_capital_keys() {
         {"Object": at("two words"), "MatchedRules": ["needle", "large"]},
     ]});
     assert_eq!((&result.elements, &result.statistics), (&want, &Value::Null));
-    assert!(result.errors()[0].contains("broken: no such file or directory"), "{:?}", result.errors());
+    // A link that leads nowhere has no content; behind one that leads round there may be some.
+    let errors = result.errors();
+    assert!(errors.len() == 1 && errors[0].contains("circle: too many levels of symbolic links"), "{errors:?}");
     let printed = Yara.lines(&result, Lines::Found);
     assert_eq!(printed, [format!("{} [needle]", at("one")), format!("{} [needle,large]", at("two words"))]);
     assert_eq!(Yara.lines(&result, Lines::All).len(), 3);

@@ -94,11 +94,31 @@ impl Candidate {
     fn is_out(&self, search: &Running) -> bool {
         search.search.options.matchall && self.wanted.contains(&Some(false))
     }
+
+    /// Whether the search finds it by what is known, whatever else it is like.
+    fn is_found(&self, search: &Running) -> bool {
+        let is_wanted = |wanted: &Option<bool>| *wanted == Some(true);
+        if search.search.options.matchall {
+            self.wanted.iter().all(is_wanted)
+        } else {
+            self.wanted.iter().any(is_wanted)
+        }
+    }
+}
+
+/// Whether links that lead nowhere can be what is searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LostLinks {
+    /// A search may find them by their own names and metadata, which is answered by an error: there is no file.
+    Interesting,
+    /// Only the content of files counts, and there is none.
+    Uninteresting,
 }
 
 /// All searches of one question.
 #[derive(Debug)]
 pub(super) struct Run {
+    lost_links: LostLinks,
     pub(super) searches: Vec<Running>,
     pub(super) kept: Shared,
     /// What is mounted where.
@@ -113,7 +133,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(parameters: Parameters, context: &Context) -> Result<Self, Refused> {
+    pub(super) fn new(parameters: Parameters, lost_links: LostLinks, context: &Context) -> Result<Self, Refused> {
         let begun = Instant::now();
         let wished = parameters.searches.values().map(|search| search.options.maxerrors.unwrap_or(ERRORS_DEFAULT));
         let errors_max = wished.map(|most| if most > 0.0 { count(most, 0.0) } else { 0 }).max().unwrap_or_default();
@@ -127,7 +147,8 @@ impl Run {
             Table::default()
         });
         let (kept, stop, progress) = (Shared::new(kept), context.stop.clone(), context.progress.clone());
-        Ok(Self { searches, kept, table, stop, asked: BTreeMap::new(), late: BTreeMap::new(), progress, begun })
+        let (asked, late) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { lost_links, searches, kept, table, stop, asked, late, progress, begun })
     }
 
     /// Returns what was noted last.
@@ -192,9 +213,12 @@ impl Run {
         let metadata = match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => metadata,
             Ok(_) => return,
-            // Where the name alone answers every search, nothing is missing: a link that leads nowhere, mostly.
-            Err(_) if !self.asked.contains_key(path) && self.candidates(path, None, searches).is_empty() => return,
-            Err(error) => return self.not_opened(path, &error),
+            Err(error) => {
+                if self.asked.contains_key(path) || self.is_missed(path, &error, searches) {
+                    self.not_opened(path, &error);
+                }
+                return;
+            }
         };
         self.kept.lock().files += 1;
         let candidates = self.candidates(path, Some(&metadata), searches);
@@ -229,6 +253,20 @@ impl Run {
             self.kept
                 .lock()
                 .ended(format!("{count} files of more than {LARGE_BYTES} bytes were not read, such as {first}"));
+        }
+    }
+
+    /// Whether a search may miss something because `path` could not be looked at. Where the name alone answers every search,
+    /// nothing is missing. Behind a link that leads nowhere there is no content, whatever is searched for in it: it is missed
+    /// where it would be found by its own name and metadata.
+    fn is_missed(&self, path: &Path, error: &io::Error, searches: impl Iterator<Item = usize>) -> bool {
+        match lost_link(path, error) {
+            None => !self.candidates(path, None, searches).is_empty(),
+            Some(_) if self.lost_links == LostLinks::Uninteresting => false,
+            Some(link) => {
+                let candidates = self.candidates(path, Some(&link), searches);
+                candidates.iter().any(|candidate| candidate.is_found(&self.searches[candidate.search]))
+            }
         }
     }
 
@@ -385,6 +423,12 @@ fn opened(path: &Path, view: View) -> io::Result<Box<dyn io::Read>> {
     content::view(content::Whole::of(file, metadata.len()), view)
 }
 
+/// Returns what is known of a link that could not be followed because what it leads to is not there; `None` for all else.
+fn lost_link(path: &Path, error: &io::Error) -> Option<Metadata> {
+    let leads_nowhere = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    leads_nowhere.then(|| std::fs::symlink_metadata(path).ok())?.filter(Metadata::is_symlink)
+}
+
 fn algorithm(test: &Test) -> Option<Algorithm> {
     if let Test::Hash(algorithm, _) = test { Some(*algorithm) } else { None }
 }
@@ -394,7 +438,8 @@ fn metadata_test(check: &Check, path: &Path, metadata: Option<&Metadata>) -> Opt
     let matched = match &check.test {
         Test::Name(regex) => matches_bytes(regex, path.file_name().unwrap_or_default().as_bytes()),
         Test::Mode(regex) => regex.is_match(&gotext::mode(metadata?.mode())),
-        Test::Size(least, most) => (*least..=*most).contains(&metadata?.len()),
+        // What a link is long is no size of a file.
+        Test::Size(least, most) => metadata.map(|file| !file.is_symlink() && (*least..=*most).contains(&file.len()))?,
         Test::Mtime(after, before) => {
             let mtime = mtime(metadata?);
             after.is_none_or(|after| mtime > after) && before.is_none_or(|before| mtime < before)

@@ -56,13 +56,40 @@ fn a_path_that_is_not_there_is_an_answer_that_says_so() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_is_an_error_only_where_its_name_could_match() {
+fn a_link_that_leads_nowhere_is_an_error_only_where_it_would_itself_be_found() {
     let (_dir, root) = tree();
     symlink("nowhere", root.join("d/lost")).unwrap();
+    symlink("a/below", root.join("d/lost-too")).unwrap();
     let other = names(&root, "^a$", &json!({}));
     assert!(other.success && other.errors().is_empty() && files(&other).len() == 1, "{other:#?}");
     let itself = names(&root, "^lost$", &json!({}));
     assert!(files(&itself).is_empty() && has_error(&itself, "lost"), "{itself:#?}");
+    let search = |mut search: Value, options: Value| {
+        (search["paths"], search["options"]) = (json!([root]), options);
+        run(&search)
+    };
+    let all = json!({"matchall": true});
+    // There is no content, no hash and no size that could be missed.
+    for wanted in [
+        json!({"contents": ["needle"]}),
+        json!({"contents": ["!nowhere"]}),
+        json!({"names": ["^(a|lost)"], "contents": ["needle"]}),
+        json!({"sizes": ["<1m"]}),
+        json!({"contents": ["needle"], "modes": ["."]}),
+    ] {
+        let result = search(wanted.clone(), all.clone());
+        assert!(result.success && result.errors().is_empty() && files(&result).len() == 1, "{wanted}: {result:#?}");
+    }
+    for missed in [json!({"names": ["^lost$"], "mtimes": ["<90000d"]}), json!({"modes": ["^L"]})] {
+        assert!(has_error(&search(missed.clone(), all.clone()), "lost"), "{missed}");
+    }
+    // Each check by itself: the name finds the link, whatever the content is.
+    let any = search(json!({"names": ["^lost$"], "contents": ["needle"]}), json!({}));
+    assert!(has_error(&any, "/lost:") && !has_error(&any, "lost-too"), "{any:#?}");
+    // What may lie behind a circle is not known.
+    symlink("circle", root.join("d/circle")).unwrap();
+    let circle = search(json!({"contents": ["needle"]}), all);
+    assert!(has_error(&circle, "circle") && circle.errors().len() == 1, "{circle:#?}");
 }
 
 #[test]

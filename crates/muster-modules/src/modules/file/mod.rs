@@ -18,6 +18,7 @@ use crate::arguments::{ArgumentError, Flag, Given};
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
 use crate::result::{ModuleResult, to_value};
 use crate::sandbox::Needs;
+use evaluate::LostLinks;
 pub(super) use parameters::paths_check;
 pub(crate) use parameters::{Parameters, Search};
 use std::collections::BTreeMap;
@@ -82,7 +83,7 @@ impl Typed for File {
     }
 
     fn answer(parameters: Parameters, context: &Context) -> Result<ModuleResult, Refused> {
-        let mut run = evaluate::Run::new(parameters, context)?;
+        let mut run = evaluate::Run::new(parameters, LostLinks::Interesting, context)?;
         let (reporter, kept) = (report::Reporter::of(&run), run.kept.clone());
         let so_far = reporter.clone();
         context.progress.so_far(move || so_far.report(kept.now(), false));
@@ -100,9 +101,13 @@ impl Typed for File {
     }
 }
 
-/// A search for files that another module looks into.
+/// A search for files that another module looks into. A link that leads nowhere has no content that could be missed, and is
+/// no error of it.
 #[derive(Debug, Clone)]
-pub struct FileSearch(Parameters);
+pub struct FileSearch {
+    parameters: Parameters,
+    lost_links: LostLinks,
+}
 
 /// What such a search found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,7 +154,12 @@ impl FileSearch {
         let search = Search::from_flags(&crate::arguments::given(&File, &crate::arguments::words(line)?)?);
         let parameters = Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) };
         parameters.validate().map_err(|Refused(why)| ArgumentError::Refused { module: File::INFO.name, why })?;
-        Ok(Self(parameters))
+        Ok(Self::from(parameters))
+    }
+
+    /// The same, for files that are found by their names alone: a link that leads nowhere is an error where it would be found.
+    pub(crate) fn of_names(self) -> Self {
+        Self { lost_links: LostLinks::Interesting, ..self }
     }
 
     /// Searches.
@@ -162,20 +172,20 @@ impl FileSearch {
 
     /// Prepares the search, for whoever wants to know what was found before its end.
     pub(crate) fn begin(self, context: &Context) -> Result<Searching, Refused> {
-        self.0.validate()?;
-        evaluate::Run::new(self.0, context).map(Searching)
+        self.parameters.validate()?;
+        evaluate::Run::new(self.parameters, self.lost_links, context).map(Searching)
     }
 }
 
 impl From<Search> for FileSearch {
     fn from(search: Search) -> Self {
-        Self(Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) })
+        Self::from(Parameters { searches: BTreeMap::from([(COMMAND_LINE_LABEL.to_owned(), search)]) })
     }
 }
 
 impl From<Parameters> for FileSearch {
     fn from(parameters: Parameters) -> Self {
-        Self(parameters)
+        Self { parameters, lost_links: LostLinks::Uninteresting }
     }
 }
 

@@ -242,10 +242,10 @@ fn links_pipes_and_what_cannot_be_read_end_nothing() {
     let result = run(dir.path(), json!({"s": search}));
     let want = ["etc/link", "etc/passwd", "etc/shadow"].map(String::from);
     assert_eq!(found(dir.path(), &result, "s"), BTreeSet::from(want));
-    assert_eq!(result.statistics["openfailed"], json!(3), "{:#?}", result.errors());
+    assert_eq!(result.statistics["openfailed"], json!(2), "{:#?}", result.errors());
     let said = |text: &str| result.errors().iter().any(|error| error.contains(text));
     assert!(!result.success && said("is neither a directory nor a plain file"), "a pipe was asked for");
-    assert!(said("too many levels of symbolic links") && said("broken: no such file or directory"), "{result:#?}");
+    assert!(said("too many levels of symbolic links") && !said("broken"), "{result:#?}");
     assert_eq!(result.statistics["missing"], json!([dir.path().join("nosuch")]));
 }
 
@@ -253,7 +253,8 @@ fn links_pipes_and_what_cannot_be_read_end_nothing() {
 fn only_so_many_errors_are_returned() {
     let dir = tree();
     for number in 0..40 {
-        symlink("gone", dir.path().join(format!("etc/broken{number}"))).unwrap();
+        let circle = format!("etc/circle{number}");
+        symlink(dir.path().join(&circle), dir.path().join(&circle)).unwrap();
     }
     let errors = |options: Value| {
         let result = run(dir.path(), json!({"s": {"paths": ["etc"], "names": ["x"], "options": options}}));

@@ -38,6 +38,13 @@ impl Seen {
     }
 }
 
+/// What files are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    Content,
+    Names,
+}
+
 /// What an object gives to its tests, or why it gives nothing.
 type Prepared = Result<Vec<Seen>, String>;
 
@@ -245,7 +252,7 @@ impl Machine<'_> {
         let expression = pattern::compile(&content.expression)?;
         group_check(&expression, source, "filecontent expression")?;
         let (mut values, mut found) = (Vec::new(), Vec::new());
-        for path in self.files(&content.path, &content.file, variables)? {
+        for path in self.files((&content.path, &content.file), variables, For::Content)? {
             let identifier = path.to_string_lossy().into_owned();
             let mut has_match = false;
             self.lines(&path, |line| {
@@ -268,7 +275,7 @@ impl Machine<'_> {
     fn file_name(&mut self, source: &Source<'_>, name: &FileName, variables: &[&Variable]) -> Prepared {
         let expression = pattern::compile(&expand(&name.file, variables))?;
         group_check(&expression, source, "filename file")?;
-        let files = self.files(&name.path, &name.file, variables)?;
+        let files = self.files((&name.path, &name.file), variables, For::Names)?;
         let named = |path: &PathBuf| {
             let file_name = path.file_name().unwrap_or_default().to_string_lossy();
             let groups = expression.captures(&file_name)?;
@@ -310,7 +317,7 @@ impl Machine<'_> {
     fn has_line(&mut self, line: &HasLine, variables: &[&Variable]) -> Prepared {
         let expression = pattern::compile(&line.expression)?;
         let mut values = Vec::new();
-        for path in self.files(&line.path, &line.file, variables)? {
+        for path in self.files((&line.path, &line.file), variables, For::Content)? {
             let mut found = false;
             let was_read = self.lines(&path, |line| {
                 found = expression.is_match(line);
@@ -324,7 +331,12 @@ impl Machine<'_> {
     }
 
     /// Returns the files below a path whose name matches.
-    fn files(&mut self, path: &str, name: &str, variables: &[&Variable]) -> Result<Vec<PathBuf>, String> {
+    fn files(
+        &mut self,
+        (path, name): (&str, &str),
+        variables: &[&Variable],
+        purpose: For,
+    ) -> Result<Vec<PathBuf>, String> {
         let path = expand(path, variables);
         // What is not on this machine has no files; that is an answer.
         if std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
@@ -333,7 +345,11 @@ impl Machine<'_> {
         let mut search =
             Search { paths: vec![path.clone()], names: vec![expand(name, variables)], ..Search::default() };
         (search.options.maxdepth, search.options.matchlimit, search.options.matchall) = (DEPTH, FILES_MAX, true);
-        let found = FileSearch::from(search).find(self.context).map_err(|refused| refused.0)?;
+        let search = match purpose {
+            For::Content => FileSearch::from(search),
+            For::Names => FileSearch::from(search).of_names(),
+        };
+        let found = search.find(self.context).map_err(|refused| refused.0)?;
         if !found.cuts.is_empty() {
             self.cuts.insert(format!("{path}: no more than the first {} files were looked at", found.files.len()));
         }

@@ -229,6 +229,7 @@ fn values_are_put_together_for_each_file() {
 fn what_could_not_be_looked_at_is_said() {
     let dir = machine();
     symlink("nosuch", dir.path().join("etc/broken.conf")).unwrap();
+    symlink("circle.conf", dir.path().join("etc/circle.conf")).unwrap();
     let root = dir.path().join("etc");
     let line = |name: &str, path: std::path::PathBuf| json!({"object": name, "hasline": {"path": path, "file": "\\.conf$", "expression": "^minor"}});
     let document = json!({
@@ -237,8 +238,17 @@ fn what_could_not_be_looked_at_is_said() {
     });
     let result = Scribe.run(&json!({"scribedoc": document}), &context(dir.path()));
     assert!(result.success && result.foundanything, "{result:?}");
-    let error = format!("ERROR: open {}: no such file or directory", root.join("broken.conf").display());
-    assert_eq!(result.errors(), [error], "once, however many look there, and nothing of what is not on this machine");
+    let error = format!("ERROR: open {}: too many levels of symbolic links", root.join("circle.conf").display());
+    let want = [error];
+    assert_eq!(result.errors(), want, "once, however many look there, and nothing of what is not on this machine");
+    // What leads nowhere has no content, but it has a name.
+    let named = |file: &str| {
+        let object = json!({"object": "n", "filename": {"path": root, "file": file}});
+        let document = json!({"objects": [object], "tests": [{"test": "t", "object": "n"}]});
+        Scribe.run(&json!({"scribedoc": document}), &context(dir.path())).errors().to_vec()
+    };
+    assert!(named("^(broken)")[0].contains("broken.conf: no such file"), "{:?}", named("^(broken)"));
+    assert!(named("^(a)\\.conf$").is_empty());
 }
 
 #[test]

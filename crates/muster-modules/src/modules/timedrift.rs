@@ -19,6 +19,8 @@ pub(crate) struct Timedrift;
 const SERVERS: &[&str] = &["time.nist.gov", "0.pool.ntp.org", "1.pool.ntp.org", "2.pool.ntp.org", "3.pool.ntp.org"];
 /// How long one server may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// Where a machine names the servers that it asks itself.
+const NTP_CONF: &str = "/etc/ntp.conf";
 /// Servers taken from the machine's configuration, at most.
 const SERVERS_MAX: usize = 16;
 /// Seconds from 1900, where the protocol begins, to 1970.
@@ -47,6 +49,9 @@ struct Elements {
 #[serde(default)]
 struct Statistics {
     exectime: String,
+    /// Which servers are asked, where the machine names none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ntpstats: Vec<Server>,
 }
@@ -97,11 +102,14 @@ impl Typed for Timedrift {
         let mut found = true;
         if !parameters.drift.is_empty() {
             let allowed = gotext::parse_duration(&parameters.drift).map_err(Refused)?;
-            let servers = servers(context, &mut errors);
-            check(&servers, allowed, context, &mut elements, &mut statistics);
+            let Servers { all, own, note } = servers(context, &mut errors);
+            statistics.note = note;
+            check(&all, allowed, context, &mut elements, &mut statistics);
             // Without an answer it is neither within nor out of what is allowed.
             found = elements.hascheckeddrift && !elements.iswithindrift;
-            if !elements.hascheckeddrift {
+            if elements.hascheckeddrift {
+                errors.extend(statistics.own_silence(own));
+            } else {
                 let asked = statistics.ntpstats.len();
                 errors.push(format!("none of {asked} servers answered, so how far the time is off is not known"));
             }
@@ -123,6 +131,7 @@ impl Typed for Timedrift {
         let statistics: Option<Statistics> = serde_json::from_value(result.statistics.clone()).unwrap_or_default();
         if let Some(statistics) = statistics {
             out.push(format!("stat: execution time was {}", statistics.exectime));
+            out.extend(Some(statistics.note).filter(|note| !note.is_empty()).map(|note| format!("stat: {note}")));
             out.extend(statistics.ntpstats.iter().map(Server::line));
         }
         let ended = if result.success { "succeeded" } else { "failed" };
@@ -144,6 +153,15 @@ impl Elements {
     }
 }
 
+impl Statistics {
+    /// Says that none of the machine's `own` servers, which are asked first, answered; `None` where one did, or there are none.
+    fn own_silence(&self, own: usize) -> Option<String> {
+        let is_silent = own > 0 && self.ntpstats.iter().take(own).all(|server| !server.reachable);
+        let other = self.ntpstats.iter().find(|server| server.reachable).filter(|_| is_silent)?;
+        Some(format!("none of the {own} servers in {NTP_CONF} answered: the time is compared with {}", other.host))
+    }
+}
+
 impl Server {
     fn line(&self) -> String {
         if !self.reachable {
@@ -155,18 +173,35 @@ impl Server {
     }
 }
 
-/// Returns the servers that the machine itself asks, then the well-known ones.
-fn servers(context: &Context, errors: &mut Vec<String>) -> Vec<String> {
-    let mut servers = Vec::new();
-    match reading::text(&context.path("/etc/ntp.conf")) {
-        Ok(text) => servers.extend(configured(&text)),
-        Err(error) => errors.push(format!(
-            "Using backup NTP hosts. Failed to read /etc/ntp.conf with error 'open /etc/ntp.conf: {}'",
-            gotext::reason(&error)
-        )),
+/// Whom to ask for the time.
+#[derive(Debug, PartialEq, Eq)]
+struct Servers {
+    /// In this order.
+    all: Vec<String>,
+    /// How many of them the machine itself names.
+    own: usize,
+    /// What is to be known of them; empty when nothing is.
+    note: String,
+}
+
+/// Returns the servers that the machine itself asks, then the well-known ones. Most machines have no such file, and that is
+/// no error; one that cannot be read may name servers.
+fn servers(context: &Context, errors: &mut Vec<String>) -> Servers {
+    let mut all = Vec::new();
+    let mut note = String::new();
+    let path = context.path(NTP_CONF);
+    match reading::text(&path) {
+        Ok(text) => all.extend(configured(&text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            note = format!("there is no {NTP_CONF}: well-known servers are asked");
+        }
+        Err(error) => {
+            errors.push(format!("{}: well-known servers are asked instead", reading::open_error(&path, &error)));
+        }
     }
-    servers.extend(SERVERS.iter().map(|name| (*name).to_owned()));
-    servers
+    let own = all.len();
+    all.extend(SERVERS.iter().map(|name| (*name).to_owned()));
+    Servers { all, own, note }
 }
 
 fn configured(text: &str) -> impl Iterator<Item = String> {
@@ -278,6 +313,41 @@ mod tests {
     fn the_machines_own_servers_are_asked_first() {
         let text = "# server old\nserver ntp1.example iburst\npool x\nserver\n  server ntp2.example\n";
         assert_eq!(configured(text).collect::<Vec<_>>(), ["ntp1.example", "ntp2.example"]);
+    }
+
+    #[test]
+    fn a_machine_without_a_list_of_servers_is_whole_and_one_that_cannot_be_read_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let asked = || {
+            let mut errors = Vec::new();
+            let Servers { all, own, note } = servers(&context(dir.path()), &mut errors);
+            assert_eq!(all[own..], *SERVERS);
+            (own, note, errors)
+        };
+        assert_eq!(asked(), (0, "there is no /etc/ntp.conf: well-known servers are asked".to_owned(), Vec::new()));
+        let conf = dir.path().join("etc/ntp.conf");
+        std::fs::create_dir_all(&conf).unwrap();
+        let (own, note, errors) = asked();
+        assert!((own, note.as_str()) == (0, "") && errors[0].contains("ntp.conf"), "{errors:?}");
+        std::fs::remove_dir(&conf).unwrap();
+        std::fs::write(&conf, "server ntp1.example\n").unwrap();
+        assert_eq!(asked(), (1, String::new(), Vec::new()));
+    }
+
+    #[test]
+    fn that_none_of_the_machines_own_servers_answered_is_an_error() {
+        let of = |reachable: &[bool]| {
+            let server = |(reachable, host): (&bool, _)| Server { reachable: *reachable, host, ..Server::default() };
+            let names = ["a", "b", "c"].map(str::to_owned);
+            Statistics { ntpstats: reachable.iter().zip(names).map(server).collect(), ..Statistics::default() }
+        };
+        let silent = of(&[false, false, true]).own_silence(2).unwrap();
+        assert_eq!(silent, "none of the 2 servers in /etc/ntp.conf answered: the time is compared with c");
+        assert_eq!(of(&[false, true]).own_silence(2), None);
+        assert_eq!(of(&[false, true]).own_silence(0), None, "it names none");
+        let noted = Statistics { note: "n".to_owned(), ..of(&[true]) };
+        let result = ModuleResult::ran(false, Elements::default(), &noted);
+        assert!(Timedrift::lines(&result, Lines::All).contains(&"stat: n".to_owned()));
     }
 
     #[test]

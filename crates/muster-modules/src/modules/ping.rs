@@ -170,7 +170,7 @@ impl Typed for Ping {
     fn lines(result: &ModuleResult, lines: Lines) -> Vec<String> {
         // A result that failed has none: nothing was reached for, and so nothing was not reached.
         let elements: Option<Elements> = serde_json::from_value(result.elements.clone()).unwrap_or_default();
-        let mut out = elements.map_or_else(Vec::new, |elements| elements.into_lines(result.foundanything, lines));
+        let mut out = elements.map_or_else(Vec::new, |elements| elements.into_lines(result, lines));
         if lines == Lines::All {
             out.extend(result.errors().iter().cloned());
         }
@@ -179,17 +179,18 @@ impl Typed for Ping {
 }
 
 impl Elements {
-    fn into_lines(self, found: bool, lines: Lines) -> Vec<String> {
+    /// That a machine cannot be reached is what a ping found out, like that it can. Where nothing could be sent, neither is known.
+    fn into_lines(self, result: &ModuleResult, lines: Lines) -> Vec<String> {
         let Self { protocol, resolvedhost, .. } = &self;
         let mut out = Vec::new();
-        if found {
-            out.push(format!("{protocol} ping of {resolvedhost} succeeded. Target is reachable."));
+        match (result.foundanything, result.success) {
+            (true, _) => out.push(format!("{protocol} ping of {resolvedhost} succeeded. Target is reachable.")),
+            (false, true) => out.push(format!("{protocol} ping of {resolvedhost} failed. Target is unreachable.")),
+            (false, false) if lines == Lines::Found => {}
+            (false, false) => out.push(format!("{protocol} ping of {resolvedhost} could not be sent.")),
         }
         if lines == Lines::Found {
             return out;
-        }
-        if !found {
-            out.push(format!("{protocol} ping of {resolvedhost} failed. Target is no reachable."));
         }
         out.extend(self.latencies.iter().zip(1..).map(|(latency, number)| self.line(number, *latency)));
         out.extend(self.failures.into_iter().flatten());
@@ -353,14 +354,19 @@ mod tests {
         assert!(result.success && !result.foundanything, "{result:?}");
         assert_eq!(result.elements["latencies"], json!([-1, -1]));
         assert_eq!(lines[1], "ping #1 failed, target was unreachable");
+        let unreachable = format!("tcp ping of 127.0.0.1:{port} (127.0.0.1) failed. Target is unreachable.");
+        assert_eq!(lines[0], unreachable);
+        assert_eq!(<Ping as Typed>::lines(&result, Lines::Found), [unreachable], "it is what was found out");
     }
 
     #[test]
     fn what_could_not_be_sent_is_no_answer_of_the_other_side() {
         // The system lets nobody send to all machines who did not ask to.
         let parameters = json!({"destination": "255.255.255.255", "destinationport": 9, "protocol": "udp", "count": 2, "timeout": 1});
-        let (result, _) = ping(&parameters);
+        let (result, lines) = ping(&parameters);
         assert!(!result.success && !result.foundanything && result.errors().len() == 2, "{result:?}");
+        assert!(lines[0].ends_with(" could not be sent."), "{lines:?}");
+        assert!(<Ping as Typed>::lines(&result, Lines::Found).is_empty(), "it is not known whether it can be reached");
         assert!(result.errors()[0].starts_with("ping #1 failed with error: "), "{result:?}");
         for words in [["-c", "0"], ["-t", "0"]] {
             let words: Vec<_> = ["-d", "host"].iter().chain(&words).map(|word| (*word).to_owned()).collect();

@@ -124,6 +124,8 @@ struct Counts {
     filtered: u64,
     /// Of these, rows of machines that have not answered.
     unanswered: u64,
+    /// Of these, answers of machines without a path of the question.
+    missing: u64,
     /// Shown, with errors, or not to the end.
     partial: u64,
     /// Left out: not their machine's.
@@ -277,6 +279,7 @@ impl Sink {
         if !(has_status && is_found) {
             self.counts.filtered += 1;
             self.counts.unanswered += u64::from(!answer.is_of_machine());
+            self.counts.missing += u64::from(!answer.missing().is_empty());
             return Ok(());
         }
         self.counts.shown += 1;

@@ -37,6 +37,6 @@ mod reading;
 pub use arguments::{ArgumentError, help, params_from_args};
 pub use message::Message;
 pub use module::{Context, Effect, Lines, Module, ModuleInfo, Privilege, Refused, Stop, Typed};
-pub use result::ModuleResult;
+pub use result::{ModuleResult, missing};
 pub use run::{run, run_here};
 pub use sandbox::Needs;

@@ -74,8 +74,13 @@ impl ModuleResult {
 
     /// Returns the line that says which paths of the question are not on this machine; nothing when all are.
     pub fn missing_line(&self) -> Option<String> {
-        let paths: Vec<_> = self.statistics.get(MISSING)?.as_array()?.iter().filter_map(Value::as_str).collect();
+        let paths = missing(&self.statistics);
         (!paths.is_empty()).then(|| format!("Not on this machine: {}", paths.join(", ")))
+    }
+
+    /// Returns the paths of the question that are not on this machine.
+    pub fn missing(&self) -> Vec<&str> {
+        missing(&self.statistics)
     }
 
     fn count(&mut self, name: &str, values: &[String]) {
@@ -94,6 +99,12 @@ impl ModuleResult {
     pub fn errors(&self) -> &[String] {
         self.errors.as_deref().unwrap_or_default()
     }
+}
+
+/// Returns the paths of the question that are not on the machine whose statistics these are.
+pub fn missing(statistics: &Value) -> Vec<&str> {
+    let paths = statistics.get(MISSING).and_then(Value::as_array);
+    paths.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// Makes JSON of a module's own types, which hold nothing that JSON cannot write.

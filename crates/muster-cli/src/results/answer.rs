@@ -8,7 +8,7 @@ use crate::commands::action::order::Order;
 use crate::known::{Book, Standing, plain};
 use crate::output::machine_name;
 use muster_api::actions::{CommandRow, ResultProof};
-use muster_modules::{Lines, ModuleResult, registry};
+use muster_modules::{Lines, ModuleResult, missing, registry};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
@@ -41,6 +41,8 @@ struct Head {
     success: Option<bool>,
     #[serde(default)]
     errors: Option<Vec<String>>,
+    #[serde(default)]
+    statistics: serde_json::Value,
 }
 
 /// What a machine did whose command was called back.
@@ -135,6 +137,12 @@ impl<'a> Answer<'a> {
         self.row.status == "success" && self.heads.as_ref().is_some_and(|heads| heads.iter().all(is_done))
     }
 
+    /// Paths of the question that are not on the machine, by its own word, each once. That nothing was found there is an
+    /// answer, and a misspelt path looks the same.
+    pub(super) fn missing(&self) -> BTreeSet<&str> {
+        self.heads.iter().flatten().flat_map(|head| missing(&head.statistics)).collect()
+    }
+
     /// What the machine is called: by the book, else by the server.
     pub(super) fn host(&self) -> &str {
         if self.name.is_empty() { &self.servers } else { &self.name }
@@ -200,6 +208,7 @@ impl<'a> Answer<'a> {
             status: &self.row.status,
             found: self.found(),
             whole: self.is_whole(),
+            missing: self.missing(),
             order: order.digest.map(|digest| OrderLine {
                 name: &order.name,
                 signed_sha256: hex::encode(digest),
@@ -264,6 +273,7 @@ impl<'a> Answer<'a> {
         if (found_nothing && results.is_some()) || values.is_empty() {
             values.insert("(nothing found)".to_owned());
         }
+        values.extend(self.missing().into_iter().map(|path| format!("(not on this machine) {path}")));
         values
     }
 }
@@ -283,6 +293,8 @@ struct Line<'a> {
     status: &'a str,
     found: Option<bool>,
     whole: bool,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    missing: BTreeSet<&'a str>,
     order: Option<OrderLine<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<&'a RawValue>,

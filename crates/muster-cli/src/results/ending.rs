@@ -97,7 +97,7 @@ impl Sink {
 
     /// Says why no result is shown: that differs much.
     pub(super) fn nothing(&self, action: &ActionSummary) -> String {
-        let Counts { filtered, unanswered, broken, unsigned, unknown, .. } = self.counts;
+        let Counts { filtered, unanswered, missing, broken, unsigned, unknown, .. } = self.counts;
         let left_out = broken + unknown + if self.which.unproven { 0 } else { unsigned };
         let answered = filtered - unanswered;
         let mut said = Vec::new();
@@ -105,7 +105,11 @@ impl Sink {
             said.push(format!("{left_out} were left out"));
         }
         if answered > 0 && self.which.status.is_none() {
-            said.push(format!("{answered} machines answered and found nothing"));
+            let absent = match missing {
+                0 => String::new(),
+                missing => format!(", {missing} of them because a path of the question is not there"),
+            };
+            said.push(format!("{answered} machines answered and found nothing{absent}"));
         } else if answered > 0 {
             said.push(format!("{answered} answers are other ones than --status and --found ask for"));
         }

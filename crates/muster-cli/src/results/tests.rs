@@ -89,6 +89,36 @@ fn failures_errors_and_nothing_are_values_too() {
 }
 
 #[test]
+fn a_path_that_is_not_on_a_machine_is_named_beside_what_was_found() {
+    let answer = |found: bool, missing: &serde_json::Value| {
+        json!([{"foundanything": found, "success": true, "errors": null, "elements": "e",
+            "statistics": {"missing": missing}}])
+    };
+    let modules = ["memory".to_owned()];
+    let nothing = answer(false, &json!(["/nosuch", "/nor-this"]));
+    let want = ["(nothing found)", "(not on this machine) /nor-this", "(not on this machine) /nosuch"];
+    assert_eq!(values(&row(1, "a", &nothing), &modules), BTreeSet::from(want.map(str::to_owned)));
+    let beside = values(&row(1, "a", &answer(true, &json!(["/nosuch"]))), &modules);
+    assert_eq!(beside, BTreeSet::from(["\"e\"", "(not on this machine) /nosuch"].map(str::to_owned)));
+    // What another module calls so is passed over.
+    assert_eq!(values(&row(1, "a", &answer(true, &json!(7))), &modules), BTreeSet::from(["\"e\"".to_owned()]));
+    let order = order("true", None);
+    let json = |row: &CommandRow| -> serde_json::Value {
+        let answer = Answer::new(row, false, &Book::at(std::path::Path::new("/nonexistent")).unwrap());
+        serde_json::from_str(&answer.json(&order).unwrap()).unwrap()
+    };
+    let line = json(&row(1, "a", &nothing));
+    assert_eq!((&line["missing"], &line["whole"]), (&json!(["/nor-this", "/nosuch"]), &json!(true)));
+    assert_eq!(json(&row(1, "a", &found(&json!(1)))).get("missing"), None);
+    let mut asked = sink_of(Format::Table, order, Shown { found: true, ..Shown::default() });
+    asked.take(&row(1, "a", &nothing)).unwrap();
+    asked.take(&row(2, "b", &answer(false, &json!(null)))).unwrap();
+    let said = asked.nothing(&stands("completed", 2));
+    assert_eq!(said, "No results: 2 machines answered and found nothing, 1 of them because a path of the question is not there.");
+    assert!(asked.end(&stands("completed", 2)).unwrap().check().is_ok(), "it is an honest nothing");
+}
+
+#[test]
 fn known_modules_write_their_own_lines() {
     let listed = json!([{"foundanything": true, "success": true, "errors": null, "statistics": {},
         "elements": {"s1": [{"file": "/etc/passwd", "fileinfo": {"size": 7.0, "mode": "-rw-r--r--", "lastmodified": "x"}}]}}]);

@@ -8,9 +8,46 @@ use super::program;
 use crate::module::Context;
 pub(super) use crate::packages::Package;
 use crate::packages::{DPKG_PARTS, DPKG_STATUS, DpkgList, Listed, RPM_DATABASES, apk, apk_list, dpkg};
-use crate::reading;
+use crate::{pattern, reading};
+use regex::Regex;
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// An expression over names of packages. Where it has a colon, it is held against names with their architectures too, as dpkg
+/// writes them: `libc6:amd64`.
+#[derive(Debug)]
+pub(super) struct NameRegex {
+    regex: Regex,
+    has_colon: bool,
+}
+
+impl NameRegex {
+    /// Reads an expression.
+    ///
+    /// # Errors
+    /// It is none; the text says why.
+    pub(super) fn compile(expression: &str) -> Result<Self, String> {
+        // What stands for itself: no colon of `(?:`, `(?i:` or `[[:alpha:]]`.
+        let bare = Regex::new(r"\(\?[a-zA-Z-]*:|\[:\^?[a-z]+:\]").map_err(|error| error.to_string())?;
+        let has_colon = bare.replace_all(expression, "").contains(':');
+        Ok(Self { regex: pattern::compile(expression)?, has_colon })
+    }
+
+    /// Returns the name of the package by which the expression means it; `None` when it means another.
+    pub(super) fn name_of<'a>(&self, package: &'a Package) -> Option<Cow<'a, str>> {
+        if self.regex.is_match(&package.name) {
+            return Some(Cow::Borrowed(&package.name));
+        }
+        let full = full_name(package);
+        (self.has_colon && self.regex.is_match(&full)).then_some(Cow::Owned(full))
+    }
+}
+
+/// Returns a package's name with its architecture, as dpkg writes it.
+pub(super) fn full_name(package: &Package) -> String {
+    format!("{}:{}", package.name, package.arch)
+}
 
 /// Where dpkg keeps what it has not yet written into its list.
 const DPKG_UPDATES: &str = "/var/lib/dpkg/updates";

@@ -4,7 +4,7 @@
 //! machine without packages.
 
 use super::list::at_most;
-use super::packages::{Inventory, Package};
+use super::packages::{Inventory, NameRegex, Package};
 use crate::arguments::{ArgumentError, Flag, Given};
 use crate::gotext;
 use crate::module::{Context, Effect, Lines, ModuleInfo, Privilege, Refused, Typed};
@@ -39,14 +39,14 @@ struct Elements {
 }
 
 impl Parameters {
-    fn names(&self) -> Result<Vec<Regex>, Refused> {
+    fn names(&self) -> Result<Vec<NameRegex>, Refused> {
         if self.pkgmatch.matches.is_empty() {
             return Err(Refused("must specify at least one package to match".to_owned()));
         }
         if self.pkgmatch.matches.len() > SEARCH_VALUES_MAX {
             return Err(Refused(format!("there are more than {SEARCH_VALUES_MAX} packages to match")));
         }
-        self.pkgmatch.matches.iter().map(|name| pattern::compile(name).map_err(Refused)).collect()
+        self.pkgmatch.matches.iter().map(|name| NameRegex::compile(name).map_err(Refused)).collect()
     }
 
     /// Returns the expression for versions, and whether it is turned round.
@@ -71,7 +71,11 @@ impl Typed for Pkg {
     };
     const EXAMPLE: &'static str = "-name '^openssl$' -version '^1\\.'";
     const FLAGS: &'static [Flag] = &[
-        Flag::texts("name", "REGEX", "the package's name matches"),
+        Flag::texts(
+            "name",
+            "REGEX",
+            "the package's name matches, or where the expression has a colon, the name with its architecture: ^libc6:amd64$",
+        ),
         Flag::text("version", "REGEX", "the package's version matches; !REGEX: it does not"),
     ];
 
@@ -93,7 +97,7 @@ impl Typed for Pkg {
         for name in &names {
             let right = |package: &&Package| {
                 let version = version.as_ref();
-                name.is_match(&package.name)
+                name.name_of(package).is_some()
                     && version.is_none_or(|(inverse, regex)| regex.is_match(&package.version) != *inverse)
             };
             packages.extend(installed.iter().filter(right).cloned());
@@ -179,6 +183,34 @@ Architecture: i386
         assert_eq!(find(&["."], "^2\\."), ["libc6 2.36-9"]);
         assert_eq!(find(&["."], "!^2\\."), ["bash 5.2.15-2+b8", "base 12.4"]);
         assert!(find(&["gone"], "").is_empty());
+    }
+
+    #[test]
+    fn a_name_with_an_architecture_means_that_architecture() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("var/lib/dpkg")).unwrap();
+        let one = |name: &str, arch: &str, version: &str| {
+            format!("Package: {name}\nStatus: install ok installed\nArchitecture: {arch}\nVersion: {version}\n\n")
+        };
+        let list = [one("libc6", "amd64", "2"), one("libc6", "i386", "1"), one("tzdata", "all", "3")].concat();
+        fs::write(dir.path().join("var/lib/dpkg/status"), list).unwrap();
+        let find =
+            |name: &str, version: &str| names(&dir, &json!({"pkgmatch": {"matches": [name]}, "vermatch": version}));
+        for (name, want) in [
+            ("libc6:amd64", &["libc6 2"][..]),
+            ("^libc6:i386$", &["libc6 1"]),
+            ("^tzdata:all$", &["tzdata 3"]),
+            (":(amd64|all)$", &["libc6 2", "tzdata 3"]),
+            ("^libc6:arm64$", &[]),
+            ("^libc6$", &["libc6 2", "libc6 1"]),
+            // A colon of the expression's own grammar asks for none.
+            ("^(?:lib).*64$", &[]),
+            ("(?i:AMD64)", &[]),
+            ("^[[:alpha:]]+$", &["tzdata 3"]),
+        ] {
+            assert_eq!(find(name, ""), want, "{name}");
+        }
+        assert!(find("^libc6:amd64$", "^1").is_empty());
     }
 
     #[test]

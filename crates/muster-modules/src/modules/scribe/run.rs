@@ -7,11 +7,12 @@ use super::versions::Order;
 use super::{SubResult, TestResult};
 use crate::module::Context;
 use crate::modules::file::{FileSearch, Search};
-use crate::modules::packages::Inventory;
+use crate::modules::packages::{Inventory, NameRegex, full_name};
 use crate::pattern;
 use crate::reading;
 use muster_core::limits::MODULE_FOUND_MAX;
 use regex::Regex;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -228,18 +229,16 @@ impl Machine<'_> {
         };
         let name = expand(&package.name, variables);
         let collected =
-            (!package.collectmatch.is_empty()).then(|| pattern::compile(&package.collectmatch)).transpose()?;
+            (!package.collectmatch.is_empty()).then(|| NameRegex::compile(&package.collectmatch)).transpose()?;
         let mut found = Vec::new();
         for have in packages {
-            let full = format!("{}:{}", have.name, have.arch);
-            // An architecture counts only where one is asked for: an expression without a colon means names.
+            // An architecture counts only where one is asked for: without a colon, names are meant.
             let identifier = match &collected {
-                None if have.name == name => &have.name,
-                None if full == name => &full,
-                Some(collected) if collected.is_match(&have.name) => &have.name,
-                Some(collected) if collected.as_str().contains(':') && collected.is_match(&full) => &full,
-                _ => continue,
+                Some(collected) => collected.name_of(have),
+                None if have.name == name => Some(Cow::Borrowed(have.name.as_str())),
+                None => Some(Cow::Owned(full_name(have))).filter(|full| **full == name),
             };
+            let Some(identifier) = identifier else { continue };
             found.push(Seen { order: Order::of(&have.kind), ..Seen::new(identifier, &have.version) });
         }
         if package.onlynewest {

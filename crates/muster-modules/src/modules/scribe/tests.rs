@@ -407,6 +407,7 @@ fn case_14_an_architecture_in_a_name_means_that_architecture() {
     assert!(seen(json!({"name": "lib:arm64"})).is_empty());
     assert_eq!(seen(json!({"name": "x", "collectmatch": "^lib:i"})), [sub("lib:i386", true)]);
     assert_eq!(seen(json!({"name": "x", "collectmatch": "^lib$"})).len(), 2);
+    assert!(seen(json!({"name": "x", "collectmatch": "^(?:l).*64$"})).is_empty(), "the colon is the expression's own");
 }
 
 #[test]

@@ -64,6 +64,8 @@ impl Default for Patience {
 pub enum Ended {
     /// With an answer, good or bad.
     Answered(ModuleResult),
+    /// With an answer, after it was asked to end because its time was nearly over.
+    AnsweredLate(ModuleResult),
     /// Its time was over.
     TimedOut(Duration),
     /// It was asked to stop, and gave no answer.
@@ -89,7 +91,7 @@ impl Ended {
     /// Returns the result to report for the module called `name`.
     pub fn into_result(self, name: &str) -> ModuleResult {
         let why = match self {
-            Self::Answered(result) => return result,
+            Self::Answered(result) | Self::AnsweredLate(result) => return result,
             Self::TimedOut(time) => format!("did not answer within {}", crate::gotext::duration(rounded(time))),
             Self::Stopped => "was stopped".to_owned(),
             Self::TooMuch(bytes) => format!("answered with more than {bytes} bytes"),
@@ -216,7 +218,7 @@ impl Process {
         // A module that ends before its time is over can still say what it found.
         let early = STOP_TIME.min(patience.time / 2);
         let mut wished: Option<Instant> = None;
-        let mut is_stopping = false;
+        let (mut is_stopping, mut is_late) = (false, false);
         loop {
             let Some(left) = patience.time.checked_sub(begun.elapsed()) else {
                 return Ended::TimedOut(patience.time);
@@ -228,6 +230,7 @@ impl Process {
                 return Ended::Stopped;
             }
             if (wished.is_some() || left <= early) && !std::mem::replace(&mut is_stopping, true) {
+                is_late = wished.is_none();
                 self.to_write.extend_from_slice(Message::stop().to_line().as_bytes());
             }
             self.wait(left.min(LOOK));
@@ -236,7 +239,12 @@ impl Process {
             match self.read() {
                 _ if self.answer.len() > patience.output_bytes => return Ended::TooMuch(patience.output_bytes),
                 Heard::Goes => {}
-                Heard::Line | Heard::Closed => return self.close(),
+                Heard::Line | Heard::Closed => {
+                    return match self.close() {
+                        Ended::Answered(result) if is_late => Ended::AnsweredLate(result),
+                        ended => ended,
+                    };
+                }
             }
         }
     }

@@ -65,6 +65,39 @@ impl Status {
     }
 }
 
+/// How long a call may take, and by whose word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TimeLimit {
+    /// As long as the agent's configuration allows.
+    Configured(Duration),
+    /// Until the order's window ends, which is sooner.
+    Window(Duration),
+}
+
+impl TimeLimit {
+    fn time(self) -> Duration {
+        match self {
+            Self::Configured(time) | Self::Window(time) => time,
+        }
+    }
+
+    /// Says what ended a module before it was done, and what can be done about it.
+    fn reason(self) -> String {
+        match self {
+            Self::Configured(time) => format!(
+                "this agent gives an operation {} (module_timeout): ask for less at once, such as a narrower path or a smaller \
+                 maxdepth, or set a longer module_timeout in the agent's configuration",
+                muster_modules::gotext::duration(time)
+            ),
+            Self::Window(_) => {
+                "the order's window ended, which leaves an operation no more time: ask again with a longer one \
+                 (--expires-in)"
+                    .to_owned()
+            }
+        }
+    }
+}
+
 /// Runs operations.
 #[derive(Debug)]
 pub(crate) struct Runner {
@@ -100,16 +133,17 @@ impl Runner {
 
     /// Runs calls side by side and returns their results in the same order. None takes longer than `left`.
     pub(crate) async fn run(&self, calls: Vec<Call>, left: Duration, stop: &Stop) -> Vec<(Status, Part)> {
-        let time = left.min(self.time_max);
+        let limit = if left < self.time_max { TimeLimit::Window(left) } else { TimeLimit::Configured(self.time_max) };
         let room = Room::new(ANSWERS_BYTES_MAX);
         let run = |call| async {
-            let (status, part) = self.run_one(call, time, stop).await;
+            let (status, part) = self.run_one(call, limit, stop).await;
             if room.take(part.bytes()) { (status, part) } else { (Status::Failed, part.replaced(&no_room())) }
         };
         futures_util::future::join_all(calls.into_iter().map(run)).await
     }
 
-    async fn run_one(&self, call: Call, time: Duration, stop: &Stop) -> (Status, Part) {
+    async fn run_one(&self, call: Call, limit: TimeLimit, stop: &Stop) -> (Status, Part) {
+        let time = limit.time();
         let due = tokio::time::Instant::now() + time;
         let place = tokio::select! {
             place = Arc::clone(&self.places).acquire_owned() => Ok(place.expect("the semaphore is never closed")),
@@ -119,22 +153,24 @@ impl Runner {
         match place {
             Ok(place) => {
                 let left = due.saturating_duration_since(tokio::time::Instant::now());
-                let ended = self.ask(call, left, stop.clone()).await;
+                let ended = self.ask(call, (left, limit), stop.clone()).await;
                 drop(place);
                 ended
             }
-            Err(ended) => told(ended, &call.module, stop, self.is_private),
+            Err(ended) => Told { name: &call.module, stop, limit, is_private: self.is_private }.part(ended),
         }
     }
 
-    async fn ask(&self, call: Call, time: Duration, stop: Stop) -> (Status, Part) {
+    /// Makes a call that has `time` left of its `limit`.
+    async fn ask(&self, call: Call, (time, limit): (Duration, TimeLimit), stop: Stop) -> (Status, Part) {
         let name = call.module.clone();
         let is_private = self.is_private;
+        let told = Told { name: &name, stop: &stop, limit, is_private };
         // What keeps one call from being made is its answer, and no other's.
-        let failed = |why: String| told(Ended::Answered(ModuleResult::failed(why)), &name, &stop, is_private);
-        let not_started = |why: String| told(Ended::NotStarted(why), &name, &stop, is_private);
+        let failed = |why: String| told.part(Ended::Answered(ModuleResult::failed(why)));
+        let not_started = |why: String| told.part(Ended::NotStarted(why));
         if stop.is_asked() {
-            return told(Ended::Stopped, &name, &stop, is_private);
+            return told.part(Ended::Stopped);
         }
         let executable = std::env::current_exe().unwrap_or_default();
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
@@ -153,7 +189,7 @@ impl Runner {
         let started = thread.spawn(move || {
             let ended = host.ask(&plan, &parameters, patience, &wish);
             // Nobody waits for the answer any more when the agent is ending.
-            let _ = answer.send(told(ended, &call.module, &wish, is_private));
+            let _ = answer.send(Told { name: &call.module, stop: &wish, limit, is_private }.part(ended));
         });
         match started {
             Ok(_) => answered.await.unwrap_or_else(|_| not_started("the thread that waited for it died".into())),
@@ -162,24 +198,49 @@ impl Runner {
     }
 }
 
-/// Returns the state of a call of the module called `name`, and its result as it travels.
-fn told(ended: Ended, name: &str, stop: &Stop, is_private: bool) -> (Status, Part) {
-    if matches!(ended, Ended::Left(_)) {
-        tracing::error!(module = name, "processes that a module started could not be ended and are still there");
+/// What is known of a call when it has ended.
+struct Told<'a> {
+    name: &'a str,
+    stop: &'a Stop,
+    limit: TimeLimit,
+    is_private: bool,
+}
+
+impl Told<'_> {
+    /// Returns the state of the call, and its result as it travels.
+    fn part(&self, ended: Ended) -> (Status, Part) {
+        let name = self.name;
+        if matches!(ended, Ended::Left(_)) {
+            tracing::error!(module = name, "processes that a module started could not be ended and are still there");
+        }
+        let status = match &ended {
+            Ended::Answered(result) | Ended::AnsweredLate(result) if result.success => Status::Success,
+            // A module that was asked to stop answers with what it has.
+            Ended::Answered(_) | Ended::AnsweredLate(_) | Ended::Stopped if self.stop.is_asked() => Status::Cancelled,
+            Ended::Stopped => Status::Cancelled,
+            Ended::TimedOut(_) => Status::Timeout,
+            _ => Status::Failed,
+        };
+        let is_late = is_late(&ended);
+        let mut result = ended.into_result(name);
+        // One that came to its end in the last moment left nothing out.
+        if is_late && !(result.success && result.errors().is_empty()) {
+            result = result.with_errors(vec![self.limit.reason()]);
+        }
+        if self.is_private {
+            muster_modules::privacy::mask(name, &mut result);
+        }
+        (status, Part::of(&result))
     }
-    let status = match &ended {
-        Ended::Answered(result) if result.success => Status::Success,
-        // A module that was asked to stop answers with what it has.
-        Ended::Answered(_) | Ended::Stopped if stop.is_asked() => Status::Cancelled,
-        Ended::Stopped => Status::Cancelled,
-        Ended::TimedOut(_) => Status::Timeout,
-        _ => Status::Failed,
-    };
-    let mut result = ended.into_result(name);
-    if is_private {
-        muster_modules::privacy::mask(name, &mut result);
+}
+
+/// Whether the end of its time ended it.
+fn is_late(ended: &Ended) -> bool {
+    match ended {
+        Ended::TimedOut(_) | Ended::AnsweredLate(_) => true,
+        Ended::Left(ended) => is_late(ended),
+        _ => false,
     }
-    (status, Part::of(&result))
 }
 
 /// Room for the answers of one order.

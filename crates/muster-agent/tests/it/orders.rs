@@ -274,6 +274,30 @@ async fn an_operation_that_takes_too_long_is_ended() {
     draft.module = "hanging".into();
     let answer = machine.asked(draft.signed(&[ONE])).await;
     assert_eq!(status(&answer), ResultStatus::Timeout);
+    let results: serde_json::Value = serde_json::from_slice(&answer.results).unwrap();
+    let why = results[0]["errors"][1].as_str().unwrap();
+    assert!(why.contains("gives an operation 1s (module_timeout)") && why.contains("ask for less"), "{results}");
+}
+
+/// What a module had when its time was nearly over is an answer, and says which setting cut it.
+#[tokio::test]
+async fn an_operation_that_ends_with_what_it_has_when_its_time_is_over_names_the_setting() {
+    let machine = Machine::prepared("module_timeout = \"4s\"").await;
+    let answer = |errors: &str| {
+        format!(
+            "read question; read stop; echo '{{\"foundanything\":true,\"success\":true,\"elements\":{{}},\
+             \"statistics\":{{}},\"errors\":{errors}}}'"
+        )
+    };
+    machine.script_with("cut", &answer("[\"stopped before its end\"]"), "effect = \"reads\"");
+    machine.script_with("whole", &answer("null"), "effect = \"reads\"");
+    let machine = machine.started().await;
+    let operations = json!([{"module": "cut", "parameters": {}}, {"module": "whole", "parameters": {}}]);
+    let answer = machine.asked(Draft::new("slow").signed_with(&operations, &[ONE])).await;
+    let results: serde_json::Value = serde_json::from_slice(&answer.results).unwrap();
+    assert_eq!(results[0]["errors"][0], json!("stopped before its end"), "{results}");
+    assert!(results[0]["errors"][1].as_str().unwrap().contains("4s (module_timeout)"), "{results}");
+    assert_eq!(results[1]["errors"], json!(null), "it came to its end: {results}");
 }
 
 /// The original hung on no operations, and after an unknown module it answered the next command with that one's error

@@ -146,17 +146,27 @@ impl RunArgs {
                 out.note(&safe(error));
             }
         }
+        let limited = |failure: Failure| {
+            let failure = failure.on(&self.name);
+            if !context.stop.is_asked() {
+                return failure;
+            }
+            let limit = muster_modules::gotext::duration(self.limit);
+            failure.next(format!(
+                "it was stopped at its --limit of {limit}: allow more, or ask for less, such as a narrower path or a smaller maxdepth"
+            ))
+        };
         if result.success {
             return match result.errors().len() {
                 0 => Ok(()),
                 count => {
                     let why = format!("its answer has {count} {}", if count == 1 { "error" } else { "errors" });
-                    Err(Failure::new(Exit::Partial, "the module did not look at everything", why).on(self.name))
+                    Err(limited(Failure::new(Exit::Partial, "the module did not look at everything", why)))
                 }
             };
         }
         let why = result.errors().last().cloned().unwrap_or_else(|| "it says that it did not succeed".to_owned());
-        Err(Failure::new(Exit::Failed, "the module failed", safe(&why)).on(self.name))
+        Err(limited(Failure::new(Exit::Failed, "the module failed", safe(&why))))
     }
 
     /// Returns the parameters, from JSON or from the module's own arguments.
@@ -231,6 +241,10 @@ mod tests {
         assert_eq!(code(&["help", "nosuch"]), Exit::NotFound);
         assert_eq!(code(&["run", "nosuch"]), Exit::NotFound);
         assert_eq!(code(&["run", "file", "-nosuch", "x"]), Exit::Usage);
+        // What the time was too short for names the time.
+        let cut = ["run", "--limit", "1ns", "file", "-path", "/usr", "-name", "^none$"];
+        let failure = run(&cut).unwrap_err();
+        assert!(failure.next.contains("--limit of 1ns"), "{failure}");
         assert_eq!(code(&["run", "--parameters", "{", "file"]), Exit::Usage);
         assert_eq!(code(&["run", "--parameters", "{}", "timedrift", "-drift", "5s"]), Exit::Usage);
         assert_eq!(code(&["run", "--parameters", "@/nonexistent", "file"]), Exit::Failed);

@@ -109,13 +109,15 @@ fn case_08_a_walk_that_hangs_ends_and_keeps_what_it_found() {
     let mut asked = search(&paths[0], "^uptime$", true);
     asked["searches"]["s"]["paths"] = json!([tree.path("far/x"), paths[0]]);
     let begun = Instant::now();
-    let Ended::Answered(result) = tree.ask("file", &asked, Duration::from_secs(5)) else { panic!("it gave no answer") };
+    let Ended::AnsweredLate(result) = tree.ask("file", &asked, Duration::from_secs(5)) else {
+        panic!("it gave no answer")
+    };
     assert!(begun.elapsed() < Duration::from_secs(30));
     assert_eq!(files(&result), [tree.path("near/uptime").to_str().unwrap()], "{result:#?}");
     let hangs = format!("it hangs while listing {}", paths[1].display());
     assert!(!result.success && result.errors().iter().any(|error| error.contains(&hangs)), "{result:#?}");
     let keys = json!({"paths": paths, "remotefs": true});
-    let Ended::Answered(result) = tree.ask("sshkey", &keys, Duration::from_secs(5)) else {
+    let Ended::AnsweredLate(result) = tree.ask("sshkey", &keys, Duration::from_secs(5)) else {
         panic!("it gave no answer")
     };
     assert_eq!(result.elements["keys"].as_array().unwrap().len(), 1, "{result:#?}");

@@ -74,6 +74,8 @@ impl Standing {
 pub(crate) struct Book {
     /// Whose machines: the fleet, or the server.
     whose: String,
+    /// The fleet, where it is that of one.
+    fleet: Option<String>,
     /// Where it lies; `None` where there is no home directory: then every machine is new.
     path: Option<PathBuf>,
     machines: BTreeMap<String, Machine>,
@@ -100,7 +102,7 @@ impl Book {
         let path = directory().map(|directory| directory.join(file_name(&file)));
         let machines = path.as_deref().map(read).transpose()?.unwrap_or_default();
         let approved = approved(&machines);
-        Ok(Self { whose, path, machines, approved, met: BTreeMap::new() })
+        Ok(Self { whose, fleet: with.fleet.clone(), path, machines, approved, met: BTreeMap::new() })
     }
 
     /// Reads the book that lies at `path`.
@@ -108,12 +110,27 @@ impl Book {
     pub(crate) fn at(path: &Path) -> Result<Self, Failure> {
         let machines = read(path)?;
         let approved = approved(&machines);
-        Ok(Self { whose: "test".into(), path: Some(path.into()), machines, approved, met: BTreeMap::new() })
+        let (whose, path) = ("test".to_owned(), Some(path.to_owned()));
+        Ok(Self { whose, fleet: None, path, machines, approved, met: BTreeMap::new() })
+    }
+
+    /// The same, as the book of a fleet.
+    #[cfg(test)]
+    pub(crate) fn of_fleet(self, fleet: &str) -> Self {
+        Self { fleet: Some(fleet.to_owned()), ..self }
     }
 
     /// Whose machines it holds, for people.
     pub(crate) fn whose(&self) -> &str {
         &self.whose
+    }
+
+    /// Returns the command line that does this with the same book: without its fleet it would mean another.
+    pub(crate) fn command(&self, verb: &str) -> String {
+        let (verb, rest) =
+            verb.split_once(' ').map_or((verb, String::new()), |(verb, rest)| (verb, format!(" {rest}")));
+        let fleet = self.fleet.as_ref().map(|fleet| format!(" --fleet {fleet}")).unwrap_or_default();
+        format!("muster agent known {verb}{fleet}{rest}")
     }
 
     /// Returns the machines, by their ids.
@@ -190,7 +207,7 @@ impl Book {
             let why = "its name is empty, or holds nothing that can be read";
             return Err(Failure::usage(format!("could not approve machine {id}"), why)
                 .on(&self.whose)
-                .next(format!("say what it is called: muster agent known add {id} NAME")));
+                .next(format!("say what it is called: {}", self.command(&format!("add {id} NAME")))));
         }
         let since = values::now().to_string();
         self.change(|machines| {
@@ -215,13 +232,11 @@ impl Book {
     /// # Errors
     /// One of them is not in the book: then none is taken out.
     pub(crate) fn forget(&mut self, ids: &[AgentId]) -> Result<(), Failure> {
-        let whose = self.whose.clone();
+        let (whose, list) = (self.whose.clone(), self.command("list"));
         self.change(|machines| {
             if let Some(id) = ids.iter().find(|id| !machines.contains_key(&id.to_string())) {
                 let what = format!("could not forget machine {id}");
-                return Err(Failure::new(Exit::NotFound, what, "it is not in the book")
-                    .on(whose)
-                    .next("muster agent known list"));
+                return Err(Failure::new(Exit::NotFound, what, "it is not in the book").on(whose).next(list));
             }
             for id in ids {
                 machines.remove(&id.to_string());
@@ -265,7 +280,8 @@ impl Book {
         bound(&mut machines);
         if machines.values().filter(|machine| machine.approved).count() > KNOWN_MACHINES_MAX {
             let why = format!("it would hold more than {KNOWN_MACHINES_MAX} machines");
-            let next = "take out machines that are gone: muster agent known list, muster agent known forget";
+            let next =
+                format!("take out machines that are gone: {}, {}", self.command("list"), self.command("forget ID"));
             return Err(Failure::new(Exit::Failed, WHAT, why).on(path.display()).next(next));
         }
         write(path, &machines).map_err(|error| failed(&error))?;

@@ -153,3 +153,16 @@ fn a_book_of_another_account_is_not_believed() {
     book(&path).approve(&[(ID.parse().unwrap(), "web-1".into())]).unwrap();
     own::tests::refuses_what_others_wrote(&path, &|| read(&path).map(drop));
 }
+
+#[test]
+fn what_is_said_to_be_done_next_is_done_with_the_same_book() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut book = Book::at(&dir.path().join("x.jsonl")).unwrap();
+    assert_eq!(book.command("add ID NAME"), "muster agent known add ID NAME");
+    book = book.of_fleet("lab");
+    assert_eq!(book.command("list"), "muster agent known list --fleet lab");
+    let id = "1122334455667788".parse().unwrap();
+    let unnamed = book.approve(&[(id, String::new())]).unwrap_err();
+    assert!(unnamed.next.ends_with("muster agent known add --fleet lab 1122334455667788 NAME"), "{unnamed}");
+    assert_eq!(book.forget(&[id]).unwrap_err().next, "muster agent known list --fleet lab");
+}

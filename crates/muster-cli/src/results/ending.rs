@@ -29,9 +29,10 @@ impl Sink {
             let (machines, are) = if *new == 1 { ("machine", "is") } else { ("machines", "are") };
             self.out.note(&safe(&format!(
                 "{new} {machines} {are} new to your book ({}): {}{more}. Anybody who has the server can make such keys: compare \
-                 the ids, then `muster agent known add`.",
+                 the ids, then `{}`.",
                 self.book.whose(),
-                named.join(" ")
+                named.join(" "),
+                self.book.command("add ID NAME")
             )));
         }
         if self.counts.unapproved > 0 {
@@ -52,13 +53,17 @@ impl Sink {
             (0, 0, unknown) => (
                 "not all results are of machines that you know",
                 format!("{unknown} results are of machines that nobody approved in your book, and were left out"),
-                "compare the ids with those on the machines (`muster-agent status`), then: muster agent known add",
+                format!(
+                    "compare the ids with those on the machines (`muster-agent status`), then: {}",
+                    self.book.command("add ID NAME")
+                ),
             ),
             (0, unsigned, _) => (
                 "not all results are proven",
                 format!("{unsigned} results are signed by no machine, and were left out"),
                 "an agent that is too old to sign, or somebody on the way, leaves the signature out: --unproven prints them \
-                 all the same",
+                 all the same"
+                    .to_owned(),
             ),
             (broken, unsigned, _) => {
                 let more = match unsigned {
@@ -69,7 +74,8 @@ impl Sink {
                     "results were changed on their way",
                     format!("{broken} results are not signed by machines that were asked, as they are{more}"),
                     "trust neither server nor database until you know why; `muster-agent status` on a machine shows what ran \
-                     there",
+                     there"
+                        .to_owned(),
                 )
             }
         };

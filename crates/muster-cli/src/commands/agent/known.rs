@@ -188,9 +188,10 @@ async fn of_server(context: &Context, book: &Book) -> Result<Vec<(AgentId, Strin
     }
     if !unnamed.is_empty() {
         lines.push(format!(
-            "The server has no name for {} ({}): not approved here; `muster agent known add ID NAME` approves one.",
+            "The server has no name for {} ({}): not approved here; `{}` approves one.",
             count(unnamed.len()),
-            unnamed.join(" ")
+            unnamed.join(" "),
+            book.command("add ID NAME")
         ));
     }
     if new.is_empty() {
@@ -200,7 +201,7 @@ async fn of_server(context: &Context, book: &Book) -> Result<Vec<(AgentId, Strin
     }
     consent::say(&lines);
     let question = format!("Are these {} yours, each under this id and this name, by your own list?", count(new.len()));
-    consent::ask(&question, "write them yourself: muster agent known add --file FILE").await?;
+    consent::ask(&question, &format!("write them yourself: {}", book.command("add --file FILE"))).await?;
     Ok(new)
 }
 

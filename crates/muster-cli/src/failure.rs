@@ -35,14 +35,15 @@ impl Exit {
         (Self::Done, "everything was done"),
         (
             Self::Failed,
-            "it was tried and did not work; also: a check of `doctor` failed, a message failed or was parked",
+            "it was tried and did not work; also: a check of `doctor` failed, a message failed or was parked; every machine \
+             refused or failed; the action that was launched or watched halted, was called back or is invalid",
         ),
         (Self::Usage, "the command line, or a value in it, is wrong"),
         (Self::NotFound, "what the command is about is not there"),
         (
             Self::Refused,
             "the token is missing, unknown or does not allow it, or the server refuses; also: a signature does not \
-             count, the action waits for further signatures",
+             count, the action that was launched or watched waits for further signatures",
         ),
         (Self::Unreachable, "the server cannot be reached, or is not ready"),
         (Self::Conflict, "it contradicts what is there, such as a name that is taken"),

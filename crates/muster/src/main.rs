@@ -37,7 +37,7 @@ First steps:
 
 Every flag is also an environment variable: MUSTER_, the commands that lead to it, and its name, unless its help
 names another. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, 6 conflict, 7 timed out,
-130 interrupted.";
+8 answers with errors or not whole, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -74,6 +74,13 @@ fn every_command_has_a_summary_and_every_noun_examples() {
     });
 }
 
+#[test]
+fn the_help_names_every_exit_code() {
+    let text = AFTER_HELP.split_once("Exit codes: ").unwrap().1.replace('\n', " ");
+    let named: Vec<_> = text.split(", ").map(|code| code.split(' ').next().unwrap().parse::<u8>().unwrap()).collect();
+    assert_eq!(named, Exit::ALL.map(|(exit, _)| exit.code()));
+}
+
 /// Parses a command line as `main` does, to its end: a name that two arguments share shows only then.
 fn parse(args: Vec<&str>, place: &str) {
     let parsed = definition().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));

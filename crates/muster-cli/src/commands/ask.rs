@@ -6,7 +6,7 @@
 use super::ReasonArgs;
 use super::action::consent::{self, ConsentArgs, Origin, checks_before_signing};
 use super::action::file;
-use super::action::life::{again, launch, waits};
+use super::action::life::{again, launch, stands};
 use super::action::new::{Draft, PART, Words, draft, of_words};
 use super::action::order::Order;
 use super::action::preview::Signed;
@@ -39,7 +39,8 @@ Examples:
 What is asked is shown with whose key will sign it and what would come of it, and signed only when you say yes to that:
 at the terminal, or by --yes. Without a terminal a question that changes nothing is signed all the same, unless a lone `n`
 stands on standard input, which is not read; one that may change machines is not signed without --yes. It ends with 0 when
-something answered, with 1 when every machine refused or failed, and with 4 when further investigators must sign it first.
+something answered, with 1 when every machine refused or failed or the question was called back, with 8 when answers have
+errors or are not whole, and with 4 when further investigators must sign it first.
 A mark behind its name (#3f9a1c) makes each question one of its own.
 
 Flags of this command may stand before or after the module, unless the module has one of that name: then it is the
@@ -109,8 +110,9 @@ impl Args {
         if launched.again {
             context.out.note(&safe(&again(&launched.action.summary)));
         }
+        // What waits is answered by nobody, and needs no watching.
         if launched.action.summary.status == "waiting" {
-            return Err(waits(id));
+            return stands(&launched.action.summary);
         }
         let note = format!("action {id}: {}", shown.digest);
         let order = Order::own(&action).signed_by(vec![signer.name()]);

@@ -121,8 +121,15 @@ async fn what_takes_two_people_is_refused_with_one_signature_and_run_with_two() 
     let new = ["action", "new", "--name", "q", "--target", "os='linux'", "--out", &file, "sysinfo"];
     alice.muster(server, &new).unwrap();
     alice.muster(server, &["action", "sign", &file]).unwrap();
-    let launched = alice.muster(server, &["action", "launch", "--yes", &file]).unwrap();
+    // It is launched, and not done: that is the code of what waits, the first time and again.
+    let launch = || {
+        let output = alice.muster_output(server, &["action", "launch", "--yes", &file]).unwrap();
+        assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let launched = launch();
     assert!(launched.contains("waiting"), "{launched}");
+    assert_eq!(number(&launch()), number(&launched));
     let id = number(&launched);
     let text = id.to_string();
     // The same person does not count twice, neither on her machine nor on the server.

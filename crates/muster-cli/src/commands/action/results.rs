@@ -3,7 +3,7 @@
 //! Stays true: each machine's answer is printed once; what machines answered cannot steer the terminal.
 
 use super::late;
-use super::life::waits;
+use super::life::stands;
 use super::listing::detail;
 use super::order::{Order, OrderArgs};
 use crate::known::{Book, BookArgs};
@@ -306,18 +306,16 @@ async fn ended(context: &Context, detail: &ActionDetail) -> Result<(), Failure> 
     let of = counters.sent.max(summary.matched);
     context.out.note(&format!("action {id}: {} of {of} done, {}", counters.done, progress(detail)));
     silent(context, detail).await;
-    Err(match summary.status.as_str() {
-        _ if summary.halted.is_some() => not(Exit::Failed, format!("it halted between two shares: {}", summary.reason))
-            .next(format!("muster action results {id}; then `muster action resume {id}` or `cancel {id}`")),
-        "completed" if counters.done > 0 && counters.success == 0 => {
-            not(Exit::Failed, format!("no machine answered: {}", failures(counters)))
-                .next(format!("muster action results {id}"))
-        }
-        "completed" => return Ok(()),
-        "waiting" => waits(id),
-        "invalid" | "cancelled" => not(Exit::Failed, format!("{}: {}", summary.status, summary.reason)),
-        _ => going_on(not(Exit::TimedOut, awaited(detail)).next("allow more time with --wait"), id),
-    })
+    stands(summary)?;
+    if summary.status != "completed" {
+        return Err(going_on(not(Exit::TimedOut, awaited(detail)).next("allow more time with --wait"), id));
+    }
+    if counters.done > 0 && counters.success == 0 {
+        let what = if counters.failed + counters.timeout > 0 { "no machine did it" } else { "no machine answered" };
+        let why = format!("{what}: {}", failures(counters));
+        return Err(not(Exit::Failed, why).next(format!("muster action results {id}")));
+    }
+    Ok(())
 }
 
 /// Says what an action waits for that is still under way.

@@ -93,7 +93,12 @@ async fn how_watching_ended_is_the_exit_code() {
     failed["counters"]["failed"] = 1.into();
     failed["counters"]["expired"] = 1.into();
     let failure = follow(vec![failed.clone()], long).await.0.unwrap_err();
-    assert_eq!((failure.exit, failure.why.as_str()), (Exit::Failed, "no machine answered: 1 failed, 1 expired"));
+    assert_eq!((failure.exit, failure.why.as_str()), (Exit::Failed, "no machine did it: 1 failed, 1 expired"));
+    let mut silent = row("completed", 2, 2);
+    silent["counters"]["success"] = 0.into();
+    silent["counters"]["expired"] = 2.into();
+    let failure = follow(vec![silent], long).await.0.unwrap_err();
+    assert_eq!((failure.exit, failure.why.as_str()), (Exit::Failed, "no machine answered: 2 expired"));
     failed["counters"]["success"] = 1.into();
     follow(vec![failed], long).await.0.unwrap();
     // A standing one that no machine came for is done, too.

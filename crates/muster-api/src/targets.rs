@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 pub struct TargetCheckRequest {
     /// The expression; names of kept targets stand in it as `@name`.
     pub target: String,
-    /// Machines to be judged by their ids, whether they match or not; without any, the first that match.
+    /// Machines to look at by their ids, whether they match or not; without any, the first that match, or where none does,
+    /// those that come nearest.
     #[serde(default)]
     pub agents: Vec<String>,
     /// How many machines that match are shown, 0 to 100; 10 unless told.
@@ -29,6 +30,12 @@ pub struct TargetCheck {
     pub matched: u64,
     /// How many of them are online or idle: those that an action is given to.
     pub reached: u64,
+    /// How many machines are enrolled.
+    #[serde(default)]
+    pub enrolled: u64,
+    /// Where it picks none, how many of the enrolled machines were looked at for those that come nearest.
+    #[serde(default)]
+    pub compared: u64,
     /// Machines, and why they are picked or not.
     pub machines: Vec<TargetMachine>,
 }

@@ -224,6 +224,8 @@ pub const TARGET_DESCRIPTION_BYTES_MAX: usize = 1024;
 pub const TARGET_MACHINES_SHOWN: u32 = 10;
 /// See [`TARGET_MACHINES_SHOWN`].
 pub const TARGET_MACHINES_SHOWN_MAX: u32 = 100;
+/// Machines that are shown of those that come nearest to a target that picks none.
+pub const TARGET_NEAREST_SHOWN: u32 = 3;
 
 /// Rows that one search gives (MIG: as many as are asked for).
 pub const SEARCH_ROWS_MAX: u32 = 10_000;

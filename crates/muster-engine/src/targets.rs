@@ -25,7 +25,11 @@ pub struct TargetFound {
     pub matched: u64,
     /// How many of them are online or idle.
     pub reached: u64,
-    /// Some machines.
+    /// How many machines are enrolled.
+    pub enrolled: u64,
+    /// Where it picks none, how many of the enrolled machines were looked at for those that come nearest.
+    pub compared: u64,
+    /// Some machines: those that were named, or the first that it picks, or those that come nearest.
     pub machines: Vec<TargetSeen>,
 }
 
@@ -87,9 +91,13 @@ impl Inner {
         let matched = self.store.target_count(all.clone()).await.map_err(failed)?;
         let active = TargetQuery { reach: Reach::Active, ..all.clone() };
         let reached = self.store.target_count(active).await.map_err(failed)?;
+        let everything = TargetQuery { target: Target::Literal(true), ..all.clone() };
+        let enrolled = self.store.target_count(everything.clone()).await.map_err(failed)?;
+        let is_near = matched == 0 && agents.is_empty() && limit > 0;
         let mut shown = agents.to_vec();
         if shown.is_empty() && limit > 0 {
-            let page = self.store.target_page(all, 0, limit).await.map_err(failed)?;
+            let (query, most) = if is_near { (everything, limits::TARGET_MACHINES_SHOWN_MAX) } else { (all, limit) };
+            let page = self.store.target_page(query, 0, most).await.map_err(failed)?;
             shown.extend(page.into_iter().map(|(_, agent)| agent));
         }
         let mut machines = Vec::with_capacity(shown.len());
@@ -102,15 +110,22 @@ impl Inner {
                 }
                 return Err(OperatorError::NotFound(format!("agent {agent} is not known")));
             };
-            machines.push(TargetSeen {
+            let seen = TargetSeen {
                 agent,
                 is_picked: target.evaluate(&row, now).verdict() == Verdict::Matches,
                 leaves: target.explain(&row, now),
-                name: row.name,
-                status: row.status,
-            });
+                name: row.name.clone(),
+                status: row.status.clone(),
+            };
+            machines.push((target.distance(&row, now), seen));
         }
-        Ok(TargetFound { matched, reached, machines })
+        let compared = if is_near { machines.len() as u64 } else { 0 };
+        if is_near {
+            machines.sort_by_key(|(distance, _)| *distance);
+            machines.truncate(limit.min(limits::TARGET_NEAREST_SHOWN) as usize);
+        }
+        let machines = machines.into_iter().map(|(_, seen)| seen).collect();
+        Ok(TargetFound { matched, reached, enrolled, compared, machines })
     }
 
     pub(crate) async fn named_target_put(

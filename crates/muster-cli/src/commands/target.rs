@@ -3,10 +3,12 @@
 use super::action::consent;
 use super::named::{self, Kept};
 use super::{Stake, confirm};
-use crate::output::{Table, safe, time, yes};
+use crate::output::{Table, machine_name, safe, time, yes};
 use crate::{Context, Exit, Failure, resolve};
 use muster_api::Page;
-use muster_api::targets::{NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMistake};
+use muster_api::targets::{
+    NamedTargetRequest, NamedTargetRow, TargetCheck, TargetCheckRequest, TargetMistake, TargetQuestion,
+};
 use muster_core::target::{Case, Comparison, Operand, Target, TargetError, Test};
 use reqwest::Method;
 
@@ -33,10 +35,10 @@ enum Command {
     Check {
         /// The target; @NAME stands for one that you keep (`muster target save`), else for the server's of that name
         target: String,
-        /// Judge this machine, whether it matches or not; may be given several times
+        /// Look at this machine, whether it matches or not; may be given several times
         #[arg(long = "agent", value_name = "ID")]
         agents: Vec<String>,
-        /// How many machines that match are shown
+        /// How many machines that match are shown; where none does, the three that come nearest
         #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=100))]
         limit: u32,
     },
@@ -174,6 +176,9 @@ async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Fai
     let TargetCheck { matched, reached, .. } = checked;
     let machines = if matched == 1 { "machine matches" } else { "machines match" };
     context.out.note(&format!("{matched} enrolled {machines}, {reached} online or idle."));
+    if matched == 0 && request.agents.is_empty() {
+        context.out.note(&looked_at(&checked));
+    }
     if matched == 0
         && let Some(hint) = case_hint(context, &checked.target).await
     {
@@ -199,6 +204,49 @@ async fn check(context: &Context, request: TargetCheckRequest) -> Result<(), Fai
         }
     }
     context.out.table(&table, "No machines to show.")
+}
+
+/// Says how many machines a target was held against that picks none, and that those which are shown are the nearest.
+fn looked_at(checked: &TargetCheck) -> String {
+    let TargetCheck { enrolled, compared, .. } = checked;
+    match (enrolled, compared) {
+        (0, 0) => "No machine is enrolled.".to_owned(),
+        (enrolled, 0) => format!("{enrolled} are enrolled."),
+        (enrolled, compared) => {
+            let of = if enrolled > compared { format!(" of {enrolled}") } else { String::new() };
+            let machines = if *compared == 1 { "machine was" } else { "machines were" };
+            format!(
+                "{compared}{of} enrolled {machines} looked at: those that come nearest, with what is not true of them:"
+            )
+        }
+    }
+}
+
+/// Says why a target picks no machine that is reached: what is not true of the one that comes nearest, or that those it picks
+/// are away. Nothing when that cannot be asked.
+pub(crate) async fn why_nobody(context: &Context, target: &str) -> Option<String> {
+    const WHAT: &str = "could not check the target";
+    let request = TargetCheckRequest { target: target.to_owned(), agents: Vec::new(), limit: Some(1) };
+    let answer = context.api.send(WHAT, Method::POST, &["targets", "check"], &request).await.ok()?;
+    let checked: TargetCheck = context.api.read(WHAT, &answer).ok()?;
+    if checked.matched > 0 {
+        return Some(format!("{} match, and none of them is online or idle", checked.matched));
+    }
+    let nearest = checked.machines.first()?;
+    let untrue = |asked: &TargetQuestion| {
+        let has = asked.value.as_ref().map_or_else(|| "nothing".to_owned(), |value| format!("{value:?}"));
+        format!("{} (it has {has})", asked.question)
+    };
+    let untrue: Vec<_> = nearest.questions.iter().filter(|asked| asked.answer != Some(true)).map(untrue).collect();
+    if untrue.is_empty() {
+        return None;
+    }
+    let looked_at = match checked.compared {
+        1 => "1 machine was".to_owned(),
+        compared => format!("{compared} machines were"),
+    };
+    let (name, agent, untrue) = (machine_name(&nearest.name), &nearest.agent, untrue.join("; "));
+    Some(format!("{looked_at} looked at, and of the nearest, {name} ({agent}), this is not true: {untrue}"))
 }
 
 /// Says which machines a target that picks none would pick if case did not count: values such as `os` are in lower case.
@@ -307,6 +355,56 @@ mod tests {
             let target = Target::parse(same).unwrap();
             assert_eq!(any_case(&target), target, "{same}");
         }
+    }
+
+    fn checked(matched: u64, machines: &[serde_json::Value]) -> serde_json::Value {
+        serde_json::json!({"target": "t", "matched": matched, "reached": 0, "enrolled": 12, "compared": 12,
+            "machines": machines})
+    }
+
+    #[test]
+    fn a_target_that_picks_none_says_what_it_was_held_against() {
+        let said = |enrolled: u64, compared: u64| {
+            let mut answer = checked(0, &[]);
+            (answer["enrolled"], answer["compared"]) = (enrolled.into(), compared.into());
+            looked_at(&serde_json::from_value(answer).unwrap())
+        };
+        assert_eq!(said(0, 0), "No machine is enrolled.");
+        assert_eq!(said(7, 0), "7 are enrolled.");
+        assert!(said(1, 1).starts_with("1 enrolled machine was looked at"), "{}", said(1, 1));
+        assert!(said(700, 100).starts_with("100 of 700 enrolled machines were looked at"), "{}", said(700, 100));
+    }
+
+    #[tokio::test]
+    async fn why_nobody_is_picked_is_what_is_not_true_of_the_nearest() {
+        use axum::response::Json;
+        use axum::routing::post;
+        let why = async |answer: serde_json::Value| {
+            let routes = axum::Router::new().route("/api/v1/targets/check", post(move || async move { Json(answer) }));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+            tokio::spawn(async move { axum::serve(listener, routes).await });
+            let door = crate::connect::Door { url, token: None, trust: crate::connect::Trust::System };
+            let api = crate::Api::new(door, std::time::Duration::from_secs(5)).unwrap();
+            let out = crate::Output { json: false, terminal: false, color: false };
+            why_nobody(&Context { api, out }, "t").await
+        };
+        let asked = |question: &str, answer: Option<bool>, value: Option<&str>| serde_json::json!({"question": question, "answer": answer, "value": value});
+        let questions = [
+            asked("fleet = 'x'", Some(false), Some("lab")),
+            asked("status = 'online'", Some(true), Some("online")),
+            asked("tags->>'a' = 'b'", None, None),
+        ];
+        let near = serde_json::json!({"agent": "1122334455667788", "name": "web-1", "status": "online", "picked": false,
+            "questions": questions});
+        assert_eq!(
+            why(checked(0, &[near])).await.unwrap(),
+            "12 machines were looked at, and of the nearest, web-1 (1122334455667788), this is not true: \
+             fleet = 'x' (it has \"lab\"); tags->>'a' = 'b' (it has nothing)"
+        );
+        assert_eq!(why(checked(3, &[])).await.unwrap(), "3 match, and none of them is online or idle");
+        assert_eq!(why(checked(0, &[])).await, None);
+        assert_eq!(why(serde_json::json!("no answer")).await, None, "it is said without a reason then");
     }
 
     #[test]

@@ -129,6 +129,16 @@ impl Target {
         leaves
     }
 
+    /// Returns how many parts of the target would have to become true for it to match the row: 0 where it matches.
+    pub fn distance(&self, row: &dyn Row, now: Timestamp) -> usize {
+        let each = |parts: &[Self]| parts.iter().map(|part| part.distance(row, now)).collect::<Vec<_>>();
+        match self {
+            Self::And(parts) => each(parts).iter().sum(),
+            Self::Or(parts) => each(parts).into_iter().min().unwrap_or(0),
+            part => usize::from(part.evaluate(row, now).verdict() != Verdict::Matches),
+        }
+    }
+
     /// Calls `look` for each question.
     pub fn each_test<'a>(&'a self, look: &mut dyn FnMut(&'a Test)) {
         match self {

@@ -283,6 +283,24 @@ fn each_question_is_answered_with_what_the_machine_has() {
 }
 
 #[test]
+fn a_target_is_as_far_from_a_machine_as_parts_of_it_are_not_true() {
+    for (text, distance) in [
+        ("true", 0),
+        ("false", 1),
+        ("os = 'linux'", 0),
+        ("os = 'bsd'", 1),
+        ("os = 'bsd' AND name = 'x' AND os = 'linux'", 2),
+        ("(os = 'bsd' AND name = 'x') OR name = 'y'", 1),
+        ("NOT (os = 'linux')", 1),
+        ("tags->>'none' = 'x'", 1),
+    ] {
+        let target = Target::parse(text).unwrap();
+        assert_eq!(target.distance(&row(), NOW), distance, "{text}");
+        assert_eq!(distance == 0, target.evaluate(&row(), NOW).verdict() == Verdict::Matches, "{text}");
+    }
+}
+
+#[test]
 fn names_are_written_out_in_parentheses_and_texts_are_left_alone() {
     let lookup = |name: &str| match name {
         "web" => Some("name LIKE 'web%' OR name LIKE 'www%'".to_owned()),

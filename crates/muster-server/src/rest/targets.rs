@@ -75,12 +75,15 @@ fn show_checked(checked: TargetChecked) -> TargetCheck {
             error: None,
             matched: found.matched,
             reached: found.reached,
+            enrolled: found.enrolled,
+            compared: found.compared,
             machines: found.machines.into_iter().map(show_machine).collect(),
         },
         Err(error) => {
             let position = error.position as u64;
             let error = TargetMistake { message: error.message, position, hint: error.hint };
-            TargetCheck { target, error: Some(error), matched: 0, reached: 0, machines: Vec::new() }
+            let (matched, reached, enrolled, compared, machines) = (0, 0, 0, 0, Vec::new());
+            TargetCheck { target, error: Some(error), matched, reached, enrolled, compared, machines }
         }
     }
 }

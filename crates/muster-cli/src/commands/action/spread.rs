@@ -6,7 +6,8 @@
 use super::file;
 use super::preview::{Signed, show_preview};
 use crate::commands::ReasonArgs;
-use crate::commands::target::case_hint;
+use crate::commands::target::{case_hint, why_nobody};
+use crate::output::safe;
 use crate::{Context, Exit, Failure, values};
 use muster_api::actions::{ActionRequest, Preview, PreviewRequest};
 use muster_core::Action;
@@ -106,10 +107,15 @@ impl SpreadArgs {
             return Ok(());
         }
         match self.feasible(action, preview) {
-            Err(failure) if preview.matched == 0 => Err(match case_hint(context, &action.target).await {
-                Some(hint) => failure.next(hint),
-                None => failure,
-            }),
+            Err(mut failure) if preview.matched == 0 => {
+                if let Some(why) = why_nobody(context, &action.target).await {
+                    failure.why = format!("{}: {}", failure.why, safe(&why));
+                }
+                Err(match case_hint(context, &action.target).await {
+                    Some(hint) => failure.next(hint),
+                    None => failure,
+                })
+            }
             other => other,
         }
     }

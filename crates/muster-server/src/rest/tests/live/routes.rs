@@ -319,6 +319,17 @@ async fn a_target_is_checked_kept_and_deleted() {
     assert_eq!(answers, [(Some(true), Some(&*id.to_string())), (None, None), (Some(true), Some("offline"))]);
     assert_eq!(machine.questions[2].question, "status = 'offline'");
 
+    // Where none matches, those that come nearest say which part is not true.
+    live.an_agent(b"another").await;
+    let none = ask(json!({ "target": format!("fleet = 'wrong' AND status = 'offline' AND name = '{id}'") })).await;
+    assert_eq!((none.matched, none.enrolled, none.compared, none.machines.len()), (0, 2, 2, 2));
+    let near = &none.machines[0];
+    assert_eq!((&near.agent, near.picked), (&id.to_string(), false), "it comes nearest: {none:?}");
+    let untrue: Vec<_> = near.questions.iter().filter(|asked| asked.answer != Some(true)).collect();
+    assert_eq!(untrue.iter().map(|asked| asked.question.as_str()).collect::<Vec<_>>(), ["fleet = 'wrong'"]);
+    let counted = ask(json!({ "target": "false", "limit": 0 })).await;
+    assert_eq!((counted.enrolled, counted.compared, counted.machines.len()), (2, 0, 0));
+
     let wrong = ask(json!({ "target": "name == 'x'" })).await;
     let mistake = wrong.error.unwrap();
     assert_eq!((mistake.position, mistake.hint.is_some(), wrong.machines.len()), (5, true, 0));
@@ -329,7 +340,7 @@ async fn a_target_is_checked_kept_and_deleted() {
     assert!(kept.name == "quiet" && kept.changed_by.starts_with("admin"), "{kept:?}");
     let checked = ask(json!({ "target": "@quiet AND true", "agents": [id.to_string()], "limit": 0 })).await;
     assert_eq!(checked.target, "(status = 'offline' OR status = 'idle') AND true");
-    assert_eq!((checked.matched, checked.machines.len()), (1, 1));
+    assert_eq!((checked.matched, checked.machines.len()), (2, 1));
     for (name, expression) in [("a b", "true"), ("web", "name ="), ("web", "@quiet")] {
         let request = live.admin(Method::PUT, &format!("/api/v1/named-targets/{name}"));
         let refused = problem(request.json(&json!({ "expression": expression }))).await;

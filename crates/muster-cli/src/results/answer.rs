@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 
+/// Behind what only the server says of a machine.
+const UNPROVEN: &str = "; unproven";
+
 /// The answer of one machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer<'a> {
@@ -262,10 +265,11 @@ impl<'a> Answer<'a> {
         if self.row.status != "success" && !(self.row.status == "failed" && has_errors) {
             let more = match (self.obedience(), &self.late) {
                 (Some(obedience), Some(late)) if obedience == Obedience::Ran => {
-                    format!(", {}: {} came late", obedience.words(), late.status)
+                    format!(", {}: {} came late{UNPROVEN}", obedience.words(), late.status)
                 }
-                (Some(obedience), _) => format!(", {}", obedience.words()),
-                (None, Some(late)) => format!(", {} came late", late.status),
+                (Some(obedience), _) if self.is_proven => format!(", {}", obedience.words()),
+                (Some(obedience), _) => format!(", {}{UNPROVEN}", obedience.words()),
+                (None, Some(late)) => format!(", {} came late{UNPROVEN}", late.status),
                 (None, None) => String::new(),
             };
             values.insert(format!("({}{more})", self.row.status));

@@ -323,27 +323,26 @@ fn a_machine_that_was_called_back_and_ran_looks_otherwise_than_one_that_obeyed()
     };
     let obeyed =
         json!([{"foundanything": false, "success": false, "elements": null, "errors": ["refused (cancelled): x"]}]);
-    for (row, late, word, words) in [
-        (
-            cancelled(true, None),
-            late("success"),
-            "ran",
-            "(cancelled, and the machine ran it anyway: success came late)",
-        ),
-        (cancelled(true, None), late("cancelled"), "obeyed", "(cancelled, and the machine obeyed)"),
-        (cancelled(true, None), late("failed"), "obeyed", "(cancelled, and the machine obeyed)"),
-        (cancelled(true, Some(obeyed)), None, "obeyed", "(cancelled, and the machine obeyed)"),
-        (cancelled(true, None), None, "unknown", "(cancelled, and the machine has not said what it did)"),
-        (cancelled(false, None), None, "not_handed_out", "(cancelled, before it was handed out)"),
+    let (ran, has_obeyed) = ("and the machine ran it anyway: success came late", "and the machine obeyed");
+    for (row, late, is_proven, word, words) in [
+        (cancelled(true, None), late("success"), false, "ran", ran),
+        (cancelled(true, None), late("cancelled"), false, "obeyed", has_obeyed),
+        (cancelled(true, None), late("failed"), false, "obeyed", has_obeyed),
+        (cancelled(true, Some(obeyed.clone())), None, false, "obeyed", has_obeyed),
+        (cancelled(true, Some(obeyed)), None, true, "obeyed", has_obeyed),
+        (cancelled(true, None), None, false, "unknown", "and the machine has not said what it did"),
+        (cancelled(false, None), None, false, "not_handed_out", "before it was handed out"),
     ] {
-        let answer = Answer::new(&row, false, &book).with_late(late);
-        assert!(answer.values(&[]).contains(words), "{:?}", answer.values(&[]));
+        let answer = Answer::new(&row, is_proven, &book).with_late(late);
+        // What no machine signed is the server's word, and marked as that.
+        let words = if is_proven { format!("(cancelled, {words})") } else { format!("(cancelled, {words}; unproven)") };
+        assert!(answer.values(&[]).contains(&words), "{words}: {:?}", answer.values(&[]));
         let line: serde_json::Value = serde_json::from_str(&answer.json(&order("true", None)).unwrap()).unwrap();
-        assert_eq!(line["cancelled"], word, "{line}");
+        assert_eq!((&line["cancelled"], &line["proven"]), (&json!(word), &json!(is_proven)), "{line}");
     }
     let expired = CommandRow { status: "expired".into(), ..cancelled(true, None) };
     let answer = Answer::new(&expired, false, &book).with_late(late("success"));
-    assert_eq!(answer.values(&[]), BTreeSet::from(["(expired, success came late)".to_owned()]));
+    assert_eq!(answer.values(&[]), BTreeSet::from(["(expired, success came late; unproven)".to_owned()]));
 }
 
 #[test]

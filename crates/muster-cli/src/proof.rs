@@ -35,7 +35,7 @@ pub(crate) enum Proof {
 /// Checks the result of one machine; `order` is the SHA-256 of the text that people signed.
 pub(crate) fn check(row: &CommandRow, order: &[u8; 32]) -> Proof {
     let Some(results) = row.results.as_ref() else { return Proof::None };
-    let refusal = refusal_of(results.get());
+    let refusal = refusal_of(results.get()).map(|refusal| reason(&refusal));
     let Some(proof) = row.proof.as_ref() else { return refusal.map_or(Proof::None, Proof::Copy) };
     let (Ok(signature), Ok(key)) = (STANDARD.decode(&proof.signature), STANDARD.decode(&proof.key)) else {
         return Proof::Broken("its signature cannot be read");
@@ -65,6 +65,12 @@ pub(crate) fn check(row: &CommandRow, order: &[u8; 32]) -> Proof {
         None if signed(result_text(agent, order, status, &results)) => Proof::Holds,
         _ => Proof::Broken("its machine did not sign this result of this action"),
     }
+}
+
+/// Returns code and reason of a refusal's text, `refused (weight): too light`.
+fn reason(refusal: &str) -> String {
+    let parts = refusal.strip_prefix("refused (").and_then(|rest| rest.split_once("): "));
+    parts.map_or_else(|| refusal.to_owned(), |(code, reason)| format!("{code}: {reason}"))
 }
 
 /// Returns the SHA-256 of the key that a result shows, in hexadecimal; the id of its machine is the beginning of it.
@@ -104,7 +110,7 @@ pub(crate) mod tests {
             let results: Value = serde_json::from_str(&refused_results("weight", "too light")).unwrap();
             check(&row(&[("status", json!("failed")), ("results", results), ("proof", proof)]), &ORDER)
         };
-        assert_eq!(refused(json!(null)), Proof::Copy("refused (weight): too light".to_owned()));
+        assert_eq!(refused(json!(null)), Proof::Copy("weight: too light".to_owned()));
         // A signature that is another's is worse than none.
         assert!(matches!(refused(json!({"signature": SIGNATURE, "key": KEY})), Proof::Broken(_)));
     }
@@ -126,7 +132,7 @@ pub(crate) mod tests {
             check(&row(&[status, agent, ("results", refused.clone()), ("proof", proof)]), &ORDER)
         };
         assert_eq!(refused(AS_REFUSAL), Proof::Holds);
-        assert_eq!(refused(AS_RESULT), Proof::Copy("refused (weight): too light".to_owned()));
+        assert_eq!(refused(AS_RESULT), Proof::Copy("weight: too light".to_owned()));
     }
 
     #[test]

@@ -132,10 +132,23 @@ struct Counts {
     broken: u64,
     /// Signed by no machine.
     unsigned: u64,
+    /// Said to be refusals of copies of the order, which machines do not sign.
+    refused: u64,
     /// Left out: of machines that nobody approved.
     unknown: u64,
     /// Proven, of machines that a first answer brought into the book.
     unapproved: u64,
+}
+
+/// Whose word a row is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Word {
+    /// The machine's, which signed it.
+    Machines,
+    /// The server's.
+    Servers,
+    /// The server's, that the machine refused a copy of the order, for this reason.
+    RefusedCopy(String),
 }
 
 /// Where answers go.
@@ -198,18 +211,20 @@ impl Sink {
     /// Takes the answer of one machine.
     pub(crate) fn take(&mut self, row: &CommandRow) -> Result<(), Failure> {
         self.counts.taken += 1;
-        let Some(is_proven) = self.verified(row) else { return Ok(()) };
+        let Some(word) = self.verified(row) else { return Ok(()) };
+        let is_proven = word == Word::Machines;
         if is_proven {
             self.meet(row);
         }
         let late = self.late.get(&row.agent).cloned();
-        let answer = Answer::new(row, is_proven, &self.book).with_late(late);
+        let refused = if let Word::RefusedCopy(why) = word { Some(why) } else { None };
+        let answer = Answer::new(row, is_proven, &self.book).with_late(late).with_refusal(refused);
         self.take_verified(&answer)
     }
 
-    /// Whether a result is proven; `None` when it is left out.
-    fn verified(&mut self, row: &CommandRow) -> Option<bool> {
-        let Some(order) = self.order.digest else { return Some(false) };
+    /// Whose word a result is; `None` when it is left out.
+    fn verified(&mut self, row: &CommandRow) -> Option<Word> {
+        let Some(order) = self.order.digest else { return Some(Word::Servers) };
         if row.agent.parse::<AgentId>().is_ok_and(|id| self.order.excludes(id)) {
             return self.leave_out(row, "the action that people signed is not for this machine");
         }
@@ -221,24 +236,24 @@ impl Sink {
             Proof::Holds if !self.proven.insert(row.agent.clone()) => {
                 self.leave_out(row, "its machine has answered before")
             }
-            Proof::Copy(why) => {
-                self.counts.unsigned += 1;
-                let host = self.host_of(row);
-                let why = format!("{host}: the machine refused a copy of the order, which proves nothing: {why}");
-                self.out.note(&safe(&why));
-                self.which.unproven.then_some(false)
-            }
-            Proof::Holds if self.which.known_only && self.book.standing(&row.agent) != Standing::Approved => {
+            Proof::Holds | Proof::Copy(_)
+                if self.which.known_only && self.book.standing(&row.agent) != Standing::Approved =>
+            {
                 self.counts.unknown += 1;
                 self.note_left_out(row, "nobody approved this machine in your book");
                 None
             }
-            Proof::Holds => Some(true),
+            Proof::Holds => Some(Word::Machines),
+            // Whoever passes the order on can spoil a copy, and a machine signs no refusal of one: it is shown as what it is.
+            Proof::Copy(why) => {
+                self.counts.refused += 1;
+                Some(Word::RefusedCopy(why))
+            }
             Proof::None if Answer::new(row, false, &self.book).is_of_machine() => {
                 self.counts.unsigned += 1;
-                self.which.unproven.then_some(false)
+                self.which.unproven.then_some(Word::Servers)
             }
-            Proof::None => Some(false),
+            Proof::None => Some(Word::Servers),
         }
     }
 
@@ -301,7 +316,7 @@ impl Sink {
         }
     }
 
-    fn leave_out(&mut self, row: &CommandRow, why: &str) -> Option<bool> {
+    fn leave_out(&mut self, row: &CommandRow, why: &str) -> Option<Word> {
         self.counts.broken += 1;
         self.note_left_out(row, why);
         None

@@ -32,6 +32,8 @@ pub(crate) struct Answer<'a> {
     name_of: Option<String>,
     /// What its machine said after its command had ended.
     late: Option<Late>,
+    /// Why its machine is said to have refused a copy of the order, which it did not sign.
+    refused: Option<String>,
     heads: Option<Vec<Head>>,
 }
 
@@ -100,6 +102,7 @@ impl<'a> Answer<'a> {
             name,
             servers,
             late: None,
+            refused: None,
             heads: heads.unwrap_or_default(),
         }
     }
@@ -107,6 +110,11 @@ impl<'a> Answer<'a> {
     /// The same, whose machine said something after its command had ended.
     pub(super) fn with_late(self, late: Option<Late>) -> Self {
         Self { late, ..self }
+    }
+
+    /// The same, of a machine that is said to have refused a copy of the order, which it did not sign.
+    pub(super) fn with_refusal(self, refused: Option<String>) -> Self {
+        Self { refused, ..self }
     }
 
     /// What a machine did that was called back; `None` for others.
@@ -236,6 +244,9 @@ impl<'a> Answer<'a> {
     /// Returns what the machine answered, one text for each thing it found, each once. That nothing was found is said
     /// beside errors, too: they do not say so.
     pub(super) fn values(&self, modules: &[String]) -> BTreeSet<String> {
+        if let Some(refused) = &self.refused {
+            return BTreeSet::from([format!("(refused, unproven: {refused})")]);
+        }
         let mut values = BTreeSet::new();
         let results = self.row.results.as_ref().map(|text| serde_json::from_str::<Vec<serde_json::Value>>(text.get()));
         let results = results.transpose().unwrap_or_else(|error| {

@@ -88,6 +88,14 @@ impl Sink {
         } else if self.counts.unanswered > 0 {
             self.out.note(&format!("{} machines have not answered, and are not listed.", self.counts.unanswered));
         }
+        if self.counts.refused > 0 {
+            let (refusals, are) = if self.counts.refused == 1 { ("refusal", "is") } else { ("refusals", "are") };
+            self.out.note(&format!(
+                "{} {refusals} {are} unproven: machines sign no refusal of a copy of the order that anybody could have spoiled. \
+                 Whether the order ran there is not known from it.",
+                self.counts.refused
+            ));
+        }
         match self.format {
             Format::Csv if !self.begun => return self.out.bytes(CSV_HEAD.as_bytes()),
             Format::Table if self.counts.shown > 0 => {}

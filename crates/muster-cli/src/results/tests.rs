@@ -114,7 +114,10 @@ fn a_path_that_is_not_on_a_machine_is_named_beside_what_was_found() {
     asked.take(&row(1, "a", &nothing)).unwrap();
     asked.take(&row(2, "b", &answer(false, &json!(null)))).unwrap();
     let said = asked.nothing(&stands("completed", 2));
-    assert_eq!(said, "No results: 2 machines answered and found nothing, 1 of them because a path of the question is not there.");
+    assert_eq!(
+        said,
+        "No results: 2 machines answered and found nothing, 1 of them because a path of the question is not there."
+    );
     assert!(asked.end(&stands("completed", 2)).unwrap().check().is_ok(), "it is an honest nothing");
 }
 
@@ -180,6 +183,28 @@ fn a_result_that_is_not_its_machines_is_left_out_and_fails_the_command() {
     assert_eq!(strict.counts(), [("(expired)".to_owned(), 1)]);
     let failure = strict.end(&stands("completed", 1)).unwrap_err();
     assert!(failure.why.contains("2 results are signed by no machine"), "{failure}");
+}
+
+#[test]
+fn a_refusal_that_no_machine_signed_is_shown_as_unproven_and_breaks_no_proof() {
+    let refused: serde_json::Value =
+        serde_json::from_str(&muster_core::action::refused_results("weight", "too light")).unwrap();
+    let refused = CommandRow { status: "failed".into(), ..row(1, "a", &refused) };
+    for which in
+        [Shown::default(), Shown { unproven: true, ..Shown::default() }, Shown { found: true, ..Shown::default() }]
+    {
+        let mut sink = sink_of(Format::Table, order("true", Some([1; 32])), which);
+        sink.take(&refused).unwrap();
+        assert_eq!(sink.counts(), [("(refused, unproven: weight: too light)".to_owned(), 1)]);
+        assert_eq!(sink.groups.values().next().unwrap().1, ["a (0000000000000001, unproven)"]);
+        let failure = sink.end(&stands("completed", 1)).unwrap().check().unwrap_err();
+        assert_eq!(failure.exit, Exit::Partial, "it has not answered: {failure}");
+    }
+    // Of a machine that nobody approved, it is left out like all else.
+    let mut sink = sink_of(Format::Table, order("true", Some([1; 32])), Shown { known_only: true, ..Shown::default() });
+    sink.take(&refused).unwrap();
+    assert!(sink.counts().is_empty());
+    assert_eq!(sink.end(&stands("completed", 1)).unwrap_err().exit, Exit::Failed);
 }
 
 #[test]

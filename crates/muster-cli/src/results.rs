@@ -136,8 +136,6 @@ struct Counts {
     refused: u64,
     /// Left out: of machines that nobody approved.
     unknown: u64,
-    /// Proven, of machines that a first answer brought into the book.
-    unapproved: u64,
 }
 
 /// Whose word a row is.
@@ -264,15 +262,11 @@ impl Sink {
     }
 
     fn meet(&mut self, row: &CommandRow) {
-        match self.book.standing(&row.agent) {
-            Standing::New => {
-                self.new.0 += 1;
-                if self.new.1.len() < NAMED_MAX {
-                    self.new.1.push(row.agent.clone());
-                }
+        if self.book.standing(&row.agent) == Standing::New {
+            self.new.0 += 1;
+            if self.new.1.len() < NAMED_MAX {
+                self.new.1.push(row.agent.clone());
             }
-            Standing::Seen => self.counts.unapproved += 1,
-            Standing::Approved => {}
         }
         if let Some(key) = proof::key_sha256(row) {
             self.book.meet(&row.agent, &key, row.hostname.as_deref().unwrap_or_default());

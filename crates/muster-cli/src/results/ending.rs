@@ -22,6 +22,7 @@ impl Sink {
         Ok(Ended { partial, is_full: self.is_full })
     }
 
+    /// Says which machines are new, once: from then on they are in the book, and each row has their mark.
     fn end_of_book(&mut self) {
         let (new, named) = &self.new;
         if *new > 0 {
@@ -34,12 +35,6 @@ impl Sink {
                 named.join(" "),
                 self.book.command("add ID NAME")
             )));
-        }
-        if self.counts.unapproved > 0 {
-            self.out.note(&format!(
-                "{} answers are of machines that nobody approved yet: muster agent known list --unapproved",
-                self.counts.unapproved
-            ));
         }
         if let Err(failure) = self.book.keep() {
             self.out.note(&safe(&format!("note: machines that are new were not kept in your book: {}", failure.why)));

@@ -107,18 +107,33 @@ fn host(name: &str, rows: &Rows) -> Result<String, Failure> {
     let mut found = named(name, rows);
     match found.len() {
         1 => Ok(found.remove(0)),
-        0 => Err(Failure::new(
-            Exit::NotFound,
-            format!("there is no agent {name}"),
-            "no machine has this host name, and it is no id",
-        )
-        .next(format!("see `{}`", AGENT.list))),
+        0 => Err(nobody(name, rows)),
         many => {
             let named = found[..many.min(NAMED_MAX)].join(", ");
             let why = format!("{many} machines have this host name: {named}");
             Err(Failure::usage(format!("{name} is not one agent"), why).next("write the id"))
         }
     }
+}
+
+/// The failure where no machine has this host name. What is too short for an id may be the beginning of some.
+fn nobody(name: &str, rows: &Rows) -> Failure {
+    let what = format!("there is no agent {name}");
+    let see = format!("see `{}`", AGENT.list);
+    if name.len() >= DIGITS_MIN || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Failure::new(Exit::NotFound, what, "no machine has this host name, and it is no id").next(see);
+    }
+    let begins = |id: &&str| id.starts_with(&name.to_ascii_lowercase());
+    let ids: Vec<_> = rows.items.iter().filter_map(|row| row.get("id")?.as_str()).filter(begins).collect();
+    let more = if ids.len() > NAMED_MAX { " …" } else { "" };
+    let (why, next) = match ids.len() {
+        0 => ("no id that is listed begins so".to_owned(), see),
+        _ => (
+            format!("an id is taken from its first {DIGITS_MIN} digits on"),
+            format!("write more digits of one of these: {}{more}", ids[..ids.len().min(NAMED_MAX)].join(", ")),
+        ),
+    };
+    Failure::new(Exit::NotFound, what, format!("no machine has this host name, and {why}")).next(next)
 }
 
 /// Returns the whole id of the broadcast that `text` names.
@@ -169,6 +184,11 @@ mod tests {
         let rows = Rows { items, next: None };
         assert_eq!(host("WEB-1", &rows).unwrap(), "1122");
         assert_eq!(host("web", &rows).unwrap_err().exit, Exit::NotFound);
+        // What is too short for an id names those that begin so.
+        let short = host("33", &rows).unwrap_err();
+        assert!(short.exit == Exit::NotFound && short.next.ends_with("one of these: 3344"), "{short}");
+        assert!(short.why.contains("from its first 4 digits on"), "{short}");
+        assert!(host("9a", &rows).unwrap_err().why.contains("no id that is listed begins so"));
         let two = host("db", &rows).unwrap_err();
         assert!(two.exit == Exit::Usage && two.why.contains("3344, 5566"), "{two}");
     }

@@ -1,6 +1,6 @@
 //! `muster agent approve`: who it is that waits, shown before it is let in.
 
-use super::{Change, one_or_all, show};
+use super::{Change, one_or_all, show, unchanged};
 use crate::commands::{Stake, confirm};
 use crate::output::machine_name;
 use crate::{Context, Failure, resolve};
@@ -24,10 +24,14 @@ pub(super) async fn run(context: &Context, change: &Change, yes: bool) -> Result
             context.out.note(&crate::output::safe(&line));
         }
         // Scripts that approve what they know go on as they did.
-        if !yes && std::io::stdin().is_terminal() {
+        let is_in = detail.summary.state == "enrolled";
+        if !is_in && !yes && std::io::stdin().is_terminal() {
             confirm(&format!("Let {id} in?"), false, Stake::Machines).await?;
         }
         let answer = context.api.send(&what, Method::POST, &["agents", &id, "approve"], &change.reason.body()).await?;
+        if let Some(note) = unchanged(&id, &detail.summary.state, &answer) {
+            context.out.note(&crate::output::safe(&note));
+        }
         if !context.out.json {
             let state = answer.get("state").and_then(Value::as_str).unwrap_or_default();
             context.out.line(&crate::output::safe(&format!("{id}  {state}")))?;

@@ -264,8 +264,14 @@ fn state(row: &AgentSummary) -> String {
 
 async fn set_labels(context: &Context, id: &str, labels: &[String], method: &Method) -> Result<(), Failure> {
     let id = resolve::agent(context, id).await?;
-    let verb = if *method == Method::PUT { "label" } else { "unlabel" };
+    let is_given = *method == Method::PUT;
+    let verb = if is_given { "label" } else { "unlabel" };
+    let detail = context.api.get("could not show the agent", &["agents", &id], &()).await?;
+    let before = context.api.read::<AgentDetail>("could not show the agent", &detail)?.summary.labels;
     for label in labels {
+        if let Some(note) = idle(&id, &before, label, is_given) {
+            context.out.note(&crate::output::safe(&note));
+        }
         let what = format!("could not {verb} agent {id} with {label}");
         context.api.order(&what, method.clone(), &["agents", &id, "labels", label]).await?;
     }
@@ -277,13 +283,36 @@ async fn set_labels(context: &Context, id: &str, labels: &[String], method: &Met
     context.out.line(&crate::output::safe(&format!("{id}  {}", label_names(&detail.summary.labels))))
 }
 
+/// Says that a machine has a label already that is given to it, or has none that is taken away; `None` where it changes.
+fn idle(id: &str, before: &[String], label: &str, is_given: bool) -> Option<String> {
+    match (before.iter().any(|has| has == label), is_given) {
+        (true, true) => Some(format!("{id}  has the label {label} already")),
+        (false, false) => Some(format!("{id}  has no label {label}: nothing was taken away")),
+        _ => None,
+    }
+}
+
+/// Says that a machine is as it was; `None` where that changed, or is not known.
+fn unchanged(id: &str, before: &str, answer: &Value) -> Option<String> {
+    let state = answer.get("state").and_then(Value::as_str)?;
+    (state == before).then(|| format!("{id}  was {state} before: nothing changed"))
+}
+
 impl Change {
     async fn run(self, context: &Context, verb: &str) -> Result<(), Failure> {
         let mut answers = Vec::new();
         for text in &self.ids {
             let id = resolve::agent(context, text).await?;
             let what = format!("could not {verb} agent {id}");
+            let detail = context.api.get(&what, &["agents", &id], &()).await?;
+            let before = context.api.read::<AgentDetail>(&what, &detail)?.summary.state;
             let answer = context.api.send(&what, Method::POST, &["agents", &id, verb], &self.reason.body()).await?;
+            // What clears a suspicion changes no state.
+            if verb != "clone-clear"
+                && let Some(note) = unchanged(&id, &before, &answer)
+            {
+                context.out.note(&crate::output::safe(&note));
+            }
             if !context.out.json {
                 let state = answer.get("state").and_then(Value::as_str).unwrap_or_default();
                 context.out.line(&crate::output::safe(&format!("{id}  {state}")))?;
@@ -396,4 +425,21 @@ async fn dead_letters(context: &Context, list: &ListArgs) -> Result<(), Failure>
 /// The failure of a wait that ran out.
 pub(crate) fn timed_out(what: impl Into<String>, why: impl Into<String>) -> Failure {
     Failure::new(Exit::TimedOut, what, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_nothing_says_so() {
+        let before = ["operator:web".to_owned()];
+        assert_eq!(idle("ab", &before, "operator:web", true).unwrap(), "ab  has the label operator:web already");
+        assert!(idle("ab", &before, "operator:db", false).unwrap().contains("has no label operator:db"));
+        assert_eq!(idle("ab", &before, "operator:web", false), None);
+        assert_eq!(idle("ab", &before, "client:web", true), None, "another service's label is another");
+        let answer = serde_json::json!({"state": "enrolled"});
+        assert_eq!(unchanged("ab", "enrolled", &answer).unwrap(), "ab  was enrolled before: nothing changed");
+        assert_eq!(unchanged("ab", "waiting", &answer), None);
+    }
 }

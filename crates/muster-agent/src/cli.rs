@@ -27,7 +27,7 @@ const EXIT_FAILED: u8 = 1;
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong use, 7 ended by order of the server.
 #[derive(Debug, Parser)]
-#[command(name = "muster-agent", version, long_version = LONG_VERSION, max_term_width = 120)]
+#[command(name = "muster-agent", version, long_version = LONG_VERSION, max_term_width = 80)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -321,6 +321,22 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_help_fits_a_terminal_of_eighty_columns() {
+        fn look(command: &clap::Command, wide: &mut Vec<String>) {
+            for text in [command.clone().render_help(), command.clone().render_long_help()] {
+                // A word that is longer than a line is broken nowhere.
+                let is_wide = |line: &&str| line.chars().count() > 80 && line.trim().contains(' ');
+                wide.extend(text.to_string().lines().filter(is_wide).map(str::to_owned));
+            }
+            command.get_subcommands().for_each(|sub| look(sub, wide));
+        }
+        let (mut command, mut wide) = (Cli::command(), Vec::new());
+        command.build();
+        look(&command, &mut wide);
+        assert!(wide.is_empty(), "{wide:#?}");
+    }
 
     #[test]
     fn man_pages_and_completions_are_made_for_every_command() {

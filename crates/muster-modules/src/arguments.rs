@@ -265,10 +265,11 @@ fn check(flag: &Flag, value: &str) -> Result<(), ArgumentError> {
 pub fn help(module: &dyn Module) -> String {
     let info = module.info();
     let effect = if info.effect == Effect::Reads { "It only looks" } else { "It CHANGES the machine" };
-    let mut text = format!(
-        "{}: {}\n{effect}. Signatures of weight {} are needed, unless a machine's own list of weights says otherwise.\n\n",
-        info.name, info.summary, info.weight_min
+    let weight = format!(
+        "{effect}. Signatures of weight {} are needed, unless a machine's own list of weights says otherwise.",
+        info.weight_min
     );
+    let mut text = format!("{}: {}\n{}\n\n", info.name, info.summary, wrapped(&weight, 0));
     if module.flags().is_empty() {
         text.push_str("It takes no parameters.\n");
         return text;
@@ -277,7 +278,8 @@ pub fn help(module: &dyn Module) -> String {
     let width = module.flags().iter().map(|flag| left(flag).len()).max().unwrap_or_default();
     for flag in module.flags() {
         let again = if flag.takes == Takes::Texts { '*' } else { ' ' };
-        let _ = writeln!(text, "{again} {:width$}  {}", left(flag), flag.help);
+        let help = wrapped(flag.help, width + 4);
+        let _ = writeln!(text, "{again} {:width$}  {help}", left(flag));
     }
     if module.flags().iter().any(|flag| flag.takes == Takes::Texts) {
         text.push_str("\n* may be given again, for several values.\n");
@@ -286,9 +288,44 @@ pub fn help(module: &dyn Module) -> String {
     text
 }
 
+/// Columns of help.
+const HELP_COLUMNS: usize = 80;
+
+/// Breaks a text into lines that begin after `indent` columns, the first of which is begun already.
+fn wrapped(text: &str, indent: usize) -> String {
+    let mut out = String::new();
+    let mut column = indent;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > HELP_COLUMNS {
+            let _ = write!(out, "\n{:indent$}", "");
+            column = indent;
+        } else if column > indent {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_help_of_a_module_fits_a_terminal_of_eighty_columns() {
+        for module in crate::registry::built_in() {
+            let text = help(*module);
+            let wide: Vec<_> = text.lines().filter(|line| line.chars().count() > HELP_COLUMNS).collect();
+            assert!(wide.is_empty(), "{wide:#?}");
+            for flag in module.flags() {
+                let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+                assert!(words(&text).contains(&words(flag.help)), "{}", flag.help);
+            }
+        }
+    }
 
     fn arguments(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 /// One server for a fleet of machines: enrols them by key, carries messages to and from them, loses nothing
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, long_version = LONG_VERSION, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(max_term_width = 80)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,

@@ -81,6 +81,19 @@ fn the_help_names_every_exit_code() {
     assert_eq!(named, Exit::ALL.map(|(exit, _)| exit.code()));
 }
 
+#[test]
+fn every_help_fits_a_terminal_of_eighty_columns() {
+    let mut wide = Vec::new();
+    each(&built(), "muster", &mut |path, command| {
+        for text in [command.clone().render_help(), command.clone().render_long_help()] {
+            // A word that is longer than a line is broken nowhere.
+            let is_wide = |line: &&str| line.chars().count() > 80 && line.trim().contains(' ');
+            wide.extend(text.to_string().lines().filter(is_wide).map(|line| format!("{path}: {line}")));
+        }
+    });
+    assert!(wide.is_empty(), "{wide:#?}");
+}
+
 /// Parses a command line as `main` does, to its end: a name that two arguments share shows only then.
 fn parse(args: Vec<&str>, place: &str) {
     let parsed = definition().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));

@@ -335,9 +335,11 @@ fn certificate(name: &'static str, certificate: &CertificateDer<'_>, now: Timest
     let until = Timestamp::from_secs(parsed.validity().not_after.timestamp());
     let found = format!("{}, valid {from} to {until}", parsed.subject());
     match () {
-        () if now < from => failed(name, format!("{found}: not yet, by this machine's clock"), "is the clock right?"),
+        () if now < from => {
+            failed(name, format!("{found}: not yet, by this machine's clock"), "set the clock, best by NTP")
+        }
         () if now > until => {
-            let advice = "get the new one from the server; or is this machine's clock ahead?";
+            let advice = "get the new one from the server; where it is not over yet, this machine's clock is ahead: set it, best by NTP";
             failed(name, format!("{found}: expired"), advice)
         }
         () if now.plus(EXPIRY_NEAR) > until => warning(name, format!("{found}: expires soon"), "renew it in time"),

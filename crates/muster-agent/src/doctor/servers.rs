@@ -139,8 +139,12 @@ fn clocks(clocks: Clocks) -> Check {
 fn dial_advice(found: &str) -> &'static str {
     let has = |word: &str| found.contains(word);
     match () {
-        () if has("Expired") || has("expired") || has("NotValidYet") || has("not valid yet") => {
-            "compare this machine's clock with the server's; if it is right, the server's certificate must be renewed"
+        () if has("NotValidYet") || has("not valid yet") => {
+            "this machine's clock is behind, or the server made its certificate with a clock that was ahead: set both by NTP; \
+             where both are right, the server needs a new certificate"
+        }
+        () if has("Expired") || has("expired") => {
+            "this machine's clock is ahead: set it by NTP; where it is right, the server's certificate must be renewed"
         }
         () if has(&RevokedForGood.to_string()) => {
             "administrators revoked it for good: give the server another certificate, or trusted_certs another authority; \

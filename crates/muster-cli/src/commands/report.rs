@@ -19,15 +19,15 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Machines that are no longer heard of
+    /// Names of machines that were heard of within 30 days, and not within the last 5 minutes
     Offline(ListArgs),
-    /// Host names and machine ids under which several machines speak
+    /// Machines that are online or idle and share a host name or a machine id with another one
     Double(ListArgs),
-    /// Machines that come and go
+    /// Machines whose agent was started again lately, or runs more than once
     Flapping(ListArgs),
-    /// Machines that were heard of in the last weeks and then no more
+    /// Machines that were heard of within 7 days, and are neither online nor idle
     Disappeared(ListArgs),
-    /// Versions of the agent, and how many machines have each
+    /// Versions of the agents that are online or idle, and how many machines have each
     Versions(ListArgs),
 }
 
@@ -47,30 +47,80 @@ impl Args {
             return rows.json(context);
         }
         let found = rows.read::<ReportRow>(context, &what)?;
-        if name == "versions" {
-            context.out.table(&versions(found), "No machines.")?;
-        } else {
-            context.out.table(&machines(found), "Nothing stands out.")?;
+        let (table, empty, note) = shown(name, found);
+        let is_empty = rows.items.is_empty();
+        context.out.table(&table, empty)?;
+        if !(is_empty || note.is_empty()) {
+            context.out.note(note);
         }
         rows.note_more(context);
         Ok(())
     }
 }
 
-/// A version is of many machines in many places.
-fn versions(rows: Vec<ReportRow>) -> Table {
-    let mut table = Table::new(&["VERSION", "MACHINES", "LAST SEEN"]);
+/// Returns a report as a table, what is said where it is empty, and what to know about its lines.
+fn shown(report: &str, rows: Vec<ReportRow>) -> (Table, &'static str, &'static str) {
+    let agent = |row: &ReportRow| row.agent.clone().unwrap_or_else(|| "-".to_owned());
+    let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
+    let (head, empty, note): (&[&'static str], _, _) = match report {
+        "versions" => (&["VERSION", "MACHINES", "LAST SEEN"], "No machine is online or idle.", ""),
+        "offline" => (&["NAME", "MACHINES", "LAST SEEN"], "Every machine was heard of within the last 5 minutes.", ""),
+        "double" => (
+            &["THEY SHARE", "AGENT", "MACHINES", "LAST SEEN"],
+            "No two machines that are online or idle share a host name or a machine id.",
+            "Each line is one machine. Machines with one machine id are mostly copies of one disk, or two agents on one \
+             machine: give each its own /etc/machine-id, or delete the agent that is not needed.",
+        ),
+        "flapping" => (
+            &["NAME", "AGENT", "STARTS", "LAST SEEN"],
+            "No agent that is online or idle was started again lately, or runs more than once.",
+            "Many starts within minutes: the agent crashes (its log says why), or two agents run with one key.",
+        ),
+        _ => (
+            &["NAME", "AGENT", "LAST SEEN"],
+            "No machine that was heard of within 7 days is offline.",
+            "A machine that is gone for good: `muster agent delete`.",
+        ),
+    };
+    let mut table = Table::new(head);
     for row in rows {
-        table.row([row.name, row.count.to_string(), time(&row.last_seen)]);
+        let (count, seen) = (row.count.to_string(), time(&row.last_seen));
+        match report {
+            "versions" => table.row([or(&row.name, "(it did not say)"), count, seen]),
+            "offline" => table.row([or(&row.name, "(no name)"), count, seen]),
+            "double" | "flapping" => table.row([or(&row.name, "(no name)"), agent(&row), count, seen]),
+            _ => table.row([or(&row.name, "(no name)"), agent(&row), seen]),
+        }
     }
-    table
+    (table, empty, note)
 }
 
-fn machines(rows: Vec<ReportRow>) -> Table {
-    let mut table = Table::new(&["NAME", "PLACE", "AGENT", "COUNT", "LAST SEEN"]);
-    for row in rows {
-        let agent = row.agent.unwrap_or_else(|| "-".to_owned());
-        table.row([row.name, row.queueloc, agent, row.count.to_string(), time(&row.last_seen)]);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_report_has_columns_of_its_own_and_says_what_it_looked_for_when_it_is_empty() {
+        let row = |name: &str, agent: Option<&str>| ReportRow {
+            name: name.to_owned(),
+            queueloc: "linux.1122334455667788".to_owned(),
+            agent: agent.map(str::to_owned),
+            count: 2,
+            last_seen: "2026-01-02T03:04:05Z".to_owned(),
+        };
+        let text = |report: &str, rows: Vec<ReportRow>| shown(report, rows).0.plain();
+        let twins = vec![row("web-1", Some("1122334455667788")), row("machine id ab", Some("1122334455667788"))];
+        let double = text("double", twins);
+        assert!(double.contains("THEY SHARE") && double.contains("machine id ab  1122334455667788"), "{double}");
+        assert!(text("versions", vec![row("", None)]).contains("(it did not say)"));
+        for report in ["offline", "disappeared", "versions"] {
+            assert!(!text(report, vec![row("x", None)]).contains("linux."), "{report}");
+        }
+        let mut said: Vec<_> = ["offline", "double", "flapping", "disappeared", "versions"]
+            .into_iter()
+            .map(|report| shown(report, Vec::new()).1)
+            .collect();
+        said.dedup();
+        assert_eq!(said.len(), 5, "each says what it did not find: {said:?}");
     }
-    table
 }

@@ -42,6 +42,12 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// Returns the table as it is written where no terminal is.
+    #[cfg(test)]
+    pub(crate) fn plain(&self) -> String {
+        self.render(None, false)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

@@ -68,8 +68,8 @@ fn shown(report: &str, rows: Vec<ReportRow>) -> (Table, &'static str, &'static s
         "double" => (
             &["THEY SHARE", "AGENT", "MACHINES", "LAST SEEN"],
             "No two machines that are online or idle share a host name or a machine id.",
-            "Each line is one machine. Machines with one machine id are mostly copies of one disk, or two agents on one \
-             machine: give each its own /etc/machine-id, or delete the agent that is not needed.",
+            "A machine has a line for each thing that it shares. Machines with one machine id are mostly copies of one \
+             disk, or two agents on one machine: give each its own /etc/machine-id, or end the agent that is not needed.",
         ),
         "flapping" => (
             &["NAME", "AGENT", "STARTS", "LAST SEEN"],

@@ -326,7 +326,10 @@ async fn a_target_is_checked_kept_and_deleted() {
     let near = &none.machines[0];
     assert_eq!((&near.agent, near.picked), (&id.to_string(), false), "it comes nearest: {none:?}");
     let untrue: Vec<_> = near.questions.iter().filter(|asked| asked.answer != Some(true)).collect();
-    assert_eq!(untrue.iter().map(|asked| asked.question.as_str()).collect::<Vec<_>>(), ["fleet = 'wrong'"]);
+    assert_eq!(
+        untrue.iter().map(|asked| asked.question.as_str()).collect::<Vec<_>>(),
+        ["environment->>'fleet' = 'wrong'"]
+    );
     let counted = ask(json!({ "target": "false", "limit": 0 })).await;
     assert_eq!((counted.enrolled, counted.compared, counted.machines.len()), (2, 0, 0));
 

@@ -218,6 +218,9 @@ pub struct Preview {
     pub known: Option<i64>,
     /// Machines that match its target and are reached (online, idle, or any if it is standing).
     pub matched: u64,
+    /// How those stand that match its target and are not reached; looked at where none is reached.
+    #[serde(default)]
+    pub beyond: Beyond,
     /// Of these, how many were asked for what they would say: at most some thousands.
     pub asked: u64,
     /// Of these, how many would run it, as far as the server knows.
@@ -238,6 +241,19 @@ pub struct Preview {
     /// Whether it changes machines, as they say: then it reaches a few of them first.
     #[serde(default)]
     pub changes: bool,
+}
+
+/// Machines that an action means and does not reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Beyond {
+    /// Enrolled, and not heard of for long: a standing action reaches them.
+    pub offline: u64,
+    /// Waiting for approval: a standing action reaches those that are approved in its window.
+    pub waiting: u64,
+    /// Blocked: a standing action reaches those that are unblocked in its window.
+    pub blocked: u64,
+    /// Not let in before they come with a new key.
+    pub rekeying: u64,
 }
 
 /// Machines that demand the same weights of an action's operations.

@@ -13,8 +13,9 @@ use std::time::Duration;
 /// How an action spreads over its machines.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Spread {
-    /// Also for machines that are offline now, and for those that are first seen before it expires. Otherwise only for
-    /// those that are online or idle when its target is expanded.
+    /// Also for machines that are offline now, and for those that come to match before it expires: enrolled, approved
+    /// or unblocked by then, or with other facts. Otherwise only for those that are enrolled, and online or idle, when its
+    /// target is expanded.
     pub standing: bool,
     /// If it matches more machines than this, it becomes invalid and none is given it. A standing action stops there.
     pub hosts_max: Option<u64>,
@@ -153,11 +154,14 @@ pub struct WorkLimits {
     pub lease: Duration,
     /// After how long new machines are looked for, and whether a share is done.
     pub look_again: Duration,
+    /// Machines known before that a standing action looks at again, each time that it looks for new ones. All others come
+    /// next, so that it has looked at `n` machines after `n / walk_rows` times `look_again`.
+    pub walk_rows: u32,
 }
 
 impl Default for WorkLimits {
     fn default() -> Self {
-        Self { rows: 20_000, lease: Duration::from_secs(30), look_again: Duration::from_secs(2) }
+        Self { rows: 20_000, lease: Duration::from_secs(30), look_again: Duration::from_secs(2), walk_rows: 5_000 }
     }
 }
 

@@ -4,6 +4,7 @@ use crate::StoreError;
 use async_trait::async_trait;
 use muster_core::target::{FleetRow, Target};
 use muster_core::{AgentId, Cause, Timestamp};
+use std::fmt;
 
 /// Which machines are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +13,43 @@ pub enum Reach {
     Active,
     /// All that are enrolled.
     Enrolled,
+}
+
+/// How the machines stand that a target picks, whether actions reach them or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TargetStates {
+    /// Enrolled, and online or idle.
+    pub active: u64,
+    /// Enrolled, and not heard of for longer.
+    pub offline: u64,
+    /// Waiting for approval.
+    pub waiting: u64,
+    /// Blocked.
+    pub blocked: u64,
+    /// Not let in before they come with a new key.
+    pub rekeying: u64,
+}
+
+/// Why an action that is not standing was given to none of them.
+impl fmt::Display for TargetStates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [
+            (self.waiting, "waiting for approval"),
+            (self.blocked, "blocked"),
+            (self.rekeying, "asked for a new key"),
+            (self.offline, "offline"),
+            // They became so after it had looked at them.
+            (self.active, "online by now, and not when it was started"),
+        ];
+        let kinds: Vec<_> =
+            kinds.iter().filter(|(agents, _)| *agents > 0).map(|(agents, word)| format!("{word}: {agents}")).collect();
+        match &kinds[..] {
+            [] => f.write_str("given to no machine: no agent matches its target"),
+            kinds => {
+                write!(f, "given to no machine: all that match its target are beyond its reach ({})", kinds.join(", "))
+            }
+        }
+    }
 }
 
 /// A target at a moment.
@@ -48,6 +86,9 @@ pub trait TargetStore: Send + Sync {
 
     /// Returns how many machines a target picks.
     async fn target_count(&self, query: TargetQuery) -> Result<u64, StoreError>;
+
+    /// Returns how all machines stand at `now` that a target picks, but for deleted and replaced ones.
+    async fn target_states(&self, target: Target, now: Timestamp) -> Result<TargetStates, StoreError>;
 
     /// Returns a machine that is not deleted as targets see it at `now`, with what the actions in `findings` found there.
     async fn target_row(

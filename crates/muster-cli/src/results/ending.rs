@@ -129,7 +129,16 @@ impl Sink {
             said.push(match (action.matched.max(action.counters.sent), action.counters.sent, action.status.as_str()) {
                 (_, _, "waiting") => "the action waits for signatures, and no machine was given it".to_owned(),
                 (0, _, "pending" | "scheduled" | "preparing") => "no machine was given the action yet".to_owned(),
-                (0, _, _) => "no machine matched the target".to_owned(),
+                // Only a standing one is in flight before any machine was given it.
+                (0, _, "inflight") => "no machine was given the action yet: it waits for machines that match its \
+                     target until its window ends"
+                    .to_owned(),
+                (0, _, "cancelled") => "the action was called back before any machine was given it".to_owned(),
+                (0, _, "completed") => "no machine that matches the target came before its window ended".to_owned(),
+                (0, _, _) if !action.reason.is_empty() => {
+                    format!("no machine was given the action: {}", safe(&action.reason))
+                }
+                (0, _, _) => "no machine was given the action".to_owned(),
                 (matched, 0, _) => format!("none of {matched} machines was given the action yet"),
                 (_, sent, _) => format!("none of {sent} machines has answered yet"),
             });

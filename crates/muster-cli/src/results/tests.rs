@@ -258,7 +258,20 @@ fn an_empty_answer_says_why_it_is_empty() {
         unproven: true,
         known_only: false,
     };
-    assert_eq!(said(lax(false, None), &[], &stands("completed", 0)), "No results: no machine matched the target.");
+    let reason =
+        "given to no machine: all that match its target are beyond its reach (waiting for approval: 1)\u{1b}[2J";
+    let invalid = muster_api::actions::ActionSummary { reason: reason.to_owned(), ..stands("invalid", 0) };
+    let invalid = said(lax(false, None), &[], &invalid);
+    assert!(invalid.contains("(waiting for approval: 1)") && !invalid.contains('\u{1b}'), "{invalid}");
+    for (status, why) in [
+        ("cancelled", "called back before any machine was given it"),
+        ("inflight", "it waits for machines that match its target until its window ends"),
+        ("completed", "no machine that matches the target came before its window ended"),
+        ("invalid", "no machine was given the action"),
+    ] {
+        let line = said(lax(false, None), &[], &stands(status, 0));
+        assert!(line.contains(why) && !line.contains("no machine matched"), "{status}: {line}");
+    }
     assert!(said(lax(false, None), &[], &stands("pending", 0)).contains("no machine was given the action yet"));
     assert!(said(lax(false, None), &[], &stands("waiting", 0)).contains("waits for signatures"));
     assert_eq!(said(lax(true, None), &[], &stands("inflight", 3)), "No results: none of 3 machines has answered yet.");

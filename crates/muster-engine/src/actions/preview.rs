@@ -11,7 +11,7 @@ use muster_core::target::Target;
 use muster_core::{AgentId, Timestamp, limits};
 use muster_store::actions::Spread;
 use muster_store::investigators::{InvestigatorRow, TrustTold};
-use muster_store::targets::{Reach, TargetQuery};
+use muster_store::targets::{Reach, TargetQuery, TargetStates};
 use muster_trust::weights::Assessment;
 use muster_trust::{Acl, RefusalCode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,8 +88,10 @@ pub struct ActionPreview {
     pub known: Option<ActionId>,
     /// Why signatures do not count, and why it could not run.
     pub problems: Vec<String>,
-    /// Machines that it means.
+    /// Machines that it means, and that are reached.
     pub matched: u64,
+    /// How those stand that it means and that are not reached; looked at where none is.
+    pub beyond: TargetStates,
     /// Those that would run it.
     pub willing: u64,
     /// Those that would run it if everybody signed whom they believe.
@@ -158,6 +160,7 @@ impl Inner {
         let reach = if is_standing { Reach::Enrolled } else { Reach::Active };
         let open = target.open_questions();
         let query = TargetQuery { target, now, reach };
+        let beyond = query.target.clone();
         let groups = self.store.trust_groups(query.clone()).await;
         let groups = groups.map_err(|failure| self.operator_error("expand the target", failure))?;
         let signers = signatures.fingerprints();
@@ -194,6 +197,10 @@ impl Inner {
                     }
                 }
             }
+        }
+        if detail == Detail::Whole && preview.matched == 0 {
+            let states = self.store.target_states(beyond, now).await;
+            preview.beyond = states.map_err(|failure| self.operator_error("expand the target", failure))?;
         }
         if detail == Detail::Whole && preview.unknown > 0 {
             preview.noted = self.noted_add(query, action, &signers, &mut demands).await?;

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_api::actions::{
-    ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, CancelRequest,
+    ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Beyond, CancelRequest,
     OperationDemand, Preview, PreviewDemand, PreviewRefusal, PreviewRequest, SignatureRequest, Signer,
 };
 use muster_api::{Page, Reason};
@@ -18,6 +18,7 @@ use muster_core::{Timestamp, limits};
 use muster_engine::ActionPreview;
 use muster_store::actions::{ActionFilter, ActionRow, ActionTaken, Spread};
 use muster_store::investigators::InvestigatorRow;
+use muster_store::targets::TargetStates;
 
 /// Lists actions, newest first.
 #[utoipa::path(get, path = "/api/v1/actions", tag = "actions", params(ActionQuery), responses((status = 200, body = Page<ActionSummary>)))]
@@ -220,6 +221,11 @@ fn operation_demand(demand: &muster_engine::OperationDemand) -> OperationDemand 
     OperationDemand { module: demand.module.clone(), need: demand.need, have: demand.have }
 }
 
+fn beyond(states: TargetStates) -> Beyond {
+    let TargetStates { offline, waiting, blocked, rekeying, .. } = states;
+    Beyond { offline, waiting, blocked, rekeying }
+}
+
 fn show_preview(preview: ActionPreview) -> Preview {
     let (ready, changes) = (preview.is_ready(), preview.changes);
     let refusals = preview.refusals.into_iter().map(|refusal| PreviewRefusal {
@@ -242,6 +248,7 @@ fn show_preview(preview: ActionPreview) -> Preview {
         problems: preview.problems,
         known: preview.known.map(ActionId::get),
         matched: preview.matched,
+        beyond: beyond(preview.beyond),
         asked: preview.matched - preview.unknown,
         willing: preview.willing,
         unknown: preview.unknown,

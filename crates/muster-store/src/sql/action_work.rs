@@ -6,7 +6,7 @@
 use super::action_ends::{cancel_step, expire_step, finish};
 use super::action_rows::status_number;
 use super::results::complete;
-use super::targets::{Matching, matching};
+use super::targets::{Matching, matching, states};
 use crate::StoreError;
 use crate::actions::{ActionJob, Next, WorkLimits, Worked};
 use crate::db::Tx;
@@ -44,10 +44,14 @@ const WAKE: &str = "SELECT agent_id, streaming_to FROM machines WHERE number > $
 
 /// Conditions besides that of the target.
 const EVERY: &str = "TRUE";
+/// Neither under its present key nor under one before: what it ran, or was handed, under an old key is answered there.
+/// State 6 is that of a command that was cancelled, as those of a deleted machine are.
 const NOT_YET: &str = "NOT EXISTS (SELECT 1 FROM command_rows WHERE command_rows.action = $1 \
-     AND command_rows.agent = machines.number)";
-
-const NOBODY: &str = "no agent matches its target";
+     AND command_rows.agent = machines.number) AND (machines.predecessor IS NULL OR NOT EXISTS (WITH RECURSIVE \
+     earlier AS (SELECT p.number, p.predecessor FROM machines p WHERE p.agent_id = machines.predecessor UNION \
+     SELECT p.number, p.predecessor FROM machines p JOIN earlier ON p.agent_id = earlier.predecessor) \
+     SELECT 1 FROM earlier JOIN command_rows ON command_rows.agent = earlier.number WHERE command_rows.action = $1 \
+     AND command_rows.state <> 6))";
 
 pub(super) async fn claim(
     tx: &mut Tx,
@@ -214,7 +218,7 @@ async fn start(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
         let sql = format!("SELECT count(*) FROM {from} WHERE number <= $1 AND {condition}");
         matched = tx.query_one_made(&sql, &values).await?.only("machines")?;
         if matched == 0 && !work.standing {
-            return finish(tx, work, ActionStatus::Invalid, NOBODY).await;
+            return nobody(tx, work, target).await;
         }
         if let Some(most) = work.hosts_max.filter(|most| !work.standing && matched > *most) {
             let why = format!("{matched} machines match, more than the {most} it may have");
@@ -254,6 +258,9 @@ async fn expand(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
         tx.execute(COUNT, params![work.id, inserted.cast_signed(), work.now]).await?;
     }
     let mut done = if is_full || reached >= work.upto {
+        if work.sent == 0 && inserted == 0 && !work.standing {
+            return nobody(tx, work, target).await;
+        }
         pass_over(tx, work, inserted, is_full).await?
     } else {
         worked(work.status, inserted, Next::Now)
@@ -301,12 +308,15 @@ async fn wake(
     Ok(wake)
 }
 
+/// Ends an action that could be given to no machine, and says of those that it means why not.
+async fn nobody(tx: &mut Tx, work: &Work, target: Target) -> Result<Worked, StoreError> {
+    let states = states(tx, &(target, work.now)).await?;
+    finish(tx, work, ActionStatus::Invalid, &states.to_string()).await
+}
+
 /// Ends a pass over the machines: the last one of all, or the one of a share.
 async fn pass_over(tx: &mut Tx, work: &Work, inserted: u64, is_full: bool) -> Result<Worked, StoreError> {
     let sent = work.sent + inserted.cast_signed();
-    if sent == 0 && !work.standing {
-        return finish(tx, work, ActionStatus::Invalid, NOBODY).await;
-    }
     let hosts_full = work.hosts_max.is_some_and(|most| sent >= most);
     // When all that matched were given it, there is no further share to wait for or to halt before.
     let has_share = work.share().is_some() && is_full && sent < work.matched;
@@ -344,30 +354,43 @@ async fn look(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     newcomers(tx, work, later).await
 }
 
-/// Gives a standing action to machines that came since it was started. All of those are looked at each time, because a
-/// machine tells its facts after it has come.
+/// Gives a standing action to machines that it can be given to by now: first those that were enrolled since it was looked
+/// last, then a part of all others, because any of them may have been approved or unblocked since, or have reported
+/// other facts. A part each time, so that what this costs does not grow with the fleet.
 async fn newcomers(tx: &mut Tx, work: &Work, later: Next) -> Result<Worked, StoreError> {
-    let newest: i64 = tx.query_one(LAST_MACHINE, &[]).await?.only("machines")?;
-    if newest <= work.upto {
-        return Ok(worked(work.status, 0, later));
-    }
     let target = match work.target() {
         Ok(target) => target,
         Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
     };
-    let after = work.after.max(work.upto);
-    let last = newest.min(after.saturating_add(i64::from(work.limits.rows.max(1))));
-    let page = Work { after, ..copy(work) };
-    let inserted = insert(tx, &page, last, work.room().unwrap_or(i64::MAX), (&target, NOT_YET)).await?;
-    // Behind the last of them begins the next look, at the first.
-    let reached = if last < newest { last } else { work.upto };
-    tx.execute(SET_AFTER, params![work.id, reached]).await?;
-    if inserted > 0 {
-        tx.execute(COUNT, params![work.id, inserted.cast_signed(), work.now]).await?;
+    let newest: i64 = tx.query_one(LAST_MACHINE, &[]).await?.only("machines")?;
+    let upto = newest.min(work.upto.saturating_add(i64::from(work.limits.rows.max(1)))).max(work.upto);
+    let new = Work { after: work.upto, upto, ..copy(work) };
+    let mut done = further(tx, &new, &target).await?;
+    tx.execute(SET_UPTO, params![work.id, upto]).await?;
+    if upto < newest {
+        return Ok(Worked { next: Next::Now, ..done });
     }
-    let next = if last < newest { Next::Now } else { later };
-    let mut done = worked(work.status, inserted, next);
-    done.wake = wake(tx, work, (after, last), inserted).await?;
+    // Behind the last machine begins the next round, at the first.
+    let after = if work.after >= work.upto { 0 } else { work.after };
+    let last = work.upto.min(after.saturating_add(i64::from(work.limits.walk_rows.max(1))));
+    let sent = work.sent + done.commands.cast_signed();
+    let known = Work { after, upto: last, sent, ..copy(work) };
+    let found = further(tx, &known, &target).await?;
+    tx.execute(SET_AFTER, params![work.id, last]).await?;
+    done.commands += found.commands;
+    done.wake.extend(found.wake);
+    Ok(Worked { next: later, ..done })
+}
+
+/// Gives a standing action to those machines of the part `after` to `upto` that have not had it.
+async fn further(tx: &mut Tx, part: &Work, target: &Target) -> Result<Worked, StoreError> {
+    let room = part.room().unwrap_or(i64::MAX);
+    let inserted = insert(tx, part, part.upto, room, (target, NOT_YET)).await?;
+    if inserted > 0 {
+        tx.execute(COUNT, params![part.id, inserted.cast_signed(), part.now]).await?;
+    }
+    let mut done = worked(part.status, inserted, Next::Now);
+    done.wake = wake(tx, part, (part.after, part.upto), inserted).await?;
     Ok(done)
 }
 

@@ -9,7 +9,7 @@ use crate::db::Tx;
 use crate::db::functions::{PathValue, Source, Words};
 use crate::db::value::{Row, Value, params};
 use crate::error::ErrorKind;
-use crate::targets::{NamedTarget, Reach, TargetQuery, TargetStore};
+use crate::targets::{NamedTarget, Reach, TargetQuery, TargetStates, TargetStore};
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
 use muster_core::target::{Case, Column, Document, FleetRow, Form, Kind, Operand, Path, Step, Target, Test};
@@ -361,6 +361,44 @@ async fn count(tx: &mut Tx, query: &TargetQuery) -> Result<u64, StoreError> {
     row.only("machines")
 }
 
+/// Returns the statement that counts how the machines stand that `target` picks, and its values.
+async fn states_sql<'a>(
+    tx: &mut Tx,
+    target: &'a Target,
+    now: Timestamp,
+) -> Result<(String, Vec<Value<'a>>), StoreError> {
+    let since = Since::read(tx, now).await?;
+    let mut condition = Condition::new(tx, now, since, vec![since.idle.into()]);
+    let picked = condition.target(target);
+    let active = "machines.last_contact >= $1 AND machines.left_at IS NULL AND machines.destroyed IS NULL";
+    let sql = format!(
+        "SELECT count(CASE WHEN machines.state = 0 AND {active} THEN 1 END), count(CASE WHEN machines.state = 0 \
+         THEN 1 END), count(CASE WHEN machines.state = 1 THEN 1 END), count(CASE WHEN machines.state = 2 THEN 1 END), \
+         count(CASE WHEN machines.state = 4 THEN 1 END) FROM {} WHERE machines.state IN (0, 1, 2, 4) AND {picked}",
+        condition.from
+    );
+    Ok((sql, condition.values))
+}
+
+fn states_read(row: Row) -> Result<TargetStates, StoreError> {
+    let mut fields = row.fields(MACHINES);
+    let (active, enrolled): (u64, u64) = (fields.take()?, fields.take()?);
+    let offline = enrolled.saturating_sub(active);
+    Ok(TargetStates { active, offline, waiting: fields.take()?, blocked: fields.take()?, rekeying: fields.take()? })
+}
+
+/// How the machines stand that a target picks, however long that takes.
+pub(super) async fn states(tx: &mut Tx, (target, now): &(Target, Timestamp)) -> Result<TargetStates, StoreError> {
+    let (sql, values) = states_sql(tx, target, *now).await?;
+    states_read(tx.query_one_made(&sql, &values).await?)
+}
+
+async fn states_in_time(tx: &mut Tx, (target, now): &(Target, Timestamp)) -> Result<TargetStates, StoreError> {
+    let (sql, values) = states_sql(tx, target, *now).await?;
+    let mut rows = in_time(tx.query_once(&sql, &values, limits::TARGET_TIME_MAX).await)?;
+    states_read(rows.pop().ok_or_else(|| StoreError::Statement("a count gave no row".into()))?)
+}
+
 async fn row(
     tx: &mut Tx,
     (id, findings, now): &(AgentId, Vec<(u64, bool)>, Timestamp),
@@ -424,6 +462,10 @@ impl TargetStore for SqlStore {
 
     async fn target_count(&self, query: TargetQuery) -> Result<u64, StoreError> {
         self.read(query, |tx, args| Box::pin(count(tx, args))).await
+    }
+
+    async fn target_states(&self, target: Target, now: Timestamp) -> Result<TargetStates, StoreError> {
+        self.read((target, now), |tx, args| Box::pin(states_in_time(tx, args))).await
     }
 
     async fn target_row(

@@ -2,6 +2,7 @@
 
 mod reach;
 mod results;
+mod standing;
 
 use crate::for_each_backend;
 use crate::stage::*;
@@ -24,7 +25,8 @@ pub(crate) const ALL: &str = "name LIKE '%'";
 pub(crate) const LIFE_MS: i64 = 600_000;
 const SERVER: ServerId = ServerId::from_bytes([1; 8]);
 const OTHER: ServerId = ServerId::from_bytes([2; 8]);
-const ROWS: WorkLimits = WorkLimits { rows: 3, lease: Duration::from_secs(30), look_again: Duration::from_secs(2) };
+const ROWS: WorkLimits =
+    WorkLimits { rows: 3, lease: Duration::from_secs(30), look_again: Duration::from_secs(2), walk_rows: 2 };
 
 pub(crate) async fn investigator(stage: &Stage, n: u8) -> InvestigatorId {
     let put = InvestigatorPut {

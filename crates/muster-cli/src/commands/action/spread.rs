@@ -9,7 +9,7 @@ use crate::commands::ReasonArgs;
 use crate::commands::target::{case_hint, why_nobody};
 use crate::output::safe;
 use crate::{Context, Exit, Failure, values};
-use muster_api::actions::{ActionRequest, Preview, PreviewRequest};
+use muster_api::actions::{ActionRequest, Beyond, Preview, PreviewRequest};
 use muster_core::Action;
 use reqwest::Method;
 use serde_json::Value;
@@ -17,7 +17,8 @@ use serde_json::Value;
 /// How an action is spread over the machines.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct SpreadArgs {
-    /// Also for machines that are offline now, and for those first seen before it expires
+    /// Also for machines that are offline now, and for those that are enrolled, approved or unblocked, or come to match,
+    /// before it expires
     #[arg(long)]
     pub(crate) standing: bool,
     /// If it matches more machines than this, none is given it
@@ -134,8 +135,12 @@ impl SpreadArgs {
             return Ok(());
         }
         if preview.matched == 0 {
-            return no(Exit::NotFound, "no machine matches that is reached".to_owned())
-                .map_err(|failure| failure.next("muster agent list; or --standing, for those that come later"));
+            return no(Exit::NotFound, nobody(&preview.beyond)).map_err(|failure| {
+                failure.next(
+                    "muster agent list; or --standing, which also reaches those that are offline now, or are approved, \
+                     unblocked or enrolled while it lasts",
+                )
+            });
         }
         let waits = preview.refusals.iter().any(|refusal| refusal.code == WEIGHT);
         if preview.willing == 0 && preview.unknown == 0 && !waits {
@@ -144,6 +149,22 @@ impl SpreadArgs {
         }
         Ok(())
     }
+}
+
+/// Why no machine would be given an action: an action that is not standing reaches enrolled machines that are online or idle.
+fn nobody(beyond: &Beyond) -> String {
+    let kinds = [
+        (beyond.waiting, "waiting for approval"),
+        (beyond.blocked, "blocked"),
+        (beyond.rekeying, "asked for a new key"),
+        (beyond.offline, "offline"),
+    ];
+    let kinds: Vec<_> =
+        kinds.iter().filter(|(agents, _)| *agents > 0).map(|(agents, word)| format!("{word}: {agents}")).collect();
+    if kinds.is_empty() {
+        return "no machine matches".to_owned();
+    }
+    format!("no machine matches that it would be given to: all that do are beyond its reach ({})", kinds.join(", "))
 }
 
 pub(super) const PREVIEW: &str = "could not preview the action";
@@ -165,6 +186,7 @@ mod tests {
             problems: Vec::new(),
             known: None,
             matched: 3,
+            beyond: Beyond::default(),
             asked: 3,
             willing: 3,
             unknown: 0,
@@ -226,7 +248,14 @@ mod tests {
         let problem = refused(plain(), |preview| preview.problems = vec!["nobody has the key".into()]);
         assert_eq!(problem.unwrap_err().0, Exit::Refused);
         let nobody: fn(&mut Preview) = |preview| (preview.matched, preview.willing) = (0, 0);
-        assert_eq!(refused(plain(), nobody).unwrap_err().0, Exit::NotFound);
+        assert_eq!(refused(plain(), nobody).unwrap_err(), (Exit::NotFound, "no machine matches".to_owned()));
+        let beyond: fn(&mut Preview) = |preview| {
+            (preview.matched, preview.willing) = (0, 0);
+            preview.beyond = Beyond { waiting: 2, blocked: 1, ..Beyond::default() };
+        };
+        let (exit, why) = refused(plain(), beyond).unwrap_err();
+        assert_eq!(exit, Exit::NotFound);
+        assert!(why.ends_with("beyond its reach (waiting for approval: 2, blocked: 1)"), "{why}");
         assert!(refused(SpreadArgs { standing: true, ..plain() }, nobody).is_ok());
         let all_refuse = |code: &str| {
             let refusal = muster_api::actions::PreviewRefusal {

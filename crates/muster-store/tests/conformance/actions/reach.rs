@@ -104,7 +104,7 @@ for_each_backend! {
         work(&stage.store, at(1)).await;
         let reason = async |id| stage.store.action_get(id).await.unwrap().unwrap().reason;
         assert_eq!(status(&stage, nobody).await, ActionStatus::Invalid);
-        assert_eq!(reason(nobody).await, "no agent matches its target");
+        assert_eq!(reason(nobody).await, "given to no machine: no agent matches its target");
         agents(&stage, 3).await;
         let who = investigator(&stage, 2).await;
         let put = order(&stage, 2, &[who]).await;

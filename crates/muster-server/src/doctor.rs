@@ -2,6 +2,8 @@
 //!
 //! Stays true: looking changes nothing; every finding that is not `ok` says what to do.
 
+mod certificates;
+
 use crate::config::Config;
 use crate::ownership::{self, OwnershipError};
 use crate::rest::Rest;
@@ -27,8 +29,6 @@ const DISK_WANTED: u64 = 512 * 1024 * 1024;
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 /// How long the embedded database may be looked at.
 const SOUNDNESS_PATIENCE: Duration = Duration::from_secs(5);
-/// How long before its end a certificate is worth a warning. It is renewed when a third of its life is left.
-const CERTIFICATE_WARNING: Duration = Duration::from_hours(14 * 24);
 
 /// What the checks of a running server need besides the parts of its REST door.
 #[derive(Clone)]
@@ -55,11 +55,10 @@ impl Doctor {
                 Some(failure) => failed(name, failure, "Look at the server's log."),
             })
             .collect();
-        if let Some(dates) = (rest.health.certificate)() {
-            checks.push(certificate_dates(dates, now));
+        if (rest.health.certificate)().is_some() {
             checks.push(certificate_names(&config.agents.names, &(self.certificate_names)()));
         }
-        checks.push(configured_files(config, now));
+        checks.extend(certificates::checks(config, now, &(rest.health.presented)()));
         checks.push(clocks(now, servers));
         checks.push(services(now, &rest.engine.service_states()));
         let since = now.minus(limits::DEAD_LETTERS_NEWS);
@@ -178,7 +177,7 @@ fn wake_ups(url: &str) -> Check {
 /// Looks at what can be seen without a server: directory, disk, files, ports, and the file of an embedded database.
 pub fn offline(config: &Config) -> Vec<Check> {
     let mut checks = machine(&config.data.0);
-    checks.push(configured_files(config, crate::world::SystemClock.now()));
+    checks.extend(certificates::checks(config, crate::world::SystemClock.now(), &[]));
     let own = own_addresses(&config.data.0);
     let doors = [
         ("agents' door", config.agents.address),
@@ -193,19 +192,6 @@ pub fn offline(config: &Config) -> Vec<Check> {
         Err(error) => failed("database soundness", format!("{}: {error}", path.display()), "Run as the server's user."),
     }));
     checks
-}
-
-/// The files that the configuration names, as a start would read them.
-fn configured_files(config: &Config, now: Timestamp) -> Check {
-    let name = "configured files";
-    let problems = crate::config::files::problems(config, now);
-    match &problems[..] {
-        [] => ok(name, "certificates, authorities and services files can be used"),
-        [first, ..] => {
-            let found: Vec<_> = problems.iter().map(|problem| format!("{}: {}", problem.key, problem.why)).collect();
-            failed(name, found.join("; "), &first.advice)
-        }
-    }
 }
 
 fn check(name: &str, outcome: &str, found: impl Into<String>, advice: Option<&str>) -> Check {
@@ -316,26 +302,6 @@ fn second(moment: Timestamp) -> Timestamp {
     Timestamp::from_secs(moment.to_parts().0)
 }
 
-fn certificate_dates((from, until): (Timestamp, Timestamp), now: Timestamp) -> Check {
-    let name = "certificate dates";
-    let (from_shown, until_shown) = (second(from), second(until));
-    if now < from {
-        let found = format!("valid from {from_shown}, and now is {}", second(now));
-        return failed(name, found, "Set the clock of this machine.");
-    }
-    if now >= until {
-        return failed(name, format!("ended {until_shown}"), "Restart the server, which makes a new one.");
-    }
-    if until.since(now) < CERTIFICATE_WARNING {
-        return warning(
-            name,
-            format!("ends {until_shown}"),
-            "It should have been renewed: look at the log, or put new files.",
-        );
-    }
-    ok(name, format!("valid until {until_shown}"))
-}
-
 fn certificate_names(wanted: &[String], have: &[String]) -> Check {
     let name = "certificate names";
     let missing: Vec<_> = wanted.iter().filter(|name| !covers(have, name)).map(String::as_str).collect();
@@ -396,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_needs_every_name_and_the_present() {
+    fn a_certificate_needs_every_name() {
         let have = ["Fleet.example".to_owned(), "*.b.example".to_owned(), "10.0.0.1".to_owned()];
         let outcome = |wanted: &[&str]| {
             certificate_names(&wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &have).outcome
@@ -404,9 +370,6 @@ mod tests {
         assert_eq!(outcome(&["fleet.example", "a.b.example", "10.0.0.1"]), "ok");
         assert_eq!(outcome(&["b.example"]), "failed");
         assert_eq!(outcome(&["a.a.b.example"]), "failed");
-        let day = |day: i64| Timestamp::from_secs(day * 86_400);
-        let at = |now| certificate_dates((day(10), day(100)), day(now)).outcome;
-        assert_eq!([at(9), at(10), at(90), at(100)], ["failed", "ok", "warning", "failed"]);
     }
 
     #[test]

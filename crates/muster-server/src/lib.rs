@@ -9,6 +9,7 @@ pub mod codec;
 pub mod config;
 pub mod doctor;
 pub mod import;
+pub mod listener_certificates;
 mod mig;
 pub mod observe;
 pub mod offline;

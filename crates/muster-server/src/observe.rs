@@ -104,7 +104,11 @@ fn describe() {
     );
     metrics::describe_counter!("muster_rest_tokens_refused_total", "Requests with a token that is not known.");
     metrics::describe_gauge!("muster_server_info", "1; its label is the version of the program.");
-    metrics::describe_gauge!("muster_certificate_remaining_seconds", "Until the agents' door's certificate ends.");
+    metrics::describe_gauge!("muster_certificate_remaining_seconds", "Until a listener's certificate ends.");
+    metrics::describe_gauge!(
+        "muster_certificate_reload_failed",
+        "1 when a listener keeps its certificate because a new one could not be made or read."
+    );
     metrics::describe_gauge!("muster_process_resident_bytes", "Memory that the process holds.");
     metrics::describe_gauge!("muster_process_open_files", "Files and connections that the process holds open.");
 }

@@ -249,6 +249,16 @@ pub fn configuration_check(keeper: &Keeper, path: &Path) -> Result<(), Ownership
     }
 }
 
+/// Makes sure that nobody but root and this process's user can change a certificate or its key, or read the key.
+///
+/// # Errors
+/// Who else can.
+pub fn pair_check(certificate: &Path, key: &Path) -> Result<(), OwnershipError> {
+    let keeper = Keeper::this_process();
+    place_check_for(&keeper, certificate, Absent::Refused)?;
+    secret_check(&keeper, key)
+}
+
 /// Looks at every file that the configuration names: certificates, authorities and the services file, which nobody else may
 /// change, and private keys, which nobody else may read either; nobody else than root and `keeper`, that is. What is not there
 /// is for its reader to report. What is wrong with several of them alike, such as with a directory above them, is one error

@@ -67,6 +67,15 @@ pub enum PkiError {
         #[source]
         source: std::io::Error,
     },
+    /// Others could have changed the files of a certificate, or can read its key.
+    #[error("{path} and its key are not the server's alone")]
+    Ownership {
+        /// The certificate.
+        path: PathBuf,
+        /// Which file, and what to do.
+        #[source]
+        source: crate::ownership::OwnershipError,
+    },
     /// A file does not hold what the configuration says.
     #[error("{path}: {problem}")]
     Content {
@@ -216,11 +225,11 @@ pub struct ServerCertificate {
 pub struct CertificateSlot(RwLock<Arc<CertifiedKey>>);
 
 impl CertificateSlot {
-    fn new(certified: Arc<CertifiedKey>) -> Self {
+    pub(crate) fn new(certified: Arc<CertifiedKey>) -> Self {
         Self(RwLock::new(certified))
     }
 
-    fn set(&self, certified: Arc<CertifiedKey>) {
+    pub(crate) fn set(&self, certified: Arc<CertifiedKey>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
     }
 
@@ -301,6 +310,11 @@ impl Certificates {
         &self.authority_pem
     }
 
+    /// Whether the certificate is from files, and not of this server's authority.
+    pub fn is_from_files(&self) -> bool {
+        matches!(self.source, Source::Read(_))
+    }
+
     /// Returns the present certificate.
     pub fn present(&self) -> ServerCertificate {
         self.present.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -313,7 +327,10 @@ impl Certificates {
         if matches!(self.source, Source::Made { .. }) && now < renewal_due(&present) {
             return Ok(false);
         }
-        let new = self.source.certificate(now)?;
+        let new = match &self.source {
+            Source::Made { .. } => self.source.certificate(now)?,
+            Source::Read(files) => files.read_again()?,
+        };
         if new.certified.cert == present.certified.cert {
             return Ok(false);
         }
@@ -334,7 +351,21 @@ impl CertificateFiles {
         self.read().map(|read| (read.not_before, read.not_after))
     }
 
-    fn read(&self) -> Result<ServerCertificate, PkiError> {
+    /// Reads the files while a server runs: what was made sure of at the start may have changed.
+    ///
+    /// # Errors
+    /// As [`CertificateFiles::read`]; also when others can change the files, or read the key.
+    pub(crate) fn read_again(&self) -> Result<ServerCertificate, PkiError> {
+        crate::ownership::pair_check(&self.certificate, &self.key)
+            .map_err(|source| PkiError::Ownership { path: self.certificate.clone(), source })?;
+        self.read()
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// They cannot be read, or the key does not belong to the certificate.
+    pub(crate) fn read(&self) -> Result<ServerCertificate, PkiError> {
         let chain = certificates_from(&self.certificate)?;
         let key_pem = read(&self.key)?;
         let content = |path: &Path, problem: String| PkiError::Content { path: path.to_owned(), problem };
@@ -356,32 +387,6 @@ impl CertificateFiles {
             None => certificates.last_chunk::<1>().map_or(&[][..], |last| last.as_slice()),
         };
         Ok(trusted.iter().map(|certificate| pem("CERTIFICATE", certificate)).collect())
-    }
-}
-
-/// A certificate from files, for a door that has its own; read again when asked.
-#[derive(Debug)]
-pub struct FileCertificate {
-    files: CertificateFiles,
-    slot: Arc<CertificateSlot>,
-}
-
-impl FileCertificate {
-    /// Reads the files.
-    pub fn open(files: CertificateFiles) -> Result<Self, PkiError> {
-        let slot = Arc::new(CertificateSlot::new(files.read()?.certified));
-        Ok(Self { files, slot })
-    }
-
-    /// Returns what TLS listeners ask for the certificate.
-    pub fn slot(&self) -> Arc<CertificateSlot> {
-        Arc::clone(&self.slot)
-    }
-
-    /// Reads the files again. On an error the present certificate stays.
-    pub fn reload(&self) -> Result<(), PkiError> {
-        self.slot.set(self.files.read()?.certified);
-        Ok(())
     }
 }
 

@@ -14,8 +14,9 @@ use crate::auth::Gate;
 use crate::codec::WireCodec;
 use crate::config::Config;
 use crate::doctor::Doctor;
+use crate::listener_certificates::{FileCertificate, ListenerCertificates};
 use crate::observe;
-use crate::pki::{self, CertificateFiles, Certificates, FileCertificate, PkiOptions};
+use crate::pki::{self, CertificateFiles, Certificates, PkiOptions};
 use crate::rest::door::Door as OperatorsDoor;
 use crate::rest::{self, Health, Rest};
 use crate::transport::{self, HttpWaker, Listener};
@@ -143,8 +144,7 @@ pub struct Server {
     engine: Engine,
     store: SqlStore,
     waker: Arc<HttpWaker>,
-    certificates: Arc<Certificates>,
-    own_certificates: Vec<FileCertificate>,
+    listener_certificates: Arc<ListenerCertificates>,
     running: Arc<AtomicBool>,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), ServeError>>,
@@ -167,7 +167,7 @@ struct Opened {
     random: Arc<dyn Random>,
     running: Arc<AtomicBool>,
     stop: CancellationToken,
-    own_certificates: Vec<FileCertificate>,
+    listener_certificates: Arc<ListenerCertificates>,
     tasks: JoinSet<Result<(), ServeError>>,
 }
 
@@ -211,7 +211,7 @@ impl Server {
             random,
             running: Arc::new(AtomicBool::new(true)),
             stop: CancellationToken::new(),
-            own_certificates: Vec::new(),
+            listener_certificates: Arc::new(ListenerCertificates::new(certificates)),
             tasks: JoinSet::new(),
         };
         opened.engine_run();
@@ -223,20 +223,8 @@ impl Server {
         addresses.operators_certificate = certificate.and_then(|path| std::path::absolute(path).ok());
         setup::addresses_write(&data, &addresses)?;
         info!("ready: {addresses}");
-        let Opened { running, stop, own_certificates, tasks, .. } = opened;
-        Ok(Self {
-            addresses,
-            data,
-            engine,
-            store,
-            waker,
-            certificates,
-            own_certificates,
-            running,
-            stop,
-            tasks,
-            _lock: lock,
-        })
+        let Opened { running, stop, listener_certificates, tasks, .. } = opened;
+        Ok(Self { addresses, data, engine, store, waker, listener_certificates, running, stop, tasks, _lock: lock })
     }
 
     /// Where the doors are.
@@ -263,17 +251,14 @@ impl Server {
         failure
     }
 
-    /// Reads certificates anew; those that cannot be read stay as they were.
+    /// Reads certificates again; a listener whose files cannot be used keeps the one that it has, which is logged as an
+    /// error and found by `muster doctor`.
     pub fn certificates_reload(&self) {
-        if let Err(error) = self.certificates.renew_if_due() {
-            warn!(error = %observe::Chain(&error), "could not read the certificate of the agents' door");
+        if self.listener_certificates.reload() {
+            info!("the certificates of all listeners were read again");
+        } else {
+            error!("not every certificate could be read again: `muster doctor` shows which, and why");
         }
-        for certificate in &self.own_certificates {
-            if let Err(error) = certificate.reload() {
-                warn!(error = %observe::Chain(&error), "could not read a certificate");
-            }
-        }
-        info!("certificates were read anew");
     }
 
     /// Closes every door, lets what is under way finish, and returns, after [`limits::DRAIN`] at most.
@@ -400,7 +385,7 @@ impl Opened {
             let authoritys = operators.tls.then(|| self.certificates.slot());
             let slot = own.as_ref().map(FileCertificate::slot).or(authoritys);
             let tls = slot.map(|slot| setup::operators_tls(slot));
-            self.own_certificates.extend(own);
+            own.into_iter().for_each(|own| self.listener_certificates.add("operators", own));
             let door = OperatorsDoor { listener, tls, router: self.rest(shown).router() };
             let stop = self.stop.clone();
             self.tasks.spawn(async move {
@@ -444,6 +429,7 @@ impl Opened {
 
     fn rest(&self, services: setup::Shown) -> Rest {
         let (dates, names) = (Arc::clone(&self.certificates), Arc::clone(&self.certificates));
+        let presented = Arc::clone(&self.listener_certificates);
         let has_door = self.config.agents.address.address().is_some();
         Rest::new(rest::Parts {
             engine: self.engine.clone(),
@@ -458,6 +444,7 @@ impl Opened {
                     let present = has_door.then(|| dates.present());
                     present.map(|present| (present.not_before, present.not_after))
                 }),
+                presented: Arc::new(move || presented.presented()),
             },
             trust_pem: self.certificates.trust_pem().to_owned(),
             started: self.engine.started(),
@@ -467,22 +454,17 @@ impl Opened {
         })
     }
 
-    /// What happens now and then: certificates are renewed, figures folded.
+    /// What happens now and then: certificates are renewed or read again, figures folded.
     fn upkeep(&mut self) {
-        let (certificates, stop) = (Arc::clone(&self.certificates), self.stop.clone());
+        let (certificates, stop) = (Arc::clone(&self.listener_certificates), self.stop.clone());
         let metrics = observe::metrics_start();
         self.tasks.spawn(async move {
-            let (mut renewal, mut fold) =
-                (tokio::time::interval(RENEWAL_CHECK), tokio::time::interval(UPKEEP));
+            let (mut renewal, mut fold) = (tokio::time::interval(RENEWAL_CHECK), tokio::time::interval(UPKEEP));
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     _ = fold.tick() => metrics.run_upkeep(),
-                    _ = renewal.tick() => match certificates.renew_if_due() {
-                        Ok(true) => info!("the server's certificate was renewed"),
-                        Ok(false) => {}
-                        Err(error) => error!(error = %observe::Chain(&error), "could not renew the server's certificate"),
-                    },
+                    _ = renewal.tick() => { certificates.reload(); }
                 }
             }
         });

@@ -10,6 +10,7 @@ use crate::pki::{CertificateFiles, certificates_from, validity};
 use crate::services;
 use crate::world::SystemClock;
 use muster_core::{Clock as _, Timestamp};
+use rustls_pki_types::CertificateDer;
 use std::path::{Path, PathBuf};
 
 /// Looks at every file that the configuration names; returns what a start would fail on.
@@ -43,6 +44,47 @@ pub fn problems(config: &Config, now: Timestamp) -> Vec<ConfigError> {
 /// Looks at them with this machine's clock.
 pub fn problems_now(config: &Config) -> Vec<ConfigError> {
     problems(config, SystemClock.now())
+}
+
+/// A certificate that the configuration names.
+#[derive(Debug)]
+pub struct Named {
+    /// The key that names it.
+    pub key: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// What it holds first; `None` when that cannot be read, which is one of [`problems`].
+    pub first: Option<CertificateDer<'static>>,
+    /// From when to when it is valid; of several certificates of authorities, while all are.
+    pub dates: Option<(Timestamp, Timestamp)>,
+}
+
+/// Returns every certificate that the configuration names: those that listeners present, and authorities.
+pub fn certificates(config: &Config) -> Vec<Named> {
+    let (agents, operators, admin) = (&config.agents, &config.operators, &config.admin);
+    let mut named = vec![
+        ("agents.certificate".to_owned(), &agents.certificate),
+        ("operators.certificate".to_owned(), &operators.certificate),
+        ("admin.certificate".to_owned(), &admin.certificate),
+        ("agents.authority".to_owned(), &agents.authority),
+        ("agents.signature_authorities".to_owned(), &agents.signature_authorities),
+        ("admin.client_ca".to_owned(), &admin.client_ca),
+    ];
+    let services = config.services.iter().enumerate();
+    named.extend(services.map(|(index, service)| (format!("services[{index}].cert_file"), &service.cert_file)));
+    let look = |(key, path): (String, &Option<PathBuf>)| {
+        let path = path.clone()?;
+        let mut read = certificates_from(&path).unwrap_or_default();
+        // Behind a listener's own certificate stand those that vouch for it.
+        if key.ends_with(".certificate") {
+            read.truncate(1);
+        }
+        let dates: Option<Vec<_>> = read.iter().map(|certificate| validity(certificate).ok()).collect();
+        let both = |a: (Timestamp, Timestamp), b: (Timestamp, Timestamp)| (a.0.max(b.0), a.1.min(b.1));
+        let dates = dates.and_then(|dates| dates.into_iter().map(|(from, until, _)| (from, until)).reduce(both));
+        Some(Named { key, path, first: read.into_iter().next(), dates })
+    };
+    named.into_iter().filter_map(look).collect()
 }
 
 /// Where a key stands is known only while the configuration is read.

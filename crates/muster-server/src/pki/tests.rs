@@ -116,7 +116,8 @@ async fn a_certificate_from_files_is_read_again_when_they_change() {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         std::fs::write(path("server.pem"), made.cert.pem()).unwrap();
-        std::fs::write(path("server.key"), made.signing_key.serialize_pem()).unwrap();
+        let key = made.signing_key.serialize_pem();
+        private_file::write(&path("server.key"), key.as_bytes(), private_file::Readers::Owner).unwrap();
         made.cert.pem()
     };
     let first = write(&["one.example"]);

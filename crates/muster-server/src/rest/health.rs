@@ -2,6 +2,7 @@
 
 use super::Rest;
 use super::problem::Failure;
+use crate::listener_certificates::Presented;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
@@ -26,6 +27,8 @@ pub struct Health {
     pub running: Arc<AtomicBool>,
     /// When the certificate of the agents' door is valid.
     pub certificate: CertificateDates,
+    /// What the listeners present.
+    pub presented: Arc<dyn Fn() -> Vec<Presented> + Send + Sync>,
 }
 
 impl fmt::Debug for Health {
@@ -95,8 +98,11 @@ fn invalid((from, until): (Timestamp, Timestamp), now: Timestamp) -> Option<Stri
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, description = "Text format 0.0.4", body = String)))]
 pub(crate) async fn metrics(State(rest): State<Rest>) -> Response {
     crate::observe::process_figures();
-    if let Some((_, until)) = (rest.health.certificate)() {
-        metrics::gauge!("muster_certificate_remaining_seconds").set(until.since(rest.clock.now()).as_secs_f64());
+    for Presented { section, dates: (_, until), failure, .. } in (rest.health.presented)() {
+        let remaining = until.since(rest.clock.now()).as_secs_f64();
+        metrics::gauge!("muster_certificate_remaining_seconds", "listener" => section).set(remaining);
+        let failed = if failure.is_some() { 1.0 } else { 0.0 };
+        metrics::gauge!("muster_certificate_reload_failed", "listener" => section).set(failed);
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], rest.metrics.render()).into_response()
 }

@@ -3,7 +3,7 @@
 use super::{Opened, ServeError, Step, setup};
 use crate::admin::{self, AdminAccess, AdminOptions, Tokens};
 use crate::config::{Admin, LocalCallers};
-use crate::pki::FileCertificate;
+use crate::listener_certificates::FileCertificate;
 use anyhow::bail;
 use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -63,7 +63,7 @@ impl Opened {
             AdminAccess::Loopback(local)
         };
         let tokens = if settings.token { Tokens::Required } else { Tokens::Optional };
-        self.own_certificates.extend(own);
+        own.into_iter().for_each(|own| self.listener_certificates.add("admin", own));
         let defaults = AdminOptions::new(Arc::clone(&self.clock), Arc::clone(&self.random));
         let options = AdminOptions { access, tokens, ..defaults };
         let (engine, stop) = (self.engine.clone(), self.stop.clone());

@@ -28,10 +28,10 @@ impl Reload {
         }
         let later = self.config.differences(&new);
         if later.is_empty() {
-            info!("the configuration was read anew");
+            info!("the configuration was read again");
         } else {
             let keys = later.join(", ");
-            warn!(keys, "the configuration was read anew; these keys changed and count from the next start: {keys}");
+            warn!(keys, "the configuration was read again; these keys changed and count from the next start: {keys}");
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use super::{ServeError, Step};
 use crate::config::{self, Config, Policy};
+use crate::listener_certificates::FileCertificate;
 use crate::offline;
 use crate::ownership;
-use crate::pki::{self, CertificateFiles, FileCertificate};
+use crate::pki::{self, CertificateFiles};
 use crate::services::{self, GrpcSecurity, ServiceKind, ServiceSpec};
 use anyhow::{Context, anyhow, bail};
 use muster_core::label::LabelPattern;

@@ -153,7 +153,7 @@ async fn metrics_have_bounded_labels() {
     assert!(series.iter().any(|line| line.contains("route=\"unmatched\"")), "{page}");
     assert!(series.iter().any(|line| line.contains("method=\"other\"")), "{page}");
     assert!(series.len() <= 4, "{series:?}");
-    assert!(page.contains("muster_certificate_remaining_seconds "), "{page}");
+    assert!(page.contains("muster_certificate_remaining_seconds{listener=\"agents\"} "), "{page}");
     live.server.stop().await;
 }
 

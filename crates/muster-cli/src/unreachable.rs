@@ -51,24 +51,93 @@ fn of_tls(error: &TlsError) -> Option<Known> {
             "on the server's own machine the address begins with http://; elsewhere the server needs TLS \
              (operators.tls = true, or a certificate), or another port is meant",
         ),
-        TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => (
-            Some("nothing on this machine trusts the authority of the server's certificate"),
-            "name the authority with --ca FILE or MUSTER_CA: ca.pem of the server's data directory, or its \
-             self-signed certificate; compare the file's fingerprint before you trust it",
-        ),
-        TlsError::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => (None, "use a name of the certificate, or have this one added to it (agents.names, with operators.tls)"),
-        TlsError::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => (
-            Some("the server's certificate has expired, or the clock of this machine is ahead"),
-            "renew it there and send the server SIGHUP; `muster doctor` on the server shows the dates",
-        ),
-        TlsError::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-            (Some("the server's certificate is not valid yet"), "compare the clocks of this machine and of the server")
+        TlsError::InvalidCertificate(error) => return of_certificate(error),
+        TlsError::NoCertificatesPresented => {
+            (Some("the server shows no certificate"), "look at its own log: operators.certificate names what it shows")
         }
+        TlsError::PeerIncompatible(_) => (
+            Some("the server speaks no version or method of TLS that this program does"),
+            "whatever answers there needs TLS 1.2 or 1.3: look at the proxy before the server, if there is one",
+        ),
+        TlsError::AlertReceived(_) => (
+            Some("the server ended the handshake"),
+            "its log says why; a proxy before it may want a client's certificate, or know no server of this name",
+        ),
         _ => return None,
     };
     Some(Known { why, next })
+}
+
+/// What `--ca` is for.
+const NAME_AUTHORITY: &str = "name the authority with --ca FILE or MUSTER_CA: ca.pem of the server's data directory, or its \
+                              self-signed certificate; compare the file's fingerprint before you trust it";
+/// The one advice about a certificate that no server should show.
+const OTHER_CERTIFICATE: &str = "give the server another certificate (operators.certificate), of version 3, for servers \
+                                 (extended key usage serverAuth), with its names as subjectAltName, signed with SHA-256 or \
+                                 better, and send it SIGHUP";
+
+fn of_certificate(error: &CertificateError) -> Option<Known> {
+    use CertificateError as E;
+    let (why, next) = match error {
+        E::UnknownIssuer => {
+            (Some("nothing on this machine trusts the authority of the server's certificate"), NAME_AUTHORITY)
+        }
+        E::NotValidForName | E::NotValidForNameContext { .. } => {
+            (None, "use a name of the certificate, or have this one added to it (agents.names, with operators.tls)")
+        }
+        E::Expired | E::ExpiredContext { .. } => (
+            Some("the server's certificate has expired, or the clock of this machine is ahead"),
+            "renew it there and send the server SIGHUP; `muster doctor` on the server shows the dates",
+        ),
+        E::NotValidYet | E::NotValidYetContext { .. } => {
+            (Some("the server's certificate is not valid yet"), "compare the clocks of this machine and of the server")
+        }
+        E::BadSignature => (
+            Some("the server's certificate names an authority that did not sign it"),
+            "the authority may have a new key: compare --ca FILE (MUSTER_CA) with ca.pem of the server's data directory; \
+             otherwise somebody stands between",
+        ),
+        E::Revoked => {
+            (Some("the server's certificate was revoked"), "do not go on: ask whoever runs the server for a new one")
+        }
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
+            (Some("the server's certificate is not meant for servers"), OTHER_CERTIFICATE)
+        }
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            (
+                Some("the server's certificate is signed in a way that this program does not take, such as SHA-1"),
+                OTHER_CERTIFICATE,
+            )
+        }
+        E::BadEncoding | E::UnhandledCriticalExtension => {
+            (Some("the server's certificate cannot be understood"), OTHER_CERTIFICATE)
+        }
+        E::Other(other) => return of_other(&other.to_string()),
+        // Those of lists of revoked certificates: this program reads none.
+        _ => return None,
+    };
+    Some(Known { why, next })
+}
+
+/// What the library below names by a word alone.
+fn of_other(word: &str) -> Option<Known> {
+    let (why, next) = match word {
+        "CaUsedAsEndEntity" => (
+            "the server shows the certificate of an authority as its own, and nothing on this machine trusts that very \
+             certificate",
+            "if it is the server's self-signed one, name it with --ca FILE or MUSTER_CA, after comparing its fingerprint; \
+             if it is an authority's, give the server one that the authority issued (operators.certificate)",
+        ),
+        "UnsupportedCertVersion" | "EmptyEkuExtension" | "RequiredEkuNotFound" | "MalformedExtensions" => {
+            ("the server's certificate is of a kind that this program does not take", OTHER_CERTIFICATE)
+        }
+        "EndEntityUsedAsCa" | "PathLenConstraintViolated" | "NameConstraintViolation" | "MaximumPathDepthExceeded" => (
+            "the server's certificate is signed by one that may not sign it",
+            "have it issued by the authority itself, and put the certificates between the two behind it",
+        ),
+        _ => return None,
+    };
+    Some(Known { why: Some(why), next })
 }
 
 /// Finds the error of TLS in a chain, in which it may be wrapped as one of reading or writing.
@@ -107,18 +176,44 @@ mod tests {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     }
 
+    /// Where a server of one connection is, and what it shows.
+    struct Shown {
+        address: SocketAddr,
+        certificate: rcgen::Certificate,
+    }
+
+    impl Shown {
+        fn port(&self) -> u16 {
+            self.address.port()
+        }
+    }
+
+    /// A client that trusts one certificate as an authority.
+    fn trusting(certificate: &rcgen::Certificate) -> reqwest::Client {
+        let certificate = reqwest::Certificate::from_pem(certificate.pem().as_bytes()).unwrap();
+        let builder = reqwest::Client::builder().timeout(std::time::Duration::from_secs(20)).no_proxy();
+        builder.tls_certs_only([certificate]).build().unwrap()
+    }
+
     fn tls(names: &[&str]) -> SocketAddr {
+        tls_of(names, |_| {}).address
+    }
+
+    fn tls_of(names: &[&str], change: impl FnOnce(&mut rcgen::CertificateParams)) -> Shown {
         provide();
         let key = rcgen::KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-        let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        change(&mut params);
+        let certificate = params.self_signed(&key).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let config = rustls::ServerConfig::builder().with_no_client_auth();
         let config = Arc::new(config.with_single_cert(vec![certificate.der().clone()], key).unwrap());
-        serve(move |mut stream| {
+        let address = serve(move |mut stream| {
             let mut connection = rustls::ServerConnection::new(config).unwrap();
             while connection.is_handshaking() && connection.complete_io(&mut stream).is_ok() {}
-        })
+        });
+        Shown { address, certificate }
     }
 
     async fn asked(url: &str) -> Unreachable {
@@ -149,6 +244,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_authoritys_certificate_shown_by_a_server_is_called_that() {
+        let address = tls_of(&["localhost"], |params| {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        });
+        let url: Url = format!("https://localhost:{}/", address.port()).parse().unwrap();
+        // It leads to an authority that this machine trusts: itself.
+        let error = trusting(&address.certificate).get(url.clone()).send().await.unwrap_err();
+        let unreachable = Unreachable::of(&url, &error);
+        assert!(unreachable.why.starts_with("the server shows the certificate of an authority"), "{unreachable:?}");
+        assert!(unreachable.why.contains("CaUsedAsEndEntity"), "{unreachable:?}");
+        assert!(unreachable.next.contains("--ca FILE") && unreachable.next.contains("operators.certificate"));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_for_servers_is_called_that() {
+        let address = tls_of(&["localhost"], |params| {
+            params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        });
+        let url: Url = format!("https://localhost:{}/", address.port()).parse().unwrap();
+        let error = trusting(&address.certificate).get(url.clone()).send().await.unwrap_err();
+        let unreachable = Unreachable::of(&url, &error);
+        assert!(unreachable.why.contains("not meant for servers"), "{unreachable:?}");
+    }
+
+    #[tokio::test]
     async fn a_port_with_tls_is_not_spoken_to_in_clear() {
         let address = tls(&["localhost"]);
         let unreachable = asked(&format!("http://{address}/")).await;
@@ -169,6 +289,9 @@ mod tests {
         assert!(advice(CertificateError::Expired).unwrap().contains("SIGHUP"));
         assert!(advice(CertificateError::NotValidYet).unwrap().contains("clocks"));
         assert!(advice(CertificateError::NotValidForName).unwrap().contains("agents.names"));
-        assert_eq!(advice(CertificateError::BadEncoding), None);
+        assert!(advice(CertificateError::BadSignature).unwrap().contains("new key"));
+        assert!(advice(CertificateError::InvalidPurpose).unwrap().contains("serverAuth"));
+        assert!(advice(CertificateError::BadEncoding).unwrap().contains("version 3"));
+        assert_eq!(advice(CertificateError::UnknownRevocationStatus), None);
     }
 }

@@ -159,6 +159,26 @@ fn dial_advice(found: &str) -> &'static str {
         () if has("UnknownIssuer") || has("BadSignature") => {
             "the server is another one, or has a new authority: compare trusted_certs with the server's ca.pem"
         }
+        () if has("CaUsedAsEndEntity") => {
+            "the server shows an authority's certificate as its own: give it one that the authority issued \
+             (agents.certificate), or put that very certificate into trusted_certs"
+        }
+        () if has("InvalidPurpose")
+            || has("not allowed for")
+            || has("UnsupportedSignatureAlgorithm")
+            || has("UnhandledCriticalExtension")
+            || has("BadEncoding")
+            || has("UnsupportedCertVersion") =>
+        {
+            "give the server another certificate (agents.certificate): of version 3, for servers (serverAuth), signed with \
+             SHA-256 or better"
+        }
+        () if has("corrupt message") || has("InvalidMessage") => {
+            "something answers there, but not in TLS: is this the port for agents?"
+        }
+        () if has("received fatal alert") => {
+            "the server ended the handshake: look at its log, and at a proxy before it"
+        }
         () if has("the proxy") => "look at `proxy`: address, login, and whether it may connect there",
         () => "is the address right, does the server run, and does a firewall let this machine out?",
     }

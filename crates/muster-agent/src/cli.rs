@@ -40,7 +40,8 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
         /// Call once: enrol, take what waits, run it, deliver the results, and end; for machines that cannot keep a program
-        /// running. Ends with 1 when there was no contact.
+        /// running. Ends with 1 when there was no contact, 3 when the machine waits for approval, 4 when the server
+        /// refuses it.
         #[arg(long)]
         once: bool,
     },

@@ -267,9 +267,11 @@ fn agent(config: &Config, now: Timestamp) -> Vec<Check> {
     };
     let found = standing.says();
     let advice = standing.advice().unwrap_or_default();
-    let old = CONTACT_OLD.max(config.poll_max.0 * 3);
+    let found = if is_running == Some(false) { standing.says_of_stopped() } else { found };
     checks.push(match standing.outcome {
-        Contact::Good if now.since(standing.at) > old => {
+        // That it does not run stands in the line before.
+        Contact::Good if is_running == Some(false) => ok("contact", found),
+        Contact::Good if is_old(&standing, config, now) => {
             warning("contact", format!("{found}: that is long ago"), "is the agent running, and does it hang?")
         }
         Contact::Good => ok("contact", found),
@@ -287,9 +289,14 @@ fn agent(config: &Config, now: Timestamp) -> Vec<Check> {
     checks
 }
 
+/// Whether the latest contact is so long ago that an agent which runs should have had another.
+pub(crate) fn is_old(standing: &Standing, config: &Config, now: Timestamp) -> bool {
+    now.since(standing.at) > CONTACT_OLD.max(config.poll_max.0 * 3)
+}
+
 /// Whether a process holds the lock of the state directory; `None` when the kernel does not tell. Looked up and not tried:
 /// an agent that starts just then must get it.
-fn is_running(directory: &Path) -> Option<bool> {
+pub(crate) fn is_running(directory: &Path) -> Option<bool> {
     let Ok(found) = std::fs::metadata(directory.join("lock")) else { return Some(false) };
     let locks = std::fs::read_to_string(LOCKS).ok()?;
     let inode = format!(":{}", found.ino());

@@ -38,4 +38,5 @@ mod standing;
 mod state;
 mod usage;
 mod vouched;
+mod why;
 mod world;

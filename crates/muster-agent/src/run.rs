@@ -26,6 +26,7 @@ use crate::spool::{Spool, SpoolLimits};
 use crate::standing::StandingBook;
 use crate::state::StateFile;
 use crate::vouched::Vouched;
+use crate::why::Why;
 use crate::world::Random;
 use crate::{facts, private, usage};
 use anyhow::Context as _;
@@ -42,24 +43,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// What the program ends with when a server told it to end.
-const EXIT_DIE: u8 = 7;
 /// How long the demand for a new key waits to be acknowledged under the old one.
 const REKEY_ACK_MAX: Duration = Duration::from_secs(30);
 /// How long the last words to the server may take at the end.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
-
-/// Why the loop of orders ended.
-enum Why {
-    Signal,
-    Die {
-        force: bool,
-    },
-    /// All is done that there was to do.
-    Done,
-    /// No server could be used, for this reason.
-    NoContact(String),
-}
 
 /// Everything that lives as long as the program does.
 struct Agent {
@@ -110,6 +97,7 @@ pub(crate) async fn run(
     agent.say_who_we_are().await;
     agent.facts.tell(Tell::Always).await;
 
+    let standing = Arc::clone(&link.standing);
     let mut link_task = tokio::spawn(async move {
         match presence {
             Presence::Daemon => {
@@ -124,10 +112,9 @@ pub(crate) async fn run(
     tracing::info!(agent = %id, version = env!("CARGO_PKG_VERSION"), "agent {id} is running");
     let why = tokio::select! {
         why = agent.take_orders(&mut ordered, &mut ends, &mut reload, reread) => why,
-        called = &mut link_task, if presence == Presence::CheckIn => match called.context("calling the server broke off")? {
-            Ok(()) => Why::Done,
-            Err(error) => Why::NoContact(Chain(&error).to_string()),
-        },
+        called = &mut link_task, if presence == Presence::CheckIn => {
+            Why::of_call(called.context("calling the server broke off")?, standing.latest())
+        }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
     Ok(agent.end(why, &mut link_task).await)
@@ -183,7 +170,7 @@ fn prepare(
         state,
         revoked,
         for_good,
-        standing: StandingBook::open(directory, Arc::clone(&clock)),
+        standing: Arc::new(StandingBook::open(directory, Arc::clone(&clock))),
         dialer,
         clock,
         random,
@@ -328,26 +315,10 @@ impl Agent {
 
     /// Ends everything in order, unless the server wants it at once. Returns what the program ends with.
     async fn end<T>(&self, why: Why, link_task: &mut JoinHandle<T>) -> ExitCode {
-        let code = match &why {
-            Why::Die { force } => {
-                self.begin_rest();
-                let how = if *force { " at once" } else { "" };
-                tracing::warn!("the server told this agent to end{how}");
-                ExitCode::from(EXIT_DIE)
-            }
-            Why::Signal => {
-                tracing::info!("stopping");
-                ExitCode::SUCCESS
-            }
-            Why::Done => {
-                tracing::info!("everything is taken and delivered");
-                ExitCode::SUCCESS
-            }
-            Why::NoContact(error) => {
-                tracing::error!("no server could be used: {error}");
-                ExitCode::FAILURE
-            }
-        };
+        if matches!(why, Why::Die { .. }) {
+            self.begin_rest();
+        }
+        let code = why.code();
         if matches!(why, Why::Die { force: true }) {
             return code;
         }

@@ -62,6 +62,19 @@ impl Standing {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// Says it in one line for people, when the agent does not run: nothing of it holds any more but that it was so.
+    pub(crate) fn says_of_stopped(&self) -> String {
+        let (server, at) = (&self.server, second(self.at));
+        match self.outcome {
+            Outcome::Good => format!("the agent does not run; it was in contact with {server} until {at}"),
+            Outcome::Waiting => format!("the agent does not run; {server} let this machine wait for approval at {at}"),
+            Outcome::Refused => {
+                format!("the agent does not run; {server} refused this machine at {at}: {}", self.reason)
+            }
+            Outcome::Failed => format!("the agent does not run; it had no contact at {at}: {}", self.reason),
+        }
+    }
+
     /// Says it in one line for people.
     pub(crate) fn says(&self) -> String {
         let since = second(self.since);
@@ -189,6 +202,11 @@ impl StandingBook {
     pub(crate) fn good(&self, server: &str) {
         let outcome = if self.kept().is_waiting { Outcome::Waiting } else { Outcome::Good };
         self.put(outcome, server, "");
+    }
+
+    /// What came of the latest contact; `None` when there was none yet.
+    pub(crate) fn latest(&self) -> Option<Standing> {
+        self.kept().standing.clone()
     }
 
     /// The server sent a message, so that this machine does not wait.

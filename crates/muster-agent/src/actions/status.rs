@@ -7,7 +7,7 @@
 use super::ledger::{self, Order, RefusedOrder};
 use super::{Believed, standstills};
 use crate::config::Config;
-use crate::doctor::without_weights;
+use crate::doctor::{is_old, is_running, without_weights};
 use crate::keys;
 use crate::requests::{self, Asked};
 use crate::rest::{Left, Rest};
@@ -38,6 +38,8 @@ pub(crate) struct Report {
     pub(super) agent: Option<String>,
     /// The agent's version.
     pub(super) version: &'static str,
+    /// Whether a process of it runs; `None` when the kernel does not say.
+    pub(super) running: Option<bool>,
     /// Whose orders count.
     pub(super) keyring: Vec<Key>,
     /// The version of the keyring's document, 0 when files count.
@@ -210,12 +212,14 @@ impl Report {
         let orders =
             content.map(|content| content.orders().rev().take(most).map(|order| ran(order, &keyring)).collect());
         let standing = Standing::read(&config.state_dir);
+        let (running, now) = (is_running(&config.state_dir), SystemClock.now());
         let missing = without_weights(config, &believed).map(|check| check.found);
         let problems = missing.into_iter().chain(believed.problems.iter().map(|problem| problem.text.clone()));
         let halted = standstills(content, &believed, SystemClock.now());
         let problems = problems.chain(halted.into_iter().map(|halted| format!("{} ({})", halted.found, halted.advice)));
         Ok(Self {
-            server: standing.as_ref().map(Standing::says),
+            server: standing.as_ref().map(|standing| said(standing, (config, running), now)),
+            running,
             advice: standing.as_ref().and_then(Standing::advice),
             clock: standing.as_ref().and_then(Standing::clocks).map(Clocks::says),
             away: Rest::left(&config.state_dir, SystemClock.now()).map(Left::says),
@@ -252,7 +256,12 @@ impl Report {
         };
         let (keys, weights) = self.sources();
         line(format!("machine     {}", self.agent.as_deref().unwrap_or("has no id yet: the agent was never started")));
-        line(format!("agent       version {}", self.version));
+        let runs = match self.running {
+            Some(true) => ", runs",
+            Some(false) => ", does not run",
+            None => "",
+        };
+        line(format!("agent       version {}{runs}", self.version));
         line(format!("server      {}", self.server.as_deref().unwrap_or("there was no contact yet")));
         let advice = self.advice.map(|advice| format!("-> {advice}"));
         for more in [advice, self.clock.clone(), self.away.clone()].into_iter().flatten() {
@@ -303,6 +312,15 @@ impl Report {
         let json = serde_json::to_string_pretty(self).expect("text and numbers are JSON");
         text::json_escaped(&json) + "\n"
     }
+}
+
+/// Says how this machine stands with its server. What is written there holds only while an agent runs, and only for a while.
+fn said(standing: &Standing, (config, running): (&Config, Option<bool>), now: Timestamp) -> String {
+    if running == Some(false) {
+        return standing.says_of_stopped();
+    }
+    let says = standing.says();
+    if is_old(standing, config, now) { format!("{says}: that is long ago, so it need not hold any more") } else { says }
 }
 
 /// What this machine remembers of the time.

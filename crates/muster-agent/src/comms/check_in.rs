@@ -2,6 +2,7 @@
 
 use super::connect::Connection;
 use super::{ContactError, Link, poll};
+use crate::chain::Chain;
 use muster_core::AgentId;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -11,11 +12,14 @@ use tokio::time::Instant;
 const QUIET_CALLS: u32 = 3;
 /// The pause between calls that bring nothing.
 const QUIET_PAUSE: Duration = Duration::from_secs(1);
+/// How long the last call may take, which only says that this machine is gone.
+const LAST_CALL_MAX: Duration = Duration::from_secs(5);
 /// The pause between calls while something is worked on.
 const BUSY_PAUSE: Duration = Duration::from_secs(10);
 
 impl Link {
-    /// Calls until nothing is left to take, to do or to deliver. The error is why no server could be used.
+    /// Calls until nothing is left to take, to do or to deliver, and says at last that this machine is gone. The error is
+    /// why no server could be used.
     pub(crate) async fn check_in(&self) -> Result<(), ContactError> {
         let mut connection = None;
         let mut revoked_due = Instant::now();
@@ -39,7 +43,23 @@ impl Link {
                 () = self.stop.cancelled() => {}
             }
         }
+        self.say_gone(connection, &mut revoked_due).await;
         Ok(())
+    }
+
+    /// Says that this machine is gone until it calls again, so that it does not count as online. What is under way is
+    /// delivered already: a failure here costs nothing else.
+    async fn say_gone(&self, kept: Option<(AgentId, Connection)>, revoked_due: &mut Instant) {
+        let identity = self.identity.borrow().clone();
+        let mut connection = kept.filter(|(as_whom, _)| *as_whom == identity.id).map(|(_, connection)| connection);
+        let last = poll::poll(self, &identity, &mut connection, (revoked_due, true));
+        match tokio::time::timeout(LAST_CALL_MAX, last).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(error = %Chain(&error), "the server may not know that this machine is gone")
+            }
+            Err(_) => tracing::debug!("the server did not answer in time that it knows that this machine is gone"),
+        }
     }
 
     /// Calls once, at each server in turn until one is of use. Returns whether it had messages, or may have more.

@@ -54,7 +54,7 @@ pub(crate) struct Link {
     pub(crate) revoked: Revoked,
     /// What administrators revoked for good: when that changes, no connection of before is kept.
     pub(crate) for_good: Arc<Revocations>,
-    pub(crate) standing: StandingBook,
+    pub(crate) standing: Arc<StandingBook>,
     pub(crate) dialer: Dialer,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<Random>,

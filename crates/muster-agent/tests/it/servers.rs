@@ -127,12 +127,44 @@ async fn an_agent_that_calls_once_takes_what_waits_runs_it_delivers_and_ends() {
     assert_eq!((results[0].status(), &results[0].refusal), (ResultStatus::Success, &None), "{:?}", results[0]);
     // Nothing waits: it ends as well.
     assert_eq!(machine.agent.run_once().await, Some(0));
+    // Its last word is that it is gone.
+    let seen = machine.fleet.seen();
+    assert!(muster_proto::introduction::is_leaving(&seen.introductions.last().unwrap().1));
+    let (_, status) = machine.agent.output(&["status"]).await;
+    assert!(status.contains("does not run; it was in contact with"), "{status}");
+}
+
+#[tokio::test]
+async fn an_agent_that_calls_once_and_waits_for_approval_says_so() {
+    let fleet = Fleet::start(Kind::LetsWait).await;
+    let agent = AgentProcess::prepare(&fleet, "");
+    assert_eq!(agent.run_once().await, Some(3));
+    let (_, status) = agent.output(&["status"]).await;
+    assert!(status.contains("does not run;") && status.contains("let this machine wait for approval at"), "{status}");
+    assert!(!status.contains("in contact"), "{status}");
+}
+
+#[tokio::test]
+async fn an_agent_that_was_killed_is_not_in_contact() {
+    let fleet = Fleet::start(Kind::Plain).await;
+    let mut agent = AgentProcess::start(&fleet, "");
+    fleet.wait_for(system::CLIENT_INFO).await;
+    agent.wait_for_file("standing.json").await;
+    let (_, status) = agent.output(&["status"]).await;
+    assert!(status.contains(", runs\n") && status.contains("in contact with"), "{status}");
+    agent.kill().await;
+    let (_, status) = agent.output(&["status"]).await;
+    assert!(status.contains(", does not run\n") && status.contains("it was in contact with"), "{status}");
+    let (_, json) = agent.output(&["status", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["running"], false);
 }
 
 #[tokio::test]
 async fn an_agent_that_calls_once_and_reaches_nobody_says_so() {
     let fleet = Fleet::start(Kind::Refuses).await;
-    assert_eq!(AgentProcess::prepare(&fleet, "").run_once().await, Some(1));
+    // Refused is another thing than not reached.
+    assert_eq!(AgentProcess::prepare(&fleet, "").run_once().await, Some(4));
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let agent = AgentProcess::prepare(&fleet, &format!("servers = [\"{nobody}\"]"));
     assert_eq!(agent.run_once().await, Some(1));

@@ -119,6 +119,7 @@ async fn an_agent_that_calls_once_enrols_takes_what_waits_and_is_a_checkin_to_ta
     assert_eq!(rest::data(&answer).unwrap(), b"while it was away");
     let machine = scene.server.rest.agent(&id).await.unwrap();
     assert_eq!(machine.facts["agent_mode"], "checkin");
+    assert!(machine.summary.left.is_some(), "it is offline as soon as it has ended");
     let picked = scene.server.muster(&["target", "check", "mode = 'checkin'"]).unwrap();
     assert!(picked.contains(&id), "{picked}");
 }

@@ -10,9 +10,10 @@ use crate::rest::Rest;
 use muster_api::server::Check;
 use muster_core::{Clock as _, Timestamp, limits};
 use muster_engine::ServiceState;
+use muster_engine::access::Role;
 use muster_modules::place::account_name;
 use muster_store::agents::DeadLetterCount;
-use muster_store::cluster::{ServerRow, Soundness};
+use muster_store::cluster::{ServerRow, Soundness, TokenRow};
 use muster_store::sqlite_soundness;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
@@ -27,6 +28,8 @@ const FILES_WANTED: u64 = 4096;
 const DISK_WANTED: u64 = 512 * 1024 * 1024;
 /// How much servers' clocks may differ.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+/// How long before the last token of an administrator ends it is worth a warning.
+const TOKENS_WARNING: Duration = Duration::from_hours(14 * 24);
 /// How long the embedded database may be looked at.
 const SOUNDNESS_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -64,11 +67,33 @@ impl Doctor {
         let since = now.minus(limits::DEAD_LETTERS_NEWS);
         // That the database does not answer is found elsewhere.
         checks.extend(rest.engine.store().dead_letter_counts(since).await.ok().map(|lost| lost_messages(&lost)));
+        // That the database does not answer is found elsewhere.
+        checks.extend(rest.engine.store().token_list().await.ok().map(|tokens| administrators(&tokens, now)));
         checks.extend(database(rest).await);
         let own = servers.iter().find(|server| server.id == rest.engine.server());
         checks.extend(own.filter(|_| config.database.is_shared()).map(|own| wake_ups(&own.wake_url)));
         checks.extend(machine(&config.data.0));
         checks
+    }
+}
+
+/// Looks whether anybody can still give orders over REST, and for how long.
+fn administrators(tokens: &[TokenRow], now: Timestamp) -> Check {
+    let name = "administrators";
+    let valid = |token: &&TokenRow| token.role == Role::Admin.word() && token.expires.is_none_or(|end| end > now);
+    let admins: Vec<_> = tokens.iter().filter(valid).collect();
+    let restart = "Make one that lasts: `muster token create NAME --role admin`. Where nobody has any, whoever is root or the \
+                   server's user restarts the server: it leaves a new one in admin.token of its data directory.";
+    let Some(first) = admins.first() else {
+        return failed(name, "no token of an administrator is valid", restart);
+    };
+    let ends = admins.iter().map(|token| token.expires);
+    match ends.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten() {
+        Some(end) if end.since(now) < TOKENS_WARNING => {
+            warning(name, format!("the last token of an administrator ends {}", second(end)), restart)
+        }
+        _ if admins.len() == 1 => ok(name, format!("one token, {}", first.name)),
+        _ => ok(name, format!("{} tokens", admins.len())),
     }
 }
 
@@ -370,6 +395,26 @@ mod tests {
         assert_eq!(outcome(&["fleet.example", "a.b.example", "10.0.0.1"]), "ok");
         assert_eq!(outcome(&["b.example"]), "failed");
         assert_eq!(outcome(&["a.a.b.example"]), "failed");
+    }
+
+    #[test]
+    fn the_end_of_the_last_administrators_token_is_announced() {
+        let day = |day: i64| Timestamp::from_secs(day * 86_400);
+        let token = |role: &str, expires: Option<i64>| TokenRow {
+            name: "ann".to_owned(),
+            sha256: [0; 32],
+            role: role.to_owned(),
+            created: day(0),
+            expires: expires.map(day),
+        };
+        let outcome = |tokens: &[TokenRow]| administrators(tokens, day(100)).outcome;
+        assert_eq!(outcome(&[token("admin", None)]), "ok");
+        assert_eq!(outcome(&[token("admin", None), token("admin", Some(101))]), "ok");
+        assert_eq!(outcome(&[token("admin", Some(101)), token("admin", Some(200))]), "ok");
+        assert_eq!(outcome(&[token("admin", Some(101)), token("admin", Some(110))]), "warning");
+        let none = administrators(&[token("admin", Some(99)), token("reader", None)], day(100));
+        assert_eq!(none.outcome, "failed");
+        assert!(none.advice.unwrap().contains("restarts the server"));
     }
 
     #[test]

@@ -92,6 +92,25 @@ pub enum OwnershipError {
         /// Its mode, without the kind of file.
         mode: u32,
     },
+    /// A directory for messages is another user's, or everybody's.
+    #[error(
+        "{} belongs to user {owner} (mode {mode:04o}): its owner, and whoever may write there, can read, exchange and take away \
+         what machines sent. Let it belong to user {us} or root, and let only the group of the program that reads it write: \
+         `chown {us} {}` and `chmod o-w {}`",
+        path.display(),
+        path.display(),
+        path.display()
+    )]
+    Destination {
+        /// The directory.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Its mode, without the kind of file.
+        mode: u32,
+        /// As whom this process runs.
+        us: u32,
+    },
     /// Others can read a secret.
     #[error(
         "{} holds a secret, and others can read it (owner {owner}, group {group}, mode {mode:04o}): `chmod 600 {}` (in \
@@ -259,6 +278,27 @@ pub fn pair_check(certificate: &Path, key: &Path) -> Result<(), OwnershipError> 
     secret_check(&keeper, key)
 }
 
+/// Looks at the directory into which a service writes messages; it may be missing where nobody else can put it. A group may
+/// write there: the program that reads the files takes them away.
+///
+/// # Errors
+/// Who else could exchange it, owns it, or can write into it.
+pub fn destination_check(keeper: &Keeper, directory: &Path) -> Result<(), OwnershipError> {
+    way_check_for(keeper, directory)?;
+    let found = match std::fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(io("look at", directory))?,
+    };
+    if !found.is_dir() {
+        return Err(OwnershipError::NotDirectory(directory.to_owned()));
+    }
+    let (us, owner, mode) = (geteuid().as_raw(), found.uid(), mode(&found));
+    if mode & 0o002 == 0 && [0, us, keeper.user()].contains(&owner) {
+        return Ok(());
+    }
+    Err(OwnershipError::Destination { path: directory.to_owned(), owner, mode, us })
+}
+
 /// Looks at every file that the configuration names: certificates, authorities and the services file, which nobody else may
 /// change, and private keys, which nobody else may read either; nobody else than root and `keeper`, that is. What is not there
 /// is for its reader to report. What is wrong with several of them alike, such as with a directory above them, is one error
@@ -280,14 +320,21 @@ pub fn configured(keeper: &Keeper, config: &Config) -> Vec<ConfigError> {
     for (index, service) in config.services.iter().enumerate() {
         named.push((format!("services[{index}].cert_file"), &service.cert_file, false));
     }
-    let mut wrong: Vec<(String, Vec<String>)> = Vec::new();
-    for (key, path, is_secret) in named {
-        let Some(path) = path.as_deref() else { continue };
+    let looked = named.into_iter().filter_map(|(key, path, is_secret)| {
+        let path = path.as_deref()?;
         let looked = if is_secret {
             secret_check(keeper, path)
         } else {
             place_check_for(keeper, path, Absent::Refused).map_err(Into::into)
         };
+        Some((key, looked))
+    });
+    let destinations = config.services.iter().enumerate().filter_map(|(index, service)| {
+        let directory = service.directory.as_deref()?;
+        Some((format!("services[{index}].directory"), destination_check(keeper, directory)))
+    });
+    let mut wrong: Vec<(String, Vec<String>)> = Vec::new();
+    for (key, looked) in looked.chain(destinations) {
         let why = match looked {
             Ok(()) => continue,
             Err(OwnershipError::Place(error)) if error.is_absent() => continue,
@@ -407,6 +454,36 @@ mod tests {
         symlink(&data, &link).unwrap();
         std::os::unix::fs::lchown(&link, Some(2002), None).unwrap();
         assert!(why(directory_take(&link)).contains("link belongs to user 2002"));
+    }
+
+    #[test]
+    fn a_directory_for_messages_is_neither_everybodys_nor_anothers() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("service");
+        let service = crate::config::Service { directory: Some(directory.clone()), ..Default::default() };
+        let config = Config { services: vec![service], ..Config::default() };
+        assert_eq!(configured(&this(), &config), [], "it is made by the start");
+        std::fs::create_dir(&directory).unwrap();
+        // The program that reads the files takes them away.
+        for right in [0o700, 0o750, 0o770] {
+            set(&directory, right);
+            assert_eq!(configured(&this(), &config), []);
+        }
+        set(&directory, 0o777);
+        let found = configured(&this(), &config);
+        assert_eq!(found[0].key, "services[0].directory");
+        assert!(found[0].why.contains("mode 0777") && found[0].why.contains("chmod o-w"), "{}", found[0].why);
+        set(&directory, 0o750);
+        set(root.path(), 0o777);
+        assert!(configured(&this(), &config)[0].why.contains("can be written by others"));
+        set(root.path(), 0o700);
+        if geteuid().is_root() {
+            chown(&directory, Some(2002), None).unwrap();
+            assert!(configured(&this(), &config)[0].why.contains("belongs to user 2002"));
+        }
+        std::fs::remove_dir(&directory).unwrap();
+        std::fs::write(&directory, "").unwrap();
+        assert!(configured(&this(), &config)[0].why.contains("is not a directory"));
     }
 
     #[test]

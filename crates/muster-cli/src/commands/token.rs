@@ -2,11 +2,12 @@
 
 use super::{Stake, confirm};
 use crate::output::{Table, safe, time, time_or_dash};
-use crate::values::duration_text;
+use crate::values::{self, duration_text};
 use crate::{Context, Failure};
 use muster_api::Page;
 use muster_api::agents::Secret;
 use muster_api::server::{TokenRequest, TokenRow};
+use muster_core::Timestamp;
 use reqwest::Method;
 
 /// `muster token`.
@@ -59,9 +60,30 @@ impl Args {
                 tell_secret(context, &what, &answer)
             }
             Command::List => run_list(context).await,
-            Command::Delete { name, yes } => withdraw(context, "token", &name, yes).await,
+            Command::Delete { name, yes } => delete(context, &name, yes).await,
         }
     }
+}
+
+/// What to know before nobody has a token of an administrator any more.
+const LAST: &str = "It is the last valid token of an administrator. Without one, whoever is root or the server's user on its \
+                    machine restarts the server, which leaves a new one in admin.token of its data directory.";
+
+async fn delete(context: &Context, name: &str, yes: bool) -> Result<(), Failure> {
+    const WHAT: &str = "could not list tokens";
+    let rows = context.api.read::<Page<TokenRow>>(WHAT, &context.api.get(WHAT, &["tokens"], &()).await?)?;
+    if is_last(&rows.items, name, values::now()) {
+        context.out.note(LAST);
+    }
+    withdraw(context, "token", name, yes).await
+}
+
+/// Whether no other token of an administrator is valid than this one. An end that cannot be read counts as past.
+fn is_last(rows: &[TokenRow], name: &str, now: Timestamp) -> bool {
+    let lasts = |end: &String| end.parse::<Timestamp>().is_ok_and(|end| end > now);
+    let valid = |row: &&TokenRow| row.role == "admin" && row.expires.as_ref().is_none_or(lasts);
+    let valid: Vec<_> = rows.iter().filter(valid).collect();
+    valid.len() == 1 && valid[0].name == name
 }
 
 /// Withdraws a token of either kind, whose list is called as its kind with an s.
@@ -94,4 +116,28 @@ async fn run_list(context: &Context) -> Result<(), Failure> {
         table.row([row.name, row.role, time(&row.created), time_or_dash(row.expires.as_ref())]);
     }
     context.out.table(&table, "No tokens.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_token_of_an_administrator_is_known() {
+        let row = |name: &str, role: &str, expires: Option<&str>| TokenRow {
+            name: name.into(),
+            role: role.into(),
+            created: "2026-01-01T00:00:00Z".into(),
+            expires: expires.map(str::to_owned),
+        };
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let (ann, reader) = (row("ann", "admin", None), row("grafana", "reader", None));
+        let past = row("old", "admin", Some("2026-05-01T00:00:00Z"));
+        let later = row("new", "admin", Some("2026-07-01T00:00:00Z"));
+        assert!(is_last(&[ann.clone(), reader.clone(), past.clone()], "ann", now));
+        assert!(!is_last(&[ann.clone(), reader.clone()], "grafana", now));
+        assert!(!is_last(&[ann.clone(), past.clone()], "old", now), "it counts no more");
+        assert!(!is_last(&[ann, later.clone()], "ann", now));
+        assert!(is_last(&[past, later], "new", now));
+    }
 }

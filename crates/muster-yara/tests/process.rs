@@ -120,6 +120,7 @@ fn hosted_it_reads_what_only_its_owner_may_as_a_user_who_owns_nothing() {
         privilege: Privilege::ReadFiles,
         reads: None,
         network: false,
+        local_sockets: false,
     };
     let result = asked(module.clone(), &question(dir.path()));
     assert_eq!((result.success, &result.elements), (true, &want(dir.path())), "{result:?}");

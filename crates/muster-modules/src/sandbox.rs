@@ -115,6 +115,7 @@ pub(crate) struct Walls {
 
 /// What a program of others said that it needs.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "a program needs any of them without the others")]
 pub(crate) struct ForeignNeeds<'a> {
     /// Below which paths it reads and executes files, beside its own and those that programs are loaded with; `None`: all.
     pub(crate) reads: Option<&'a [PathBuf]>,

@@ -385,7 +385,9 @@ impl Opened {
             let authoritys = operators.tls.then(|| self.certificates.slot());
             let slot = own.as_ref().map(FileCertificate::slot).or(authoritys);
             let tls = slot.map(|slot| setup::operators_tls(slot));
-            own.into_iter().for_each(|own| self.listener_certificates.add("operators", own));
+            if let Some(own) = own {
+                self.listener_certificates.add("operators", own);
+            }
             let door = OperatorsDoor { listener, tls, router: self.rest(shown).router() };
             let stop = self.stop.clone();
             self.tasks.spawn(async move {

@@ -63,7 +63,9 @@ impl Opened {
             AdminAccess::Loopback(local)
         };
         let tokens = if settings.token { Tokens::Required } else { Tokens::Optional };
-        own.into_iter().for_each(|own| self.listener_certificates.add("admin", own));
+        if let Some(own) = own {
+            self.listener_certificates.add("admin", own);
+        }
         let defaults = AdminOptions::new(Arc::clone(&self.clock), Arc::clone(&self.random));
         let options = AdminOptions { access, tokens, ..defaults };
         let (engine, stop) = (self.engine.clone(), self.stop.clone());

@@ -18,11 +18,11 @@ fn standing() -> Spread {
     Spread { standing: true, ..Spread::default() }
 }
 
-/// Works through a round from `ms` on. Returns who was given the action in it.
-async fn round(stage: &Stage, id: ActionId, ms: i64) -> Vec<u8> {
+/// Works through a round from `from_ms` on. Returns who was given the action in it.
+async fn round(stage: &Stage, id: ActionId, from_ms: i64) -> Vec<u8> {
     let before = given(stage, id).await;
     for n in 0..ROUND {
-        work(&stage.store, at(ms + n * 2_000)).await;
+        work(&stage.store, at(from_ms + n * 2_000)).await;
     }
     given(stage, id).await.into_iter().filter(|n| !before.contains(n)).collect()
 }
@@ -31,8 +31,8 @@ async fn given(stage: &Stage, id: ActionId) -> Vec<u8> {
     commands(stage, id).await.into_iter().map(|(n, _)| n).collect()
 }
 
-async fn set(stage: &Stage, n: u8, state: AgentState, ms: i64) {
-    stage.store.agent_state_set(agent(n), state, at(ms), &cause()).await.unwrap();
+async fn set(stage: &Stage, n: u8, to: AgentState, ms: i64) {
+    stage.store.agent_state_set(agent(n), to, at(ms), &cause()).await.unwrap();
 }
 
 /// Launches action 1 for machines that match `target`.

@@ -56,7 +56,7 @@ impl Link {
         match tokio::time::timeout(LAST_CALL_MAX, last).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::debug!(error = %Chain(&error), "the server may not know that this machine is gone")
+                tracing::debug!(error = %Chain(&error), "the server may not know that this machine is gone");
             }
             Err(_) => tracing::debug!("the server did not answer in time that it knows that this machine is gone"),
         }

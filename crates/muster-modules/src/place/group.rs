@@ -87,8 +87,8 @@ fn has_others_in(group: u32, us: u32, accounts: &str, groups: &str) -> bool {
 mod tests {
     use super::*;
 
-    const ACCOUNTS: &str = "root:x:0:0::/root:/bin/sh\nkim:x:1000:1000::/home/kim:/bin/sh\n\
-        alex:x:1001:100::/home/alex:/bin/sh\nchris:x:1002:100::/home/chris:/bin/sh\nkim2:x:1000:100::/:/bin/sh\n";
+    const ACCOUNTS: &str = "root:x:0:0::/root:/bin/sh\nkim:x:1000:1000::/people/kim:/bin/sh\n\
+        alex:x:1001:100::/people/alex:/bin/sh\nchris:x:1002:100::/people/chris:/bin/sh\nkim2:x:1000:100::/:/bin/sh\n";
     const GROUPS: &str =
         "root:x:0:\nusers:x:100:\nkim:x:1000:kim,root\nteam:x:2000:kim,chris\nlone:x:2001:\nself:x:2002: kim , kim2\n";
 

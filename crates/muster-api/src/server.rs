@@ -62,7 +62,8 @@ pub struct Check {
 pub struct TokenRow {
     /// Its name, which the journal shows.
     pub name: String,
-    /// `admin` or `reader`.
+    /// What it gives: roles (`viewer`, `operator`, `investigator`, `auditor`, `admin`) and permissions such as
+    /// `labels.write`, with commas between them.
     pub role: String,
     /// When it was made.
     pub created: String,
@@ -76,7 +77,9 @@ pub struct TokenRow {
 pub struct TokenRequest {
     /// Its name.
     pub name: String,
-    /// `admin` or `reader`.
+    /// What it gives: roles (`viewer`, `operator`, `investigator`, `auditor`, `admin`) and permissions such as
+    /// `labels.write`, with commas between them; no more than the token that makes it has. `reader` is an older name of
+    /// `auditor`.
     pub role: String,
     /// How long it lasts, such as `90d`; without end unless told.
     #[serde(default)]

@@ -197,7 +197,10 @@ impl Api {
                 "give an access token: --token, MUSTER_TOKEN, or --data DIR of a server on this machine".into()
             }
             (401, Some(_)) => "the token is unknown or has lapsed: make one with `muster token create`".into(),
-            (403, _) => "use a token of role admin".into(),
+            (403, _) => {
+                "`muster token list` shows what tokens may do; make another with `muster token create NAME --role ROLE`"
+                    .into()
+            }
             (422, _) => "`muster investigator list` shows whose keys the server takes".into(),
             (429, _) => "wait a little and try again".into(),
             (300..=399, _) => "give the address itself; redirects are not followed".into(),

@@ -1,9 +1,7 @@
 //! The engine: one per server, shared by all doors.
 
-use crate::access::{Principal, TokenMemory};
-use crate::actions::{
-    ActionPreview, Actions, InvestigatorUpdate, NewInvestigator, TokenRefusal, TokenRules, TrustDocument,
-};
+use crate::access::{AccessDenied, Caller, Permission, TokenMemory};
+use crate::actions::{ActionPreview, Actions, InvestigatorUpdate, NewInvestigator, TokenRefusal, TokenRules};
 use crate::broadcasts::Broadcasts;
 use crate::contact::{ContactFrom, Refusal};
 use crate::disk::Disk;
@@ -18,7 +16,7 @@ use crate::{EngineConfig, Outside, Service, WakeRefusal, WakeUp};
 use muster_core::action::{ActionId, ActionStatus, InvestigatorId};
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::target::{Target, TargetError};
-use muster_core::{AgentId, Broadcast, BroadcastId, Cause, Label, Message, MessageId, ServerId, Timestamp, limits};
+use muster_core::{AgentId, Broadcast, BroadcastId, Label, MessageId, ServerId, Timestamp, limits};
 use muster_store::actions::{ActionTaken, Spread};
 use muster_store::investigators::{InvestigatorRow, TrustGroup};
 use muster_store::targets::NamedTarget;
@@ -39,6 +37,9 @@ pub enum OperatorError {
     /// The request itself is wrong; the text says what and what to do.
     #[error("{0}")]
     Invalid(String),
+    /// Whoever asked does not hold what it needs.
+    #[error(transparent)]
+    Denied(AccessDenied),
     /// A signature does not count: by whom it is, or over what.
     #[error("{0}")]
     Signature(String),
@@ -282,74 +283,62 @@ impl Engine {
         self.inner.wake_authenticator(url, body).await
     }
 
-    /// Checks a bearer token. `None`: unknown or lapsed. A token that was withdrawn is believed for at most
-    /// [`muster_core::limits::TOKEN_MEMORY`].
-    pub async fn token_check(&self, token: &str) -> Result<Option<Principal>, StoreError> {
-        self.inner.token_check(token).await
-    }
-
-    /// Accepts a message from an operator or a service: checks it, stores it, wakes the agent's stream or hands it to
-    /// its service at once. A message of the same id and content again is accepted again.
-    pub async fn message_insert(&self, message: Message) -> Result<MessageId, OperatorError> {
-        self.inner.message_insert(message).await
-    }
-
     /// Makes a parked message wait again, for another [`EngineConfig::message_life`]. `false`: it is not parked.
-    pub async fn message_unpark(&self, id: MessageId, cause: &Cause) -> Result<bool, OperatorError> {
-        self.inner.message_unpark(id, cause).await
+    pub async fn message_unpark(&self, id: MessageId, caller: &Caller) -> Result<bool, OperatorError> {
+        self.inner.message_unpark(id, caller.require(Permission::MessagesSend)?).await
     }
 
     /// Blocks an agent; its open stream learns of it within 5 s, on whichever server.
-    pub async fn agent_block(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.agent_block(id, cause).await
+    pub async fn agent_block(&self, id: AgentId, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.agent_block(id, caller.require(Permission::AgentsBlock)?).await
     }
 
     /// Takes a block back.
-    pub async fn agent_unblock(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.agent_unblock(id, cause).await
+    pub async fn agent_unblock(&self, id: AgentId, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.agent_unblock(id, caller.require(Permission::AgentsBlock)?).await
     }
 
     /// Approves an agent that waits, and asks it for its facts, because nothing of what it told so far was kept.
-    pub async fn agent_approve(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.agent_approve(id, cause).await
+    pub async fn agent_approve(&self, id: AgentId, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.agent_approve(id, caller.require(Permission::AgentsApprove)?).await
     }
 
     /// Deletes an agent and leaves a tombstone.
-    pub async fn agent_delete(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.agent_delete(id, cause).await
+    pub async fn agent_delete(&self, id: AgentId, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.agent_delete(id, caller.require(Permission::AgentsDelete)?).await
     }
 
     /// Gives an agent a label, and its stream the broadcasts that ask for it.
-    pub async fn agent_label_put(&self, id: AgentId, label: Label, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.agent_label_put(id, label, cause).await
+    pub async fn agent_label_put(&self, id: AgentId, label: Label, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.agent_label_put(id, label, caller.require(Permission::LabelsWrite)?).await
     }
 
     /// Takes a label from an agent.
-    pub async fn agent_label_delete(&self, id: AgentId, label: Label, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.agent_label_delete(id, label, cause).await
+    pub async fn agent_label_delete(&self, id: AgentId, label: Label, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.agent_label_delete(id, label, caller.require(Permission::LabelsWrite)?).await
     }
 
     /// Demands a new key of an agent that must have one, as Fleetspeak's blacklist does: until then it is given nothing
     /// else, and what it sends is flagged. A blocked one stays blocked.
-    pub async fn agent_blacklist(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.agent_blacklist(id, cause).await
+    pub async fn agent_blacklist(&self, id: AgentId, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.agent_blacklist(id, caller.require(Permission::AgentsRekey)?).await
     }
 
     /// Forgets that two machines seemed to share an agent's key, and lets it come at its own pace.
-    pub async fn agent_clone_clear(&self, id: AgentId, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.agent_clone_clear(id, cause).await
+    pub async fn agent_clone_clear(&self, id: AgentId, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.agent_clone_clear(id, caller.require(Permission::AgentsRekey)?).await
     }
 
     /// Asks an agent for a new key. It comes back as a new agent, which keeps labels and weights when its old key vouches
     /// for it; one that cannot do that is asked only by force, where the policy would keep it out. Returns the order's
     /// message id.
-    pub async fn agent_rekey(&self, id: AgentId, force: bool, cause: &Cause) -> Result<MessageId, OperatorError> {
-        self.inner.agent_rekey(id, force, cause).await
+    pub async fn agent_rekey(&self, id: AgentId, force: bool, caller: &Caller) -> Result<MessageId, OperatorError> {
+        self.inner.agent_rekey(id, force, caller.require(Permission::AgentsRekey)?).await
     }
 
     /// Creates a broadcast and tells every server.
-    pub async fn broadcast_create(&self, broadcast: Broadcast, cause: &Cause) -> Result<BroadcastId, OperatorError> {
-        self.inner.broadcast_create(broadcast, cause).await
+    pub async fn broadcast_create(&self, broadcast: Broadcast, caller: &Caller) -> Result<BroadcastId, OperatorError> {
+        self.inner.broadcast_create(broadcast, caller.require(Permission::BroadcastsWrite)?).await
     }
 
     /// Says what a text means as a target: whom it picks, or what is wrong with it. Shown are `agents`, or if there are
@@ -375,19 +364,19 @@ impl Engine {
         name: &str,
         expression: &str,
         description: &str,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<NamedTarget, OperatorError> {
-        self.inner.named_target_put(name, expression, description, cause).await
+        self.inner.named_target_put(name, expression, description, caller.require(Permission::TargetsWrite)?).await
     }
 
     /// Deletes a named target.
-    pub async fn named_target_delete(&self, name: &str, cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.named_target_delete(name, cause).await
+    pub async fn named_target_delete(&self, name: &str, caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.named_target_delete(name, caller.require(Permission::TargetsWrite)?).await
     }
 
     /// Switches broadcasts off.
-    pub async fn broadcast_disable(&self, ids: &[BroadcastId], cause: &Cause) -> Result<(), OperatorError> {
-        self.inner.broadcast_disable(ids, cause).await
+    pub async fn broadcast_disable(&self, ids: &[BroadcastId], caller: &Caller) -> Result<(), OperatorError> {
+        self.inner.broadcast_disable(ids, caller.require(Permission::BroadcastsWrite)?).await
     }
 
     /// Takes a signed action, as JSON, and launches it; it waits if no machine would run it for want of signatures.
@@ -396,9 +385,9 @@ impl Engine {
         &self,
         json: &[u8],
         spread: Spread,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<ActionTaken, OperatorError> {
-        self.inner.action_launch(json, spread, cause).await
+        self.inner.action_launch(json, spread, caller.require(Permission::ActionsLaunch)?).await
     }
 
     /// Adds a signature, armored or as one line, to an action that waits for signatures. Returns where it stands.
@@ -406,9 +395,9 @@ impl Engine {
         &self,
         id: ActionId,
         signature: &str,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<ActionStatus, OperatorError> {
-        self.inner.action_sign(id, signature, cause).await
+        self.inner.action_sign(id, signature, caller.require(Permission::ActionsLaunch)?).await
     }
 
     /// Hands an action out no more. `signed` is the fleet and the signature of a cancellation: with it, machines that have
@@ -417,14 +406,14 @@ impl Engine {
         &self,
         id: ActionId,
         signed: Option<(&str, &str)>,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<bool, OperatorError> {
-        self.inner.action_cancel(id, signed, cause).await
+        self.inner.action_cancel(id, signed, caller.require(Permission::ActionsCancel)?).await
     }
 
     /// Lets an action that halted between two shares go on. `false`: it is not halted.
-    pub async fn action_resume(&self, id: ActionId, cause: &Cause) -> Result<bool, OperatorError> {
-        self.inner.action_resume(id, cause).await
+    pub async fn action_resume(&self, id: ActionId, caller: &Caller) -> Result<bool, OperatorError> {
+        self.inner.action_resume(id, caller.require(Permission::ActionsLaunch)?).await
     }
 
     /// Says what would come of an action, as JSON, if it were launched now, signed by those who signed it and by those of
@@ -443,23 +432,19 @@ impl Engine {
         self.inner.action_preview_stored(id).await
     }
 
-    /// Looks at the form of a document of trust, and packs it for machines. Which of them believe it, they decide.
-    pub fn trust_document(&self, json: &[u8]) -> Result<TrustDocument, OperatorError> {
-        self.inner.trust_document(json)
-    }
-
-    /// Refuses (conflict) a document to machines with `labels`, sorted, that would take the place of a newer one.
-    pub async fn trust_not_older(&self, document: &TrustDocument, labels: &[Label]) -> Result<(), OperatorError> {
-        self.inner.trust_not_older(document, labels).await
-    }
-
     /// Says what the machines that a target picks believe, grouped by what they say, most machines first.
     pub async fn trust_status(&self, target: &str) -> Result<Vec<TrustGroup>, OperatorError> {
         self.inner.trust_status(target).await
     }
 
     /// Adds an investigator. Their key must be able to sign now and belong to nobody else.
-    pub async fn investigator_add(&self, new: NewInvestigator, cause: &Cause) -> Result<InvestigatorId, OperatorError> {
+    pub async fn investigator_add(
+        &self,
+        new: NewInvestigator,
+        caller: &Caller,
+    ) -> Result<InvestigatorId, OperatorError> {
+        let cause = caller.require(Permission::InvestigatorsAdd)?;
+        caller.may_grant_mig(new.permissions)?;
         self.inner.investigator_add(new, cause).await
     }
 
@@ -468,9 +453,9 @@ impl Engine {
         &self,
         id: InvestigatorId,
         public_key: String,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<(), OperatorError> {
-        self.inner.investigator_key_set(id, public_key, cause).await
+        self.inner.investigator_key_set(id, public_key, caller.require(Permission::InvestigatorsChange)?).await
     }
 
     /// Says which active investigator signed a token of MIG's API that came from `address`.
@@ -493,8 +478,10 @@ impl Engine {
         &self,
         id: InvestigatorId,
         update: InvestigatorUpdate,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<Option<String>, OperatorError> {
+        let cause = caller.require(Permission::InvestigatorsChange)?;
+        caller.may_grant_mig(update.permissions.unwrap_or(0))?;
         self.inner.investigator_update(id, update, cause).await
     }
 }

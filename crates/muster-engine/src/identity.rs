@@ -254,7 +254,7 @@ impl Inner {
             }
             // It told its facts when it came, and nothing of a machine that waits is kept. Asked for first, so that
             // nothing is missed if this server ends in between.
-            AgentState::Waiting => _ = self.message_insert(self.facts_request(id)).await?,
+            AgentState::Waiting => _ = self.message_insert(self.facts_request(id), None).await?,
             _ => {}
         }
         self.state_set("approve an agent", id, AgentState::Enrolled, cause).await

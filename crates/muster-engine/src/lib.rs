@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod actions;
+mod backup;
 mod broadcasts;
 pub mod condition;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod contact;
 mod disk;
 pub mod dispatch;
 pub mod engine;
+mod files;
 mod gates;
 mod handing;
 mod identity;
@@ -27,16 +29,18 @@ mod stream;
 mod targets;
 mod wakeups;
 
-pub use access::{Principal, Role};
+pub use access::{AccessDenied, Caller, Grant, NewEnrolToken, NewToken, Permission, Permissions, Principal, Role};
 pub use actions::{
     ActionOutcome, ActionPreview, ApiKey, InvestigatorUpdate, NewInvestigator, OperationDemand, PreviewDemand,
-    PreviewRefusal, SaidBy, TokenRefusal, TokenRules, TrustDocument, signed_text,
+    PreviewRefusal, SaidBy, TokenRefusal, TokenRules, TrustDocument, TrustRecipients, TrustSent, signed_text,
 };
 pub use condition::{Condition, ServiceState};
 pub use config::{EngineConfig, EnrolmentPolicy};
 pub use contact::{ContactFrom, Refusal, RefusalCode};
 pub use dispatch::{Service, ServiceError};
 pub use engine::{Engine, OperatorError};
+pub use files::FileUpload;
+pub use mailbox::MessageOrigin;
 pub use outside::{Outside, Random, SignedCancel, SystemCodec, WakeRefusal, WakeUp, Waker};
 pub use stream::{Handed, OpenStream, StreamEnd, StreamEvent, StreamIn, StreamOut};
 pub use targets::{TargetChecked, TargetFound, TargetSeen};

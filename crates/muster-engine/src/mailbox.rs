@@ -3,23 +3,116 @@
 //! Stays true: a message is stored before anybody is told of it; the same message again is accepted again, another one
 //! of the same id is not.
 
-use crate::engine::{Chain, Inner, LOCAL, OperatorError};
+use crate::access::{Caller, Permission};
+use crate::engine::{Chain, Engine, Inner, LOCAL, OperatorError};
 use crate::registry::wake;
 use metrics::counter;
 use muster_core::system;
-use muster_core::{AgentId, Cause, Message, MessageId, MessageResult, limits, text};
+use muster_core::{AgentId, Cause, Message, MessageId, MessageResult, Timestamp, limits, text};
 use muster_store::StoreError;
 use muster_store::agents::Taken;
+use muster_store::cluster::JournalRow;
 use muster_store::messages::Put;
+use serde_json::json;
 use tracing::warn;
 
+/// Whose message it is, which decides whether the journal has a line about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageOrigin {
+    /// A person's: the journal has a line for each.
+    Person,
+    /// The traffic of a program that uses this server as its transport: only commands to the agent program itself (end,
+    /// restart a service, make a new key) stand in the journal.
+    Program,
+}
+
+/// A line of the journal in the making: what was done, and details as JSON. What it is about is added by what does it.
+#[derive(Debug)]
+pub(crate) struct Line<'a> {
+    pub(crate) cause: &'a Cause,
+    pub(crate) action: &'static str,
+    pub(crate) subject: String,
+    pub(crate) details: serde_json::Value,
+}
+
+impl Line<'_> {
+    pub(crate) fn row(self, at: Timestamp) -> JournalRow {
+        let Self { cause, action, subject, details } = self;
+        let (action, details) = (action.to_owned(), details.to_string());
+        JournalRow { number: 0, at, cause: cause.clone(), action, subject, details }
+    }
+}
+
+impl Engine {
+    /// Accepts a message from an operator or a service: checks it, stores it, wakes the agent's stream or hands it to
+    /// its service at once. A message of the same id and content again is accepted again.
+    ///
+    /// # Errors
+    ///
+    /// When the caller may not send messages, the message is not one that a server may send, its agent is not known, or
+    /// another message has its id.
+    pub async fn message_send(
+        &self,
+        message: Message,
+        origin: MessageOrigin,
+        caller: &Caller,
+    ) -> Result<MessageId, OperatorError> {
+        let cause = caller.require(Permission::MessagesSend)?;
+        let line = sent_line(&message, origin, cause);
+        self.inner.message_insert(message, line).await
+    }
+
+    /// Cancels a message that is pending or parked. `false`: it was done with before.
+    ///
+    /// # Errors
+    ///
+    /// When the caller may not, or there is no such message.
+    pub async fn message_cancel(&self, id: MessageId, caller: &Caller) -> Result<bool, OperatorError> {
+        let cause = caller.require(Permission::MessagesCancel)?;
+        let cancelled = self.inner.store.message_cancel(id, self.now(), cause).await;
+        cancelled.map_err(|failure| self.inner.operator_error("cancel the message", failure))
+    }
+
+    /// Deletes what waits for these agents. Returns how many messages that were.
+    ///
+    /// # Errors
+    ///
+    /// When the caller may not.
+    pub async fn message_pending_delete(&self, agents: &[AgentId], caller: &Caller) -> Result<u64, OperatorError> {
+        let cause = caller.require(Permission::MessagesCancel)?;
+        let deleted = self.inner.store.message_pending_delete(agents, self.now(), cause).await;
+        deleted.map_err(|failure| self.inner.operator_error("delete pending messages", failure))
+    }
+}
+
+/// What the journal says about a message that somebody sends.
+fn sent_line<'a>(message: &Message, origin: MessageOrigin, cause: &'a Cause) -> Option<Line<'a>> {
+    let (id, agent) = (message.id, message.destination.agent);
+    let (service, kind) = (&message.destination.service, &message.message_type);
+    if let Some(agent) = agent.filter(|_| service == system::SERVICE && origin == MessageOrigin::Program) {
+        let details = json!({ "type": kind, "message": id });
+        return Some(Line { cause, action: "agent.order", subject: agent.to_string(), details });
+    }
+    if origin == MessageOrigin::Program {
+        return None;
+    }
+    let agent = agent.map_or_else(String::new, |agent| agent.to_string());
+    let details = json!({ "service": service, "type": kind, "agent": agent });
+    Some(Line { cause, action: "message.send", subject: id.to_string(), details })
+}
+
 impl Inner {
-    pub(crate) async fn message_insert(&self, message: Message) -> Result<MessageId, OperatorError> {
+    /// Accepts a message, and writes `line` in the transaction that stores it.
+    pub(crate) async fn message_insert(
+        &self,
+        message: Message,
+        line: Option<Line<'_>>,
+    ) -> Result<MessageId, OperatorError> {
         let message = self.insertable(message)?;
         let id = message.id;
         match message.destination.agent {
-            Some(agent) => self.insert_for_agent(agent, message).await?,
-            None => self.insert_for_service(message).await?,
+            Some(agent) => self.insert_for_agent(agent, message, line).await?,
+            None => self.insert_for_service(message, line).await?,
         }
         Ok(id)
     }
@@ -44,9 +137,14 @@ impl Inner {
         Ok(Message { expires: Some(expires), result: None, from_blocked: false, ..message })
     }
 
-    async fn insert_for_agent(&self, agent: AgentId, message: Message) -> Result<(), OperatorError> {
+    async fn insert_for_agent(
+        &self,
+        agent: AgentId,
+        message: Message,
+        line: Option<Line<'_>>,
+    ) -> Result<(), OperatorError> {
         // Due a little before now, because the server that hands it out may have a clock that is a little behind.
-        let put = self.put(message, self.now().minus(limits::CLOCK_SKEW)).await?;
+        let put = self.put(message, self.now().minus(limits::CLOCK_SKEW), line).await?;
         if put.taken == Taken::New {
             self.agent_wake(agent, put.streaming_to.as_deref());
         }
@@ -70,7 +168,7 @@ impl Inner {
         url != self.streaming_to && url != LOCAL && !url.is_empty()
     }
 
-    async fn insert_for_service(&self, message: Message) -> Result<(), OperatorError> {
+    async fn insert_for_service(&self, message: Message, line: Option<Line<'_>>) -> Result<(), OperatorError> {
         let now = self.now();
         let service = message.destination.service.as_str();
         let result = match service {
@@ -82,25 +180,29 @@ impl Inner {
             _ => Some(MessageResult::failed(now, &format!("unknown service {service:?}"))),
         };
         if result.is_some() {
-            self.put(Message { result, ..message }, now).await?;
+            self.put(Message { result, ..message }, now, line).await?;
             return Ok(());
         }
         let due = self.service_due(now);
         let place = self.dispatch.reserve(&message, due);
         let due = if place.is_some() { due } else { now };
         let copy = place.is_some().then(|| message.clone());
-        let put = self.put(message, due).await?;
+        let put = self.put(message, due, line).await?;
         if let (Some(place), Some(message), Taken::New) = (place, copy, put.taken) {
             place.hand_over(message);
         }
         Ok(())
     }
 
-    async fn put(&self, message: Message, server_due: muster_core::Timestamp) -> Result<Put, OperatorError> {
+    async fn put(&self, message: Message, server_due: Timestamp, line: Option<Line<'_>>) -> Result<Put, OperatorError> {
         let id = message.id;
-        let puts = self.store.message_put(vec![message], None, server_due).await;
-        let puts = puts.map_err(|failure| self.operator_error("store a message", failure))?;
-        let put = puts.into_iter().next().expect("the store answers for each message that was put");
+        let put = if let Some(line) = line {
+            self.store.message_send(message, server_due, line.row(self.now())).await
+        } else {
+            let puts = self.store.message_put(vec![message], None, server_due).await;
+            puts.map(|puts| puts.into_iter().next().expect("the store answers for each message that was put"))
+        };
+        let put = put.map_err(|failure| self.operator_error("store a message", failure))?;
         if put.taken == Taken::Conflict {
             return Err(OperatorError::Conflict(format!("message {id} exists already with other content")));
         }

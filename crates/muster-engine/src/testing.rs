@@ -323,6 +323,11 @@ impl Running {
     }
 }
 
+/// Somebody who may do everything.
+pub(crate) fn caller() -> crate::access::Caller {
+    crate::access::Caller::new("test", crate::access::Permissions::all(), "")
+}
+
 pub(crate) fn cause() -> Cause {
     Cause::new("test", "")
 }
@@ -397,4 +402,14 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, is_so: impl Fn()
         }
     };
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("it never came that {what}"));
+}
+
+impl crate::Engine {
+    /// Accepts a message as from a program that may do everything.
+    pub(crate) async fn message_insert(
+        &self,
+        message: muster_core::Message,
+    ) -> Result<MessageId, crate::OperatorError> {
+        self.message_send(message, crate::MessageOrigin::Program, &crate::access::Caller::server()).await
+    }
 }

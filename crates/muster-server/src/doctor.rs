@@ -10,7 +10,7 @@ use crate::rest::Rest;
 use muster_api::server::Check;
 use muster_core::{Clock as _, Timestamp, limits};
 use muster_engine::ServiceState;
-use muster_engine::access::Role;
+use muster_engine::access::{Grant, Role};
 use muster_modules::place::account_name;
 use muster_store::agents::DeadLetterCount;
 use muster_store::cluster::{ServerRow, Soundness, TokenRow};
@@ -80,8 +80,11 @@ impl Doctor {
 /// Looks whether anybody can still give orders over REST, and for how long.
 fn administrators(tokens: &[TokenRow], now: Timestamp) -> Check {
     let name = "administrators";
-    let valid = |token: &&TokenRow| token.role == Role::Admin.word() && token.expires.is_none_or(|end| end > now);
-    let admins: Vec<_> = tokens.iter().filter(valid).collect();
+    let is_valid = |token: &&TokenRow| token.expires.is_none_or(|end| end > now);
+    let is_admin = |token: &&TokenRow| {
+        token.role.parse::<Grant>().is_ok_and(|grant| grant.permissions() == Role::Admin.permissions())
+    };
+    let admins: Vec<_> = tokens.iter().filter(is_valid).filter(is_admin).collect();
     let restart = "Make one that lasts: `muster token create NAME --role admin`. Where nobody has any, whoever is root or the \
                    server's user restarts the server: it leaves a new one in admin.token of its data directory.";
     let Some(first) = admins.first() else {

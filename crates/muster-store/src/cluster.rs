@@ -38,7 +38,7 @@ pub struct TokenRow {
     pub name: String,
     /// SHA-256 of the token.
     pub sha256: [u8; 32],
-    /// What it may do: `admin` or `reader`.
+    /// What it may do, as the engine writes it: roles and permissions.
     pub role: String,
     /// When it was made.
     pub created: Timestamp,

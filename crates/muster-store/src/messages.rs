@@ -2,6 +2,7 @@
 
 use crate::StoreError;
 use crate::agents::{Claim, Taken};
+use crate::cluster::JournalRow;
 use async_trait::async_trait;
 use muster_core::{AgentId, Cause, ContactId, Message, MessageId, MessageResult, Timestamp};
 
@@ -99,6 +100,10 @@ pub trait MessageStore: Send + Sync {
         contact: Option<ContactId>,
         server_due: Timestamp,
     ) -> Result<Vec<Put>, StoreError>;
+
+    /// Stores one message as [`MessageStore::message_put`] does, and in the same transaction `line` in the journal when
+    /// the message is new. (The number of `line` is given by the store.)
+    async fn message_send(&self, message: Message, server_due: Timestamp, line: JournalRow) -> Result<Put, StoreError>;
 
     /// Returns those of `ids` that are known, in the order of their ids, failures included.
     async fn message_get(&self, ids: &[MessageId], want_data: bool) -> Result<Vec<MessageRow>, StoreError>;

@@ -14,11 +14,15 @@ use reqwest::Method;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  muster token create grafana --role reader --expires-in 90d
+  muster token create grafana --role viewer --expires-in 90d
+  muster token create alice --role investigator
+  muster token create labeller --role agents.read,labels.write
   muster token list
   muster token delete grafana
 
-The secret is printed once, when the token is made; the server keeps only its hash.")]
+The secret is printed once, when the token is made; the server keeps only its hash.
+Roles: viewer (sees the fleet), operator (runs it), investigator (asks it, with signed actions),
+auditor (sees everything, changes nothing), admin. docs/reference/permissions.md says what each holds.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -30,8 +34,10 @@ enum Command {
     Create {
         /// Its name, which the journal shows
         name: String,
-        /// What it may do: look, or look and change
-        #[arg(long, value_parser = ["reader", "admin"])]
+        /// What it may do: viewer, operator, investigator, auditor, admin, or permissions by name
+        ///
+        /// Several with commas between them, such as viewer,labels.write
+        #[arg(long, value_name = "ROLES")]
         role: String,
         /// How long it lasts; without end unless told
         #[arg(long, value_name = "DURATION", value_parser = duration_text)]
@@ -81,7 +87,8 @@ async fn delete(context: &Context, name: &str, yes: bool) -> Result<(), Failure>
 /// Whether no other token of an administrator is valid than this one. An end that cannot be read counts as past.
 fn is_last(rows: &[TokenRow], name: &str, now: Timestamp) -> bool {
     let lasts = |end: &String| end.parse::<Timestamp>().is_ok_and(|end| end > now);
-    let valid = |row: &&TokenRow| row.role == "admin" && row.expires.as_ref().is_none_or(lasts);
+    let valid =
+        |row: &&TokenRow| row.role.split(',').any(|role| role == "admin") && row.expires.as_ref().is_none_or(lasts);
     let valid: Vec<_> = rows.iter().filter(valid).collect();
     valid.len() == 1 && valid[0].name == name
 }

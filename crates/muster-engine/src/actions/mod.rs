@@ -10,10 +10,11 @@ mod documents;
 mod keys;
 mod noted;
 mod preview;
+mod weights;
 mod work;
 
 pub use access::{ApiKey, InvestigatorUpdate, TokenRefusal, TokenRules};
-pub use documents::TrustDocument;
+pub use documents::{TrustDocument, TrustRecipients, TrustSent};
 pub use keys::NewInvestigator;
 pub use preview::{ActionPreview, OperationDemand, PreviewDemand, PreviewRefusal, SaidBy};
 

@@ -1,6 +1,6 @@
 //! An action's life: launched, handed out, answered, called back, expired.
 
-use crate::testing::{World, cause, machine, poll, run, say, tell, types, until};
+use crate::testing::{World, caller, cause, machine, poll, run, say, tell, types, until};
 use crate::{Engine, EngineConfig, NewInvestigator, OperatorError};
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus};
 use muster_core::{Message, limits, system};
@@ -24,7 +24,7 @@ pub(super) async fn people(engine: &Engine) {
             public_key: Some(key.to_owned()),
             ..NewInvestigator::default()
         };
-        engine.investigator_add(new, &cause()).await.unwrap();
+        engine.investigator_add(new, &caller()).await.unwrap();
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) fn order(world: &World, name: &str, signers: &[usize]) -> Vec<u8> {
 }
 
 pub(super) async fn launch(engine: &Engine, json: &[u8]) -> ActionId {
-    match engine.action_launch(json, Spread::default(), &cause()).await.unwrap() {
+    match engine.action_launch(json, Spread::default(), &caller()).await.unwrap() {
         ActionTaken::New(id) => id,
         ActionTaken::Again(id) => panic!("{id} was there"),
     }
@@ -107,7 +107,7 @@ async fn what_machines_say_changes_them_reaches_a_few_of_them_first() {
         people(&engine).await;
         tell(&engine, &machine(1), vec![demands_two_for(1, changes)]).await;
         let spread = Spread { rings: asked, ..Spread::default() };
-        let taken = engine.action_launch(&order(&world, "look", &[0, 1]), spread, &cause()).await.unwrap();
+        let taken = engine.action_launch(&order(&world, "look", &[0, 1]), spread, &caller()).await.unwrap();
         assert_eq!(row(&engine, taken.id()).await.spread.rings, rings);
     }
 }
@@ -122,7 +122,7 @@ async fn an_action_is_handed_out_answered_and_completed_and_twice_is_once() {
     }
     let json = order(&world, "look", &[0]);
     let id = launch(&engine, &json).await;
-    let again = engine.action_launch(&json, Spread::default(), &cause()).await.unwrap();
+    let again = engine.action_launch(&json, Spread::default(), &caller()).await.unwrap();
     assert_eq!(again, ActionTaken::Again(id));
     engine.inner.actions_work().await.unwrap();
     assert_eq!((status(&engine, id).await, row(&engine, id).await.counters.sent), (ActionStatus::Inflight, 2));
@@ -209,11 +209,11 @@ async fn an_action_that_is_called_back_ends_and_machines_that_have_it_are_told()
     engine.inner.actions_work().await.unwrap();
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION]);
     let foreign = cancellation(&world, &row(&engine, id).await.action, "another");
-    let refused = engine.action_cancel(id, Some(("", &foreign)), &cause()).await.unwrap_err();
+    let refused = engine.action_cancel(id, Some(("", &foreign)), &caller()).await.unwrap_err();
     assert!(matches!(refused, OperatorError::Signature(_)), "{refused}");
     let signature = cancellation(&world, &row(&engine, id).await.action, "");
-    assert!(engine.action_cancel(id, Some(("", &signature)), &cause()).await.unwrap());
-    assert!(!engine.action_cancel(id, None, &cause()).await.unwrap());
+    assert!(engine.action_cancel(id, Some(("", &signature)), &caller()).await.unwrap());
+    assert!(!engine.action_cancel(id, None, &caller()).await.unwrap());
     engine.inner.actions_work().await.unwrap();
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION_CANCEL]);
@@ -288,7 +288,7 @@ async fn an_action_that_nobody_signed_is_previewed_and_shows_what_it_needs() {
         [("machines", agent(1), Some(2), 1), ("server", agent(2), Some(7), 3), ("server", agent(3), None, 0)];
     wanted.sort_unstable();
     assert_eq!((sorted(said(&preview)), preview.is_ready()), (wanted.to_vec(), true));
-    assert!(engine.action_launch(&unsigned, Spread::default(), &cause()).await.is_err(), "a preview launches nothing");
+    assert!(engine.action_launch(&unsigned, Spread::default(), &caller()).await.is_err(), "a preview launches nothing");
 }
 
 #[tokio::test]
@@ -324,12 +324,12 @@ async fn an_action_that_could_not_run_is_refused_and_its_signature_still_good() 
     }
     let json = order(&world, "look", &[0, 1]);
     let most = |hosts_max| Spread { hosts_max: Some(hosts_max), ..Spread::default() };
-    let refused = engine.action_launch(&json, most(2), &cause()).await.unwrap_err();
+    let refused = engine.action_launch(&json, most(2), &caller()).await.unwrap_err();
     assert!(matches!(&refused, OperatorError::Conflict(why) if why.contains("matches 3")), "{refused}");
     let preview = engine.action_preview(&json, most(2), &[]).await.unwrap();
     assert!(preview.problems[0].contains("matches 3") && !preview.is_ready());
     // The same bytes are as good as before.
-    let taken = engine.action_launch(&json, most(3), &cause()).await.unwrap();
+    let taken = engine.action_launch(&json, most(3), &caller()).await.unwrap();
     assert!(matches!(taken, ActionTaken::New(_)), "{taken:?}");
 }
 
@@ -338,12 +338,12 @@ async fn a_target_that_holds_a_name_is_refused() {
     let world = World::new().await;
     let engine = world.plain();
     people(&engine).await;
-    engine.named_target_put("all", "name LIKE '%'", "", &cause()).await.unwrap();
+    engine.named_target_put("all", "name LIKE '%'", "", &caller()).await.unwrap();
     let mut action = Action::parse(&order(&world, "look", &[])).unwrap();
     action.target = "@all AND status = 'online'".into();
     action.pgp_signatures = vec![signature(&world, &action, 0)];
     let json = serde_json::to_vec(&action).unwrap();
-    let refused = engine.action_launch(&json, Spread::default(), &cause()).await.unwrap_err();
+    let refused = engine.action_launch(&json, Spread::default(), &caller()).await.unwrap_err();
     assert!(matches!(&refused, OperatorError::Invalid(reason) if reason.contains("@all")), "{refused}");
     let refused = engine.action_preview(&json, Spread::default(), &[]).await.unwrap_err();
     assert!(matches!(refused, OperatorError::Invalid(_)), "{refused}");
@@ -354,7 +354,7 @@ async fn what_nobody_signed_is_refused() {
     let world = World::new().await;
     let engine = world.plain();
     let json = order(&world, "look", &[0]);
-    let refused = async |json: &[u8]| match engine.action_launch(json, Spread::default(), &cause()).await {
+    let refused = async |json: &[u8]| match engine.action_launch(json, Spread::default(), &caller()).await {
         Err(OperatorError::Invalid(reason) | OperatorError::Signature(reason)) => reason,
         other => panic!("{other:?}"),
     };
@@ -388,7 +388,7 @@ async fn an_action_with_any_byte_changed_is_refused_or_is_the_one_that_was_there
         for place in 0..json.len() {
             let mut changed = json.clone();
             changed[place] ^= mask;
-            match engine.action_launch(&changed, Spread::default(), &cause()).await {
+            match engine.action_launch(&changed, Spread::default(), &caller()).await {
                 Ok(ActionTaken::New(_)) => panic!("{} was taken", String::from_utf8_lossy(&changed)),
                 Ok(ActionTaken::Again(found)) => {
                     assert_eq!(found, id);
@@ -403,7 +403,7 @@ async fn an_action_with_any_byte_changed_is_refused_or_is_the_one_that_was_there
     }
     assert!(again > 0, "no byte is unsigned");
     let described = String::from_utf8(json).unwrap().replacen('{', "{\"description\":{\"author\":\"x\"},", 1);
-    let taken = engine.action_launch(described.as_bytes(), Spread::default(), &cause()).await;
+    let taken = engine.action_launch(described.as_bytes(), Spread::default(), &caller()).await;
     assert!(matches!(taken, Err(OperatorError::Invalid(_)) | Ok(ActionTaken::Again(_))), "{taken:?}");
     let after = row(&engine, id).await;
     assert_eq!(
@@ -447,7 +447,7 @@ async fn an_action_that_no_machine_could_read_or_run_in_time_is_refused_and_not_
         ("no operations", signed(&|action| action.operations.clear()), "operations is empty"),
     ];
     for (what, json, words) in cases {
-        match engine.action_launch(&json, Spread::default(), &cause()).await {
+        match engine.action_launch(&json, Spread::default(), &caller()).await {
             Err(OperatorError::Invalid(reason)) => assert!(reason.contains(words), "{what}: {reason}"),
             other => panic!("{what}: {other:?}"),
         }
@@ -463,20 +463,20 @@ async fn a_disabled_investigator_signs_nothing_and_a_key_has_one_owner() {
     people(&engine).await;
     let first = engine.store().investigator_page(None, None, 9).await.unwrap()[0].clone();
     let twice = NewInvestigator { name: "x".into(), public_key: first.public_key.clone(), permissions: 0 };
-    let refused = engine.investigator_add(twice, &cause()).await.unwrap_err();
+    let refused = engine.investigator_add(twice, &caller()).await.unwrap_err();
     assert!(matches!(refused, OperatorError::Conflict(_)), "{refused}");
     let secret = NewInvestigator { name: "x".into(), public_key: Some(PEOPLE[0].0.into()), permissions: 0 };
     let turned = NewInvestigator { name: "Al\u{202e}eci".to_owned(), ..NewInvestigator::default() };
-    let refused = engine.investigator_add(turned, &cause()).await.unwrap_err();
+    let refused = engine.investigator_add(turned, &caller()).await.unwrap_err();
     assert!(matches!(&refused, OperatorError::Invalid(why) if why.contains("U+202E")), "{refused}");
-    let refused = engine.investigator_add(secret, &cause()).await.unwrap_err();
+    let refused = engine.investigator_add(secret, &caller()).await.unwrap_err();
     assert!(refused.to_string().contains("secret key"), "{refused}");
     let json = order(&world, "look", &[0]);
     world.clock.advance(Duration::from_secs(1));
     let disabled = muster_core::action::InvestigatorStatus::Disabled;
     let now = muster_core::Clock::now(&*world.clock);
     engine.store().investigator_status_set(first.id, disabled, now, &cause()).await.unwrap();
-    let refused = engine.action_launch(&json, Spread::default(), &cause()).await.unwrap_err();
+    let refused = engine.action_launch(&json, Spread::default(), &caller()).await.unwrap_err();
     let why = format!("signature 1 does not count: the investigator {} is disabled", first.name);
     assert!(refused.to_string().starts_with(&why), "{refused}");
     // Somebody who is asked who will sign is not said to be unknown, either.
@@ -497,7 +497,7 @@ async fn shares_follow_one_another_and_halt_when_machines_fail() {
         poll(&engine, &machine(number)).await;
     }
     let spread = Spread { rings: vec![25], halt_percent: 10, ..Spread::default() };
-    let id = engine.action_launch(&order(&world, "change", &[0]), spread, &cause()).await.unwrap().id();
+    let id = engine.action_launch(&order(&world, "change", &[0]), spread, &caller()).await.unwrap().id();
     engine.inner.actions_work().await.unwrap();
     assert_eq!(row(&engine, id).await.counters.sent, 1);
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION]);
@@ -506,7 +506,7 @@ async fn shares_follow_one_another_and_halt_when_machines_fail() {
     engine.inner.actions_work().await.unwrap();
     let halted = row(&engine, id).await;
     assert!(halted.halted.is_some() && halted.counters.sent == 1, "{halted:?}");
-    assert!(engine.action_resume(id, &cause()).await.unwrap());
+    assert!(engine.action_resume(id, &caller()).await.unwrap());
     engine.inner.actions_work().await.unwrap();
     assert_eq!(row(&engine, id).await.counters.sent, 4);
 }

@@ -1,6 +1,6 @@
 use super::streams::{is_quiet, messages, open};
 use crate::engine::lock;
-use crate::testing::{World, cause, data, machine, poll, run, say, tell, types, until, with_labels};
+use crate::testing::{World, caller, data, machine, poll, run, say, tell, types, until, with_labels};
 use crate::{Engine, EngineConfig, OperatorError, WakeUp};
 use muster_core::{Address, Broadcast, BroadcastId, BroadcastLimit, Clock, Label, limits};
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn broadcast(world: &World, number: u8, limit: BroadcastLimit) -> Broadcast {
 }
 
 async fn create(engine: &Engine, broadcast: Broadcast) -> BroadcastId {
-    let id = engine.broadcast_create(broadcast, &cause()).await.unwrap();
+    let id = engine.broadcast_create(broadcast, &caller()).await.unwrap();
     engine.inner.broadcasts_refresh().await.unwrap();
     id
 }
@@ -60,10 +60,10 @@ async fn only_machines_with_all_labels_are_reached_and_new_labels_count_at_once(
     let from = with_labels(1, &["linux"]);
     let mut stream = engine.stream_open(from.clone(), data(vec![])).await.unwrap();
     assert!(is_quiet(&mut stream.outgoing).await);
-    engine.agent_label_put(from.agent(), Label::new("operator", "web"), &cause()).await.unwrap();
+    engine.agent_label_put(from.agent(), Label::new("operator", "web"), &caller()).await.unwrap();
     assert_eq!(types(&messages(&mut stream.outgoing).await), ["News1"]);
     let mut other = open(&engine, 2).await;
-    engine.agent_label_put(machine(2).agent(), Label::new("operator", "web"), &cause()).await.unwrap();
+    engine.agent_label_put(machine(2).agent(), Label::new("operator", "web"), &caller()).await.unwrap();
     assert!(is_quiet(&mut other.outgoing).await);
     let info = say(1, "system", "ClientInfo", b"linux");
     other.incoming.record(&machine(2), data(vec![info])).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_label_given_by_one_server_counts_for_a_stream_of_another() {
     create(&one, Broadcast { required_labels, ..broadcast(&world, 1, BroadcastLimit::Unlimited) }).await;
     let mut stream = open(&one, 1).await;
     assert!(is_quiet(&mut stream.outgoing).await);
-    other.agent_label_put(machine(1).agent(), Label::new("operator", "web"), &cause()).await.unwrap();
+    other.agent_label_put(machine(1).agent(), Label::new("operator", "web"), &caller()).await.unwrap();
     assert_eq!(types(&messages(&mut stream.outgoing).await), ["News1"]);
     assert_eq!(*lock(&world.network.calls), [("https://one".to_owned(), WakeUp::Labels(vec![machine(1).agent()]))]);
     running.end().await;
@@ -102,7 +102,7 @@ async fn a_new_broadcast_reaches_the_open_streams_of_all_servers_within_seconds(
         streams.push(open(if number % 2 == 0 { &one } else { &other }, number).await);
     }
     let start = tokio::time::Instant::now();
-    one.broadcast_create(broadcast(&world, 1, BroadcastLimit::Unlimited), &cause()).await.unwrap();
+    one.broadcast_create(broadcast(&world, 1, BroadcastLimit::Unlimited), &caller()).await.unwrap();
     for stream in &mut streams {
         assert_eq!(types(&messages(&mut stream.outgoing).await), ["News1"]);
     }
@@ -188,7 +188,7 @@ async fn a_broadcast_that_is_switched_off_reaches_nobody_more() {
         let id = create(&one, broadcast(&world, number, limit)).await;
         other.inner.broadcasts_refresh().await.unwrap();
         assert_eq!(poll(&one, &machine(1)).await.messages.len(), 1);
-        other.broadcast_disable(&[id], &cause()).await.unwrap();
+        other.broadcast_disable(&[id], &caller()).await.unwrap();
         assert_eq!(poll(&one, &machine(2)).await.messages, [], "before it is told");
         one.inner.broadcasts_refresh().await.unwrap();
         assert_eq!(poll(&one, &machine(3)).await.messages, []);
@@ -226,7 +226,7 @@ async fn a_machine_that_owes_a_key_gets_no_broadcast() {
     poll(&engine, &machine(1)).await;
     let mut stream = open(&engine, 2).await;
     for number in [1, 2] {
-        engine.agent_blacklist(machine(number).agent(), &cause()).await.unwrap();
+        engine.agent_blacklist(machine(number).agent(), &caller()).await.unwrap();
     }
     create(&engine, broadcast(&world, 1, BroadcastLimit::Unlimited)).await;
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), ["RekeyRequest"]);
@@ -241,7 +241,7 @@ async fn more_broadcasts_than_fit_come_in_portions() {
     for number in 0..105 {
         let id = BroadcastId::from_bytes([number; 8]);
         let news = Broadcast { id, ..broadcast(&world, number, BroadcastLimit::Unlimited) };
-        engine.broadcast_create(news, &cause()).await.unwrap();
+        engine.broadcast_create(news, &caller()).await.unwrap();
     }
     let mut stream = open(&engine, 1).await;
     engine.inner.broadcasts_refresh().await.unwrap();
@@ -259,9 +259,9 @@ async fn the_same_broadcast_again_is_accepted_and_another_of_its_id_is_not() {
     create(&engine, news.clone()).await;
     create(&engine, news.clone()).await;
     let other = Broadcast { message_type: "Other".into(), ..news.clone() };
-    assert!(matches!(engine.broadcast_create(other, &cause()).await, Err(OperatorError::Conflict(_))));
+    assert!(matches!(engine.broadcast_create(other, &caller()).await, Err(OperatorError::Conflict(_))));
     let wrong = Broadcast { source: Address::server(""), ..news };
-    assert!(matches!(engine.broadcast_create(wrong, &cause()).await, Err(OperatorError::Invalid(_))));
+    assert!(matches!(engine.broadcast_create(wrong, &caller()).await, Err(OperatorError::Invalid(_))));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use super::streams::open;
 use crate::engine::lock;
-use crate::testing::{TestService, World, ack, cause, data, ids, machine, poll, run, say, until};
+use crate::testing::{TestService, World, ack, caller, data, ids, machine, poll, run, say, until};
 use crate::{Engine, EngineConfig, OpenStream, StreamEvent};
 use muster_core::{Address, Broadcast, BroadcastId, BroadcastLimit, Clock, MessageId, limits};
 use muster_store::messages::MessageState;
@@ -150,7 +150,7 @@ async fn play(seed: u64) {
         allocated: 0,
         created: world.clock.now(),
     };
-    let id = engines[0].broadcast_create(news, &cause()).await.unwrap();
+    let id = engines[0].broadcast_create(news, &caller()).await.unwrap();
     let mut play = Play {
         world,
         engines,

@@ -1,5 +1,5 @@
 use crate::engine::lock;
-use crate::testing::{Answer, TestService, World, cause, ids, machine, poll, run, say, tell, until};
+use crate::testing::{Answer, TestService, World, caller, ids, machine, poll, run, say, tell, until};
 use crate::{Condition, EngineConfig, OperatorError, ServiceError};
 use muster_core::{Address, Clock, Message, MessageId, Payload, Timestamp, limits};
 use muster_store::messages::{MessageRow, MessageState};
@@ -285,12 +285,12 @@ async fn a_message_that_nobody_takes_is_parked_and_can_be_sent_again() {
     poll(&engine, &machine(1)).await;
     let expires = Some(muster_core::Clock::now(&*world.clock).plus(Duration::from_mins(1)));
     let id = engine.message_insert(Message { expires, ..world.message_to(1, agent, "s") }).await.unwrap();
-    assert!(!engine.message_unpark(id, &cause()).await.unwrap());
+    assert!(!engine.message_unpark(id, &caller()).await.unwrap());
     world.clock.advance(Duration::from_secs(61));
     engine.inner.park().await.unwrap();
     assert_eq!(world.row(id).await.state, MessageState::Parked);
     assert_eq!(poll(&engine, &machine(1)).await.messages, []);
-    assert!(engine.message_unpark(id, &cause()).await.unwrap());
+    assert!(engine.message_unpark(id, &caller()).await.unwrap());
     world.clock.advance(Duration::from_nanos(1));
     assert_eq!(ids(&poll(&engine, &machine(1)).await.messages), [id]);
 }

@@ -1,4 +1,6 @@
-use crate::testing::{World, ack, cause, data, ids, machine, poll, run, say, showing, tell, types, with_labels};
+use crate::testing::{
+    World, ack, caller, cause, data, ids, machine, poll, run, say, showing, tell, types, with_labels,
+};
 use crate::{ContactFrom, Engine, EngineConfig, EnrolmentPolicy, RefusalCode, Role};
 use muster_core::{AgentState, Label, MessageId, Timestamp};
 use muster_store::agents::EventFilter;
@@ -81,9 +83,9 @@ async fn a_machine_waits_until_it_is_approved() {
     assert_eq!(tell(&engine, &machine(1), vec![say(1, "muster", "Note", b"")]).await.messages, []);
     let note = MessageId::derive(agent, "muster", &[1]);
     assert_eq!(world.store.message_get(&[note], false).await.unwrap(), []);
-    assert!(matches!(engine.agent_unblock(agent, &cause()).await, Err(crate::OperatorError::Conflict(_))));
-    engine.agent_approve(agent, &cause()).await.unwrap();
-    engine.agent_approve(agent, &cause()).await.unwrap();
+    assert!(matches!(engine.agent_unblock(agent, &caller()).await, Err(crate::OperatorError::Conflict(_))));
+    engine.agent_approve(agent, &caller()).await.unwrap();
+    engine.agent_approve(agent, &caller()).await.unwrap();
     let messages = poll(&engine, &machine(1)).await.messages;
     let asked = messages.iter().find(|message| message.id != id).expect("it is asked for its facts, once");
     assert_eq!((messages.len(), asked.destination.service.as_str()), (2, "muster"));
@@ -123,7 +125,7 @@ async fn a_blacklisted_machine_is_given_one_demand_for_a_new_key_and_nothing_els
     let agent = machine(1).agent();
     poll(&engine, &machine(1)).await;
     let held = engine.message_insert(world.message_to(1, agent, "s")).await.unwrap();
-    engine.agent_blacklist(agent, &cause()).await.unwrap();
+    engine.agent_blacklist(agent, &caller()).await.unwrap();
     let first = poll(&engine, &machine(1)).await.messages;
     assert_eq!(types(&first), ["RekeyRequest"]);
     let again = tell(&engine, &machine(1), vec![say(1, "muster", "Note", b"")]).await.messages;
@@ -141,9 +143,9 @@ async fn a_machine_that_is_let_in_again_goes_on_under_its_key() {
     let engine = world.plain();
     let agent = machine(1).agent();
     poll(&engine, &machine(1)).await;
-    engine.agent_blacklist(agent, &cause()).await.unwrap();
+    engine.agent_blacklist(agent, &caller()).await.unwrap();
     let demand = poll(&engine, &machine(1)).await.messages;
-    engine.agent_unblock(agent, &cause()).await.unwrap();
+    engine.agent_unblock(agent, &caller()).await.unwrap();
     world.clock.advance(Duration::from_hours(1));
     assert_eq!(poll(&engine, &machine(1)).await.messages, [], "the demand does not follow it");
     assert_eq!(world.row(demand[0].id).await.state, MessageState::Failed);
@@ -155,7 +157,7 @@ async fn a_blocked_machine_is_refused_and_asked_for_nothing() {
     let engine = world.plain();
     let agent = machine(1).agent();
     poll(&engine, &machine(1)).await;
-    engine.agent_block(agent, &cause()).await.unwrap();
+    engine.agent_block(agent, &caller()).await.unwrap();
     let refusal = engine.contact_poll(machine(1), data(vec![say(1, "muster", "Note", b"")])).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Blocked);
     assert!(refusal.reason.contains("blocked"), "{refusal}");
@@ -166,7 +168,7 @@ async fn a_blocked_machine_is_refused_and_asked_for_nothing() {
     assert_eq!(pending, 0, "no new key is demanded");
     let row = world.store.event_page(EventFilter::default(), None, 1).await.unwrap().remove(0);
     assert_eq!((row.code.as_str(), row.agent), ("blocked", Some(agent)));
-    engine.agent_unblock(agent, &cause()).await.unwrap();
+    engine.agent_unblock(agent, &caller()).await.unwrap();
     poll(&engine, &machine(1)).await;
 }
 
@@ -176,7 +178,7 @@ async fn a_new_key_of_a_blocked_machine_waits_under_every_policy_and_is_news() {
         let world = World::new().await;
         let shows = |number| showing(number, &json!({ "facts": { "hostname": "laptop", "machine_id": "m1" } }));
         poll(&world.plain(), &shows(1)).await;
-        world.plain().agent_block(machine(1).agent(), &cause()).await.unwrap();
+        world.plain().agent_block(machine(1).agent(), &caller()).await.unwrap();
         let token = EnrolTokenRow {
             name: "t".into(),
             sha256: Sha256::digest(b"secret").into(),
@@ -211,11 +213,11 @@ async fn a_machine_that_was_asked_for_a_new_key_is_let_in_whatever_the_policy_sa
         poll(&world.plain(), &machine(1)).await;
         let old = machine(1).agent();
         let engine = world.engine(enrolment(policy), &[]);
-        let lost = engine.agent_rekey(old, false, &cause()).await.unwrap_err();
+        let lost = engine.agent_rekey(old, false, &caller()).await.unwrap_err();
         assert!(matches!(&lost, crate::OperatorError::Conflict(why) if why.contains("force")), "{lost}");
         let facts = say(1, "muster", "Facts", br#"{"agent_vouches":true}"#);
         tell(&engine, &machine(1), vec![facts]).await;
-        let demand = engine.agent_rekey(old, false, &cause()).await.unwrap();
+        let demand = engine.agent_rekey(old, false, &caller()).await.unwrap();
         poll(&engine, &vouched(1, demand)).await;
         let agent = world.store.agent_get(machine(2).agent()).await.unwrap().unwrap();
         assert_eq!((agent.state, agent.predecessor), (AgentState::Enrolled, Some(old)), "{policy:?}");
@@ -235,11 +237,11 @@ async fn an_old_keys_word_counts_once_and_only_when_it_was_asked_for() {
     let refused = async |from: ContactFrom| engine.contact_poll(from, data(vec![])).await.unwrap_err();
     let made_up = MessageId::from_bytes([9; 32]);
     assert!(refused(vouched(1, made_up)).await.reason.contains("no new key was asked"));
-    let demand = engine.agent_rekey(machine(1).agent(), true, &cause()).await.unwrap();
+    let demand = engine.agent_rekey(machine(1).agent(), true, &caller()).await.unwrap();
     assert!(refused(vouched(5, demand)).await.reason.contains("no new key was asked"), "the demand of another");
     let forged = showing(7, &json!({ "old": 1, "demand": demand.to_string() }));
     assert!(refused(forged).await.reason.contains("signature"));
-    engine.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_block(machine(1).agent(), &caller()).await.unwrap();
     assert_eq!(refused(vouched(1, demand)).await.code, RefusalCode::EnrolmentRefused);
     assert_eq!(world.store.agent_get(machine(2).agent()).await.unwrap(), None);
     // Where new machines are let in, the old key of a blocked one is what gives it away, even if it shows no facts.
@@ -269,7 +271,7 @@ async fn a_deleted_machine_is_refused_and_its_id_stays_taken() {
     let engine = world.plain();
     let agent = machine(1).agent();
     poll(&engine, &machine(1)).await;
-    engine.agent_delete(agent, &cause()).await.unwrap();
+    engine.agent_delete(agent, &caller()).await.unwrap();
     for engine in [engine, world.plain()] {
         let refusal = engine.contact_poll(machine(1), data(vec![])).await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Deleted);
@@ -283,13 +285,13 @@ async fn what_is_not_known_cannot_be_blocked() {
     let engine = world.plain();
     let agent = machine(1).agent();
     for result in [
-        engine.agent_block(agent, &cause()).await,
-        engine.agent_blacklist(agent, &cause()).await,
-        engine.agent_clone_clear(agent, &cause()).await,
-        engine.agent_unblock(agent, &cause()).await,
-        engine.agent_approve(agent, &cause()).await,
-        engine.agent_delete(agent, &cause()).await,
-        engine.agent_rekey(agent, false, &cause()).await.map(drop),
+        engine.agent_block(agent, &caller()).await,
+        engine.agent_blacklist(agent, &caller()).await,
+        engine.agent_clone_clear(agent, &caller()).await,
+        engine.agent_unblock(agent, &caller()).await,
+        engine.agent_approve(agent, &caller()).await,
+        engine.agent_delete(agent, &caller()).await,
+        engine.agent_rekey(agent, false, &caller()).await.map(drop),
     ] {
         assert!(matches!(result, Err(crate::OperatorError::NotFound(_))), "{result:?}");
     }
@@ -300,7 +302,7 @@ async fn a_rekey_is_ordered_and_written_in_the_journal() {
     let world = World::new().await;
     let engine = world.plain();
     poll(&engine, &machine(1)).await;
-    let id = engine.agent_rekey(machine(1).agent(), false, &cause()).await.unwrap();
+    let id = engine.agent_rekey(machine(1).agent(), false, &caller()).await.unwrap();
     let messages = poll(&engine, &machine(1)).await.messages;
     assert_eq!((ids(&messages), types(&messages)), (vec![id], vec!["RekeyRequest"]));
     let line = world.store.journal_page(None, 1).await.unwrap().remove(0);
@@ -409,7 +411,8 @@ async fn an_access_token_is_known_until_it_lapses() {
     };
     world.store.token_put(row, &cause()).await.unwrap();
     let principal = engine.token_check("secret").await.unwrap().unwrap();
-    assert_eq!((principal.name.as_str(), principal.role), ("ci", Role::Reader));
+    let auditor = Role::Auditor.permissions();
+    assert_eq!((principal.name.as_str(), principal.permissions), ("ci", auditor), "the role of the version before");
     assert_eq!(engine.token_check("secret2").await.unwrap(), None);
     world.clock.advance(Duration::from_mins(1));
     assert_eq!(engine.token_check("secret").await.unwrap(), None);

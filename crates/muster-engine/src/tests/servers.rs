@@ -1,6 +1,6 @@
 use super::streams::{end, event, is_quiet, messages, open};
 use crate::engine::lock;
-use crate::testing::{TestService, World, ack, cause, data, ids, machine, poll, run, say, tell, types, until};
+use crate::testing::{TestService, World, ack, caller, data, ids, machine, poll, run, say, tell, types, until};
 use crate::{Engine, EngineConfig, OpenStream, StreamEnd, StreamEvent, WakeRefusal, WakeUp};
 use muster_core::{Clock, MessageId, limits};
 use muster_store::messages::MessageState;
@@ -40,7 +40,7 @@ async fn a_parked_message_that_is_sent_again_by_one_server_reaches_a_stream_of_a
     one.inner.park().await.unwrap();
     let mut stream = open(&one, 1).await;
     world.clock.advance(Duration::from_secs(1));
-    assert!(other.message_unpark(id, &cause()).await.unwrap());
+    assert!(other.message_unpark(id, &caller()).await.unwrap());
     let call = ("https://one".to_owned(), WakeUp::Messages(vec![machine(1).agent()]));
     until("the other server is woken", || async { lock(&world.network.calls).contains(&call) }).await;
     // The hand-moved clock stands still: a wake-up of the same instant finds it not due yet.
@@ -84,8 +84,8 @@ async fn a_change_of_state_on_one_server_reaches_a_stream_of_another() {
     let (one, other) = (server(&world, "https://one", &[]), server(&world, "https://other", &[]));
     let OpenStream { mut outgoing, mut incoming, .. } = open(&one, 1).await;
     let mut second = open(&one, 2).await;
-    other.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
-    other.agent_delete(machine(2).agent(), &cause()).await.unwrap();
+    other.agent_blacklist(machine(1).agent(), &caller()).await.unwrap();
+    other.agent_delete(machine(2).agent(), &caller()).await.unwrap();
     one.inner.states_sweep().await.unwrap();
     let demand = messages(&mut outgoing).await;
     assert_eq!(types(&demand), ["RekeyRequest"]);
@@ -121,7 +121,7 @@ async fn the_sweeps_run_by_themselves() {
     let running = run(&one);
     let mut stream = open(&one, 1).await;
     let start = tokio::time::Instant::now();
-    other.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
+    other.agent_blacklist(machine(1).agent(), &caller()).await.unwrap();
     assert_eq!(types(&messages(&mut stream.outgoing).await), ["RekeyRequest"]);
     assert!(start.elapsed() < Duration::from_secs(5));
     running.end().await;

@@ -2,7 +2,7 @@
 
 use super::actions::{demands_two, launch, order, orders, people, row, signature, status};
 use crate::OperatorError;
-use crate::testing::{World, cause, machine, poll, tell};
+use crate::testing::{World, caller, machine, poll, tell};
 use muster_core::action::{Action, ActionStatus};
 use muster_store::actions::{ActionTaken, Spread};
 use muster_trust::signed_text;
@@ -24,15 +24,15 @@ async fn an_action_of_two_people_waits_for_the_second() {
     assert_eq!(status(&engine, id).await, ActionStatus::Waiting);
     assert_eq!(poll(&engine, &machine(1)).await.messages, []);
     let action = row(&engine, id).await.action;
-    let same = engine.action_sign(id, &signature(&world, &action, 0), &cause()).await.unwrap_err();
+    let same = engine.action_sign(id, &signature(&world, &action, 0), &caller()).await.unwrap_err();
     assert!(same.to_string().contains("has signed before"), "{same}");
     let other = Action { name: "other".into(), ..action.clone() };
-    let foreign = engine.action_sign(id, &signature(&world, &other, 1), &cause()).await.unwrap_err();
+    let foreign = engine.action_sign(id, &signature(&world, &other, 1), &caller()).await.unwrap_err();
     assert!(matches!(foreign, OperatorError::Signature(_)), "{foreign}");
     let second = signature(&world, &action, 1);
-    assert_eq!(engine.action_sign(id, &second, &cause()).await.unwrap(), ActionStatus::Pending);
+    assert_eq!(engine.action_sign(id, &second, &caller()).await.unwrap(), ActionStatus::Pending);
     assert_eq!(engine.action_preview_stored(id).await.unwrap().willing, 1);
-    let late = engine.action_sign(id, &second, &cause()).await.unwrap_err();
+    let late = engine.action_sign(id, &second, &caller()).await.unwrap_err();
     assert!(matches!(late, OperatorError::Conflict(_)), "{late}");
     engine.inner.actions_work().await.unwrap();
     let got = poll(&engine, &machine(1)).await.messages;
@@ -57,7 +57,7 @@ async fn an_action_that_comes_again_with_a_further_signature_is_signed_further()
             ..action.clone()
         };
         let json = serde_json::to_vec(&action).unwrap();
-        engine.action_launch(&json, Spread::default(), &cause()).await
+        engine.action_launch(&json, Spread::default(), &caller()).await
     };
     let there = &*action.pgp_signatures[0];
     let foreign = signature(&world, &Action { name: "other".into(), ..action.clone() }, 1);

@@ -1,4 +1,4 @@
-use crate::testing::{World, ack, cause, data, ids, machine, poll, run, say, types, until};
+use crate::testing::{World, ack, caller, data, ids, machine, poll, run, say, types, until};
 use crate::{Engine, EngineConfig, OpenStream, RefusalCode, StreamEnd, StreamEvent, StreamOut};
 use muster_core::contact::{ContactData, IncomingMessage};
 use muster_core::{AgentState, Clock as _, Message, MessageId, limits};
@@ -280,7 +280,7 @@ async fn a_blacklisted_stream_gets_one_demand_and_ends_when_it_is_taken() {
     let world = World::new().await;
     let engine = world.plain();
     let OpenStream { mut incoming, mut outgoing, .. } = open(&engine, 1).await;
-    engine.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_blacklist(machine(1).agent(), &caller()).await.unwrap();
     let demand = messages(&mut outgoing).await;
     assert_eq!(types(&demand), ["RekeyRequest"]);
     engine.message_insert(world.message_to(1, machine(1).agent(), "s")).await.unwrap();
@@ -294,7 +294,7 @@ async fn a_stream_that_starts_blacklisted_gets_the_demand_first() {
     let world = World::new().await;
     let engine = world.plain();
     poll(&engine, &machine(1)).await;
-    engine.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_blacklist(machine(1).agent(), &caller()).await.unwrap();
     let OpenStream { answer, mut incoming, mut outgoing } = open(&engine, 1).await;
     assert_eq!(types(&answer.messages), ["RekeyRequest"]);
     incoming.record(&machine(1), data(vec![ack(1, &ids(&answer.messages))])).await.unwrap();
@@ -306,9 +306,9 @@ async fn an_unblocked_stream_goes_on() {
     let world = World::new().await;
     let engine = world.plain();
     let OpenStream { mut outgoing, incoming: _incoming, .. } = open(&engine, 1).await;
-    engine.agent_blacklist(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_blacklist(machine(1).agent(), &caller()).await.unwrap();
     assert_eq!(types(&messages(&mut outgoing).await), ["RekeyRequest"]);
-    engine.agent_unblock(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_unblock(machine(1).agent(), &caller()).await.unwrap();
     let id = engine.message_insert(world.message_to(1, machine(1).agent(), "s")).await.unwrap();
     assert_eq!(ids(&messages(&mut outgoing).await), [id]);
 }
@@ -318,7 +318,7 @@ async fn a_taken_rekey_ends_the_stream_of_an_agent_that_is_not_blocked() {
     let world = World::new().await;
     let engine = world.plain();
     let OpenStream { mut incoming, mut outgoing, .. } = open(&engine, 1).await;
-    let id = engine.agent_rekey(machine(1).agent(), false, &cause()).await.unwrap();
+    let id = engine.agent_rekey(machine(1).agent(), false, &caller()).await.unwrap();
     assert_eq!(ids(&messages(&mut outgoing).await), [id]);
     incoming.record(&machine(1), data(vec![ack(1, &[id])])).await.unwrap();
     assert_eq!(end(&mut outgoing).await, StreamEnd::Gone);
@@ -329,7 +329,7 @@ async fn a_blocked_agents_stream_is_over_at_once() {
     let world = World::new().await;
     let engine = world.plain();
     let OpenStream { mut incoming, mut outgoing, .. } = open(&engine, 1).await;
-    engine.agent_block(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_block(machine(1).agent(), &caller()).await.unwrap();
     assert_eq!(end(&mut outgoing).await, StreamEnd::Gone);
     let refusal = incoming.record(&machine(1), data(vec![say(1, "muster", "Note", b"")])).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Blocked);
@@ -340,7 +340,7 @@ async fn a_deleted_agents_stream_is_over() {
     let world = World::new().await;
     let engine = world.plain();
     let OpenStream { mut incoming, mut outgoing, .. } = open(&engine, 1).await;
-    engine.agent_delete(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_delete(machine(1).agent(), &caller()).await.unwrap();
     assert_eq!(end(&mut outgoing).await, StreamEnd::Gone);
     let refusal = incoming.record(&machine(1), data(vec![say(1, "muster", "Note", b"")])).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Deleted);
@@ -355,7 +355,7 @@ async fn an_approval_reaches_a_stream_that_waits() {
     assert_eq!(answer.messages, []);
     let id = engine.message_insert(world.message_to(1, machine(1).agent(), "s")).await.unwrap();
     assert!(is_quiet(&mut outgoing).await);
-    engine.agent_approve(machine(1).agent(), &cause()).await.unwrap();
+    engine.agent_approve(machine(1).agent(), &caller()).await.unwrap();
     let messages = messages(&mut outgoing).await;
     assert!(ids(&messages).contains(&id) && types(&messages).contains(&"FactsRequest"), "{messages:?}");
 }

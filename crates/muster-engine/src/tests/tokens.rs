@@ -1,7 +1,7 @@
 //! Investigators at MIG's API: signed tokens and API keys.
 
 use super::actions::{PEOPLE, people};
-use crate::testing::{World, cause};
+use crate::testing::{World, caller};
 use crate::{ApiKey, Engine, InvestigatorUpdate, TokenRefusal, TokenRules};
 use muster_core::Timestamp;
 use muster_core::action::{InvestigatorId, InvestigatorStatus};
@@ -43,7 +43,7 @@ async fn a_signed_token_is_believed_once_near_its_time_and_while_its_signer_is_a
     assert!(matches!(ask(&engine, &changed).await.unwrap_err(), TokenRefusal::Signature(_)));
     let id = InvestigatorId::new(1).unwrap();
     let disable = InvestigatorUpdate { status: Some(InvestigatorStatus::Disabled), ..InvestigatorUpdate::default() };
-    engine.investigator_update(id, disable, &cause()).await.unwrap();
+    engine.investigator_update(id, disable, &caller()).await.unwrap();
     assert!(matches!(ask(&engine, &token(&world, "6", 0)).await.unwrap_err(), TokenRefusal::Signature(_)));
 }
 
@@ -54,15 +54,15 @@ async fn an_api_key_is_shown_once_replaced_withdrawn_and_of_no_use_to_the_disabl
     people(&engine).await;
     let id = InvestigatorId::new(1).unwrap();
     let update = |api_key| InvestigatorUpdate { api_key: Some(api_key), ..InvestigatorUpdate::default() };
-    let issue = async || engine.investigator_update(id, update(ApiKey::Issue), &cause()).await.unwrap().unwrap();
+    let issue = async || engine.investigator_update(id, update(ApiKey::Issue), &caller()).await.unwrap().unwrap();
     let whose = async |key: &str| engine.investigator_by_api_key(key).await.unwrap().map(|row| row.id);
     let (old, key) = (issue().await, issue().await);
     assert_eq!((whose(&old).await, whose(&key).await, whose("").await), (None, Some(id), None));
     for (status, want) in [(InvestigatorStatus::Disabled, None), (InvestigatorStatus::Active, Some(id))] {
         let change = InvestigatorUpdate { status: Some(status), ..InvestigatorUpdate::default() };
-        assert_eq!(engine.investigator_update(id, change, &cause()).await.unwrap(), None);
+        assert_eq!(engine.investigator_update(id, change, &caller()).await.unwrap(), None);
         assert_eq!(whose(&key).await, want);
     }
-    assert_eq!(engine.investigator_update(id, update(ApiKey::Withdraw), &cause()).await.unwrap(), None);
+    assert_eq!(engine.investigator_update(id, update(ApiKey::Withdraw), &caller()).await.unwrap(), None);
     assert_eq!(whose(&key).await, None);
 }

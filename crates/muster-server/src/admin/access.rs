@@ -3,9 +3,11 @@
 use super::incoming::Peer;
 use super::{Tokens, status};
 use http::{HeaderMap, Request, Response};
-use muster_core::Cause;
 use muster_engine::Engine;
-use muster_engine::access::{Principal, Role};
+use muster_engine::access::Permission::{
+    AgentsRead, AgentsRekey, BroadcastsRead, BroadcastsWrite, FilesWrite, MessagesCancel, MessagesRead, MessagesSend,
+};
+use muster_engine::access::{Caller, Permission, Principal};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,36 +23,39 @@ use tower::{Layer, Service};
 pub(super) enum Need {
     /// Nothing: for load balancers, and says nothing about the fleet.
     Nothing,
-    /// A token or a certificate of this role.
-    Role(Role),
+    /// A caller with this permission.
+    Permission(Permission),
+    /// A caller with one permission at least.
+    Known,
 }
 
-const LOOK: Need = Need::Role(Role::Reader);
-const CHANGE: Need = Need::Role(Role::Admin);
+const fn may(permission: Permission) -> Need {
+    Need::Permission(permission)
+}
 
 /// Every call that is answered. A call that is not here does not exist; a test compares this with the descriptors.
 pub(super) const NEEDS: &[(&str, Need)] = &[
-    ("/fleetspeak.server.Admin/BlacklistClient", CHANGE),
-    ("/fleetspeak.server.Admin/CreateBroadcast", CHANGE),
-    ("/fleetspeak.server.Admin/DeleteFile", CHANGE),
-    ("/fleetspeak.server.Admin/DeletePendingMessages", CHANGE),
-    ("/fleetspeak.server.Admin/DisableBroadcasts", CHANGE),
-    ("/fleetspeak.server.Admin/FetchClientResourceUsageRecords", LOOK),
-    ("/fleetspeak.server.Admin/GetMessageStatus", LOOK),
-    ("/fleetspeak.server.Admin/GetPendingMessageCount", LOOK),
-    ("/fleetspeak.server.Admin/GetPendingMessages", LOOK),
-    ("/fleetspeak.server.Admin/InsertMessage", CHANGE),
-    ("/fleetspeak.server.Admin/KeepAlive", LOOK),
-    ("/fleetspeak.server.Admin/ListActiveBroadcasts", LOOK),
-    ("/fleetspeak.server.Admin/ListClientContacts", LOOK),
-    ("/fleetspeak.server.Admin/ListClients", LOOK),
-    ("/fleetspeak.server.Admin/StoreFile", CHANGE),
-    ("/fleetspeak.server.Admin/StreamClientContacts", LOOK),
-    ("/fleetspeak.server.Admin/StreamClientIds", LOOK),
+    ("/fleetspeak.server.Admin/BlacklistClient", may(AgentsRekey)),
+    ("/fleetspeak.server.Admin/CreateBroadcast", may(BroadcastsWrite)),
+    ("/fleetspeak.server.Admin/DeleteFile", may(FilesWrite)),
+    ("/fleetspeak.server.Admin/DeletePendingMessages", may(MessagesCancel)),
+    ("/fleetspeak.server.Admin/DisableBroadcasts", may(BroadcastsWrite)),
+    ("/fleetspeak.server.Admin/FetchClientResourceUsageRecords", may(AgentsRead)),
+    ("/fleetspeak.server.Admin/GetMessageStatus", may(MessagesRead)),
+    ("/fleetspeak.server.Admin/GetPendingMessageCount", may(MessagesRead)),
+    ("/fleetspeak.server.Admin/GetPendingMessages", may(MessagesRead)),
+    ("/fleetspeak.server.Admin/InsertMessage", may(MessagesSend)),
+    ("/fleetspeak.server.Admin/KeepAlive", Need::Known),
+    ("/fleetspeak.server.Admin/ListActiveBroadcasts", may(BroadcastsRead)),
+    ("/fleetspeak.server.Admin/ListClientContacts", may(AgentsRead)),
+    ("/fleetspeak.server.Admin/ListClients", may(AgentsRead)),
+    ("/fleetspeak.server.Admin/StoreFile", may(FilesWrite)),
+    ("/fleetspeak.server.Admin/StreamClientContacts", may(AgentsRead)),
+    ("/fleetspeak.server.Admin/StreamClientIds", may(AgentsRead)),
     ("/grpc.health.v1.Health/Check", Need::Nothing),
     ("/grpc.health.v1.Health/Watch", Need::Nothing),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", LOOK),
-    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", LOOK),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Need::Known),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Need::Known),
 ];
 
 /// Prefixes of metadata by which gateways tell servers who somebody is. Nobody here reads such metadata, and it goes no
@@ -79,7 +84,7 @@ impl<S> Layer<S> for GateLayer {
     }
 }
 
-/// Lets through what the table allows, with the caller's [`Cause`] among the request's extensions.
+/// Lets through what the table allows, with the [`Caller`] among the request's extensions.
 #[derive(Clone)]
 pub(super) struct Gate<S> {
     inner: S,
@@ -108,10 +113,10 @@ where
             let begun = Instant::now();
             let asked = Asked::of(&mut request);
             let (call, response) = match layer.admit(asked).await {
-                Ok((call, cause)) => {
-                    request.extensions_mut().remove::<Cause>();
-                    if let Some(cause) = cause {
-                        request.extensions_mut().insert(cause);
+                Ok((call, caller)) => {
+                    request.extensions_mut().remove::<Caller>();
+                    if let Some(caller) = caller {
+                        request.extensions_mut().insert(caller);
                     }
                     (call, status::corrected(inner.call(request).await?))
                 }
@@ -145,24 +150,24 @@ impl Asked {
 
 impl GateLayer {
     /// Decides about a request. Returns the call's name in the table, for metrics, and who is behind it.
-    async fn admit(&self, asked: Asked) -> Result<(&'static str, Option<Cause>), (&'static str, Status)> {
-        let need = match asked.call {
+    async fn admit(&self, asked: Asked) -> Result<(&'static str, Option<Caller>), (&'static str, Status)> {
+        let (call, need) = match asked.call {
             None => return Err(("unknown", Status::unimplemented("there is no such call"))),
             Some((call, Need::Nothing)) => return Ok((call, None)),
-            Some((_, Need::Role(role))) => *role,
+            Some((call, need)) => (*call, *need),
         };
-        let call = asked.call.map_or("unknown", |(call, _)| *call);
-        let caller = self.caller(asked).await.map_err(|refusal| (call, refusal))?;
-        if caller.role < need {
-            let text = format!("{} may only look; this call needs a token of role {}", caller.name, need.word());
-            return Err((call, Status::permission_denied(text)));
-        }
+        let principal = self.principal(asked).await.map_err(|refusal| (call, refusal))?;
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        Ok((call, Some(Cause::new(caller.name, format!("admin-{number:x}")))))
+        let caller = principal.caller(format!("admin-{number:x}"));
+        if let Need::Permission(permission) = need {
+            let denied = caller.require(permission).err();
+            denied.map_or(Ok(()), |denied| Err((call, Status::permission_denied(denied.to_string()))))?;
+        }
+        Ok((call, Some(caller)))
     }
 
     /// Finds out who calls. A token goes before everything else: whoever shows one wants to be that caller.
-    async fn caller(&self, asked: Asked) -> Result<Principal, Status> {
+    async fn principal(&self, asked: Asked) -> Result<Principal, Status> {
         if let Some(token) = asked.token? {
             let checked = self.engine.token_check(&token).await;
             let principal = checked.map_err(|error| status::of_store("check the token", &error))?;

@@ -2,7 +2,7 @@
 
 use super::{AdminAccess, AdminError, Local, local};
 use muster_core::limits;
-use muster_engine::access::{Principal, Role};
+use muster_engine::access::{Permissions, Principal};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
@@ -40,8 +40,10 @@ pub(super) enum Peer {
 impl Peer {
     pub(super) fn principal(&self) -> Option<Principal> {
         match self {
-            Self::Local => Some(Principal { name: "local".into(), role: Role::Admin }),
-            Self::Certificate(name) => Some(Principal { name: format!("certificate {name}"), role: Role::Admin }),
+            Self::Local => Some(Principal { name: "local".into(), permissions: Permissions::all() }),
+            Self::Certificate(name) => {
+                Some(Principal { name: format!("certificate {name}"), permissions: Permissions::all() })
+            }
             Self::Account(_) | Self::Stranger => None,
         }
     }

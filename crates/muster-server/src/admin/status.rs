@@ -54,6 +54,7 @@ pub(super) fn of_store(doing: &str, error: &StoreError) -> Status {
 pub(super) fn of_operator(error: OperatorError) -> Status {
     match error {
         OperatorError::Invalid(text) | OperatorError::Signature(text) => Status::invalid_argument(text),
+        OperatorError::Denied(denied) => Status::permission_denied(denied.to_string()),
         OperatorError::NotFound(text) => Status::not_found(text),
         OperatorError::Conflict(text) => Status::already_exists(text),
         OperatorError::Store { doing, source } => of_store(doing, &source),

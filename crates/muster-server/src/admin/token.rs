@@ -3,6 +3,7 @@
 use crate::private_file::{self, Readers};
 use muster_core::{Cause, Timestamp};
 use muster_engine::Random;
+use muster_engine::access::{self, Role};
 use muster_store::cluster::TokenRow;
 use muster_store::{ErrorKind, Store, StoreError};
 use sha2::{Digest, Sha256};
@@ -36,7 +37,7 @@ pub enum TokenError {
 pub fn draw(random: &dyn Random) -> String {
     let mut bytes = [0; 32];
     random.fill(&mut bytes);
-    format!("muster_{}", hex::encode(bytes))
+    access::token_text(bytes)
 }
 
 /// Returns what is kept of a token.
@@ -64,7 +65,7 @@ pub async fn ensure(
     };
     if let Some(token) = present {
         let row = store.token_find(hash(token.trim())).await.map_err(TokenError::Store)?;
-        if row.is_some_and(|row| row.role == "admin" && row.expires.is_none_or(|expires| expires > now)) {
+        if row.is_some_and(|row| row.role == Role::Admin.as_str() && row.expires.is_none_or(|expires| expires > now)) {
             return Ok(path);
         }
     }
@@ -79,7 +80,7 @@ pub async fn ensure(
 /// lost leaves its old name behind, with a token that nobody has any more.
 async fn put(store: &dyn Store, sha256: [u8; 32], now: Timestamp) -> Result<(), StoreError> {
     let cause = Cause::server();
-    let row = |name: String| TokenRow { name, sha256, role: "admin".into(), created: now, expires: None };
+    let row = |name: String| TokenRow { name, sha256, role: Role::Admin.as_str().into(), created: now, expires: None };
     match store.token_put(row(NAME.into()), &cause).await {
         Err(error) if error.kind() == ErrorKind::Exists => {}
         other => return other,

@@ -15,7 +15,8 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode, Uri, header};
-use muster_core::{Cause, limits};
+use muster_core::limits;
+use muster_engine::access::{Caller, Permissions};
 use muster_engine::{TokenRefusal, TokenRules};
 use muster_store::investigators::InvestigatorRow;
 use sha2::{Digest as _, Sha256};
@@ -29,27 +30,10 @@ const LOADER_KEY: &str = "x-loaderkey";
 /// What is said where no route is, in the words of Go's servers.
 pub(super) const NO_ROUTE: &str = "404 page not found\n";
 
-/// Who makes a request, for the journal.
-#[derive(Debug, Clone)]
-pub(super) struct Person {
-    row: InvestigatorRow,
-    request: String,
-}
-
-impl Person {
-    /// The cause of a change.
-    pub(super) fn cause(&self) -> Cause {
-        Cause::new(format!("investigator {} ({})", self.row.id, self.row.name), &self.request)
-    }
-
-    /// The permissions among these that the person may not give to others: all but the own ones. Who may change
-    /// investigators could give them to himself, and so may give any.
-    pub(super) fn may_not_give(&self, permissions: u32) -> u32 {
-        if self.row.permissions & permission::bit("investigator_update") != 0 {
-            return 0;
-        }
-        permissions & !self.row.permissions
-    }
+/// The caller that an investigator is.
+fn caller(row: &InvestigatorRow, request: &RequestId) -> Caller {
+    let name = format!("investigator {} ({})", row.id, row.name);
+    Caller::new(name, Permissions::of_mig(row.permissions), &request.0)
 }
 
 /// Where the API is for whoever asks.
@@ -92,8 +76,8 @@ pub(super) async fn guard(State(rest): State<Rest>, request: Request, next: Next
         Outcome::NoRoute => (StatusCode::NOT_FOUND, NO_ROUTE).into_response(),
         Outcome::Refused(refused) => refused.into_response(),
         Outcome::Anybody => next.run(Request::from_parts(parts, body)).await,
-        Outcome::Person(person) => {
-            parts.extensions.insert(*person);
+        Outcome::Caller(caller) => {
+            parts.extensions.insert(caller);
             next.run(Request::from_parts(parts, body)).await
         }
     };
@@ -106,7 +90,7 @@ enum Outcome {
     NoRoute,
     Refused(Refused),
     Anybody,
-    Person(Box<Person>),
+    Caller(Caller),
 }
 
 async fn allowed(rest: &Rest, request: &Parts, id: &RequestId) -> Outcome {
@@ -116,11 +100,9 @@ async fn allowed(rest: &Rest, request: &Parts, id: &RequestId) -> Outcome {
     match need {
         Need::Nothing => Outcome::Anybody,
         Need::Loader => Outcome::Refused(no_loader(&request.headers)),
-        Need::Permission(name) => match person(rest, request).await {
+        Need::Permission(permission) => match person(rest, request).await.map(|row| caller(&row, id)) {
             Err(refused) => Outcome::Refused(refused),
-            Ok(row) if row.permissions & permission::bit(name) != 0 => {
-                Outcome::Person(Box::new(Person { row, request: id.0.clone() }))
-            }
+            Ok(caller) if caller.may(permission) => Outcome::Caller(caller),
             Ok(_) => Outcome::Refused(Refused::unauthorized("Insufficient permissions to access endpoint")),
         },
     }

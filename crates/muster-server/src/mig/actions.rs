@@ -1,6 +1,6 @@
 //! Actions and commands: shown, and taken in on the one way that there is.
 
-use super::access::{Here, Person};
+use super::access::Here;
 use super::body::Form;
 use super::envelope::{Answer, Item, Refused};
 use super::query::Params;
@@ -10,6 +10,7 @@ use axum::Extension;
 use axum::extract::State;
 use http::StatusCode;
 use muster_core::limits;
+use muster_engine::access::Caller;
 use muster_store::actions::{ActionRow, Spread};
 use muster_store::searches::{ActionsFound, CommandsFound, SearchFilter};
 use std::collections::HashMap;
@@ -53,12 +54,12 @@ fn address(here: &Here, row: &ActionRow) -> String {
 pub(super) async fn create(
     State(rest): State<Rest>,
     Extension(here): Extension<Here>,
-    Extension(person): Extension<Person>,
+    Extension(caller): Extension<Caller>,
     Form(form): Form,
 ) -> Result<Answer, Refused> {
     let json = form.need("action")?;
     let spread = Spread { halt_percent: limits::ACTION_HALT_PERCENT, ..Spread::default() };
-    let taken = rest.engine.action_launch(json.as_bytes(), spread, &person.cause()).await?;
+    let taken = rest.engine.action_launch(json.as_bytes(), spread, &caller).await?;
     let found = find(&rest, taken.id().get()).await?;
     let people = by_id(&found.signers);
     let shown = found.actions.first().map(|row| (address(&here, row), ShownAction::of(row, &people)));

@@ -1,9 +1,8 @@
 //! Investigators: shown, added and changed.
 
-use super::access::{Here, Person};
+use super::access::Here;
 use super::body::Form;
 use super::envelope::{Answer, Item, Refused};
-use super::permission::PERMISSIONS;
 use super::query::Params;
 use super::show;
 use crate::rest::Rest;
@@ -12,6 +11,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use muster_core::action::{Fingerprint, InvestigatorId, InvestigatorStatus};
+use muster_engine::access::{Caller, MIG_PERMISSIONS};
 use muster_engine::{ApiKey, InvestigatorUpdate, NewInvestigator};
 use muster_store::investigators::InvestigatorRow;
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ pub(super) fn items(here: &Here, rows: &[InvestigatorRow]) -> Vec<Item> {
 pub(super) async fn create(
     State(rest): State<Rest>,
     Extension(here): Extension<Here>,
-    Extension(person): Extension<Person>,
+    Extension(caller): Extension<Caller>,
     Form(form): Form,
 ) -> Result<Answer, Refused> {
     let new = NewInvestigator {
@@ -70,13 +70,7 @@ pub(super) async fn create(
         public_key: form.get("publickey").map(str::to_owned),
         permissions: form.get("permissions").map(permissions).transpose()?.unwrap_or(0),
     };
-    let beyond = person.may_not_give(new.permissions);
-    if beyond != 0 {
-        let names: Vec<&str> = PERMISSIONS.iter().filter(|(_, bit)| beyond & bit != 0).map(|(name, _)| *name).collect();
-        let text = format!("Nobody can give permissions that he has not: {}", names.join(", "));
-        return Err(Refused::new(StatusCode::FORBIDDEN, text));
-    }
-    let id = rest.engine.investigator_add(new, &person.cause()).await?;
+    let id = rest.engine.investigator_add(new, &caller).await?;
     let row = find(&rest, id.get()).await?;
     let item = item(&here, &row).with(format!("Investigator ID {id}"), &show::person_alone(&row, None));
     Ok(Answer::done(StatusCode::CREATED, item))
@@ -86,7 +80,7 @@ pub(super) async fn create(
 pub(super) async fn update(
     State(rest): State<Rest>,
     Extension(here): Extension<Here>,
-    Extension(person): Extension<Person>,
+    Extension(caller): Extension<Caller>,
     Form(form): Form,
 ) -> Result<Answer, Refused> {
     let id = form.id("id", "Investigator")?;
@@ -101,7 +95,7 @@ pub(super) async fn update(
         return Err(Refused::invalid("Missing parameter 'status', 'permissions' or 'apikey'"));
     }
     let of = InvestigatorId::new(id).map_err(|error| Refused::invalid(error.to_string()))?;
-    let key = rest.engine.investigator_update(of, update, &person.cause()).await?;
+    let key = rest.engine.investigator_update(of, update, &caller).await?;
     let row = find(&rest, id).await?;
     let shown = show::person_alone(&row, key.as_deref());
     Ok(Answer::of(vec![item(&here, &row).with(format!("Investigator ID {id}"), &shown)]))
@@ -121,8 +115,8 @@ fn permissions(json: &str) -> Result<u32, Refused> {
         .map_err(|error| Refused::invalid(format!("the parameter 'permissions' cannot be read: {error}")))?;
     let mut bits = 0;
     for (name, is_given) in named {
-        let known = PERMISSIONS.iter().find(|(known, _)| *known == name);
-        let (_, bit) = known.ok_or_else(|| Refused::invalid(format!("there is no permission '{name:.64}'")))?;
+        let known = MIG_PERMISSIONS.iter().find(|(known, ..)| *known == name);
+        let (_, bit, _) = known.ok_or_else(|| Refused::invalid(format!("there is no permission '{name:.64}'")))?;
         bits |= if is_given { *bit } else { 0 };
     }
     Ok(bits)

@@ -1,6 +1,7 @@
 //! Who may call which route: one table with MIG's permissions, and what is not in it is not there.
 
 use http::Method;
+use muster_engine::access::Permission;
 
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,40 +9,21 @@ pub(super) enum Need {
     /// Nothing: anybody may.
     Nothing,
     /// An investigator with this permission.
-    Permission(&'static str),
+    Permission(Permission),
     /// A loader's key, which nobody has, because there are no loaders.
     Loader,
 }
 
-/// The names of permissions with their bits, in the order in which they are shown.
-pub(super) const PERMISSIONS: [(&str, u32); 19] = [
-    ("search", 1),
-    ("action", 2),
-    ("action_create", 4),
-    ("command", 8),
-    ("agent", 16),
-    ("dashboard", 32),
-    ("loader", 64),
-    ("loader_status", 128),
-    ("loader_expect", 256),
-    ("loader_key", 512),
-    ("loader_new", 1024),
-    ("manifest", 2048),
-    ("manifest_sign", 4096),
-    ("manifest_status", 16384),
-    ("manifest_new", 8192),
-    ("manifest_loaders", 32768),
-    ("investigator", 65536),
-    ("investigator_create", 131_072),
-    ("investigator_update", 262_144),
-];
-
-/// Returns the bit of a permission; 0 for a name that is none, which nobody has.
-pub(super) fn bit(name: &str) -> u32 {
-    PERMISSIONS.iter().find(|(known, _)| *known == name).map_or(0, |(_, bit)| *bit)
+const fn may(permission: Permission) -> Need {
+    Need::Permission(permission)
 }
 
-use Need::{Loader, Nothing, Permission};
+use Need::{Loader, Nothing};
+use Permission::{
+    ActionsLaunch, ActionsRead, AgentsRead, InvestigatorsAdd, InvestigatorsChange, InvestigatorsRead, LoadersAdd,
+    LoadersExpect, LoadersKey, LoadersRead, LoadersStatus, ManifestsAdd, ManifestsLoaders, ManifestsRead,
+    ManifestsSign, ManifestsStatus, ResultsRead, Search, ServerRead,
+};
 
 /// Every route there is.
 pub(super) const TABLE: [(&str, &str, Need); 26] = [
@@ -50,25 +32,25 @@ pub(super) const TABLE: [(&str, &str, Need); 26] = [
     ("POST", "/heartbeat", Nothing),
     ("GET", "/ip", Nothing),
     ("GET", "/publickey/{fingerprint}", Nothing),
-    ("GET", "/dashboard", Permission("dashboard")),
-    ("GET", "/action", Permission("action")),
-    ("POST", "/action/create/", Permission("action_create")),
-    ("GET", "/command", Permission("command")),
-    ("GET", "/agent", Permission("agent")),
-    ("GET", "/search", Permission("search")),
-    ("GET", "/investigator", Permission("investigator")),
-    ("POST", "/investigator/create/", Permission("investigator_create")),
-    ("POST", "/investigator/update/", Permission("investigator_update")),
-    ("GET", "/loader", Permission("loader")),
-    ("POST", "/loader/new/", Permission("loader_new")),
-    ("POST", "/loader/status/", Permission("loader_status")),
-    ("POST", "/loader/expect/", Permission("loader_expect")),
-    ("POST", "/loader/key/", Permission("loader_key")),
-    ("GET", "/manifest", Permission("manifest")),
-    ("POST", "/manifest/new/", Permission("manifest_new")),
-    ("POST", "/manifest/sign/", Permission("manifest_sign")),
-    ("POST", "/manifest/status/", Permission("manifest_status")),
-    ("GET", "/manifest/loaders/", Permission("manifest_loaders")),
+    ("GET", "/dashboard", may(ServerRead)),
+    ("GET", "/action", may(ActionsRead)),
+    ("POST", "/action/create/", may(ActionsLaunch)),
+    ("GET", "/command", may(ResultsRead)),
+    ("GET", "/agent", may(AgentsRead)),
+    ("GET", "/search", may(Search)),
+    ("GET", "/investigator", may(InvestigatorsRead)),
+    ("POST", "/investigator/create/", may(InvestigatorsAdd)),
+    ("POST", "/investigator/update/", may(InvestigatorsChange)),
+    ("GET", "/loader", may(LoadersRead)),
+    ("POST", "/loader/new/", may(LoadersAdd)),
+    ("POST", "/loader/status/", may(LoadersStatus)),
+    ("POST", "/loader/expect/", may(LoadersExpect)),
+    ("POST", "/loader/key/", may(LoadersKey)),
+    ("GET", "/manifest", may(ManifestsRead)),
+    ("POST", "/manifest/new/", may(ManifestsAdd)),
+    ("POST", "/manifest/sign/", may(ManifestsSign)),
+    ("POST", "/manifest/status/", may(ManifestsStatus)),
+    ("GET", "/manifest/loaders/", may(ManifestsLoaders)),
     ("POST", "/manifest/agent/", Loader),
     ("POST", "/manifest/fetch/", Loader),
 ];
@@ -82,20 +64,15 @@ pub(super) fn find(method: &Method, path: &str) -> Option<Need> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use muster_store::investigators::{PERMISSIONS_ADMIN, PERMISSIONS_ALL};
-    use std::collections::BTreeSet;
+    use muster_engine::access::MIG_PERMISSIONS;
 
     #[test]
-    fn every_permission_has_a_bit_of_its_own_and_every_route_asks_for_one_that_there_is() {
-        let all = PERMISSIONS.iter().fold(0, |all, (_, bit)| all | bit);
-        assert_eq!((all, PERMISSIONS.iter().map(|(_, bit)| bit).sum::<u32>()), (PERMISSIONS_ALL, PERMISSIONS_ALL));
-        let admin = PERMISSIONS.iter().filter(|(name, _)| name.starts_with("investigator"));
-        assert_eq!(admin.map(|(_, bit)| bit).sum::<u32>(), PERMISSIONS_ADMIN);
-        let asked: BTreeSet<u32> = TABLE
-            .iter()
-            .filter_map(|(_, _, need)| if let Permission(name) = need { Some(bit(name)) } else { None })
-            .collect();
-        assert!(asked.len() == 19 && !asked.contains(&0), "each permission opens a route");
+    fn every_permission_of_mig_opens_a_route() {
+        for (name, _, permission) in MIG_PERMISSIONS {
+            assert!(TABLE.iter().any(|(_, _, need)| *need == may(permission)), "{name}");
+        }
+        let all: std::collections::BTreeSet<_> = MIG_PERMISSIONS.iter().map(|(_, _, permission)| *permission).collect();
+        assert_eq!(all.len(), MIG_PERMISSIONS.len(), "what a person may not do must not follow from something else");
     }
 
     #[test]

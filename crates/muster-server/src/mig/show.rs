@@ -1,11 +1,11 @@
 //! Things as MIG's programs read them: names, types and far-off dates that they insist on.
 
-use super::permission::PERMISSIONS;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_core::Timestamp;
 use muster_core::action::{Counters, Description, FINISH_NONE, InvestigatorId, Operation, START_NONE, Threat, UNSET};
 use muster_core::target::FleetRow;
+use muster_engine::access::MIG_PERMISSIONS;
 use muster_store::actions::ActionRow;
 use muster_store::investigators::InvestigatorRow;
 use muster_store::searches::{CommandFound, mig_word};
@@ -95,7 +95,8 @@ pub(super) struct ShownInvestigator<'a> {
 
 /// An investigator among others, without the key.
 pub(super) fn person(row: &InvestigatorRow) -> ShownInvestigator<'_> {
-    let permissions = PERMISSIONS.iter().map(|(name, bit)| ((*name).to_owned(), (row.permissions & bit != 0).into()));
+    let permissions =
+        MIG_PERMISSIONS.iter().map(|(name, bit, _)| ((*name).to_owned(), (row.permissions & bit != 0).into()));
     ShownInvestigator {
         id: row.id.get(),
         name: &row.name,

@@ -2,11 +2,10 @@
 
 use super::Rest;
 use super::input::{Args, Json as Body, JsonOr, Names};
-use super::layers::Caller;
 use super::pages::Paging;
 use super::problem::{Doing, Failure};
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::actions::{
     ActionCounters, ActionDetail, ActionLaunched, ActionQuery, ActionRequest, ActionSummary, Beyond, CancelRequest,
@@ -16,6 +15,7 @@ use muster_api::{Page, Reason};
 use muster_core::action::{ActionId, Counters, InvestigatorId};
 use muster_core::{Timestamp, limits};
 use muster_engine::ActionPreview;
+use muster_engine::access::Caller;
 use muster_store::actions::{ActionFilter, ActionRow, ActionTaken, Spread};
 use muster_store::investigators::InvestigatorRow;
 use muster_store::targets::TargetStates;
@@ -43,7 +43,7 @@ pub(crate) async fn action_list(
     responses((status = 201, body = ActionLaunched), (status = 200, description = "It was launched before", body = ActionLaunched)))]
 pub(crate) async fn action_create(
     State(rest): State<Rest>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<ActionRequest>,
 ) -> Result<(StatusCode, Json<ActionLaunched>), Failure> {
     let spread = Spread {
@@ -52,7 +52,7 @@ pub(crate) async fn action_create(
         rings: request.rings,
         halt_percent: request.halt_percent.unwrap_or(limits::ACTION_HALT_PERCENT),
     };
-    let cause = caller.cause(&request.reason);
+    let cause = caller.because(&request.reason);
     let taken = rest.engine.action_launch(request.action.as_bytes(), spread, &cause).await?;
     let again = matches!(taken, ActionTaken::Again(_));
     let action = detail(&rest, taken.id()).await?;
@@ -101,11 +101,11 @@ pub(crate) async fn action_preview_stored(
 pub(crate) async fn action_sign(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<SignatureRequest>,
 ) -> Result<Json<ActionDetail>, Failure> {
     let id = action_id(&id)?;
-    rest.engine.action_sign(id, &request.signature, &caller.cause(&request.reason)).await?;
+    rest.engine.action_sign(id, &request.signature, &caller.because(&request.reason)).await?;
     detail(&rest, id).await.map(Json)
 }
 
@@ -115,12 +115,12 @@ pub(crate) async fn action_sign(
 pub(crate) async fn action_cancel(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(request): JsonOr<CancelRequest>,
 ) -> Result<Json<ActionDetail>, Failure> {
     let id = action_id(&id)?;
     let signed = (!request.signature.is_empty()).then_some((request.fleet.as_str(), request.signature.as_str()));
-    if !rest.engine.action_cancel(id, signed, &caller.cause(&request.reason)).await? {
+    if !rest.engine.action_cancel(id, signed, &caller.because(&request.reason)).await? {
         return Err(Failure::conflict(format!("action {id} is done with, nothing of it can be called back")));
     }
     detail(&rest, id).await.map(Json)
@@ -132,11 +132,11 @@ pub(crate) async fn action_cancel(
 pub(crate) async fn action_resume(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(reason): JsonOr<Reason>,
 ) -> Result<Json<ActionDetail>, Failure> {
     let id = action_id(&id)?;
-    if !rest.engine.action_resume(id, &caller.cause(&reason.reason)).await? {
+    if !rest.engine.action_resume(id, &caller.because(&reason.reason)).await? {
         return Err(Failure::conflict(format!("action {id} is not halted")));
     }
     detail(&rest, id).await.map(Json)

@@ -2,16 +2,16 @@
 
 use super::Rest;
 use super::input::{Args, JsonOr, Names};
-use super::layers::Caller;
 use super::pages::{Paging, moment_key};
 use super::problem::{Doing, Failure};
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::agents::{AgentDetail, AgentQuery, AgentSummary, ContactRow, Lookalike, UsageQuery, UsageRow};
 use muster_api::server::PageQuery;
 use muster_api::{Page, Reason};
 use muster_core::{Agent, AgentId, AgentState, ContactId, Label, ResourceUsage, Timestamp, text};
+use muster_engine::access::Caller;
 use muster_store::agents::{self, AgentFilter};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -52,10 +52,10 @@ pub(crate) async fn agent_get(
 pub(crate) async fn agent_delete(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(reason): JsonOr<Reason>,
 ) -> Result<StatusCode, Failure> {
-    rest.engine.agent_delete(agent_id(&id)?, &caller.cause(&reason.reason)).await?;
+    rest.engine.agent_delete(agent_id(&id)?, &caller.because(&reason.reason)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

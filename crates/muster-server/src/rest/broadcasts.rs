@@ -3,18 +3,18 @@
 use super::Rest;
 use super::agents::label;
 use super::input::{Args, Json as Body, JsonOr, Names};
-use super::layers::Caller;
 use super::messages::payload;
 use super::pages::{Paging, moment_key};
 use super::problem::{Doing, Failure};
-use super::tokens::ends;
-use axum::Json;
+use super::tokens::life;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::broadcasts::{BroadcastRequest, BroadcastRow};
 use muster_api::server::PageQuery;
 use muster_api::{Page, Reason};
 use muster_core::{Address, Broadcast, BroadcastId, BroadcastLimit, Timestamp, limits, text};
+use muster_engine::access::Caller;
 
 /// Lists broadcasts, newest first.
 #[utoipa::path(get, path = "/api/v1/broadcasts", tag = "broadcasts", params(PageQuery), responses((status = 200, body = Page<BroadcastRow>)))]
@@ -33,11 +33,11 @@ pub(crate) async fn broadcast_list(
 #[utoipa::path(post, path = "/api/v1/broadcasts", tag = "broadcasts", request_body = BroadcastRequest, responses((status = 201, body = BroadcastRow)))]
 pub(crate) async fn broadcast_create(
     State(rest): State<Rest>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<BroadcastRequest>,
 ) -> Result<(StatusCode, Json<BroadcastRow>), Failure> {
     let broadcast = broadcast(&rest, request)?;
-    let id = rest.engine.broadcast_create(broadcast, &caller.cause("")).await?;
+    let id = rest.engine.broadcast_create(broadcast, &caller).await?;
     Ok((StatusCode::CREATED, Json(find(&rest, id).await?)))
 }
 
@@ -57,12 +57,12 @@ pub(crate) async fn broadcast_get(
 pub(crate) async fn broadcast_disable(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(reason): JsonOr<Reason>,
 ) -> Result<Json<BroadcastRow>, Failure> {
     let id = broadcast_id(&id)?;
     find(&rest, id).await?;
-    rest.engine.broadcast_disable(&[id], &caller.cause(&reason.reason)).await?;
+    rest.engine.broadcast_disable(&[id], &caller.because(&reason.reason)).await?;
     find(&rest, id).await.map(Json)
 }
 
@@ -104,7 +104,7 @@ fn broadcast(rest: &Rest, request: BroadcastRequest) -> Result<Broadcast, Failur
         destination_service: request.service,
         message_type: request.message_type,
         required_labels,
-        expires: ends(now, request.expires_in.as_deref())?,
+        expires: life(request.expires_in.as_deref())?.map(|life| now.plus(life)),
         payload: payload(request.type_url, request.data.as_deref())?,
         group,
         limit: request.limit.map_or(BroadcastLimit::Unlimited, BroadcastLimit::Machines),

@@ -2,17 +2,16 @@
 
 use super::Rest;
 use super::input::{Json as Body, Names};
-use super::layers::Caller;
 use super::orders::given;
 use super::problem::{Doing, Failure};
-use super::tokens::{ends, secret};
-use axum::Json;
+use super::tokens::life;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::Page;
 use muster_api::agents::{EnrolTokenRequest, EnrolTokenRow, Secret};
-use muster_core::{limits, text};
-use muster_store::cluster;
+use muster_core::text;
+use muster_engine::access::{Caller, NewEnrolToken};
 
 /// Lists enrolment tokens by name, without their secrets.
 #[utoipa::path(get, path = "/api/v1/enrol-tokens", tag = "enrolment", responses((status = 200, body = Page<EnrolTokenRow>)))]
@@ -35,32 +34,14 @@ pub(crate) async fn enrol_token_list(State(rest): State<Rest>) -> Result<Json<Pa
 #[utoipa::path(post, path = "/api/v1/enrol-tokens", tag = "enrolment", request_body = EnrolTokenRequest, responses((status = 201, body = Secret)))]
 pub(crate) async fn enrol_token_create(
     State(rest): State<Rest>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<EnrolTokenRequest>,
 ) -> Result<(StatusCode, Json<Secret>), Failure> {
-    let invalid = |error: text::TextError| Failure::invalid(error.to_string());
-    text::name("the token's name", &request.name).map_err(invalid)?;
-    // Written out, so that a label means the same wherever it stands: `site:berlin` is label `berlin` of service `site`.
-    let labels = request.labels.iter().map(|label| Ok::<_, Failure>(given(label)?.to_string()));
-    let labels = labels.collect::<Result<Vec<_>, _>>()?;
-    if request.labels.len() > limits::AGENT_LABELS_MAX {
-        return Err(Failure::invalid(format!("at most {} labels can be given", limits::AGENT_LABELS_MAX)));
-    }
-    let uses_left = request.uses.unwrap_or(1);
-    if uses_left == 0 {
-        return Err(Failure::invalid("a token with 0 uses lets nobody in: leave `uses` out for 1"));
-    }
-    let now = rest.clock.now();
-    let (token, sha256) = secret(&rest);
-    let row = cluster::EnrolTokenRow {
-        name: request.name.clone(),
-        sha256,
-        uses_left,
-        labels,
-        created: now,
-        expires: ends(now, request.expires_in.as_deref())?,
-    };
-    rest.engine.store().enrol_token_put(row, &caller.cause("")).await.doing("make the enrolment token")?;
+    // Read here, so that a label means the same wherever it stands: `site:berlin` is label `berlin` of service `site`.
+    let labels = request.labels.iter().map(|label| given(label)).collect::<Result<_, _>>()?;
+    let (uses, life) = (request.uses.unwrap_or(1), life(request.expires_in.as_deref())?);
+    let new = NewEnrolToken { name: request.name.clone(), uses, labels, life };
+    let token = rest.engine.enrol_token_create(new, &caller).await?;
     Ok((StatusCode::CREATED, Json(Secret { name: request.name, token })))
 }
 
@@ -70,12 +51,9 @@ pub(crate) async fn enrol_token_create(
 pub(crate) async fn enrol_token_delete(
     State(rest): State<Rest>,
     Names(name): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
 ) -> Result<StatusCode, Failure> {
     text::name("the token's name", &name).map_err(|error| Failure::invalid(error.to_string()))?;
-    let deleted = rest.engine.store().enrol_token_delete(&name, rest.clock.now(), &caller.cause("")).await;
-    if deleted.doing("withdraw the enrolment token")? {
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    Err(Failure::not_found(format!("there is no enrolment token {name:?}")))
+    rest.engine.enrol_token_delete(&name, &caller).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

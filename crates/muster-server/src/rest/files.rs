@@ -5,24 +5,23 @@
 
 use super::Rest;
 use super::input::{Args, Names, Pieces};
-use super::layers::Caller;
 use super::pages::Paging;
 use super::problem::{Doing, Failure};
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
+use axum::{Extension, Json};
+use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use muster_api::Page;
 use muster_api::files::{FileQuery, FileRow};
 use muster_core::file::FileInfo;
-use muster_core::{limits, text};
+use muster_core::text;
+use muster_engine::access::Caller;
 use muster_store::StoreError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::str::FromStr;
 
 /// Lists files by service and name.
@@ -74,33 +73,16 @@ pub(crate) async fn file_get(
 pub(crate) async fn file_put(
     State(rest): State<Rest>,
     Names((service, name)): Names<(String, String)>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<FileRow>, Failure> {
     check(&service, &name)?;
-    let store = rest.engine.store();
-    let content = store.file_begin(rest.clock.now()).await.doing("begin the file")?;
+    let mut upload = rest.engine.file_begin(&caller).await?;
     let mut body = Pieces::new(request.into_body());
-    let (mut bytes, mut index, mut hash) = (0_u64, 0_u32, Sha256::new());
-    let mut waiting = BytesMut::with_capacity(limits::FILE_CHUNK_BYTES);
-    loop {
-        let piece = body.next().await?;
-        let is_end = piece.is_none();
-        waiting.extend_from_slice(&piece.unwrap_or_default());
-        while waiting.len() >= limits::FILE_CHUNK_BYTES || (is_end && !waiting.is_empty()) {
-            let chunk = waiting.split_to(waiting.len().min(limits::FILE_CHUNK_BYTES)).freeze();
-            hash.update(&chunk);
-            bytes += chunk.len() as u64;
-            store.file_chunk_put(content, index, chunk).await.doing("keep a piece of the file")?;
-            index = index.checked_add(1).ok_or_else(|| Failure::invalid("the file has too many pieces"))?;
-        }
-        if is_end {
-            break;
-        }
+    while let Some(piece) = body.next().await? {
+        upload.push(&piece).await?;
     }
-    let (sha256, modified) = (hash.finalize().into(), rest.clock.now());
-    let info = FileInfo { service, name, bytes, sha256, modified, content };
-    store.file_finish(info.clone(), &caller.cause("")).await.doing("keep the file")?;
+    let info = upload.finish(service, name).await?;
     Ok(Json(show(info)))
 }
 
@@ -111,11 +93,10 @@ pub(crate) async fn file_put(
 pub(crate) async fn file_delete(
     State(rest): State<Rest>,
     Names((service, name)): Names<(String, String)>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
 ) -> Result<StatusCode, Failure> {
     check(&service, &name)?;
-    let deleted = rest.engine.store().file_delete(&service, &name, rest.clock.now(), &caller.cause("")).await;
-    if deleted.doing("delete the file")? {
+    if rest.engine.file_delete(&service, &name, &caller).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(Failure::not_found(format!("there is no file {name:?} of service {service:?}")))

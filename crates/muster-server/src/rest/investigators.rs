@@ -4,11 +4,10 @@ use super::Rest;
 use super::actions::{investigator_id, word};
 use super::agents::agent_id;
 use super::input::{Args, Json as Body, JsonOr, Names};
-use super::layers::Caller;
 use super::pages::Paging;
 use super::problem::{Doing, Failure};
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::investigators::{
     InvestigatorQuery, InvestigatorRequest, InvestigatorRow, KeyRequest, MinimumRequest, ModuleRuleRow,
@@ -16,8 +15,8 @@ use muster_api::investigators::{
 };
 use muster_api::{Page, Reason};
 use muster_core::action::{InvestigatorId, InvestigatorStatus};
-use muster_core::{limits, text};
-use muster_engine::NewInvestigator;
+use muster_engine::access::Caller;
+use muster_engine::{InvestigatorUpdate, NewInvestigator};
 use muster_store::investigators::{self, ModuleWeight};
 
 /// Lists investigators in the order of their numbers.
@@ -37,7 +36,7 @@ pub(crate) async fn investigator_list(
 #[utoipa::path(post, path = "/api/v1/investigators", tag = "investigators", request_body = InvestigatorRequest, responses((status = 201, body = InvestigatorRow)))]
 pub(crate) async fn investigator_create(
     State(rest): State<Rest>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<InvestigatorRequest>,
 ) -> Result<(StatusCode, Json<InvestigatorRow>), Failure> {
     let new = NewInvestigator {
@@ -45,7 +44,7 @@ pub(crate) async fn investigator_create(
         public_key: request.public_key,
         permissions: request.permissions.unwrap_or(0),
     };
-    let id = rest.engine.investigator_add(new, &caller.cause(&request.reason)).await?;
+    let id = rest.engine.investigator_add(new, &caller.because(&request.reason)).await?;
     Ok((StatusCode::CREATED, Json(find(&rest, id).await?)))
 }
 
@@ -65,7 +64,7 @@ pub(crate) async fn investigator_get(
 pub(crate) async fn investigator_disable(
     State(rest): State<Rest>,
     Names(id): Names<i64>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(reason): JsonOr<Reason>,
 ) -> Result<Json<InvestigatorRow>, Failure> {
     status_set(&rest, id, InvestigatorStatus::Disabled, &caller, &reason).await
@@ -77,7 +76,7 @@ pub(crate) async fn investigator_disable(
 pub(crate) async fn investigator_enable(
     State(rest): State<Rest>,
     Names(id): Names<i64>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(reason): JsonOr<Reason>,
 ) -> Result<Json<InvestigatorRow>, Failure> {
     status_set(&rest, id, InvestigatorStatus::Active, &caller, &reason).await
@@ -91,8 +90,8 @@ async fn status_set(
     reason: &Reason,
 ) -> Result<Json<InvestigatorRow>, Failure> {
     let id = investigator_id(id)?;
-    let (now, cause) = (rest.clock.now(), caller.cause(&reason.reason));
-    rest.engine.store().investigator_status_set(id, status, now, &cause).await.doing("change the investigator")?;
+    let update = InvestigatorUpdate { status: Some(status), ..InvestigatorUpdate::default() };
+    rest.engine.investigator_update(id, update, &caller.because(&reason.reason)).await?;
     find(rest, id).await.map(Json)
 }
 
@@ -102,13 +101,12 @@ async fn status_set(
 pub(crate) async fn investigator_permissions(
     State(rest): State<Rest>,
     Names(id): Names<i64>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<PermissionsRequest>,
 ) -> Result<Json<InvestigatorRow>, Failure> {
     let id = investigator_id(id)?;
-    let (now, cause) = (rest.clock.now(), caller.cause(&request.reason));
-    let set = rest.engine.store().investigator_permissions_set(id, request.permissions, now, &cause).await;
-    set.doing("change the investigator")?;
+    let update = InvestigatorUpdate { permissions: Some(request.permissions), ..InvestigatorUpdate::default() };
+    rest.engine.investigator_update(id, update, &caller.because(&request.reason)).await?;
     find(&rest, id).await.map(Json)
 }
 
@@ -118,11 +116,11 @@ pub(crate) async fn investigator_permissions(
 pub(crate) async fn investigator_key(
     State(rest): State<Rest>,
     Names(id): Names<i64>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<KeyRequest>,
 ) -> Result<Json<InvestigatorRow>, Failure> {
     let id = investigator_id(id)?;
-    rest.engine.investigator_key_set(id, request.public_key, &caller.cause(&request.reason)).await?;
+    rest.engine.investigator_key_set(id, request.public_key, &caller.because(&request.reason)).await?;
     find(&rest, id).await.map(Json)
 }
 
@@ -132,16 +130,13 @@ pub(crate) async fn investigator_key(
 pub(crate) async fn investigator_weight(
     State(rest): State<Rest>,
     Names(id): Names<i64>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<WeightRequest>,
 ) -> Result<Json<Page<ModuleRuleRow>>, Failure> {
     let agent = agent_id(&request.agent)?;
-    weight_check(request.weight)?;
-    module_check(&request.module)?;
     let weight =
         ModuleWeight { investigator: investigator_id(id)?, agent, module: request.module, weight: request.weight };
-    let (now, cause) = (rest.clock.now(), caller.cause(&request.reason));
-    rest.engine.store().module_weight_set(weight, now, &cause).await.doing("note the weight")?;
+    rest.engine.module_weight_set(weight, &caller.because(&request.reason)).await?;
     rules(&rest, agent).await.map(Json)
 }
 
@@ -162,28 +157,12 @@ pub(crate) async fn module_list(
 pub(crate) async fn module_minimum(
     State(rest): State<Rest>,
     Names((id, module)): Names<(String, String)>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<MinimumRequest>,
 ) -> Result<Json<Page<ModuleRuleRow>>, Failure> {
     let agent = agent_id(&id)?;
-    weight_check(request.minimum)?;
-    module_check(&module)?;
-    let (now, cause) = (rest.clock.now(), caller.cause(&request.reason));
-    let set = rest.engine.store().module_minimum_set(agent, &module, request.minimum, now, &cause).await;
-    set.doing("note the weight")?;
+    rest.engine.module_minimum_set(agent, &module, request.minimum, &caller.because(&request.reason)).await?;
     rules(&rest, agent).await.map(Json)
-}
-
-fn weight_check(weight: Option<i64>) -> Result<(), Failure> {
-    let max = i64::from(limits::WEIGHT_MAX);
-    if weight.is_some_and(|weight| !(1..=max).contains(&weight)) {
-        return Err(Failure::invalid(format!("a weight must be a whole number from 1 to {max}")));
-    }
-    Ok(())
-}
-
-fn module_check(module: &str) -> Result<(), Failure> {
-    text::name("module", module).map_err(|error| Failure::invalid(error.to_string()))
 }
 
 async fn rules(rest: &Rest, agent: muster_core::AgentId) -> Result<Page<ModuleRuleRow>, Failure> {

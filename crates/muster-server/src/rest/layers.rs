@@ -8,14 +8,13 @@ use super::permission::{self, Need};
 use super::problem::Failure;
 use crate::auth::Denied;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use muster_api::Problem;
-use muster_core::Cause;
-use muster_engine::access::Principal;
+use muster_engine::access::{Caller, Permission, Principal};
 use std::net::SocketAddr;
 use std::time::Instant;
 use tracing::Instrument;
@@ -27,33 +26,6 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 /// The id of a request, as log lines, answers and the journal have it.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
-
-/// Who makes a request, for the journal.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    name: String,
-    request: String,
-}
-
-impl Caller {
-    /// The cause of a change, with the reason that was given.
-    pub(crate) fn cause(&self, reason: &str) -> Cause {
-        Cause { reason: reason.to_owned(), ..Cause::new(&self.name, &self.request) }
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Caller {
-    type Rejection = Failure;
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        let principal = parts.extensions.get::<Principal>();
-        let request = parts.extensions.get::<RequestId>();
-        let (Some(principal), Some(request)) = (principal, request) else {
-            // Only a route that needs nothing gets here, and none of those changes anything.
-            return Err(Failure::unauthorized("this needs a token"));
-        };
-        Ok(Self { name: principal.name.clone(), request: request.0.clone() })
-    }
-}
 
 /// The outer layer.
 pub(crate) async fn observe(State(rest): State<Rest>, mut request: Request, next: Next) -> Response {
@@ -137,21 +109,26 @@ pub(crate) async fn guard(State(rest): State<Rest>, request: Request, next: Next
     match allowed(&rest, &parts).await {
         Err(failure) => return failure.into_response(),
         Ok(None) => {}
-        Ok(Some(principal)) => {
-            parts.extensions.insert(principal);
+        Ok(Some(caller)) => {
+            parts.extensions.insert(caller);
         }
     }
     next.run(Request::from_parts(parts, body)).await
 }
 
-async fn allowed(rest: &Rest, request: &Parts) -> Result<Option<Principal>, Failure> {
+async fn allowed(rest: &Rest, request: &Parts) -> Result<Option<Caller>, Failure> {
     let path = request.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let need = path.and_then(|path| permission::find(&request.method, path));
-    let need = if path == Some("/metrics") && rest.config.metrics.token { need.and(Some(Need::Reader)) } else { need };
+    let need = if path == Some("/metrics") && rest.config.metrics.token {
+        need.and(Some(Need::Permission(Permission::ServerRead)))
+    } else {
+        need
+    };
     if need == Some(Need::Nothing) {
         return Ok(None);
     }
-    let principal = authenticated(rest, request).await?;
+    let request_id = request.extensions.get::<RequestId>().map_or("", |id| id.0.as_str());
+    let caller = authenticated(rest, request).await?.caller(request_id);
     let Some(path) = path else {
         return Err(Failure::not_found(format!("there is no {}, see /api/openapi.json", request.uri.path())));
     };
@@ -162,15 +139,13 @@ async fn allowed(rest: &Rest, request: &Parts) -> Result<Option<Principal>, Fail
             None => Failure::not_found("this route is closed"),
         });
     };
-    if !need.allows(principal.role) {
-        let Principal { name, role } = &principal;
-        let detail = format!("the token {name:?} is a {}'s, this needs one of role admin", role.word());
-        return Err(Failure::forbidden(detail));
+    if let Need::Permission(permission) = need {
+        caller.require(permission).map_err(|denied| Failure::forbidden(denied.to_string()))?;
     }
     if !request.method.is_safe() && from_elsewhere(&request.headers) {
         return Err(Failure::forbidden("a page of another site asked for this"));
     }
-    Ok(Some(principal))
+    Ok(Some(caller))
 }
 
 async fn authenticated(rest: &Rest, request: &Parts) -> Result<Principal, Failure> {

@@ -3,19 +3,19 @@
 use super::Rest;
 use super::agents::agent_id;
 use super::input::{Args, Json as Body, JsonOr, Names};
-use super::layers::Caller;
 use super::pages::Paging;
 use super::problem::{Doing, Failure};
-use super::tokens::ends;
-use axum::Json;
+use super::tokens::life;
 use axum::extract::State;
+use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use muster_api::messages::{Annotation, MessageQuery, MessageRequest, MessageRow};
 use muster_api::{Page, Reason};
-use muster_core::{Address, Cause, Message, MessageId, Payload, Priority, limits, system};
-use muster_store::cluster::JournalRow;
+use muster_core::{Address, Message, MessageId, Payload, Priority, limits, system};
+use muster_engine::MessageOrigin;
+use muster_engine::access::Caller;
 use muster_store::messages::{self, MessageFilter, MessageState};
 use prost::Message as _;
 
@@ -52,15 +52,11 @@ pub(crate) async fn message_list(
 #[utoipa::path(post, path = "/api/v1/messages", tag = "messages", request_body = MessageRequest, responses((status = 201, body = MessageRow)))]
 pub(crate) async fn message_create(
     State(rest): State<Rest>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<MessageRequest>,
 ) -> Result<(StatusCode, Json<MessageRow>), Failure> {
     let message = message(&rest, request)?;
-    let subject = message.destination.agent.map_or_else(String::new, |agent| agent.to_string());
-    let details =
-        serde_json::json!({ "service": message.destination.service, "type": message.message_type, "agent": subject });
-    let id = rest.engine.message_insert(message).await?;
-    journal(&rest, caller.cause(""), "message.send", id.to_string(), &details).await?;
+    let id = rest.engine.message_send(message, MessageOrigin::Person, &caller).await?;
     Ok((StatusCode::CREATED, Json(one_row(&rest, id).await?)))
 }
 
@@ -94,12 +90,11 @@ pub(crate) async fn message_answers(
 pub(crate) async fn message_cancel(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(reason): JsonOr<Reason>,
 ) -> Result<Json<MessageRow>, Failure> {
     let id = message_id(&id)?;
-    let cancelled = rest.engine.store().message_cancel(id, rest.clock.now(), &caller.cause(&reason.reason)).await;
-    if !cancelled.doing("cancel the message")? {
+    if !rest.engine.message_cancel(id, &caller.because(&reason.reason)).await? {
         return Err(Failure::conflict(format!("message {id} was done with before, it cannot be cancelled any more")));
     }
     one_row(&rest, id).await.map(Json)
@@ -111,11 +106,11 @@ pub(crate) async fn message_cancel(
 pub(crate) async fn message_retry(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(reason): JsonOr<Reason>,
 ) -> Result<Json<MessageRow>, Failure> {
     let id = message_id(&id)?;
-    if !rest.engine.message_unpark(id, &caller.cause(&reason.reason)).await? {
+    if !rest.engine.message_unpark(id, &caller.because(&reason.reason)).await? {
         return Err(Failure::conflict(format!("message {id} is not parked, only parked messages are sent again")));
     }
     one_row(&rest, id).await.map(Json)
@@ -160,19 +155,6 @@ async fn answers(rest: &Rest, asked: &messages::MessageRow) -> Result<Vec<Messag
     Ok(found)
 }
 
-/// Writes a line of the journal for a change that has no row of its own.
-pub(crate) async fn journal(
-    rest: &Rest,
-    cause: Cause,
-    action: &str,
-    subject: String,
-    details: &serde_json::Value,
-) -> Result<(), Failure> {
-    let (at, action, details) = (rest.clock.now(), action.to_owned(), details.to_string());
-    let row = JournalRow { number: 0, at, cause, action, subject, details };
-    rest.engine.store().journal_put(row).await.doing("write the journal")
-}
-
 fn message(rest: &Rest, request: MessageRequest) -> Result<Message, Failure> {
     let now = rest.clock.now();
     let id = if let Some(text) = request.id.as_deref() {
@@ -190,7 +172,7 @@ fn message(rest: &Rest, request: MessageRequest) -> Result<Message, Failure> {
         payload: payload(request.type_url, request.data.as_deref())?,
         priority: priority(request.priority.as_deref())?,
         annotations: request.annotations.into_iter().map(|pair| (pair.key, pair.value)).collect(),
-        expires: ends(now, request.expires_in.as_deref())?,
+        expires: life(request.expires_in.as_deref())?.map(|life| now.plus(life)),
         ..Message::new(id, source, destination, now)
     };
     message.check_text().map_err(|error| Failure::invalid(error.to_string()))?;

@@ -3,16 +3,16 @@
 use super::Rest;
 use super::agents::{agent_id, detail, label};
 use super::input::{JsonOr, Names};
-use super::layers::Caller;
 use super::messages::one_row;
 use super::problem::Failure;
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::Reason;
 use muster_api::agents::{AgentDetail, RekeyRequest};
 use muster_api::messages::MessageRow;
 use muster_core::{Label, label as labels};
+use muster_engine::access::Caller;
 
 /// Routes that have the engine's method of the same name done to a machine, and show how it stands then.
 macro_rules! state_orders {
@@ -24,11 +24,11 @@ macro_rules! state_orders {
         pub(crate) async fn $order(
             State(rest): State<Rest>,
             Names(id): Names<String>,
-            caller: Caller,
+            Extension(caller): Extension<Caller>,
             JsonOr(reason): JsonOr<Reason>,
         ) -> Result<Json<AgentDetail>, Failure> {
             let id = agent_id(&id)?;
-            rest.engine.$order(id, &caller.cause(&reason.reason)).await?;
+            rest.engine.$order(id, &caller.because(&reason.reason)).await?;
             detail(&rest, id).await.map(Json)
         }
     )+};
@@ -53,10 +53,10 @@ state_orders! {
 pub(crate) async fn agent_rekey(
     State(rest): State<Rest>,
     Names(id): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     JsonOr(request): JsonOr<RekeyRequest>,
 ) -> Result<Json<MessageRow>, Failure> {
-    let order = rest.engine.agent_rekey(agent_id(&id)?, request.force, &caller.cause(&request.reason)).await?;
+    let order = rest.engine.agent_rekey(agent_id(&id)?, request.force, &caller.because(&request.reason)).await?;
     one_row(&rest, order).await.map(Json)
 }
 
@@ -67,9 +67,9 @@ pub(crate) async fn agent_rekey(
 pub(crate) async fn label_put(
     State(rest): State<Rest>,
     Names((id, label)): Names<(String, String)>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
 ) -> Result<StatusCode, Failure> {
-    rest.engine.agent_label_put(agent_id(&id)?, given(&label)?, &caller.cause("")).await?;
+    rest.engine.agent_label_put(agent_id(&id)?, given(&label)?, &caller).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -80,9 +80,9 @@ pub(crate) async fn label_put(
 pub(crate) async fn label_delete(
     State(rest): State<Rest>,
     Names((id, label)): Names<(String, String)>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
 ) -> Result<StatusCode, Failure> {
-    rest.engine.agent_label_delete(agent_id(&id)?, given(&label)?, &caller.cause("")).await?;
+    rest.engine.agent_label_delete(agent_id(&id)?, given(&label)?, &caller).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

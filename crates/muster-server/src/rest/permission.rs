@@ -1,30 +1,29 @@
-//! Who may call which route: one table, and what is not in it is refused.
+//! Which permission a route asks for: one table, and what is not in it is refused. What permissions mean, and who holds
+//! them, is the engine's.
 
 use http::Method;
-use muster_engine::access::Role;
+use muster_engine::access::Permission;
 
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Nothing: anybody may.
     Nothing,
-    /// A token.
-    Reader,
-    /// A token of an administrator.
-    Admin,
+    /// A caller with this permission.
+    Permission(Permission),
 }
 
-impl Need {
-    /// Whether somebody of this role may.
-    pub(crate) fn allows(self, role: Role) -> bool {
-        match self {
-            Self::Nothing | Self::Reader => true,
-            Self::Admin => role == Role::Admin,
-        }
-    }
-}
+use Need::Nothing;
+use Permission::{
+    ActionsCancel, ActionsLaunch, ActionsRead, AgentsApprove, AgentsBlock, AgentsDelete, AgentsRead, AgentsRekey,
+    BackupTake, BroadcastsRead, BroadcastsWrite, EnrolmentRead, EnrolmentWrite, EventsRead, FilesRead, FilesWrite,
+    InvestigatorsAdd, InvestigatorsChange, InvestigatorsRead, JournalRead, LabelsWrite, MessagesCancel, MessagesRead,
+    MessagesSend, ResultsRead, ServerRead, TargetsWrite, TokensRead, TokensWrite, TrustRead, TrustWrite,
+};
 
-use Need::{Admin, Nothing, Reader};
+const fn may(permission: Permission) -> Need {
+    Need::Permission(permission)
+}
 
 /// Every route there is.
 pub(crate) const TABLE: [(&str, &str, Need); 73] = [
@@ -32,75 +31,75 @@ pub(crate) const TABLE: [(&str, &str, Need); 73] = [
     ("GET", "/readyz", Nothing),
     ("GET", "/metrics", Nothing),
     ("GET", "/api/openapi.json", Nothing),
-    ("GET", "/api/v1/agents", Reader),
-    ("GET", "/api/v1/agents/{id}", Reader),
-    ("DELETE", "/api/v1/agents/{id}", Admin),
-    ("POST", "/api/v1/agents/{id}/block", Admin),
-    ("POST", "/api/v1/agents/{id}/unblock", Admin),
-    ("POST", "/api/v1/agents/{id}/approve", Admin),
-    ("POST", "/api/v1/agents/{id}/clone-clear", Admin),
-    ("POST", "/api/v1/agents/{id}/rekey", Admin),
-    ("PUT", "/api/v1/agents/{id}/labels/{label}", Admin),
-    ("DELETE", "/api/v1/agents/{id}/labels/{label}", Admin),
-    ("GET", "/api/v1/agents/{id}/contacts", Reader),
-    ("GET", "/api/v1/agents/{id}/usage", Reader),
-    ("GET", "/api/v1/events", Reader),
-    ("GET", "/api/v1/dead-letters", Reader),
-    ("GET", "/api/v1/enrol-tokens", Reader),
-    ("POST", "/api/v1/enrol-tokens", Admin),
-    ("DELETE", "/api/v1/enrol-tokens/{name}", Admin),
-    ("GET", "/api/v1/messages", Reader),
-    ("POST", "/api/v1/messages", Admin),
-    ("GET", "/api/v1/messages/{id}", Reader),
-    ("GET", "/api/v1/messages/{id}/answers", Reader),
-    ("POST", "/api/v1/messages/{id}/cancel", Admin),
-    ("POST", "/api/v1/messages/{id}/retry", Admin),
-    ("GET", "/api/v1/broadcasts", Reader),
-    ("POST", "/api/v1/broadcasts", Admin),
-    ("GET", "/api/v1/broadcasts/{id}", Reader),
-    ("POST", "/api/v1/broadcasts/{id}/disable", Admin),
-    ("GET", "/api/v1/files", Reader),
-    ("GET", "/api/v1/files/{service}/{name}", Reader),
-    ("PUT", "/api/v1/files/{service}/{name}", Admin),
-    ("DELETE", "/api/v1/files/{service}/{name}", Admin),
-    ("GET", "/api/v1/actions", Reader),
-    ("POST", "/api/v1/actions", Admin),
-    ("POST", "/api/v1/actions/preview", Admin),
-    ("GET", "/api/v1/actions/{id}", Reader),
-    ("GET", "/api/v1/actions/{id}/preview", Reader),
-    ("POST", "/api/v1/actions/{id}/sign", Admin),
-    ("POST", "/api/v1/actions/{id}/cancel", Admin),
-    ("POST", "/api/v1/actions/{id}/resume", Admin),
-    ("GET", "/api/v1/actions/{id}/commands", Reader),
-    ("GET", "/api/v1/actions/{id}/results", Reader),
-    ("GET", "/api/v1/actions/{id}/late-results", Reader),
-    ("GET", "/api/v1/investigators", Reader),
-    ("POST", "/api/v1/investigators", Admin),
-    ("GET", "/api/v1/investigators/{id}", Reader),
-    ("POST", "/api/v1/investigators/{id}/disable", Admin),
-    ("POST", "/api/v1/investigators/{id}/enable", Admin),
-    ("PUT", "/api/v1/investigators/{id}/permissions", Admin),
-    ("PUT", "/api/v1/investigators/{id}/key", Admin),
-    ("PUT", "/api/v1/investigators/{id}/weight", Admin),
-    ("GET", "/api/v1/agents/{id}/modules", Reader),
-    ("PUT", "/api/v1/agents/{id}/modules/{module}", Admin),
-    ("GET", "/api/v1/reports/{report}", Reader),
-    ("GET", "/api/v1/journal/verify", Reader),
-    ("GET", "/api/v1/trust", Reader),
-    ("POST", "/api/v1/trust-documents", Admin),
-    ("POST", "/api/v1/targets/check", Reader),
-    ("GET", "/api/v1/named-targets", Reader),
-    ("PUT", "/api/v1/named-targets/{name}", Admin),
-    ("DELETE", "/api/v1/named-targets/{name}", Admin),
-    ("GET", "/api/v1/services", Reader),
-    ("GET", "/api/v1/journal", Reader),
-    ("GET", "/api/v1/server", Reader),
-    ("GET", "/api/v1/doctor", Reader),
-    ("GET", "/api/v1/agent-trust", Reader),
-    ("GET", "/api/v1/tokens", Reader),
-    ("POST", "/api/v1/tokens", Admin),
-    ("DELETE", "/api/v1/tokens/{name}", Admin),
-    ("POST", "/api/v1/backup", Admin),
+    ("GET", "/api/v1/agents", may(AgentsRead)),
+    ("GET", "/api/v1/agents/{id}", may(AgentsRead)),
+    ("DELETE", "/api/v1/agents/{id}", may(AgentsDelete)),
+    ("POST", "/api/v1/agents/{id}/block", may(AgentsBlock)),
+    ("POST", "/api/v1/agents/{id}/unblock", may(AgentsBlock)),
+    ("POST", "/api/v1/agents/{id}/approve", may(AgentsApprove)),
+    ("POST", "/api/v1/agents/{id}/clone-clear", may(AgentsRekey)),
+    ("POST", "/api/v1/agents/{id}/rekey", may(AgentsRekey)),
+    ("PUT", "/api/v1/agents/{id}/labels/{label}", may(LabelsWrite)),
+    ("DELETE", "/api/v1/agents/{id}/labels/{label}", may(LabelsWrite)),
+    ("GET", "/api/v1/agents/{id}/contacts", may(AgentsRead)),
+    ("GET", "/api/v1/agents/{id}/usage", may(AgentsRead)),
+    ("GET", "/api/v1/events", may(EventsRead)),
+    ("GET", "/api/v1/dead-letters", may(EventsRead)),
+    ("GET", "/api/v1/enrol-tokens", may(EnrolmentRead)),
+    ("POST", "/api/v1/enrol-tokens", may(EnrolmentWrite)),
+    ("DELETE", "/api/v1/enrol-tokens/{name}", may(EnrolmentWrite)),
+    ("GET", "/api/v1/messages", may(MessagesRead)),
+    ("POST", "/api/v1/messages", may(MessagesSend)),
+    ("GET", "/api/v1/messages/{id}", may(MessagesRead)),
+    ("GET", "/api/v1/messages/{id}/answers", may(MessagesRead)),
+    ("POST", "/api/v1/messages/{id}/cancel", may(MessagesCancel)),
+    ("POST", "/api/v1/messages/{id}/retry", may(MessagesSend)),
+    ("GET", "/api/v1/broadcasts", may(BroadcastsRead)),
+    ("POST", "/api/v1/broadcasts", may(BroadcastsWrite)),
+    ("GET", "/api/v1/broadcasts/{id}", may(BroadcastsRead)),
+    ("POST", "/api/v1/broadcasts/{id}/disable", may(BroadcastsWrite)),
+    ("GET", "/api/v1/files", may(FilesRead)),
+    ("GET", "/api/v1/files/{service}/{name}", may(FilesRead)),
+    ("PUT", "/api/v1/files/{service}/{name}", may(FilesWrite)),
+    ("DELETE", "/api/v1/files/{service}/{name}", may(FilesWrite)),
+    ("GET", "/api/v1/actions", may(ActionsRead)),
+    ("POST", "/api/v1/actions", may(ActionsLaunch)),
+    ("POST", "/api/v1/actions/preview", may(ActionsLaunch)),
+    ("GET", "/api/v1/actions/{id}", may(ActionsRead)),
+    ("GET", "/api/v1/actions/{id}/preview", may(ActionsRead)),
+    ("POST", "/api/v1/actions/{id}/sign", may(ActionsLaunch)),
+    ("POST", "/api/v1/actions/{id}/cancel", may(ActionsCancel)),
+    ("POST", "/api/v1/actions/{id}/resume", may(ActionsLaunch)),
+    ("GET", "/api/v1/actions/{id}/commands", may(ActionsRead)),
+    ("GET", "/api/v1/actions/{id}/results", may(ResultsRead)),
+    ("GET", "/api/v1/actions/{id}/late-results", may(ResultsRead)),
+    ("GET", "/api/v1/investigators", may(InvestigatorsRead)),
+    ("POST", "/api/v1/investigators", may(InvestigatorsAdd)),
+    ("GET", "/api/v1/investigators/{id}", may(InvestigatorsRead)),
+    ("POST", "/api/v1/investigators/{id}/disable", may(InvestigatorsChange)),
+    ("POST", "/api/v1/investigators/{id}/enable", may(InvestigatorsChange)),
+    ("PUT", "/api/v1/investigators/{id}/permissions", may(InvestigatorsChange)),
+    ("PUT", "/api/v1/investigators/{id}/key", may(InvestigatorsChange)),
+    ("PUT", "/api/v1/investigators/{id}/weight", may(TrustWrite)),
+    ("GET", "/api/v1/agents/{id}/modules", may(TrustRead)),
+    ("PUT", "/api/v1/agents/{id}/modules/{module}", may(TrustWrite)),
+    ("GET", "/api/v1/reports/{report}", may(AgentsRead)),
+    ("GET", "/api/v1/journal/verify", may(JournalRead)),
+    ("GET", "/api/v1/trust", may(TrustRead)),
+    ("POST", "/api/v1/trust-documents", may(TrustWrite)),
+    ("POST", "/api/v1/targets/check", may(AgentsRead)),
+    ("GET", "/api/v1/named-targets", may(AgentsRead)),
+    ("PUT", "/api/v1/named-targets/{name}", may(TargetsWrite)),
+    ("DELETE", "/api/v1/named-targets/{name}", may(TargetsWrite)),
+    ("GET", "/api/v1/services", may(ServerRead)),
+    ("GET", "/api/v1/journal", may(JournalRead)),
+    ("GET", "/api/v1/server", may(ServerRead)),
+    ("GET", "/api/v1/doctor", may(ServerRead)),
+    ("GET", "/api/v1/agent-trust", may(AgentsRead)),
+    ("GET", "/api/v1/tokens", may(TokensRead)),
+    ("POST", "/api/v1/tokens", may(TokensWrite)),
+    ("DELETE", "/api/v1/tokens/{name}", may(TokensWrite)),
+    ("POST", "/api/v1/backup", may(BackupTake)),
 ];
 
 /// Finds what a route needs. A HEAD is a GET without its body.

@@ -134,6 +134,7 @@ impl From<OperatorError> for Failure {
     fn from(error: OperatorError) -> Self {
         match error {
             OperatorError::Invalid(detail) => Self::invalid(detail),
+            OperatorError::Denied(denied) => Self::forbidden(denied.to_string()),
             OperatorError::Signature(detail) => Self::new("signature_refused", detail),
             OperatorError::NotFound(detail) => Self::not_found(detail),
             OperatorError::Conflict(detail) => Self::conflict(detail),

@@ -2,18 +2,17 @@
 
 use super::Rest;
 use super::input::Args;
-use super::layers::Caller;
-use super::messages::journal;
 use super::pages::Paging;
 use super::problem::{Doing, Failure};
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::{HeaderValue, header};
 use muster_api::Page;
 use muster_api::server::{Check, Count, JournalRow, PageQuery, ServerRow, ServerStatus};
 use muster_core::limits;
+use muster_engine::access::Caller;
 use muster_store::cluster;
 use std::path::{Path, PathBuf};
 use tokio_util::io::ReaderStream;
@@ -86,13 +85,15 @@ pub(crate) async fn agent_trust(State(rest): State<Rest>) -> String {
 /// it as you keep a password.
 #[utoipa::path(post, path = "/api/v1/backup", tag = "server",
     responses((status = 200, description = "The copy", content_type = "application/vnd.sqlite3", body = Vec<u8>)))]
-pub(crate) async fn backup(State(rest): State<Rest>, caller: Caller) -> Result<Response, Failure> {
+pub(crate) async fn backup(
+    State(rest): State<Rest>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Failure> {
     let Ok(_alone) = rest.backup.try_lock() else {
         return Err(Failure::conflict("another backup is being written, try again when it is done"));
     };
     let copy = Copy(rest.config.data.0.join(format!("{COPY_PREFIX}{}.db", rest.random_hex::<8>())));
-    rest.engine.store().backup(&copy.0).await.doing("write the backup")?;
-    journal(&rest, caller.cause(""), "server.backup", String::new(), &serde_json::json!({})).await?;
+    rest.engine.backup(&copy.0, &caller).await?;
     let opened = async {
         let file = tokio::fs::File::open(&copy.0).await?;
         let bytes = file.metadata().await?.len();

@@ -3,10 +3,9 @@
 use super::Rest;
 use super::agents::agent_id;
 use super::input::{Json as Body, Names};
-use super::layers::Caller;
 use super::problem::{Doing, Failure};
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::Page;
 use muster_api::targets::{
@@ -14,6 +13,7 @@ use muster_api::targets::{
 };
 use muster_core::limits;
 use muster_core::target::{Leaf, Verdict};
+use muster_engine::access::Caller;
 use muster_engine::{TargetChecked, TargetSeen};
 use muster_store::targets::NamedTarget;
 
@@ -42,11 +42,11 @@ pub(crate) async fn named_target_list(State(rest): State<Rest>) -> Result<Json<P
 pub(crate) async fn named_target_put(
     State(rest): State<Rest>,
     Names(name): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<NamedTargetRequest>,
 ) -> Result<Json<NamedTargetRow>, Failure> {
     let NamedTargetRequest { expression, description } = request;
-    let put = rest.engine.named_target_put(&name, &expression, &description, &caller.cause("")).await?;
+    let put = rest.engine.named_target_put(&name, &expression, &description, &caller).await?;
     Ok(Json(show(put)))
 }
 
@@ -56,9 +56,9 @@ pub(crate) async fn named_target_put(
 pub(crate) async fn named_target_delete(
     State(rest): State<Rest>,
     Names(name): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
 ) -> Result<StatusCode, Failure> {
-    rest.engine.named_target_delete(&name, &caller.cause("")).await?;
+    rest.engine.named_target_delete(&name, &caller).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

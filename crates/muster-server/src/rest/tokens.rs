@@ -2,19 +2,17 @@
 
 use super::Rest;
 use super::input::{Json as Body, Names};
-use super::layers::Caller;
 use super::problem::{Doing, Failure};
-use crate::admin::token;
 use crate::config::words;
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::Page;
 use muster_api::agents::Secret;
 use muster_api::server::{TokenRequest, TokenRow};
-use muster_core::{Timestamp, text};
-use muster_engine::access::Role;
-use muster_store::cluster;
+use muster_core::text;
+use muster_engine::access::{Caller, GrantError, NewToken};
+use std::time::Duration;
 
 /// Lists access tokens by name, without their secrets.
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", responses((status = 200, body = Page<TokenRow>)))]
@@ -36,22 +34,12 @@ pub(crate) async fn token_list(State(rest): State<Rest>) -> Result<Json<Page<Tok
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "tokens", request_body = TokenRequest, responses((status = 201, body = Secret)))]
 pub(crate) async fn token_create(
     State(rest): State<Rest>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<TokenRequest>,
 ) -> Result<(StatusCode, Json<Secret>), Failure> {
-    text::name("the token's name", &request.name).map_err(|error| Failure::invalid(error.to_string()))?;
-    let role = Role::from_word(&request.role)
-        .ok_or_else(|| Failure::invalid(format!("role: {:?} is neither admin nor reader", request.role)))?;
-    let now = rest.clock.now();
-    let (token, sha256) = secret(&rest);
-    let row = cluster::TokenRow {
-        name: request.name.clone(),
-        sha256,
-        role: role.word().to_owned(),
-        created: now,
-        expires: ends(now, request.expires_in.as_deref())?,
-    };
-    rest.engine.store().token_put(row, &caller.cause("")).await.doing("make the token")?;
+    let grant = request.role.parse().map_err(|error: GrantError| Failure::invalid(format!("role: {error}")))?;
+    let new = NewToken { name: request.name.clone(), grant, life: life(request.expires_in.as_deref())? };
+    let token = rest.engine.token_create(new, &caller).await?;
     Ok((StatusCode::CREATED, Json(Secret { name: request.name, token })))
 }
 
@@ -61,31 +49,21 @@ pub(crate) async fn token_create(
 pub(crate) async fn token_delete(
     State(rest): State<Rest>,
     Names(name): Names<String>,
-    caller: Caller,
+    Extension(caller): Extension<Caller>,
 ) -> Result<StatusCode, Failure> {
     text::name("the token's name", &name).map_err(|error| Failure::invalid(error.to_string()))?;
-    let deleted = rest.engine.store().token_delete(&name, rest.clock.now(), &caller.cause("")).await;
-    if deleted.doing("withdraw the token")? {
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    Err(Failure::not_found(format!("there is no token {name:?}")))
+    rest.engine.token_delete(&name, &caller).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
-/// Draws a secret of 256 bits, and returns it with the hash that is kept.
-pub(crate) fn secret(rest: &Rest) -> (String, [u8; 32]) {
-    let token = token::draw(rest.random.as_ref());
-    let hash = token::hash(&token);
-    (token, hash)
-}
-
-/// Returns when something that lasts `life` from now on ends.
-pub(crate) fn ends(now: Timestamp, life: Option<&str>) -> Result<Option<Timestamp>, Failure> {
-    let Some(life) = life else { return Ok(None) };
-    let life = words::duration(life).map_err(|error| Failure::invalid(format!("expires_in: {error}")))?;
-    if life.is_zero() {
-        return Err(Failure::invalid("expires_in: it would be over at once"));
+/// Reads how long something lasts.
+pub(crate) fn life(text: Option<&str>) -> Result<Option<Duration>, Failure> {
+    let life =
+        text.map(words::duration).transpose().map_err(|error| Failure::invalid(format!("expires_in: {error}")))?;
+    if life.is_some_and(|life| life.is_zero()) {
+        return Err(Failure::invalid("expires_in must be greater than zero"));
     }
-    Ok(Some(now.plus(life)))
+    Ok(life)
 }
 
 #[cfg(test)]
@@ -93,12 +71,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_lies_ahead() {
-        let now = Timestamp::from_secs(100);
-        assert_eq!(ends(now, None).unwrap(), None);
-        assert_eq!(ends(now, Some("2h")).unwrap(), Some(Timestamp::from_secs(7300)));
-        for life in ["0s", "-1h", "later"] {
-            assert!(ends(now, Some(life)).unwrap_err().detail.starts_with("expires_in: "), "{life}");
+    fn a_life_is_longer_than_nothing() {
+        assert_eq!(life(None).unwrap(), None);
+        assert_eq!(life(Some("2h")).unwrap(), Some(Duration::from_hours(2)));
+        for wrong in ["0s", "-1h", "later"] {
+            assert!(life(Some(wrong)).unwrap_err().detail.starts_with("expires_in"), "{wrong}");
         }
     }
 }

@@ -27,7 +27,8 @@ use desk::{Desk, Dropped, Outcome};
 use futures_util::FutureExt as _;
 use mirror::ShownAction;
 use muster_core::action::{ActionId, ActionStatus};
-use muster_core::{Cause, Timestamp, limits};
+use muster_core::{Timestamp, limits};
+use muster_engine::access::{Caller, Permission, Permissions};
 use muster_engine::{Engine, OperatorError};
 use muster_store::StoreError;
 use muster_store::actions::Spread;
@@ -203,11 +204,12 @@ impl Spool {
     /// Launches the action of one file. An error is the database's; the file stays.
     async fn take(&self, file: &Dropped) -> Result<Outcome, SpoolError> {
         let name = tree::shown(&file.name);
-        let cause = Cause { reason: format!("dropped into the spool as {name}"), ..Cause::new("spool", "") };
+        let permissions = Permissions::of(&[Permission::ActionsLaunch]);
+        let caller = Caller::new("spool", permissions, "").because(&format!("dropped into the spool as {name}"));
         let said = if file.action.pgp_signatures.is_empty() { Ok(false) } else { self.is_over(file).await };
         let done = match said {
             Ok(true) => return Ok(Outcome::Taken),
-            Ok(false) => self.engine.action_launch(&file.json, spread(), &cause).await.map(drop),
+            Ok(false) => self.engine.action_launch(&file.json, spread(), &caller).await.map(drop),
             Err(failure) => Err(failure),
         };
         match done {

@@ -4,6 +4,7 @@ use crate::world::SystemRandom;
 use async_trait::async_trait;
 use muster_core::action::Action;
 use muster_core::{Address, AgentId, AgentState, Clock, Message, MessageId};
+use muster_engine::access::Caller;
 use muster_engine::{EngineConfig, NewInvestigator, Outside, WakeUp, Waker};
 use muster_store::actions::{ActionFilter, CommandFilter, Next, ResultPut, WorkLimits};
 use muster_store::agents::{ContactPut, Effect, Enrolment, Intake};
@@ -60,7 +61,7 @@ impl World {
         };
         let engine = Engine::new(Arc::clone(&store), outside, EngineConfig::default(), Vec::new());
         let person = NewInvestigator { name: "Ann".into(), public_key: Some(CERTIFICATE.into()), permissions: 0 };
-        engine.investigator_add(person, &Cause::server()).await.unwrap();
+        engine.investigator_add(person, &Caller::server()).await.unwrap();
         Self { clock, store, engine, directory }
     }
 
@@ -331,7 +332,7 @@ async fn a_crash_after_the_import_neither_loses_nor_doubles() {
     world.agent(1).await;
     let (mut spool, order) = (world.spool(), world.order("look"));
     // The action came in, and the server died before the file went.
-    world.engine.action_launch(&order, Spread::default(), &Cause::server()).await.unwrap();
+    world.engine.action_launch(&order, Spread::default(), &Caller::server()).await.unwrap();
     world.drop("kept.json", &order);
     spool.look().await.unwrap();
     let ids = world.actions().await;
@@ -420,7 +421,7 @@ async fn a_further_signature_reaches_an_action_that_waits() {
         public_key: Some(include_str!("../../../muster-engine/src/tests/fixtures/second.asc").into()),
         permissions: 0,
     };
-    world.engine.investigator_add(second, &Cause::server()).await.unwrap();
+    world.engine.investigator_add(second, &Caller::server()).await.unwrap();
     // A machine that demands two: nothing it says is believed but here.
     let keys = world.store.investigator_page(None, None, 9).await.unwrap();
     let keys: Vec<_> = keys.iter().map(|row| row.fingerprint.as_ref().unwrap().to_string()).collect();
@@ -469,7 +470,7 @@ async fn of_many_commands_so_many_have_files() {
     let commands = world.store.command_page(filter, None, 10, false).await.unwrap().commands;
     let names = commands.iter().map(|command| format!("{id}-{}.json", command.id)).collect();
     assert_eq!(world.names("command/ready"), names);
-    world.engine.action_cancel(id.parse().unwrap(), None, &Cause::server()).await.unwrap();
+    world.engine.action_cancel(id.parse().unwrap(), None, &Caller::server()).await.unwrap();
     world.work().await;
     world.advance(Duration::from_secs(5));
     spool.look().await.unwrap();

@@ -6,6 +6,7 @@ use super::mailbox::{addressees, claim_due, set_results, store};
 use super::message_page::{PageArgs, page};
 use super::message_rows::{COLUMNS, COLUMNS_OF_ROW, COLUMNS_WITHOUT_DATA, NewRow, agent_list, read_message, read_row};
 use crate::agents::{Claim, Taken};
+use crate::cluster::JournalRow;
 use crate::db::Tx;
 use crate::db::value::{number, params};
 use crate::messages::{MessageFilter, MessageRow, MessageStore, Put, ServiceBacklog, TryFailed};
@@ -60,6 +61,19 @@ struct PutArgs {
     messages: Vec<Message>,
     contact: Option<ContactId>,
     server_due: Timestamp,
+}
+
+struct SendArgs {
+    put: PutArgs,
+    line: JournalRow,
+}
+
+async fn send(tx: &mut Tx, SendArgs { put: args, line }: &SendArgs) -> Result<Put, StoreError> {
+    let taken = put(tx, args).await?.into_iter().next().expect("there is an answer for each message that was put");
+    if taken.taken == Taken::New {
+        journal::write_text(tx, line.at, &line.cause, &line.action, &line.subject, &line.details).await?;
+    }
+    Ok(taken)
 }
 
 async fn put(tx: &mut Tx, args: &PutArgs) -> Result<Vec<Put>, StoreError> {
@@ -321,6 +335,11 @@ impl MessageStore for SqlStore {
         server_due: Timestamp,
     ) -> Result<Vec<Put>, StoreError> {
         self.write(PutArgs { messages, contact, server_due }, |tx, args| Box::pin(put(tx, args))).await
+    }
+
+    async fn message_send(&self, message: Message, server_due: Timestamp, line: JournalRow) -> Result<Put, StoreError> {
+        let put = PutArgs { messages: vec![message], contact: None, server_due };
+        self.write(SendArgs { put, line }, |tx, args| Box::pin(send(tx, args))).await
     }
 
     async fn message_get(&self, ids: &[MessageId], want_data: bool) -> Result<Vec<MessageRow>, StoreError> {

@@ -4,8 +4,9 @@ use super::{AdminCalls, Streamed, agent_ids, moment};
 use crate::admin::status;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
-use muster_core::{Agent, AgentId, AgentState, Cause, Contact, ContactId, Timestamp, limits};
+use muster_core::{Agent, AgentId, AgentState, Contact, ContactId, Timestamp, limits};
 use muster_engine::Engine;
+use muster_engine::access::Caller;
 use muster_proto::convert;
 use muster_proto::wire::EmptyMessage;
 use muster_proto::wire::server as wire;
@@ -76,10 +77,10 @@ impl AdminCalls {
     pub(super) async fn agent_blacklist(
         &self,
         request: &wire::BlacklistClientRequest,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<EmptyMessage, Status> {
         let id = agent_id(&request.client_id)?;
-        self.engine.agent_blacklist(id, cause).await.map_err(status::of_operator)?;
+        self.engine.agent_blacklist(id, caller).await.map_err(status::of_operator)?;
         Ok(EmptyMessage::default())
     }
 

@@ -2,7 +2,8 @@
 
 use super::{AdminCalls, moment};
 use crate::admin::status;
-use muster_core::{BroadcastId, Cause};
+use muster_core::BroadcastId;
+use muster_engine::access::Caller;
 use muster_proto::convert;
 use muster_proto::wire::EmptyMessage;
 use muster_proto::wire::server as wire;
@@ -12,7 +13,7 @@ impl AdminCalls {
     pub(super) async fn broadcast_create(
         &self,
         request: wire::CreateBroadcastRequest,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<EmptyMessage, Status> {
         let broadcast = request.broadcast.ok_or_else(|| Status::invalid_argument("there is no broadcast"))?;
         // One that never ends is not what somebody means who names an end.
@@ -20,7 +21,7 @@ impl AdminCalls {
         let id = BroadcastId::from_bytes(self.random());
         let broadcast = convert::broadcast_from_wire(broadcast, request.limit, id, self.clock.now());
         let broadcast = broadcast.map_err(status::of_convert)?;
-        self.engine.broadcast_create(broadcast, cause).await.map_err(status::of_operator)?;
+        self.engine.broadcast_create(broadcast, caller).await.map_err(status::of_operator)?;
         Ok(EmptyMessage::default())
     }
 
@@ -38,12 +39,12 @@ impl AdminCalls {
     pub(super) async fn broadcast_disable(
         &self,
         request: &wire::DisableBroadcastsRequest,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<EmptyMessage, Status> {
         let ids = request.broadcast_ids.iter().map(|id| convert::broadcast_id_from_wire("broadcast_id", id));
         let ids: Vec<_> = ids.collect::<Result<_, _>>().map_err(status::of_convert)?;
         if !ids.is_empty() {
-            self.engine.broadcast_disable(&ids, cause).await.map_err(status::of_operator)?;
+            self.engine.broadcast_disable(&ids, caller).await.map_err(status::of_operator)?;
         }
         Ok(EmptyMessage::default())
     }

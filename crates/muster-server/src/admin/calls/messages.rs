@@ -2,12 +2,12 @@
 
 use super::{AdminCalls, agent_ids, moment};
 use crate::admin::status;
-use muster_core::{Cause, Message, MessageId, limits, system};
-use muster_engine::OperatorError;
+use muster_core::{MessageId, limits};
+use muster_engine::access::Caller;
+use muster_engine::{MessageOrigin, OperatorError};
 use muster_proto::convert::{self, Lacking};
 use muster_proto::wire;
 use muster_proto::wire::server as admin;
-use muster_store::cluster::JournalRow;
 use prost::Message as _;
 use tonic::{Code, Status};
 
@@ -17,7 +17,7 @@ impl AdminCalls {
     pub(super) async fn message_insert(
         &self,
         message: wire::Message,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<wire::EmptyMessage, Status> {
         check_callers_fields(&message)?;
         let size = message.encoded_len();
@@ -29,12 +29,7 @@ impl AdminCalls {
             let text = format!("message size of {size} bytes exceeds the {max}-byte limit");
             return Err(Status::new(Code::ResourceExhausted, text));
         }
-        // Written first: of an order that was given, the journal knows in any case.
-        if let Some(row) = order_journal(&message, cause, now) {
-            let written = self.engine.store().journal_put(row).await;
-            written.map_err(|error| status::of_store("write the journal", &error))?;
-        }
-        self.engine.message_insert(message).await.map_err(|error| match error {
+        self.engine.message_send(message, MessageOrigin::Program, caller).await.map_err(|error| match error {
             // The words before the bracket are the original's.
             OperatorError::NotFound(text) => {
                 Status::not_found(format!("expected 1 destination client result, got 0 ({text})"))
@@ -62,12 +57,11 @@ impl AdminCalls {
     pub(super) async fn message_pending_delete(
         &self,
         request: &admin::DeletePendingMessagesRequest,
-        cause: &Cause,
+        caller: &Caller,
     ) -> Result<wire::EmptyMessage, Status> {
         let ids = agent_ids(&request.client_ids)?;
         if !ids.is_empty() {
-            let deleted = self.engine.store().message_pending_delete(&ids, self.clock.now(), cause).await;
-            deleted.map_err(|error| status::of_store("delete pending messages", &error))?;
+            self.engine.message_pending_delete(&ids, caller).await.map_err(status::of_operator)?;
         }
         Ok(wire::EmptyMessage::default())
     }
@@ -108,18 +102,4 @@ fn check_callers_fields(message: &wire::Message) -> Result<(), Status> {
         () => return moment("creation_time", message.creation_time.as_ref()).map(drop),
     };
     Err(Status::invalid_argument(format!("{wrong} must not be set: only the server fills it")))
-}
-
-/// An order to an agent program (end, restart a service, make a new key) is a change, and stands in the journal.
-fn order_journal(message: &Message, cause: &Cause, now: muster_core::Timestamp) -> Option<JournalRow> {
-    let agent = message.destination.agent.filter(|_| message.destination.service == system::SERVICE)?;
-    let details = serde_json::json!({ "type": message.message_type, "message": message.id });
-    Some(JournalRow {
-        number: 0,
-        at: now,
-        cause: cause.clone(),
-        action: "agent.order".into(),
-        subject: agent.to_string(),
-        details: details.to_string(),
-    })
 }

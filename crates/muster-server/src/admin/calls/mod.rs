@@ -10,7 +10,8 @@ mod messages;
 
 use super::status;
 use futures_util::stream::BoxStream;
-use muster_core::{AgentId, Cause, Clock, Timestamp};
+use muster_core::{AgentId, Clock, Timestamp};
+use muster_engine::access::Caller;
 use muster_engine::{Engine, Random};
 use muster_proto::convert;
 use muster_proto::wire::server::admin_server::Admin;
@@ -42,11 +43,11 @@ impl AdminCalls {
 }
 
 /// Returns who calls, as the gate found out, and what is asked for.
-fn parts<T>(request: Request<T>) -> Result<(Cause, T), Status> {
+fn parts<T>(request: Request<T>) -> Result<(Caller, T), Status> {
     let (_, extensions, body) = request.into_parts();
-    let cause = extensions.get::<Cause>().cloned();
-    // Default deny: a call that came around the gate has no cause.
-    cause.map(|cause| (cause, body)).ok_or_else(|| Status::unauthenticated("the caller is not known"))
+    let caller = extensions.get::<Caller>().cloned();
+    // Default deny: a call that came around the gate has no caller.
+    caller.map(|caller| (caller, body)).ok_or_else(|| Status::unauthenticated("the caller is not known"))
 }
 
 /// Reads agents' ids, without repetitions, in their order.
@@ -71,8 +72,8 @@ impl Admin for AdminCalls {
     type StreamClientContactsStream = Streamed<wire::StreamClientContactsResponse>;
 
     async fn create_broadcast(&self, request: Request<wire::CreateBroadcastRequest>) -> Answer<EmptyMessage> {
-        let (cause, request) = parts(request)?;
-        self.broadcast_create(request, &cause).await.map(Response::new)
+        let (caller, request) = parts(request)?;
+        self.broadcast_create(request, &caller).await.map(Response::new)
     }
 
     async fn list_active_broadcasts(
@@ -83,8 +84,8 @@ impl Admin for AdminCalls {
     }
 
     async fn disable_broadcasts(&self, request: Request<wire::DisableBroadcastsRequest>) -> Answer<EmptyMessage> {
-        let (cause, request) = parts(request)?;
-        self.broadcast_disable(&request, &cause).await.map(Response::new)
+        let (caller, request) = parts(request)?;
+        self.broadcast_disable(&request, &caller).await.map(Response::new)
     }
 
     async fn list_clients(&self, request: Request<wire::ListClientsRequest>) -> Answer<wire::ListClientsResponse> {
@@ -120,16 +121,16 @@ impl Admin for AdminCalls {
     }
 
     async fn insert_message(&self, request: Request<Message>) -> Answer<EmptyMessage> {
-        let (cause, message) = parts(request)?;
-        self.message_insert(message, &cause).await.map(Response::new)
+        let (caller, message) = parts(request)?;
+        self.message_insert(message, &caller).await.map(Response::new)
     }
 
     async fn delete_pending_messages(
         &self,
         request: Request<wire::DeletePendingMessagesRequest>,
     ) -> Answer<EmptyMessage> {
-        let (cause, request) = parts(request)?;
-        self.message_pending_delete(&request, &cause).await.map(Response::new)
+        let (caller, request) = parts(request)?;
+        self.message_pending_delete(&request, &caller).await.map(Response::new)
     }
 
     async fn get_pending_messages(
@@ -147,13 +148,13 @@ impl Admin for AdminCalls {
     }
 
     async fn store_file(&self, request: Request<wire::StoreFileRequest>) -> Answer<EmptyMessage> {
-        let (cause, request) = parts(request)?;
-        self.file_put(request, &cause).await.map(Response::new)
+        let (caller, request) = parts(request)?;
+        self.file_put(request, &caller).await.map(Response::new)
     }
 
     async fn delete_file(&self, request: Request<wire::DeleteFileRequest>) -> Answer<EmptyMessage> {
-        let (cause, request) = parts(request)?;
-        self.file_delete(&request, &cause).await.map(Response::new)
+        let (caller, request) = parts(request)?;
+        self.file_delete(&request, &caller).await.map(Response::new)
     }
 
     async fn keep_alive(&self, request: Request<EmptyMessage>) -> Answer<EmptyMessage> {
@@ -162,8 +163,8 @@ impl Admin for AdminCalls {
     }
 
     async fn blacklist_client(&self, request: Request<wire::BlacklistClientRequest>) -> Answer<EmptyMessage> {
-        let (cause, request) = parts(request)?;
-        self.agent_blacklist(&request, &cause).await.map(Response::new)
+        let (caller, request) = parts(request)?;
+        self.agent_blacklist(&request, &caller).await.map(Response::new)
     }
 
     async fn fetch_client_resource_usage_records(

@@ -85,7 +85,10 @@ async fn who_may_add_people_gives_them_no_more_than_he_has() {
     };
     let (status, refused) = as_helper("A", json!({ "search": true, "investigator_update": true })).await;
     assert_eq!(status, 403);
-    assert_eq!(message(&refused), "Nobody can give permissions that he has not: investigator_update");
+    assert_eq!(
+        message(&refused),
+        "you cannot grant permissions you do not have: investigator_update (you are investigator 2 (helper))"
+    );
     assert_eq!(as_helper("B", json!({ "search": true, "action": false })).await.0, 201);
     let all = json!({ "search": true, "investigator_update": true, "action_create": true }).to_string();
     let (status, _) = lab.post("/investigator/create/", &[("name", "C"), ("permissions", &all)]).await;

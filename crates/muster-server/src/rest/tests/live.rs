@@ -85,7 +85,12 @@ impl Live {
     }
 
     pub(crate) async fn reader(&self) -> String {
-        let secret: Secret = self.post("/api/v1/tokens", json!({ "name": "look", "role": "reader" })).await;
+        self.token_of("auditor").await
+    }
+
+    /// Makes a token that is given `grant`.
+    pub(crate) async fn token_of(&self, grant: &str) -> String {
+        let secret: Secret = self.post("/api/v1/tokens", json!({ "name": format!("of {grant}"), "role": grant })).await;
         secret.token
     }
 

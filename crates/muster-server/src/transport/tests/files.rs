@@ -5,6 +5,7 @@ use http::Request;
 use muster_core::file::FileInfo;
 use muster_core::{Cause, limits};
 use muster_engine::EngineConfig;
+use muster_engine::access::Caller;
 use sha2::{Digest, Sha256};
 
 /// Puts a file of that content.
@@ -112,7 +113,7 @@ async fn r25_files_are_for_machines_that_are_known() {
 
     let agent = known(&world).await;
     assert_eq!(read(&world, &way(&agent), "/files/s/f", &[]).await.status, 200);
-    world.engine.agent_block(agent.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_block(agent.id(), &Caller::server()).await.unwrap();
     assert_eq!(read(&world, &way(&agent), "/files/s/f", &[]).await.status, 403);
 
     let public = Options { files_public: true, ..Options::default() };

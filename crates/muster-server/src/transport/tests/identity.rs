@@ -5,8 +5,9 @@ use super::world::{world, world_with};
 use crate::config::Agents;
 use crate::transport::{DoorError, Options, Signers};
 use bytes::Bytes;
-use muster_core::{AgentState, Cause};
+use muster_core::AgentState;
 use muster_engine::EngineConfig;
+use muster_engine::access::Caller;
 use muster_proto::wire;
 use muster_store::agents::EventFilter;
 use prost::Message as _;
@@ -38,7 +39,7 @@ async fn s04_a_key_on_five_machines_is_noticed_and_blacklisting_it_leaves_five_m
     }
     assert!(suspected().await, "five machines with one key went unnoticed");
 
-    world.engine.agent_blacklist(shared.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_blacklist(shared.id(), &Caller::server()).await.unwrap();
     let mut ids = BTreeSet::new();
     for nonce in nonces {
         let said = wire::ContactData { sequencing_nonce: nonce, ..data(vec![]) };

@@ -4,7 +4,8 @@ use super::client::{
 };
 use super::world::{world, world_with};
 use bytes::Bytes;
-use muster_core::{AgentState, Cause, limits};
+use muster_core::{AgentState, limits};
+use muster_engine::access::Caller;
 use muster_engine::{EngineConfig, EnrolmentPolicy};
 use muster_proto::inflate::deflate;
 use muster_proto::{convert, wire};
@@ -189,11 +190,11 @@ async fn r24_a_blacklisted_agent_is_asked_for_a_new_key_and_gets_nothing_else() 
     let agent = Agent::new();
     poll(&world, &way(&agent), contact(vec![])).await.contact();
     world.send(agent.id(), "hello").await;
-    world.engine.agent_blacklist(agent.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_blacklist(agent.id(), &Caller::server()).await.unwrap();
     let answer = poll(&world, &way(&agent), contact(vec![message(b"1")])).await.contact();
     let types: Vec<_> = answer.messages.iter().map(|message| message.message_type.as_str()).collect();
     assert_eq!(types, ["RekeyRequest"]);
-    world.engine.agent_block(agent.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_block(agent.id(), &Caller::server()).await.unwrap();
     let answer = poll(&world, &way(&agent), contact(vec![message(b"2")])).await;
     assert_eq!(answer.status, 403);
     assert!(answer.text().contains("blocked"), "{}", answer.text());
@@ -271,7 +272,7 @@ async fn a_deleted_agent_stays_away_and_its_id_taken() {
     let world = world().await;
     let agent = Agent::new();
     poll(&world, &way(&agent), "").await.contact();
-    world.engine.agent_delete(agent.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_delete(agent.id(), &Caller::server()).await.unwrap();
     assert_eq!(poll(&world, &way(&agent), "").await.status, 403);
     let known = world.engine.store().agent_get(agent.id()).await.unwrap().unwrap();
     assert_eq!(known.state, AgentState::Deleted);

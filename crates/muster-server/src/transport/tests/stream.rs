@@ -3,8 +3,9 @@ use super::hostile::packed;
 use super::world::{World, soon, world, world_with};
 use crate::transport::Options;
 use bytes::Bytes;
-use muster_core::{Cause, limits};
+use muster_core::limits;
 use muster_engine::EngineConfig;
+use muster_engine::access::Caller;
 use muster_proto::framing::MAGIC;
 use muster_proto::inflate::Deflater;
 use muster_proto::wire;
@@ -149,7 +150,7 @@ async fn a_demand_reaches_an_open_stream_which_ends_when_the_new_key_is_taken() 
     let agent = Agent::new();
     let (mut stream, _) = Streamer::open(&world, &way(&agent), vec![]).await;
     let started = Instant::now();
-    world.engine.agent_blacklist(agent.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_blacklist(agent.id(), &Caller::server()).await.unwrap();
     let record = stream.next().await.unwrap();
     assert_eq!(record.messages[0].message_type, "RekeyRequest");
     assert!(started.elapsed() < Duration::from_secs(5));
@@ -164,7 +165,7 @@ async fn a_block_ends_an_open_stream_at_once() {
     let agent = Agent::new();
     let (mut stream, _) = Streamer::open(&world, &way(&agent), vec![]).await;
     let started = Instant::now();
-    world.engine.agent_block(agent.id(), &Cause::server()).await.unwrap();
+    world.engine.agent_block(agent.id(), &Caller::server()).await.unwrap();
     assert!(stream.rest().await.is_empty(), "nothing is asked of it");
     assert!(started.elapsed() < Duration::from_secs(5));
 }

@@ -6,6 +6,8 @@ use crate::transport::{Door, Listener, Options};
 use crate::world::{SystemClock, SystemRandom};
 use async_trait::async_trait;
 use muster_core::{AgentId, Clock, Message, MessageId, Timestamp};
+use muster_engine::MessageOrigin;
+use muster_engine::access::Caller;
 use muster_engine::{Engine, EngineConfig, Outside, Service, ServiceError, WakeUp, Waker};
 use muster_store::messages::MessageFilter;
 use muster_store::{SqlStore, Store, StoreOptions};
@@ -115,7 +117,7 @@ impl World {
         let id = MessageId::from_bytes([NEXT.fetch_add(1, Ordering::Relaxed); 32]);
         let ends = (muster_core::Address::server("sink"), muster_core::Address::agent(agent, "client-service"));
         let message = Message { message_type: text.into(), ..Message::new(id, ends.0, ends.1, now()) };
-        self.engine.message_insert(message).await.unwrap()
+        self.engine.message_send(message, MessageOrigin::Program, &Caller::server()).await.unwrap()
     }
 
     /// Stops everything and says how long the door took.

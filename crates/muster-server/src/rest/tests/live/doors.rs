@@ -2,9 +2,10 @@
 
 use super::{Live, client, config, is, problem};
 use crate::observe::Chain;
-use crate::rest::permission::TABLE;
+use crate::rest::permission::{Need, TABLE};
 use crate::rest::tests::golden;
 use crate::serve::{Addresses, Server};
+use muster_engine::access::Role;
 use reqwest::{Method, StatusCode};
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -73,15 +74,25 @@ fn filled(path: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_may_what_the_matrix_says_and_nothing_else() {
     let live = Live::with("[limits]\nwrong_tokens_per_minute = 1000\n").await;
-    let (reader, nobody) = (live.reader().await, "muster_0000".to_owned());
-    let mut matrix = String::from("# method path: anonymous, wrong token, reader, admin\n");
-    for (method, path, _) in TABLE {
+    let mut callers = vec![("anonymous", None), ("wrong token", Some("muster_0000".to_owned()))];
+    for role in Role::ALL {
+        callers.push((role.as_str(), Some(live.token_of(role.as_str()).await)));
+    }
+    let names: Vec<_> = callers.iter().map(|(name, _)| *name).collect();
+    let mut matrix = format!("# method path: {}\n", names.join(", "));
+    for (method, path, need) in TABLE {
         let method: Method = method.parse().unwrap();
         write!(matrix, "{method} {path}:").unwrap();
-        for token in [None, Some(&nobody), Some(&reader), Some(&live.token)] {
+        for (name, token) in &callers {
             let request = live.anonymous(method.clone(), &filled(path));
-            let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
-            write!(matrix, " {}", request.send().await.unwrap().status().as_u16()).unwrap();
+            let request = token.iter().fold(request, reqwest::RequestBuilder::bearer_auth);
+            let status = request.send().await.unwrap().status();
+            write!(matrix, " {}", status.as_u16()).unwrap();
+            // What the golden file shows is also what the table and the roles say.
+            if let (Need::Permission(permission), Some(role)) = (need, Role::from_name(name)) {
+                let may = role.permissions().contains(permission);
+                assert_eq!(status != StatusCode::FORBIDDEN, may, "{method} {path} as {name}: {status}");
+            }
         }
         matrix.push('\n');
     }

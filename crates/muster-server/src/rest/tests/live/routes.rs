@@ -190,7 +190,7 @@ async fn tokens_are_made_shown_without_their_secret_and_withdrawn() {
     assert!(!listed.contains(&secret.token), "{listed}");
     let rows = serde_json::from_str::<Page<TokenRow>>(&listed).unwrap().items;
     let row = rows.iter().find(|row| row.name == "ci").unwrap();
-    assert!(row.role == "reader" && row.expires.is_some());
+    assert!(row.role == "auditor" && row.expires.is_some(), "the name of the version before is taken: {row:?}");
     live.done(Method::DELETE, "/api/v1/tokens/ci", None).await;
     let again = live.admin(Method::DELETE, "/api/v1/tokens/ci");
     is(&problem(again).await, StatusCode::NOT_FOUND, "not_found");
@@ -201,6 +201,32 @@ async fn tokens_are_made_shown_without_their_secret_and_withdrawn() {
         }
     });
     lapsed.await.expect("a withdrawn token is refused within seconds");
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_makes_and_withdraws_no_token_that_holds_more() {
+    let live = Live::start().await;
+    let maker = live.token_of("viewer,tokens.write,enrolment.write").await;
+    let make = |role: &str| {
+        let body = json!({ "name": role, "role": role });
+        live.anonymous(Method::POST, "/api/v1/tokens").bearer_auth(&maker).json(&body)
+    };
+    assert_eq!(make("viewer").send().await.unwrap().status(), 201);
+    for more in ["operator", "admin", "viewer,agents.block", "reader"] {
+        let refused = problem(make(more)).await;
+        is(&refused, StatusCode::FORBIDDEN, "forbidden");
+        assert!(refused.detail.contains("you cannot grant permissions you do not have"), "{}", refused.detail);
+    }
+    is(&problem(make("root")).await, StatusCode::BAD_REQUEST, "invalid_request");
+    let delete = |name| live.anonymous(Method::DELETE, name).bearer_auth(&maker);
+    is(&problem(delete("/api/v1/tokens/admin")).await, StatusCode::FORBIDDEN, "forbidden");
+    assert_eq!(delete("/api/v1/tokens/viewer").send().await.unwrap().status(), 204);
+    // An enrolment token that gives labels moves machines into targets.
+    let body = json!({ "name": "web", "labels": ["web"] });
+    let labels = live.anonymous(Method::POST, "/api/v1/enrol-tokens").bearer_auth(&maker).json(&body);
+    let refused = problem(labels).await;
+    assert!(refused.detail.contains("labels.write"), "{}", refused.detail);
     live.server.stop().await;
 }
 

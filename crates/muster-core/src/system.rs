@@ -17,6 +17,8 @@ pub const RESOURCE_USAGE: &str = "ResourceUsage";
 pub const KILL_NOTIFICATION: &str = "KillNotification";
 /// Server to agent: make a new key.
 pub const REKEY_REQUEST: &str = "RekeyRequest";
+/// Service and name of the file with the serial numbers of revoked server certificates, which every agent asks for.
+pub const REVOKED_LIST: (&str, &str) = (SERVICE, "RevokedCertificates");
 /// Server to agent: end. Handed out without a token and never acknowledged.
 pub const DIE: &str = "Die";
 /// Server to agent: stop and start one service.

@@ -8,6 +8,7 @@ use crate::disk::Disk;
 use crate::dispatch::Dispatch;
 use crate::gates::Gates;
 use crate::jobs::Over;
+use crate::mailbox::command_check;
 use crate::registry::{Streams, wake};
 use crate::stream::OpenStream;
 use crate::targets::TargetChecked;
@@ -338,7 +339,12 @@ impl Engine {
 
     /// Creates a broadcast and tells every server.
     pub async fn broadcast_create(&self, broadcast: Broadcast, caller: &Caller) -> Result<BroadcastId, OperatorError> {
-        self.inner.broadcast_create(broadcast, caller.require(Permission::BroadcastsWrite)?).await
+        let cause = caller.require(Permission::BroadcastsWrite)?;
+        caller.require(Permission::MessagesSend)?;
+        let (source, destination) = (&broadcast.source.service, &broadcast.destination_service);
+        let service = if destination.is_empty() { source } else { destination };
+        command_check(service, &broadcast.message_type, caller)?;
+        self.inner.broadcast_create(broadcast, cause).await
     }
 
     /// Says what a text means as a target: whom it picks, or what is wrong with it. Shown are `agents`, or if there are
@@ -348,7 +354,13 @@ impl Engine {
         text: &str,
         agents: &[AgentId],
         limit: u32,
+        caller: &Caller,
     ) -> Result<TargetChecked, OperatorError> {
+        if let (_, Ok(target)) = self.inner.target_read(text).await?
+            && !target.findings().is_empty()
+        {
+            caller.require(Permission::ResultsRead)?;
+        }
         self.inner.target_check(text, agents, limit).await
     }
 

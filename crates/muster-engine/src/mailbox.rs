@@ -3,7 +3,7 @@
 //! Stays true: a message is stored before anybody is told of it; the same message again is accepted again, another one
 //! of the same id is not.
 
-use crate::access::{Caller, Permission};
+use crate::access::{AccessDenied, Caller, Permission};
 use crate::engine::{Chain, Engine, Inner, LOCAL, OperatorError};
 use crate::registry::wake;
 use metrics::counter;
@@ -58,6 +58,9 @@ impl Engine {
         caller: &Caller,
     ) -> Result<MessageId, OperatorError> {
         let cause = caller.require(Permission::MessagesSend)?;
+        if message.destination.agent.is_some() {
+            command_check(&message.destination.service, &message.message_type, caller)?;
+        }
         let line = sent_line(&message, origin, cause);
         self.inner.message_insert(message, line).await
     }
@@ -83,6 +86,19 @@ impl Engine {
         let deleted = self.inner.store.message_pending_delete(agents, self.now(), cause).await;
         deleted.map_err(|failure| self.inner.operator_error("delete pending messages", failure))
     }
+}
+
+/// Checks that a caller may send messages of this kind to this service of agents: what has a command of its own is not
+/// reached around it.
+pub(crate) fn command_check(service: &str, message_type: &str, caller: &Caller) -> Result<(), AccessDenied> {
+    let needs = match (service, message_type) {
+        (system::SERVICE, system::REKEY_REQUEST) => Permission::AgentsRekey,
+        (system::SERVICE, _) => Permission::AgentsControl,
+        (system::ACTIONS, system::TRUST_DOCUMENT) => Permission::TrustWrite,
+        (system::ACTIONS, _) => Permission::ActionsLaunch,
+        _ => return Ok(()),
+    };
+    caller.require(needs).map(drop)
 }
 
 /// What the journal says about a message that somebody sends.

@@ -7,7 +7,7 @@
 use http::{HeaderMap, header};
 use muster_core::Timestamp;
 use muster_engine::Engine;
-use muster_engine::access::Principal;
+use muster_engine::access::{Freshness, Principal};
 use muster_store::StoreError;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
@@ -70,17 +70,17 @@ impl Gate {
         Self { wrong_per_minute, wrong: Mutex::default(), good: Mutex::default(), bad: Mutex::default() }
     }
 
-    /// Finds out who asks from `address`.
+    /// Finds out who asks from `address` at `now`.
     pub(crate) async fn check(
         &self,
         engine: &Engine,
         headers: &HeaderMap,
-        address: IpAddr,
-        now: Timestamp,
+        (address, now): (IpAddr, Timestamp),
+        freshness: Freshness,
     ) -> Result<Principal, Denied> {
         let token = bearer(headers)?;
         self.may_try(token, address, now).map_err(Denied::TooMany)?;
-        let principal = engine.token_check(token).await.map_err(Denied::Store)?;
+        let principal = engine.token_check(token, freshness).await.map_err(Denied::Store)?;
         let shut_out = self.tried(token, address, principal.is_some(), now);
         principal.ok_or_else(|| shut_out.map_or(Denied::Wrong, Denied::TooMany))
     }

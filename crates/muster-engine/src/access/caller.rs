@@ -2,13 +2,18 @@
 
 use super::permission::{Permission, Permissions};
 use super::role::{Grant, Role};
-use muster_core::Cause;
+use muster_core::{Cause, Timestamp};
+use std::collections::BTreeSet;
 
 /// Somebody who asks for something: a person or a program, after a listener found out who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     cause: Cause,
     permissions: Permissions,
+    /// The roles that were given by name.
+    roles: BTreeSet<Role>,
+    /// When what says who the caller is ends, if ever.
+    ends: Option<Timestamp>,
 }
 
 /// A caller does not hold what a command needs.
@@ -40,12 +45,17 @@ fn roles_with(permission: Permission) -> String {
 impl Caller {
     /// Somebody of this name with these permissions, in the request `request` (as the logs name it; empty outside one).
     pub fn new(name: impl Into<String>, permissions: Permissions, request: impl Into<String>) -> Self {
-        Self { cause: Cause::new(name, request), permissions }
+        Self { cause: Cause::new(name, request), permissions, roles: BTreeSet::new(), ends: None }
+    }
+
+    /// The holder of a token that gives `grant` until `ends`.
+    pub fn of_token(name: &str, grant: &Grant, ends: Option<Timestamp>, request: &str) -> Self {
+        Self { roles: grant.roles().collect(), ends, ..Self::new(name, grant.permissions(), request) }
     }
 
     /// The server itself, for what it does without a person (an import, a set-up, a test). May do everything.
     pub fn server() -> Self {
-        Self { cause: Cause::server(), permissions: Permissions::all() }
+        Self { cause: Cause::server(), ..Self::new("", Permissions::all(), "") }
     }
 
     /// The same caller within the request `request`.
@@ -58,7 +68,7 @@ impl Caller {
     /// The same caller with the reason that they gave, for the journal.
     #[must_use]
     pub fn because(&self, reason: &str) -> Self {
-        Self { cause: Cause { reason: reason.to_owned(), ..self.cause.clone() }, permissions: self.permissions }
+        Self { cause: Cause { reason: reason.to_owned(), ..self.cause.clone() }, ..self.clone() }
     }
 
     /// The name in the journal.
@@ -83,13 +93,37 @@ impl Caller {
         Err(AccessDenied::Missing { caller: self.cause.actor.clone(), needs: permission })
     }
 
-    /// Checks that the caller may give `grant` to a token: nobody gives what they do not hold.
+    /// Checks that the caller may give `grant` to a token: nobody gives what they do not hold. A role by its name, which
+    /// grows with later versions, is given by those who have that role, or everything.
     ///
     /// # Errors
     ///
     /// [`AccessDenied::Beyond`] with what is missing.
     pub fn may_grant(&self, grant: &Grant) -> Result<(), AccessDenied> {
-        self.beyond(grant.permissions().without(self.permissions), |beyond| beyond.to_string())
+        self.beyond(grant.permissions().without(self.permissions), |beyond| beyond.to_string())?;
+        let is_held = |role: &Role| self.roles.contains(role) || self.permissions == Permissions::all();
+        match grant.roles().find(|role| !is_held(role)) {
+            Some(role) => {
+                let beyond = format!("role {} (name its permissions instead)", role.as_str());
+                Err(AccessDenied::Beyond { caller: self.cause.actor.clone(), beyond })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that what the caller makes may last until `ends`: nobody makes what outlives what lets them make it.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessDenied::Beyond`] with the end that is allowed.
+    pub fn may_last(&self, ends: Option<Timestamp>) -> Result<(), AccessDenied> {
+        match self.ends {
+            Some(own) if ends.is_none_or(|ends| ends > own) => {
+                let beyond = format!("your token ends at {own}, give an earlier end (expires_in)");
+                Err(AccessDenied::Beyond { caller: self.cause.actor.clone(), beyond })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the caller may give an investigator the permissions `bits` of MIG's API. Who may change investigators
@@ -140,8 +174,18 @@ mod tests {
     #[test]
     fn nobody_gives_what_they_do_not_hold() {
         assert_eq!(of(Role::Admin).may_grant(&Role::Admin.into()), Ok(()));
-        let maker = Caller::new("ci", "viewer,tokens.write".parse::<Grant>().unwrap().permissions(), "");
+        let ends = Timestamp::from_secs(100);
+        let grant: Grant = "viewer,auditor,tokens.write".parse().unwrap();
+        let maker = Caller::of_token("ci", &grant, Some(ends), "");
         assert_eq!(maker.may_grant(&Role::Viewer.into()), Ok(()));
+        let alike = Caller::new("ci", grant.permissions(), "");
+        let denied = alike.may_grant(&Role::Viewer.into()).unwrap_err().to_string();
+        assert!(denied.contains("role viewer"), "a role grows: {denied}");
+        assert_eq!(alike.may_grant(&"agents.read".parse().unwrap()), Ok(()));
+        assert_eq!((maker.may_last(Some(ends)), alike.may_last(None)), (Ok(()), Ok(())));
+        for later in [None, Some(Timestamp::from_secs(101))] {
+            assert!(maker.may_last(later).is_err(), "{later:?}");
+        }
         let denied = maker.may_grant(&"viewer,agents.block".parse().unwrap()).unwrap_err();
         assert_eq!(denied.to_string(), "you cannot grant permissions you do not have: agents.block (you are ci)");
     }

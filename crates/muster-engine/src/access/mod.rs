@@ -16,6 +16,6 @@ mod tokens;
 pub use caller::{AccessDenied, Caller};
 pub use permission::{MIG_PERMISSIONS, Permission, Permissions};
 pub use role::{Grant, GrantError, Role};
-pub use tokens::{NewEnrolToken, NewToken, Principal, token_text};
+pub use tokens::{Freshness, NewEnrolToken, NewToken, Principal, token_text};
 
 pub(crate) use tokens::TokenMemory;

@@ -34,27 +34,32 @@ permissions! {
     AgentsBlock = "agents.block",
     /// Demand a new key of an agent, or forget that two machines seemed to share one.
     AgentsRekey = "agents.rekey",
+    /// Give commands to the agent program itself: end it, restart one of its services. What a machine obeys of these its
+    /// `[server_may]` says.
+    AgentsControl = "agents.control",
     /// Delete agents.
     AgentsDelete = "agents.delete",
-    /// Give agents labels and take them away. Targets pick by labels, so this decides which machines an action reaches.
+    /// Give agents labels and take them away, also by enrolment tokens. Broadcasts ask for labels; targets of actions do
+    /// not see them.
     LabelsWrite = "labels.write",
     /// See messages and what answered them.
     MessagesRead = "messages.read",
-    /// Send a message to a service of an agent. A service that runs what it is sent obeys without signatures.
+    /// Send a message to a service of an agent. A service that runs what it is sent obeys without signatures. Those to the
+    /// agent program itself need `agents.control` or `agents.rekey` besides, those to its actions `actions.launch`.
     MessagesSend = "messages.send",
     /// Cancel messages that wait.
     MessagesCancel = "messages.cancel",
     /// See broadcasts.
     BroadcastsRead = "broadcasts.read",
-    /// Create broadcasts and switch them off.
+    /// Create broadcasts and switch them off. Needs `messages.send` besides, and what a message to the same service needs.
     BroadcastsWrite = "broadcasts.write",
     /// List and download the files that agents may fetch.
     FilesRead = "files.read",
-    /// Store and delete the files that agents may fetch.
+    /// Store and delete the files that agents may fetch. The list of revoked certificates needs `trust.write` instead.
     FilesWrite = "files.write",
     /// See actions, their commands and what would come of them.
     ActionsRead = "actions.read",
-    /// See what machines answered.
+    /// See what machines answered, and pick machines by what they found.
     ResultsRead = "results.read",
     /// Hand in actions and signatures, and let a halted one go on. What runs is decided by signatures, not by this.
     ActionsLaunch = "actions.launch",
@@ -62,7 +67,7 @@ permissions! {
     ActionsCancel = "actions.cancel",
     /// Keep and delete named targets.
     TargetsWrite = "targets.write",
-    /// Search over actions, commands, agents and investigators at MIG's API.
+    /// Search over actions, commands, agents and investigators at MIG's API, and read what is found, as in MIG.
     Search = "search",
     /// See investigators and their public keys.
     InvestigatorsRead = "investigators.read",
@@ -88,7 +93,7 @@ permissions! {
     ServerRead = "server.read",
     /// See access tokens, without their secrets.
     TokensRead = "tokens.read",
-    /// Make access tokens that hold no more than one's own, and withdraw tokens.
+    /// Make access tokens that hold no more than one's own and last no longer, and withdraw such tokens.
     TokensWrite = "tokens.write",
     /// Take a backup. It holds every secret of the server, the authority's key among them.
     BackupTake = "backup.take",
@@ -115,6 +120,11 @@ permissions! {
 }
 
 impl Permission {
+    /// Whether it only reads.
+    pub fn is_reading(self) -> bool {
+        self == Self::Search || self.as_str().strip_suffix(".read").is_some()
+    }
+
     /// Reads a name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|permission| permission.as_str() == name)

@@ -21,10 +21,10 @@ pub enum Role {
 }
 
 use Permission::{
-    ActionsCancel, ActionsLaunch, ActionsRead, AgentsApprove, AgentsBlock, AgentsRead, AgentsRekey, BroadcastsRead,
-    BroadcastsWrite, EnrolmentRead, EnrolmentWrite, EventsRead, FilesRead, FilesWrite, InvestigatorsRead, JournalRead,
-    LabelsWrite, LoadersRead, ManifestsRead, MessagesCancel, MessagesRead, MessagesSend, ResultsRead, Search,
-    ServerRead, TargetsWrite, TokensRead, TrustRead,
+    ActionsCancel, ActionsLaunch, ActionsRead, AgentsApprove, AgentsBlock, AgentsControl, AgentsRead, AgentsRekey,
+    BroadcastsRead, BroadcastsWrite, EnrolmentRead, EnrolmentWrite, EventsRead, FilesRead, FilesWrite,
+    InvestigatorsRead, JournalRead, LabelsWrite, LoadersRead, ManifestsRead, MessagesCancel, MessagesRead,
+    MessagesSend, ResultsRead, Search, ServerRead, TargetsWrite, TokensRead, TrustRead,
 };
 
 const VIEWER: Permissions = Permissions::of(&[
@@ -45,6 +45,7 @@ const OPERATOR: Permissions = VIEWER.union(Permissions::of(&[
     AgentsApprove,
     AgentsBlock,
     AgentsRekey,
+    AgentsControl,
     LabelsWrite,
     MessagesSend,
     MessagesCancel,
@@ -117,6 +118,11 @@ pub enum GrantError {
 }
 
 impl Grant {
+    /// The roles that it gives by name, which grow with later versions.
+    pub fn roles(&self) -> impl Iterator<Item = Role> {
+        self.roles.iter().copied()
+    }
+
     /// Everything that it gives.
     pub fn permissions(&self) -> Permissions {
         self.roles.iter().fold(self.extra, |all, role| all.union(role.permissions()))
@@ -161,6 +167,7 @@ impl fmt::Display for Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fmt::Write as _;
 
     #[test]
     fn a_signed_question_needs_no_token_that_can_harm_the_fleet() {
@@ -181,8 +188,7 @@ mod tests {
     fn auditors_see_everything_and_change_nothing() {
         let held = Role::Auditor.permissions();
         for permission in Permission::ALL {
-            let reads = permission.as_str().ends_with(".read") || *permission == Permission::Search;
-            assert_eq!(held.contains(*permission), reads, "{permission}");
+            assert_eq!(held.contains(*permission), permission.is_reading(), "{permission}");
         }
         let of = |role: Role| role.permissions();
         assert!(Role::ALL.into_iter().all(|role| of(Role::Viewer).without(of(role)).is_empty()), "all see the fleet");
@@ -198,9 +204,9 @@ mod tests {
         let mut want =
             format!("{head}| permission | allows to | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(5));
         for permission in Permission::ALL {
-            let held = Role::ALL.map(|role| if role.permissions().contains(*permission) { "yes" } else { "" });
+            let marks = Role::ALL.map(|role| if role.permissions().contains(*permission) { "yes" } else { "" });
             let meaning = permission.meaning().trim();
-            want.push_str(&format!("| `{permission}` | {meaning} | {} |\n", held.join(" | ")));
+            writeln!(want, "| `{permission}` | {meaning} | {} |", marks.join(" | ")).unwrap();
         }
         if std::env::var_os("MUSTER_UPDATE_DOCS").is_some() {
             return std::fs::write(path, want).unwrap();

@@ -4,7 +4,7 @@
 //! that was withdrawn is accepted for at most [`limits::TOKEN_MEMORY`]; nobody makes or withdraws a token that holds more
 //! than they do.
 
-use super::{AccessDenied, Caller, Grant, Permission, Permissions};
+use super::{AccessDenied, Caller, Grant, Permission};
 use crate::engine::{Engine, Inner, OperatorError, lock};
 use muster_core::{Label, Timestamp, limits, text};
 use muster_store::StoreError;
@@ -20,15 +20,26 @@ use tokio::time::Instant;
 pub struct Principal {
     /// The token's name, which the journal shows.
     pub name: String,
-    /// What it allows.
-    pub permissions: Permissions,
+    /// What it gives.
+    pub grant: Grant,
+    /// When it ends, if ever.
+    pub ends: Option<Timestamp>,
 }
 
 impl Principal {
     /// The caller in the request `request`.
-    pub fn caller(self, request: impl Into<String>) -> Caller {
-        Caller::new(self.name, self.permissions, request)
+    pub fn caller(&self, request: &str) -> Caller {
+        Caller::of_token(&self.name, &self.grant, self.ends, request)
     }
+}
+
+/// How old the answer to whether a token is valid may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Up to [`limits::TOKEN_MEMORY`], for requests that read or come by the thousand.
+    Remembered,
+    /// The database is asked, for requests that change something.
+    Now,
 }
 
 /// An access token that is to be made.
@@ -68,6 +79,10 @@ impl TokenMemory {
         (at.elapsed() < limits::TOKEN_MEMORY).then(|| row.clone())
     }
 
+    fn forget(&self, sha256: &[u8; 32]) {
+        lock(&self.found).remove(sha256);
+    }
+
     fn keep(&self, row: TokenRow) {
         let mut found = lock(&self.found);
         if found.len() >= limits::TOKENS_REMEMBERED {
@@ -78,20 +93,23 @@ impl TokenMemory {
 }
 
 impl Engine {
-    /// Checks a bearer token. `None`: unknown or expired. A token that was withdrawn is accepted for at most
-    /// [`limits::TOKEN_MEMORY`].
+    /// Checks a bearer token. `None`: unknown or expired. What was found is remembered for [`limits::TOKEN_MEMORY`], so that
+    /// a token that was withdrawn at another server may read for that long; nothing is changed by `Freshness::Now`.
     ///
     /// # Errors
     ///
     /// When the store cannot be asked.
-    pub async fn token_check(&self, token: &str) -> Result<Option<Principal>, StoreError> {
+    pub async fn token_check(&self, token: &str, freshness: Freshness) -> Result<Option<Principal>, StoreError> {
         let sha256 = hash(token);
         let now = self.now();
         let inner = &self.inner;
-        if let Some(row) = inner.tokens.recall(&sha256) {
+        if freshness == Freshness::Remembered
+            && let Some(row) = inner.tokens.recall(&sha256)
+        {
             return Ok(principal(&row, now));
         }
         let Some(row) = inner.store.token_find(sha256).await.inspect_err(|error| inner.saw(error))? else {
+            inner.tokens.forget(&sha256);
             return Ok(None);
         };
         let principal = principal(&row, now);
@@ -108,7 +126,8 @@ impl Engine {
         let cause = caller.require(Permission::TokensWrite)?;
         caller.may_grant(&new.grant)?;
         let now = self.now();
-        let (name, expires) = (checked_name(new.name)?, ends(now, new.life)?);
+        let (name, expires) = (actor_name(new.name)?, ends(now, new.life)?);
+        caller.may_last(expires)?;
         let token = self.inner.token_draw();
         let row = TokenRow { name, sha256: hash(&token), role: new.grant.to_string(), created: now, expires };
         let put = self.inner.store.token_put(row, cause).await;
@@ -132,6 +151,7 @@ impl Engine {
         caller.may_grant(&held)?;
         let deleted = self.inner.store.token_delete(name, self.now(), cause).await;
         let deleted = deleted.map_err(|error| self.inner.operator_error("withdraw the token", error))?;
+        self.inner.tokens.forget(&row.sha256);
         if deleted { Ok(()) } else { Err(missing()) }
     }
 
@@ -203,6 +223,24 @@ fn checked_name(name: String) -> Result<String, OperatorError> {
     Ok(name)
 }
 
+/// Checks the name of an access token, which the journal shows as who did something: nothing in it looks like another
+/// name, and none is a name under which the server itself writes.
+fn actor_name(name: String) -> Result<String, OperatorError> {
+    let name = checked_name(name)?;
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@+".contains(&byte));
+    if !is_plain || RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+        return Err(OperatorError::Invalid(format!(
+            "a token cannot be called {name:?}: the journal shows the name as who did something, so it is made of letters, \
+             digits and . _ - @ +, and is none of {}",
+            RESERVED.join(", ")
+        )));
+    }
+    Ok(name)
+}
+
+/// Names under which the server writes into the journal.
+const RESERVED: [&str; 5] = ["local", "server", "spool", "certificate", "investigator"];
+
 fn ends(now: Timestamp, life: Option<Duration>) -> Result<Option<Timestamp>, OperatorError> {
     match life {
         Some(Duration::ZERO) => Err(OperatorError::Invalid("expires_in must be greater than zero".into())),
@@ -216,7 +254,7 @@ fn principal(row: &TokenRow, now: Timestamp) -> Option<Principal> {
     }
     // A grant that this version cannot read gives nothing, rather than a part of what was meant.
     let grant: Grant = row.role.parse().ok()?;
-    Some(Principal { name: row.name.clone(), permissions: grant.permissions() })
+    Some(Principal { name: row.name.clone(), grant, ends: row.expires })
 }
 
 impl From<AccessDenied> for OperatorError {

@@ -1,7 +1,8 @@
+use crate::access::{Freshness, Role};
 use crate::testing::{
     World, ack, caller, cause, data, ids, machine, poll, run, say, showing, tell, types, with_labels,
 };
-use crate::{ContactFrom, Engine, EngineConfig, EnrolmentPolicy, RefusalCode, Role};
+use crate::{ContactFrom, Engine, EngineConfig, EnrolmentPolicy, RefusalCode};
 use muster_core::{AgentState, Label, MessageId, Timestamp};
 use muster_store::agents::EventFilter;
 use muster_store::cluster::{EnrolTokenRow, TokenRow};
@@ -401,7 +402,7 @@ async fn what_an_honest_machine_does_not_do_is_kept_once_a_contact() {
 async fn an_access_token_is_known_until_it_lapses() {
     let world = World::new().await;
     let engine = world.plain();
-    assert_eq!(engine.token_check("secret").await.unwrap(), None);
+    assert_eq!(engine.token_check("secret", Freshness::Remembered).await.unwrap(), None);
     let row = TokenRow {
         name: "ci".into(),
         sha256: Sha256::digest(b"secret").into(),
@@ -410,12 +411,16 @@ async fn an_access_token_is_known_until_it_lapses() {
         expires: Some(muster_core::Clock::now(&*world.clock).plus(Duration::from_mins(1))),
     };
     world.store.token_put(row, &cause()).await.unwrap();
-    let principal = engine.token_check("secret").await.unwrap().unwrap();
+    let principal = engine.token_check("secret", Freshness::Remembered).await.unwrap().unwrap();
     let auditor = Role::Auditor.permissions();
-    assert_eq!((principal.name.as_str(), principal.permissions), ("ci", auditor), "the role of the version before");
-    assert_eq!(engine.token_check("secret2").await.unwrap(), None);
+    assert_eq!(
+        (principal.name.as_str(), principal.grant.permissions()),
+        ("ci", auditor),
+        "the role of the version before"
+    );
+    assert_eq!(engine.token_check("secret2", Freshness::Remembered).await.unwrap(), None);
     world.clock.advance(Duration::from_mins(1));
-    assert_eq!(engine.token_check("secret").await.unwrap(), None);
+    assert_eq!(engine.token_check("secret", Freshness::Remembered).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use muster_engine::Engine;
 use muster_engine::access::Permission::{
     AgentsRead, AgentsRekey, BroadcastsRead, BroadcastsWrite, FilesWrite, MessagesCancel, MessagesRead, MessagesSend,
 };
-use muster_engine::access::{Caller, Permission, Principal};
+use muster_engine::access::{Caller, Freshness, Permission, Principal};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -156,9 +156,15 @@ impl GateLayer {
             Some((call, Need::Nothing)) => return Ok((call, None)),
             Some((call, need)) => (*call, *need),
         };
-        let principal = self.principal(asked).await.map_err(|refusal| (call, refusal))?;
+        // A program's messages come by the thousand.
+        let may_be_remembered = match need {
+            Need::Permission(permission) => permission.is_reading() || permission == MessagesSend,
+            Need::Nothing | Need::Known => true,
+        };
+        let freshness = if may_be_remembered { Freshness::Remembered } else { Freshness::Now };
+        let principal = self.principal(asked, freshness).await.map_err(|refusal| (call, refusal))?;
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let caller = principal.caller(format!("admin-{number:x}"));
+        let caller = principal.caller(&format!("admin-{number:x}"));
         if let Need::Permission(permission) = need {
             let denied = caller.require(permission).err();
             denied.map_or(Ok(()), |denied| Err((call, Status::permission_denied(denied.to_string()))))?;
@@ -167,9 +173,9 @@ impl GateLayer {
     }
 
     /// Finds out who calls. A token goes before everything else: whoever shows one wants to be that caller.
-    async fn principal(&self, asked: Asked) -> Result<Principal, Status> {
+    async fn principal(&self, asked: Asked, freshness: Freshness) -> Result<Principal, Status> {
         if let Some(token) = asked.token? {
-            let checked = self.engine.token_check(&token).await;
+            let checked = self.engine.token_check(&token, freshness).await;
             let principal = checked.map_err(|error| status::of_store("check the token", &error))?;
             return principal.ok_or_else(|| Status::new(Code::Unauthenticated, "the token is not known or has lapsed"));
         }

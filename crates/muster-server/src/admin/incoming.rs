@@ -2,7 +2,7 @@
 
 use super::{AdminAccess, AdminError, Local, local};
 use muster_core::limits;
-use muster_engine::access::{Permissions, Principal};
+use muster_engine::access::{Principal, Role};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
@@ -40,9 +40,9 @@ pub(super) enum Peer {
 impl Peer {
     pub(super) fn principal(&self) -> Option<Principal> {
         match self {
-            Self::Local => Some(Principal { name: "local".into(), permissions: Permissions::all() }),
+            Self::Local => Some(Principal { name: "local".into(), grant: Role::Admin.into(), ends: None }),
             Self::Certificate(name) => {
-                Some(Principal { name: format!("certificate {name}"), permissions: Permissions::all() })
+                Some(Principal { name: format!("certificate {name}"), grant: Role::Admin.into(), ends: None })
             }
             Self::Account(_) | Self::Stranger => None,
         }

@@ -77,12 +77,12 @@ pub(crate) async fn file_put(
     request: Request,
 ) -> Result<Json<FileRow>, Failure> {
     check(&service, &name)?;
-    let mut upload = rest.engine.file_begin(&caller).await?;
+    let mut upload = rest.engine.file_begin(&service, &name, &caller).await?;
     let mut body = Pieces::new(request.into_body());
     while let Some(piece) = body.next().await? {
         upload.push(&piece).await?;
     }
-    let info = upload.finish(service, name).await?;
+    let info = upload.finish().await?;
     Ok(Json(show(info)))
 }
 

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use muster_api::Problem;
-use muster_engine::access::{Caller, Permission, Principal};
+use muster_engine::access::{Caller, Freshness, Permission, Principal};
 use std::net::SocketAddr;
 use std::time::Instant;
 use tracing::Instrument;
@@ -152,7 +152,9 @@ async fn authenticated(rest: &Rest, request: &Parts) -> Result<Principal, Failur
     let Some(Peer(peer)) = request.extensions.get::<Peer>() else {
         return Err(Failure::unauthorized("nobody knows where this request comes from"));
     };
-    let checked = rest.gate.check(&rest.engine, &request.headers, peer.ip(), rest.clock.now()).await;
+    let freshness = if request.method.is_safe() { Freshness::Remembered } else { Freshness::Now };
+    let from = (peer.ip(), rest.clock.now());
+    let checked = rest.gate.check(&rest.engine, &request.headers, from, freshness).await;
     checked.map_err(|denied| match denied {
         Denied::Missing(detail) => Failure::unauthorized(detail),
         Denied::Wrong => Failure::unauthorized("the token is not known or has lapsed: ask an administrator for one"),

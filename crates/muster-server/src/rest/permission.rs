@@ -64,7 +64,7 @@ pub(crate) const TABLE: [(&str, &str, Need); 73] = [
     ("DELETE", "/api/v1/files/{service}/{name}", may(FilesWrite)),
     ("GET", "/api/v1/actions", may(ActionsRead)),
     ("POST", "/api/v1/actions", may(ActionsLaunch)),
-    ("POST", "/api/v1/actions/preview", may(ActionsLaunch)),
+    ("POST", "/api/v1/actions/preview", may(ActionsRead)),
     ("GET", "/api/v1/actions/{id}", may(ActionsRead)),
     ("GET", "/api/v1/actions/{id}/preview", may(ActionsRead)),
     ("POST", "/api/v1/actions/{id}/sign", may(ActionsLaunch)),

@@ -5,10 +5,10 @@ use super::actions::{action_id, word};
 use super::input::{Args, Names};
 use super::pages::Paging;
 use super::problem::{Doing, Failure};
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use muster_api::Page;
 use muster_api::actions::{CommandQuery, CommandRow, LateResultRow, ResultProof, ResultQuery};
 use muster_api::server::PageQuery;
 use muster_core::action::{ActionId, CommandId};
+use muster_engine::access::{Caller, Permission};
 use muster_store::StoreError;
 use muster_store::actions::{self, CommandFilter, CommandPage, LatePage};
 use serde_json::value::RawValue;
@@ -31,8 +32,12 @@ const LINES_AT_ONCE: u32 = 50;
 pub(crate) async fn command_list(
     State(rest): State<Rest>,
     Names(id): Names<String>,
+    Extension(caller): Extension<Caller>,
     Args(query): Args<CommandQuery>,
 ) -> Result<Json<Page<CommandRow>>, Failure> {
+    if query.results.is_some() || query.found.is_some() {
+        caller.require(Permission::ResultsRead).map_err(|denied| Failure::forbidden(denied.to_string()))?;
+    }
     let action = known(&rest, action_id(&id)?).await?;
     let paging = Paging::new("commands", query.cursor.as_deref(), query.limit)?;
     let filter = CommandFilter {

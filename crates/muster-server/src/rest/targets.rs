@@ -21,11 +21,12 @@ use muster_store::targets::NamedTarget;
 #[utoipa::path(post, path = "/api/v1/targets/check", tag = "targets", request_body = TargetCheckRequest, responses((status = 200, body = TargetCheck)))]
 pub(crate) async fn target_check(
     State(rest): State<Rest>,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<TargetCheckRequest>,
 ) -> Result<Json<TargetCheck>, Failure> {
     let agents = request.agents.iter().map(|agent| agent_id(agent)).collect::<Result<Vec<_>, _>>()?;
     let limit = request.limit.unwrap_or(limits::TARGET_MACHINES_SHOWN);
-    let checked = rest.engine.target_check(&request.target, &agents, limit).await?;
+    let checked = rest.engine.target_check(&request.target, &agents, limit, &caller).await?;
     Ok(Json(show_checked(checked)))
 }
 

@@ -16,16 +16,13 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use muster_core::file::FileInfo;
-use muster_core::{AgentId, AgentState, Timestamp, limits, text};
+use muster_core::{AgentId, AgentState, Timestamp, limits, system, text};
 use muster_store::Store;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tracing::warn;
-
-/// The list of revoked server certificates, which every agent asks for, also before it is known.
-const REVOKED: (&str, &str) = ("system", "RevokedCertificates");
 
 /// Answers a request for a file.
 pub(super) async fn answer<B>(
@@ -38,7 +35,7 @@ pub(super) async fn answer<B>(
         return Err(Answer::new(status, "files are read with GET").allowing("GET, HEAD").closing());
     }
     let (service, name) = parse(request.uri().path())?;
-    let is_revoked_list = (service.as_str(), name.as_str()) == REVOKED;
+    let is_revoked_list = (service.as_str(), name.as_str()) == system::REVOKED_LIST;
     if !is_revoked_list && !shared.options.files_public {
         authorize(shared, connection, request.headers()).await?;
     }

@@ -15,9 +15,10 @@ impl AdminCalls {
         caller: &Caller,
     ) -> Result<EmptyMessage, Status> {
         check_names(&request.service_name, &request.file_name)?;
-        let mut upload = self.engine.file_begin(caller).await.map_err(status::of_operator)?;
+        let begun = self.engine.file_begin(&request.service_name, &request.file_name, caller).await;
+        let mut upload = begun.map_err(status::of_operator)?;
         upload.push(&request.data).await.map_err(status::of_operator)?;
-        upload.finish(request.service_name, request.file_name).await.map_err(status::of_operator)?;
+        upload.finish().await.map_err(status::of_operator)?;
         Ok(EmptyMessage::default())
     }
 

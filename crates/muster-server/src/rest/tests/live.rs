@@ -90,7 +90,9 @@ impl Live {
 
     /// Makes a token that is given `grant`.
     pub(crate) async fn token_of(&self, grant: &str) -> String {
-        let secret: Secret = self.post("/api/v1/tokens", json!({ "name": format!("of {grant}"), "role": grant })).await;
+        let secret: Secret = self
+            .post("/api/v1/tokens", json!({ "name": format!("of-{}", grant.replace(',', "+")), "role": grant }))
+            .await;
         secret.token
     }
 

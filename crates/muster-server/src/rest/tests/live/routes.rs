@@ -12,7 +12,7 @@ use muster_api::targets::{NamedTargetRow, TargetCheck};
 use muster_core::{Clock, ResourceUsage};
 use muster_store::AgentStore;
 use muster_store::agents::EventRow;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -222,11 +222,70 @@ async fn a_token_makes_and_withdraws_no_token_that_holds_more() {
     let delete = |name| live.anonymous(Method::DELETE, name).bearer_auth(&maker);
     is(&problem(delete("/api/v1/tokens/admin")).await, StatusCode::FORBIDDEN, "forbidden");
     assert_eq!(delete("/api/v1/tokens/viewer").send().await.unwrap().status(), 204);
+    let token = live
+        .post::<Secret>("/api/v1/tokens", json!({ "name": "short", "role": "admin", "expires_in": "1h" }))
+        .await
+        .token;
+    let longer = |life: &str| {
+        let body = json!({ "name": "child", "role": "admin", "expires_in": life });
+        live.anonymous(Method::POST, "/api/v1/tokens").bearer_auth(&token).json(&body)
+    };
+    is(&problem(longer("2h")).await, StatusCode::FORBIDDEN, "forbidden");
+    assert_eq!(longer("30m").send().await.unwrap().status(), 201);
+    live.done(Method::DELETE, "/api/v1/tokens/short", None).await;
+    let refused = problem(longer("10m").header("x-again", "1")).await;
+    is(&refused, StatusCode::UNAUTHORIZED, "unauthorized");
+    for name in ["local", "Server", "admin ", "investigator 1 (alice)", "\u{430}dmin"] {
+        let body = json!({ "name": name, "role": "viewer" });
+        let refused = problem(live.admin(Method::POST, "/api/v1/tokens").json(&body)).await;
+        is(&refused, StatusCode::BAD_REQUEST, "invalid_request");
+    }
     // An enrolment token that gives labels moves machines into targets.
     let body = json!({ "name": "web", "labels": ["web"] });
     let labels = live.anonymous(Method::POST, "/api/v1/enrol-tokens").bearer_auth(&maker).json(&body);
     let refused = problem(labels).await;
     assert!(refused.detail.contains("labels.write"), "{}", refused.detail);
+    live.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_permission_of_its_own_is_not_reached_around_it() {
+    let live = Live::start().await;
+    let agent = live.an_agent(b"key").await.to_string();
+    let token = live.token_of("messages.send,broadcasts.write,files.write,actions.read,agents.read").await;
+    let ask = |method: Method, path: &str| live.anonymous(method, path).bearer_auth(&token);
+    let denied = async |request: RequestBuilder, needs: &str| {
+        let refused = problem(request).await;
+        is(&refused, StatusCode::FORBIDDEN, "forbidden");
+        assert!(refused.detail.contains(needs), "{needs}: {}", refused.detail);
+    };
+    let cases = [
+        ("system", "Die", "agents.control"),
+        ("system", "RestartService", "agents.control"),
+        ("system", "RekeyRequest", "agents.rekey"),
+        ("actions", "Action", "actions.launch"),
+        ("actions", "TrustDocument", "trust.write"),
+    ];
+    for (service, kind, needs) in cases {
+        let message = json!({ "agent": agent, "service": service, "message_type": kind });
+        denied(ask(Method::POST, "/api/v1/messages").json(&message), needs).await;
+        let broadcast = json!({ "service": service, "message_type": kind });
+        denied(ask(Method::POST, "/api/v1/broadcasts").json(&broadcast), needs).await;
+    }
+    let list = "/api/v1/files/system/RevokedCertificates";
+    denied(ask(Method::PUT, list).body("x"), "trust.write").await;
+    denied(ask(Method::DELETE, list), "trust.write").await;
+    for query in ["results=true", "found=true"] {
+        denied(ask(Method::GET, &format!("/api/v1/actions/1/commands?{query}")), "results.read").await;
+    }
+    let target = "id IN (SELECT agentid FROM commands, json_array_elements(commands.results) AS r \
+                  WHERE actionid = 1 AND r#>>'{foundanything}' = 'true')";
+    let check = json!({ "target": target });
+    denied(ask(Method::POST, "/api/v1/targets/check").json(&check), "results.read").await;
+    let only = live.token_of("broadcasts.write").await;
+    let broadcast = json!({ "service": "shell", "message_type": "Run" });
+    denied(live.anonymous(Method::POST, "/api/v1/broadcasts").bearer_auth(&only).json(&broadcast), "messages.send")
+        .await;
     live.server.stop().await;
 }
 

@@ -252,9 +252,12 @@ impl Inner {
             AgentState::Blocked => {
                 return Err(OperatorError::Conflict(format!("agent {id} does not wait, it is blocked: unblock it")));
             }
-            // It told its facts when it came, and nothing of a machine that waits is kept. Asked for first, so that
-            // nothing is missed if this server ends in between.
-            AgentState::Waiting => _ = self.message_insert(self.facts_request(id), None).await?,
+            // It reported facts, keys and weights when it came, and nothing of a machine that waits is kept. Asked for
+            // first, so that nothing is missed if this server ends in between.
+            AgentState::Waiting => {
+                self.message_insert(self.facts_request(id), None).await?;
+                self.message_insert(self.trust_request(id), None).await?;
+            }
             _ => {}
         }
         self.state_set("approve an agent", id, AgentState::Enrolled, cause).await
@@ -267,6 +270,17 @@ impl Inner {
             message_type: system::FACTS_REQUEST.to_owned(),
             expires: Some(now.plus(limits::FACTS_REQUEST_LIFE)),
             ..Message::new(self.message_id(now), ends.0, ends.1, now)
+        }
+    }
+
+    /// Asks for the keys and weights in force there; without them no action would wait for the signatures that it demands.
+    fn trust_request(&self, agent: AgentId) -> Message {
+        let ends = (Address::server(system::ACTIONS), Address::agent(agent, system::ACTIONS));
+        let of_facts = self.facts_request(agent);
+        Message {
+            message_type: system::TRUST_REQUEST.to_owned(),
+            expires: of_facts.expires,
+            ..Message::new(self.message_id(of_facts.created), ends.0, ends.1, of_facts.created)
         }
     }
 

@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -53,6 +53,7 @@ const STEPS: [Step; 13] = [
         sqlite: include_str!("../migrations/0013.sqlite.sql"),
         postgres: include_str!("../migrations/0013.postgres.sql"),
     },
+    Step { both: include_str!("../migrations/0014.sql"), sqlite: "", postgres: "" },
 ];
 
 /// The version this program speaks.

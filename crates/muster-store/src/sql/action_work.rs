@@ -22,20 +22,23 @@ const CLAIM: &str = "UPDATE action_jobs SET owner = $1, fence = fence + 1, due =
 const SCHEDULE: &str = "UPDATE action_rows SET status = 2, updated = $2 WHERE number = $1 AND status = 1 \
      AND valid_from <= $2 AND expire_after > $2";
 const HOLD: &str = "UPDATE action_jobs SET due = $4 WHERE action = $1 AND owner = $2 AND fence = $3 \
-     RETURNING ring, after, upto, ended";
+     RETURNING ring, ring_sent, after, upto, ended";
 const STATE: &str = "SELECT status, target, valid_from, expire_after, created, standing, hosts_max, rings, \
      halt_percent, halted, matched, sent, success, failed, timeout, expired, cancelled FROM action_rows \
      WHERE number = $1 FOR UPDATE";
 const LAST_MACHINE: &str = "SELECT COALESCE(max(number), 0) FROM machines";
 const START: &str = "UPDATE action_rows SET status = 3, started = $2, updated = $2, matched = $3 WHERE number = $1";
 const SET_UPTO: &str = "UPDATE action_jobs SET upto = $2 WHERE action = $1";
-const LAST_COMMAND: &str = "SELECT COALESCE(max(agent), 0) FROM command_rows WHERE action = $1";
+const LAST_COMMAND: &str = "SELECT COALESCE(max(agent), 0) FROM command_rows WHERE action = $1 AND agent <= $2";
 const SET_AFTER: &str = "UPDATE action_jobs SET after = $2 WHERE action = $1";
 const COUNT: &str = "UPDATE action_rows SET sent = sent + $2, updated = $3, \
      matched = CASE WHEN matched < sent + $2 THEN sent + $2 ELSE matched END WHERE number = $1";
 const INFLIGHT: &str = "UPDATE action_rows SET status = 4, expanded = $2, updated = $3 WHERE number = $1";
 const HALT: &str = "UPDATE action_rows SET halted = $2, reason = $3, updated = $2 WHERE number = $1";
-const NEXT_RING: &str = "UPDATE action_jobs SET ring = ring + 1 WHERE action = $1";
+const NEXT_RING: &str = "UPDATE action_jobs SET ring = ring + 1, \
+     ring_sent = (SELECT sent FROM action_rows WHERE number = $1) WHERE action = $1";
+const RECOUNT: &str = "UPDATE action_rows SET matched = CASE WHEN sent > $2 THEN sent ELSE $2 END WHERE number = $1";
+const FROM_THE_FIRST: &str = "UPDATE action_jobs SET after = 0, upto = $2 WHERE action = $1";
 const SET_STATUS: &str = "UPDATE action_rows SET status = $2, updated = $3 WHERE number = $1";
 const GIVE_BACK: &str = "UPDATE action_jobs SET due = $2, owner = NULL WHERE action = $1";
 const WAKE: &str = "SELECT agent_id, streaming_to FROM machines WHERE number > $2 AND number <= $3 \
@@ -73,8 +76,9 @@ pub(super) struct Work {
     pub(super) id: ActionId,
     pub(super) now: Timestamp,
     pub(super) limits: WorkLimits,
-    /// How many shares were given out.
+    /// How many shares were given out, and how many commands there were when the one that is under way began.
     ring: i64,
+    ring_sent: i64,
     /// The last machine that was looked at, and the last that is to be.
     after: i64,
     upto: i64,
@@ -104,7 +108,7 @@ impl Work {
         job: &mut Fields,
         row: &mut Fields,
     ) -> Result<Self, StoreError> {
-        let [ring, after, upto, ended] = [job.take()?, job.take()?, job.take()?, job.take()?];
+        let [ring, ring_sent, after, upto, ended] = [job.take()?, job.take()?, job.take()?, job.take()?, job.take()?];
         let (status, target) = (row.take()?, row.take()?);
         let (valid_from, expire_after, created) = (row.take()?, row.take()?, row.take()?);
         let (standing, hosts_max) = (row.take()?, row.take()?);
@@ -118,6 +122,7 @@ impl Work {
             now,
             limits,
             ring,
+            ring_sent,
             after,
             upto,
             ended,
@@ -155,8 +160,21 @@ impl Work {
 
     /// How many more commands the share that is under way has.
     fn share_room(&self) -> Option<i64> {
-        // Rounded up, so that a share of few machines is one machine.
-        self.share().map(|share| ((self.matched * share + 99) / 100 - self.sent).max(0))
+        // Rounded up, so that a share of few machines is one machine. Those of a standing action may all come later: none of
+        // its shares is nobody.
+        let least = if self.standing { self.ring_sent + 1 } else { 0 };
+        self.share().map(|share| ((self.matched * share + 99) / 100).max(least) - self.sent).map(|room| room.max(0))
+    }
+
+    /// Whether the share that is under way waits for its first machine, as only one of a standing action does.
+    fn is_share_empty(&self) -> bool {
+        self.standing && self.share().is_some() && self.sent <= self.ring_sent
+    }
+
+    /// Which machines of a pass over all are given it, besides what its target says.
+    fn besides(&self) -> &'static str {
+        // A later share of a standing action begins again with the first machine.
+        if self.standing { NOT_YET } else { EVERY }
     }
 
     /// How many more commands there may be for now.
@@ -213,10 +231,7 @@ async fn start(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     let mut matched = 0;
     // Counting costs a walk over all machines, which is needed only where the number decides something.
     if work.hosts_max.is_some() || !work.rings.is_empty() {
-        let Matching { from, condition, values } =
-            matching(tx, &target, work.reach(), work.now, vec![upto.into()]).await?;
-        let sql = format!("SELECT count(*) FROM {from} WHERE number <= $1 AND {condition}");
-        matched = tx.query_one_made(&sql, &values).await?.only("machines")?;
+        matched = count(tx, work, &target, upto).await?;
         if matched == 0 && !work.standing {
             return nobody(tx, work, target).await;
         }
@@ -228,6 +243,13 @@ async fn start(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     tx.execute(START, params![work.id, work.now, matched]).await?;
     tx.execute(SET_UPTO, params![work.id, upto]).await?;
     Ok(worked(ActionStatus::Preparing, 0, Next::Now))
+}
+
+/// Counts the machines up to number `upto` that an action may be given to.
+async fn count(tx: &mut Tx, work: &Work, target: &Target, upto: i64) -> Result<i64, StoreError> {
+    let Matching { from, condition, values } = matching(tx, target, work.reach(), work.now, vec![upto.into()]).await?;
+    let sql = format!("SELECT count(*) FROM {from} WHERE number <= $1 AND {condition}");
+    tx.query_one_made(&sql, &values).await?.only("machines")
 }
 
 /// Gives an action to a page of machines.
@@ -244,10 +266,10 @@ async fn expand(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     let room = work.room();
     let last = work.upto.min(work.after.saturating_add(i64::from(work.limits.rows.max(1))));
     let limit = room.unwrap_or(i64::MAX);
-    let inserted = insert(tx, work, last, limit, (&target, EVERY)).await?;
+    let inserted = insert(tx, work, last, limit, (&target, work.besides())).await?;
     let is_full = room.is_some_and(|room| inserted >= room.cast_unsigned());
     let reached = if is_full && inserted > 0 {
-        tx.query_one(LAST_COMMAND, params![work.id]).await?.only("command_rows")?
+        tx.query_one(LAST_COMMAND, params![work.id, last]).await?.only("command_rows")?
     } else if is_full {
         work.after
     } else {
@@ -335,7 +357,8 @@ async fn look(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
     if work.halted.is_some() {
         return Ok(worked(work.status, 0, Next::At(work.expire_after)));
     }
-    if work.share().is_some() {
+    // What failed before a share began was looked at then.
+    if work.share().is_some() && !work.is_share_empty() {
         if work.done < work.sent {
             return Ok(worked(work.status, 0, later));
         }
@@ -344,14 +367,30 @@ async fn look(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
             tx.execute(HALT, params![work.id, work.now, why]).await?;
             return Ok(worked(work.status, 0, Next::At(work.expire_after)));
         }
-        tx.execute(NEXT_RING, params![work.id]).await?;
-        tx.execute(SET_STATUS, params![work.id, status_number(ActionStatus::Preparing), work.now]).await?;
-        return Ok(worked(ActionStatus::Preparing, 0, Next::Now));
+        return next_share(tx, work).await;
     }
     if !work.standing || work.hosts_max.is_some_and(|most| work.sent >= most) {
         return Ok(worked(work.status, 0, Next::At(work.expire_after)));
     }
     newcomers(tx, work, later).await
+}
+
+/// Begins the next share.
+async fn next_share(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
+    if work.standing {
+        let target = match work.target() {
+            Ok(target) => target,
+            Err(why) => return finish(tx, work, ActionStatus::Invalid, &why).await,
+        };
+        // Of the machines that match by now, among which are those that came since.
+        let upto: i64 = tx.query_one(LAST_MACHINE, &[]).await?.only("machines")?;
+        let matched = count(tx, work, &target, upto).await?;
+        tx.execute(RECOUNT, params![work.id, matched]).await?;
+        tx.execute(FROM_THE_FIRST, params![work.id, upto]).await?;
+    }
+    tx.execute(NEXT_RING, params![work.id]).await?;
+    tx.execute(SET_STATUS, params![work.id, status_number(ActionStatus::Preparing), work.now]).await?;
+    Ok(worked(ActionStatus::Preparing, 0, Next::Now))
 }
 
 /// Gives a standing action to machines that it can be given to by now: first those that were enrolled since it was looked

@@ -46,7 +46,8 @@ const RESUME: &str = "UPDATE action_rows SET halted = NULL, reason = '', status 
 const MARKS: &str = "SELECT number, status, updated FROM action_rows WHERE status < 5 AND number < $2 UNION \
      SELECT number, status, updated FROM action_rows WHERE finished IS NOT NULL AND finished >= $1 AND number < $2 \
      ORDER BY number DESC LIMIT $3";
-const NEXT_RING: &str = "UPDATE action_jobs SET ring = ring + 1, due = $2 WHERE action = $1";
+const NEXT_RING: &str = "UPDATE action_jobs SET ring = ring + 1, due = $2, \
+     ring_sent = (SELECT sent FROM action_rows WHERE number = $1) WHERE action = $1";
 
 /// Commands have room for so many actions: see the schema on their ids.
 const ACTIONS_MAX: i64 = (1 << 27) - 1;

@@ -162,6 +162,72 @@ for_each_backend! {
         assert_eq!(round(&stage, id, 120_001).await, [2, 3, 4, 5, 6, 7]);
     }
 
+    async fn shares_that_nobody_is_in_wait_for_machines_that_come_later(stage) {
+        for n in 1..=9 {
+            stage.agent_in(n, AgentState::Waiting, &[]).await;
+        }
+        let spread = Spread { rings: vec![1, 30], halt_percent: 40, ..standing() };
+        let id = launched(&stage, 1, spread).await;
+        assert_eq!(round(&stage, id, 1).await, Vec::<u8>::new());
+        assert_eq!(status(&stage, id).await, ActionStatus::Inflight);
+        for n in 1..=7 {
+            set(&stage, n, AgentState::Enrolled, 20_000).await;
+        }
+        let first = round(&stage, id, 20_001).await;
+        assert_eq!(first.len(), 1, "the first share is one machine: {first:?}");
+        assert_eq!(round(&stage, id, 40_000).await, Vec::<u8>::new(), "it did not answer");
+        answer(&stage, vec![result(id, agent(first[0]), CommandStatus::Success, "x")], at(59_000)).await;
+        let second = round(&stage, id, 60_000).await;
+        assert_eq!(second.len(), 2, "thirty per cent of seven are three: {second:?}");
+        // The halt rule holds for them.
+        let failed = second.iter().map(|n| result(id, agent(*n), CommandStatus::Failed, "x")).collect();
+        answer(&stage, failed, at(79_000)).await;
+        assert_eq!(round(&stage, id, 80_000).await, Vec::<u8>::new());
+        assert!(stage.store.action_get(id).await.unwrap().unwrap().halted.is_some());
+        stage.store.action_resume(id, at(100_000), &cause()).await.unwrap();
+        assert_eq!(round(&stage, id, 100_001).await.len(), 4);
+        // After its last share it goes to new ones at once.
+        set(&stage, 8, AgentState::Enrolled, 120_000).await;
+        assert_eq!(round(&stage, id, 120_001).await, [8]);
+    }
+
+    async fn a_share_between_waits_for_its_first_machine_also_after_a_halt(stage) {
+        stage.agent(1).await;
+        let id = launched(&stage, 1, Spread { rings: vec![1, 10, 20], halt_percent: 0, ..standing() }).await;
+        assert_eq!(round(&stage, id, 1).await, [1]);
+        answer(&stage, vec![result(id, agent(1), CommandStatus::Failed, "x")], at(15_000)).await;
+        assert_eq!(round(&stage, id, 20_000).await, Vec::<u8>::new());
+        stage.store.action_resume(id, at(40_000), &cause()).await.unwrap();
+        assert_eq!(round(&stage, id, 40_001).await, Vec::<u8>::new());
+        assert_eq!(stage.store.action_get(id).await.unwrap().unwrap().halted, None, "nothing failed since");
+        for n in 2..=6 {
+            stage.agent(n).await;
+        }
+        let next = round(&stage, id, 60_000).await;
+        assert_eq!(next.len(), 1, "{next:?}");
+        answer(&stage, vec![result(id, agent(next[0]), CommandStatus::Failed, "x")], at(79_000)).await;
+        assert_eq!(round(&stage, id, 80_000).await, Vec::<u8>::new());
+        assert!(stage.store.action_get(id).await.unwrap().unwrap().halted.is_some());
+    }
+
+    async fn a_share_of_machines_that_left_is_not_passed_by_those_before_it(stage) {
+        for n in 1..=4 {
+            stage.agent(n).await;
+        }
+        let id = launched(&stage, 1, Spread { rings: vec![50, 60], ..standing() }).await;
+        assert_eq!(round(&stage, id, 1).await, [1, 2]);
+        for n in [3, 4] {
+            set(&stage, n, AgentState::Blocked, 10_000).await;
+        }
+        let results = [1, 2].map(|n| result(id, agent(n), CommandStatus::Success, "x"));
+        answer(&stage, results.to_vec(), at(15_000)).await;
+        assert_eq!(round(&stage, id, 20_000).await, Vec::<u8>::new());
+        for n in [3, 4] {
+            set(&stage, n, AgentState::Enrolled, 40_000).await;
+        }
+        assert_eq!(round(&stage, id, 40_001).await.len(), 1);
+    }
+
     async fn an_action_that_reaches_nobody_says_who_was_beyond_its_reach(stage) {
         stage.agent_in(1, AgentState::Waiting, &[]).await;
         stage.agent_in(2, AgentState::Waiting, &[]).await;

@@ -75,4 +75,18 @@ pub struct TrustTold {
     /// Why they did not take the last document that they were sent; absent when they did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refusal: Option<String>,
+    /// What administrators revoked there; absent when their agent does not report it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub revocations: Option<TrustRevocations>,
+}
+
+/// The document of revocations in force.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TrustRevocations {
+    /// Its version; 0: there is none.
+    pub version: u64,
+    /// Serial numbers of certificates that it revokes.
+    pub serials: u32,
+    /// Fingerprints of certificates that it revokes.
+    pub fingerprints: u32,
 }

@@ -12,7 +12,7 @@ use muster_engine::{ActionOutcome, SignedCancel, SystemCodec};
 use muster_proto::inflate::Inflater;
 use muster_proto::wire::actions::{self, Packing, ResultStatus};
 use muster_proto::{introduction, system};
-use muster_store::investigators::{ModuleTold, TrustTold};
+use muster_store::investigators::{ModuleTold, RevocationsTold, TrustTold};
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::default_provider;
 
@@ -129,6 +129,11 @@ impl SystemCodec for WireCodec {
             acl,
             modules: modules.collect(),
             refusal: said.document_refusal.map(|refusal| format!("{}: {}", refusal.code, refusal.reason)),
+            revocations: said.revocations.map(|revocations| RevocationsTold {
+                version: revocations.version,
+                serials: revocations.serials,
+                fingerprints: revocations.fingerprints,
+            }),
         })
     }
 }
@@ -318,6 +323,11 @@ mod tests {
         };
         let told = said(1, b"{}").unwrap();
         assert_eq!((told.keyring_version, told.acl.as_str(), told.modules[0].name.as_str()), (3, "{}", "file"));
+        assert_eq!(told.revocations, None, "an agent of before does not report what is revoked");
+        let revocations = actions::RevocationsInForce { version: 3, serials: 2, fingerprints: 1 };
+        let revoked = actions::AgentTrust { revocations: Some(revocations), ..Default::default() };
+        let told = WireCodec.decode_trust(&message("AgentTrust", system::pack(&revoked))).unwrap();
+        assert_eq!(told.revocations, Some(RevocationsTold { version: 3, serials: 2, fingerprints: 1 }));
         assert!(said(MODULES_MAX + 1, b"{}").is_err());
         assert!(said(1, &[0xff]).is_err());
         assert!(said(1, &vec![b' '; limits::TRUST_DOCUMENT_BYTES_MAX + 1]).is_err());

@@ -98,6 +98,21 @@ pub struct TrustTold {
     pub modules: Vec<ModuleTold>,
     /// Why it did not take the last document of trust; `None`: it did.
     pub refusal: Option<String>,
+    /// What administrators revoked there; `None` from an agent that does not report it.
+    // What was kept of an earlier report has no such member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocations: Option<RevocationsTold>,
+}
+
+/// The document of revocations that is in force on a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct RevocationsTold {
+    /// Its version; 0: there is none.
+    pub version: u64,
+    /// Serial numbers of certificates that it revokes.
+    pub serials: u32,
+    /// Fingerprints of certificates that it revokes.
+    pub fingerprints: u32,
 }
 
 /// A module of a machine.

@@ -300,6 +300,11 @@ impl Believed {
         self.version(Kind::Acl)
     }
 
+    /// Returns the version of the document that says what administrators revoked; 0 when there is none.
+    pub(crate) fn revocations_version(&self) -> u64 {
+        self.in_force.get(&Kind::Revocations).map_or(0, |in_force| in_force.version)
+    }
+
     /// Of the document that holds both, else of the one that holds this kind alone, as before.
     fn version(&self, kind: Kind) -> u64 {
         let in_force = self.in_force.get(&Kind::Investigators).or_else(|| self.in_force.get(&kind));

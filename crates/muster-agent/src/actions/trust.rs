@@ -158,10 +158,21 @@ impl Actions {
                 ledger_entries: entries,
                 ledger_sha256: head.to_vec().into(),
                 document_refusal: self.document_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                revocations: Some(in_force(&believed)),
             }
         };
         let data = Some(any("muster.actions.AgentTrust", &said));
         self.hub.send_or_count(Mail { data, ..mail(system::AGENT_TRUST) }).await;
+    }
+}
+
+/// Returns the document of revocations in force as it is reported: its version, and how much it revokes.
+fn in_force(believed: &Believed) -> wire::RevocationsInForce {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    wire::RevocationsInForce {
+        version: believed.revocations_version(),
+        serials: count(believed.revocations.serials().count()),
+        fingerprints: count(believed.revocations.fingerprints().count()),
     }
 }
 

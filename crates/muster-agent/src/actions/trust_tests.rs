@@ -2,6 +2,7 @@
 
 use super::super::tests::{administered, administrated, reloading, service, weights};
 use super::super::{Actions, believed};
+use super::in_force;
 use crate::config::Config;
 use muster_core::{Facts, Timestamp};
 use sha2::{Digest as _, Sha256};
@@ -39,6 +40,9 @@ fn what_administrators_revoked_stays_revoked_beside_and_after_other_documents() 
     take(&actions, &weights(now)).unwrap();
     reloading(&actions, &config).join().unwrap();
     assert_eq!((revoked(&actions), actions.believed().acl_version()), (vec![first.clone()], 5));
+    // The server is sent which of them are in force, and not those of another kind.
+    let reported = in_force(&actions.believed());
+    assert_eq!((reported.version, reported.serials, reported.fingerprints), (3, 0, 1));
     let older = take(&actions, &of(2, &[])).unwrap_err().to_string();
     assert!(older.contains("nothing older is taken back"), "{older}");
     let forged = take(&actions, &String::from_utf8(of(4, &[])).unwrap().replace("lab", "bal").into_bytes());
@@ -47,6 +51,8 @@ fn what_administrators_revoked_stays_revoked_beside_and_after_other_documents() 
     // Administrators take it back with a newer one.
     take(&actions, &of(4, &[])).unwrap();
     assert!(revoked(&actions).is_empty());
+    let reported = in_force(&actions.believed());
+    assert_eq!((reported.version, reported.serials, reported.fingerprints), (4, 0, 0));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::signing::{SignArgs, name_of, read_file};
 use crate::values::{self, duration};
 use crate::{Context, Exit, Failure, Globals, Output, resolve};
 use muster_api::Page;
-use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRow};
+use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRevocations, TrustRow};
 use muster_core::{Timestamp, limits};
 use muster_trust::document::{self, Administrators, Content, DocumentError, Draft, Kind, Look, Receiver};
 use muster_trust::{AclError, Certificate, Keyring, SignatureError, TargetMatch, verify};
@@ -364,7 +364,12 @@ async fn status(context: &Context, query: &TrustQuery) -> Result<(), Failure> {
         return context.out.json(&answer);
     }
     let Page { items: rows, .. }: Page<TrustRow> = context.api.read(WHAT, &answer)?;
-    let mut table = Table::new(&["MACHINES", "KEYRING", "KEYS", "WEIGHTS", "MODULES", "REFUSED", "SUCH AS"]);
+    context.out.table(&believed(rows), "No machines.")
+}
+
+/// What machines report that they believe, as a table.
+fn believed(rows: Vec<TrustRow>) -> Table {
+    let mut table = Table::new(&["MACHINES", "KEYRING", "KEYS", "WEIGHTS", "REVOKED", "MODULES", "REFUSED", "SUCH AS"]);
     let version = |number: u64| if number == 0 { "files".to_owned() } else { format!("version {number}") };
     for row in rows {
         let cells = match row.told {
@@ -372,15 +377,28 @@ async fn status(context: &Context, query: &TrustQuery) -> Result<(), Failure> {
                 version(told.keyring_version),
                 told.keyring.len().to_string(),
                 version(told.acl_version),
+                revoked(told.revocations.as_ref()),
                 told.modules.len().to_string(),
                 told.refusal.unwrap_or_else(|| "-".to_owned()),
             ],
-            None => ["not told", "-", "-", "-", "-"].map(str::to_owned),
+            None => ["not told", "-", "-", "-", "-", "-"].map(str::to_owned),
         };
-        let [keyring, keys, weights, modules, refused] = cells;
-        table.row([row.agents.to_string(), keyring, keys, weights, modules, refused, row.example]);
+        let [keyring, keys, weights, revoked, modules, refused] = cells;
+        table.row([row.agents.to_string(), keyring, keys, weights, revoked, modules, refused, row.example]);
     }
-    context.out.table(&table, "No machines.")
+    table
+}
+
+/// Which document of revocations is in force, and how much it revokes. That an agent does not report it is not that nothing
+/// is revoked there.
+fn revoked(revocations: Option<&TrustRevocations>) -> String {
+    match revocations {
+        None => "not reported".to_owned(),
+        Some(TrustRevocations { version: 0, .. }) => "nothing".to_owned(),
+        Some(TrustRevocations { version, serials, fingerprints }) => {
+            format!("version {version} ({serials} by serial, {fingerprints} by fingerprint)")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -388,6 +406,20 @@ mod tests {
     use super::*;
 
     const ALICE: &str = include_str!("agent/keys/one.asc");
+
+    #[test]
+    fn what_is_revoked_is_a_column_and_what_is_not_reported_is_not_nothing() {
+        let revocations = |version| Some(TrustRevocations { version, serials: 2, fingerprints: 1 });
+        assert_eq!(revoked(revocations(3).as_ref()), "version 3 (2 by serial, 1 by fingerprint)");
+        assert_eq!(revoked(revocations(0).as_ref()), "nothing");
+        // A server or an agent of before reports nothing of it.
+        let row = serde_json::json!({"agents": 3, "example": "17aa", "told": {
+            "keyring_version": 1, "keyring": [], "acl_version": 1, "acl": "{}", "modules": []}});
+        let row: TrustRow = serde_json::from_value(row).unwrap();
+        assert_eq!(revoked(row.told.as_ref().unwrap().revocations.as_ref()), "not reported");
+        let table = format!("{:?}", believed(vec![row]));
+        assert!(table.contains("REVOKED") && table.contains("not reported"), "{table}");
+    }
 
     fn new(dir: &Path, kind: Kind) -> NewArgs {
         let path = |name: &str, text: &str| {

@@ -46,6 +46,14 @@ async fn a_server_whose_authority_administrators_revoked_is_never_trusted_again(
     })
     .await
     .unwrap();
+    let told = server.muster(&["trust", "status", "--json"]).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let revocations = &told["items"][0]["told"]["revocations"];
+    assert_eq!(
+        *revocations,
+        serde_json::json!({"version": 0, "serials": 0, "fingerprints": 0}),
+        "nothing is revoked there"
+    );
     assert!(agent_says(&directory, "status").contains("in contact with"), "it went away all the same");
 
     send("2", &["--cut-off"]);

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
 use muster_api::Page;
-use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRow, TrustTold};
+use muster_api::trust::{TrustDocumentRequest, TrustDocumentSent, TrustQuery, TrustRevocations, TrustRow, TrustTold};
 use muster_engine::TrustRecipients;
 use muster_engine::access::Caller;
 use muster_store::investigators::TrustGroup;
@@ -59,6 +59,11 @@ fn show(group: TrustGroup) -> TrustRow {
         acl: told.acl,
         modules: told.modules.into_iter().map(|module| module.name).collect(),
         refusal: told.refusal,
+        revocations: told.revocations.map(|revocations| TrustRevocations {
+            version: revocations.version,
+            serials: revocations.serials,
+            fingerprints: revocations.fingerprints,
+        }),
     });
     TrustRow { agents: group.agents, example: group.example.to_string(), told }
 }

@@ -14,7 +14,7 @@ use muster_store::actions::{
     SignaturePut, Spread, WorkLimits,
 };
 use muster_store::agents::{ContactPut, Effect};
-use muster_store::investigators::{InvestigatorPut, TrustTold};
+use muster_store::investigators::{InvestigatorPut, RevocationsTold, TrustTold};
 use muster_store::targets::{Reach, TargetQuery};
 use muster_store::{ActionStore, ErrorKind, InvestigatorStore, JournalStore, MessageStore, SqlStore};
 use std::collections::BTreeSet;
@@ -202,7 +202,8 @@ for_each_backend! {
         let id = launched(&stage, 1, Spread::default()).await;
         assert_eq!(work(&stage.store, at(1)).await, 2);
         assert_eq!(claimed(&stage, agent(1), at(2)).await.len(), 1);
-        let told = TrustTold { keyring_version: 7, acl: "{}".into(), ..TrustTold::default() };
+        let revocations = Some(RevocationsTold { version: 3, serials: 2, fingerprints: 1 });
+        let told = TrustTold { keyring_version: 7, acl: "{}".into(), revocations, ..TrustTold::default() };
         let effects = [
             Effect::Result(Box::new(result(id, agents[0], CommandStatus::Success, "[]"))),
             Effect::Trust(Box::new(told.clone())),
@@ -221,7 +222,17 @@ for_each_backend! {
         let query = TargetQuery { target, now: at(5), reach: Reach::Active };
         let groups = stage.store.trust_groups(query).await.unwrap();
         let said: Vec<_> = groups.into_iter().map(|group| (group.told, group.agents, group.example)).collect();
-        assert_eq!(said, [(Some(told), 1, agent(1)), (None, 1, agent(2))]);
+        assert_eq!(said, [(Some(told.clone()), 1, agent(1)), (None, 1, agent(2))]);
+        // Machines that believe the same but for what is revoked are no group; an agent of before does not report it.
+        let silent = TrustTold { revocations: None, ..told.clone() };
+        let by_two = intake(to_server(9, agent(2), "actions"), Effect::Trust(Box::new(silent.clone())));
+        stage.contact(ContactPut { intake: vec![by_two], ..contact(2, at(5)) }).await;
+        assert_eq!(stage.store.trust_get(agent(2)).await.unwrap(), Some((silent.clone(), at(5))));
+        let target = Target::parse("name LIKE '%'").unwrap();
+        let query = TargetQuery { target, now: at(6), reach: Reach::Active };
+        let groups = stage.store.trust_groups(query).await.unwrap();
+        let said: Vec<_> = groups.into_iter().map(|group| (group.told, group.agents)).collect();
+        assert_eq!(said, [(Some(told), 1), (Some(silent), 1)]);
     }
 
     async fn every_matching_machine_is_given_an_action_once(stage) {

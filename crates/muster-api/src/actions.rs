@@ -383,4 +383,7 @@ pub struct LateResultRow {
     /// The results of its operations, in MIG's format.
     #[schema(value_type = serde_json::Value)]
     pub results: Box<RawValue>,
+    /// What proves that they are the machine's; absent when it did not sign them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub proof: Option<ResultProof>,
 }

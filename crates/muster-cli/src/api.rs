@@ -146,7 +146,27 @@ impl Api {
         Ok(url)
     }
 
+    /// Asks for something whose parts are to be read as they were sent, such as text that somebody signed.
+    pub async fn get_as_sent<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        path: &[&str],
+        query: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let url = self.path(what, path, query)?;
+        let body = self.body(what, self.http.request(Method::GET, url).timeout(self.timeout)).await?;
+        serde_json::from_slice(&body).map_err(|error| self.strange(what, &error))
+    }
+
     async fn value(&self, what: &str, request: RequestBuilder) -> Result<Value, Failure> {
+        let body = self.body(what, request).await?;
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).map_err(|error| self.strange(what, &error))
+    }
+
+    async fn body(&self, what: &str, request: RequestBuilder) -> Result<Vec<u8>, Failure> {
         let answer = self.answer(what, request).await?;
         let (body, is_whole) = read(answer, ANSWER_BYTES_MAX).await.map_err(|error| self.unreachable(what, &error))?;
         if !is_whole {
@@ -155,10 +175,7 @@ impl Api {
                 .on(&self.door.url)
                 .next("is it a Muster server? ask for fewer rows at once (--limit) if it is"));
         }
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&body).map_err(|error| self.strange(what, &error))
+        Ok(body)
     }
 
     async fn answer(&self, what: &str, mut request: RequestBuilder) -> Result<Response, Failure> {

@@ -6,8 +6,10 @@
 
 mod answer;
 mod ending;
+mod late;
 
 pub(crate) use ending::Ended;
+pub(crate) use late::{Late, of_command};
 
 use crate::commands::action::order::Order;
 use crate::known::{Book, Standing};
@@ -19,7 +21,6 @@ use futures_util::StreamExt as _;
 use muster_api::actions::{CommandRow, ResultQuery};
 use muster_core::AgentId;
 use muster_core::limits::{RESULT_VALUES_BYTES_MAX, RESULT_VALUES_MAX, RESULTS_READ_MAX};
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 
@@ -101,18 +102,6 @@ pub(crate) struct Shown {
     pub(crate) known_only: bool,
 }
 
-/// What a machine said after its command had ended, by the server's word: it is kept without a signature.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Late {
-    /// What it says that it did.
-    pub(crate) status: String,
-    /// When that came.
-    pub(crate) received: String,
-    /// Whether it refused: then it ran nothing.
-    #[serde(rename = "refused")]
-    pub(crate) is_refused: bool,
-}
-
 /// How many answers there were, and what became of them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
@@ -160,6 +149,8 @@ pub(crate) struct Sink {
     book: Book,
     /// What machines said after their command had ended.
     late: BTreeMap<String, Late>,
+    /// Whether it takes nothing else: of these a machine may have sent several.
+    is_late: bool,
     /// Of every value, the machines that gave it: how many, and some of them.
     groups: BTreeMap<String, (u64, Vec<String>)>,
     group_bytes: usize,
@@ -185,6 +176,7 @@ impl Sink {
             which,
             book,
             late: BTreeMap::new(),
+            is_late: false,
             groups: BTreeMap::new(),
             group_bytes: 0,
             is_full: false,
@@ -194,11 +186,6 @@ impl Sink {
             new: (0, Vec::new()),
             counts: Counts::default(),
         }
-    }
-
-    /// Takes what machines said after their commands had ended, beside which those commands are shown.
-    pub(crate) fn came_late(&mut self, late: BTreeMap<String, Late>) {
-        self.late = late;
     }
 
     /// Tells new values at once from now on, if somebody looks, or no longer.
@@ -231,7 +218,7 @@ impl Sink {
             Proof::Holds if !self.has_known_key(row) => {
                 self.leave_out(row, "its key is another than the one that your book of machines has for this id")
             }
-            Proof::Holds if !self.proven.insert(row.agent.clone()) => {
+            Proof::Holds if !self.is_late && !self.proven.insert(row.agent.clone()) => {
                 self.leave_out(row, "its machine has answered before")
             }
             Proof::Holds | Proof::Copy(_)

@@ -296,6 +296,8 @@ pub struct LateResult {
     pub received: Timestamp,
     /// The results of its operations, as JSON.
     pub results: String,
+    /// What proves that they are its machine's; `None` when it did not sign them.
+    pub proof: Option<ResultProof>,
 }
 
 /// A page of late results.

@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 
-/// Behind what only the server says of a machine.
-const UNPROVEN: &str = "; unproven";
+/// Returns what stands behind what only the server says of a machine.
+fn unproven(is_proven: bool) -> &'static str {
+    if is_proven { "" } else { "; unproven" }
+}
 
 /// The answer of one machine.
 #[derive(Debug, Clone)]
@@ -229,11 +231,11 @@ impl<'a> Answer<'a> {
             proof: self.row.proof.as_ref(),
             cancelled: self.obedience().map(Obedience::word),
             server: Server {
-                id: *id,
-                action: *action,
+                id: Some(*id).filter(|id| *id > 0),
+                action: Some(*action).filter(|id| *id > 0),
                 hostname,
                 handed_out: *handed_out,
-                started,
+                started: Some(started.as_str()).filter(|started| !started.is_empty()),
                 finished,
                 found: *found,
                 late: self.late.as_ref(),
@@ -276,11 +278,13 @@ impl<'a> Answer<'a> {
         if self.row.status != "success" && !(self.row.status == "failed" && has_errors) {
             let more = match (self.obedience(), &self.late) {
                 (Some(obedience), Some(late)) if obedience == Obedience::Ran => {
-                    format!(", {}: {} came late{UNPROVEN}", obedience.words(), late.status)
+                    format!(", {}: {} came late{}", obedience.words(), late.status, unproven(late.is_proven))
                 }
-                (Some(obedience), _) if self.is_proven => format!(", {}", obedience.words()),
-                (Some(obedience), _) => format!(", {}{UNPROVEN}", obedience.words()),
-                (None, Some(late)) => format!(", {} came late{UNPROVEN}", late.status),
+                (Some(obedience), late) => {
+                    let is_proven = self.is_proven || late.as_ref().is_some_and(|late| late.is_proven);
+                    format!(", {}{}", obedience.words(), unproven(is_proven))
+                }
+                (None, Some(late)) => format!(", {} came late{}", late.status, unproven(late.is_proven)),
                 (None, None) => String::new(),
             };
             values.insert(format!("({}{more})", self.row.status));
@@ -331,11 +335,14 @@ struct OrderLine<'a> {
 /// What only the server says.
 #[derive(Serialize)]
 struct Server<'a> {
-    id: i64,
-    action: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<i64>,
     hostname: &'a Option<String>,
     handed_out: bool,
-    started: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<&'a str>,
     finished: &'a Option<String>,
     found: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]

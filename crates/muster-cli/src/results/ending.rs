@@ -125,6 +125,9 @@ impl Sink {
         if unanswered > 0 {
             said.push(format!("{unanswered} machines have not answered"));
         }
+        if said.is_empty() && self.is_late {
+            return "No result came late.".to_owned();
+        }
         if said.is_empty() {
             said.push(match (action.matched.max(action.counters.sent), action.counters.sent, action.status.as_str()) {
                 (_, _, "waiting") => "the action waits for signatures, and no machine was given it".to_owned(),

@@ -357,7 +357,12 @@ fn a_machine_that_was_called_back_and_ran_looks_otherwise_than_one_that_obeyed()
         ..row(1, "a", &json!([]))
     };
     let late = |status: &str| {
-        Some(Late { status: status.into(), received: "2026-01-02T03:04:05Z".into(), is_refused: status == "failed" })
+        Some(Late {
+            status: status.into(),
+            received: "2026-01-02T03:04:05Z".into(),
+            is_refused: status == "failed",
+            is_proven: false,
+        })
     };
     let obeyed =
         json!([{"foundanything": false, "success": false, "elements": null, "errors": ["refused (cancelled): x"]}]);
@@ -381,6 +386,74 @@ fn a_machine_that_was_called_back_and_ran_looks_otherwise_than_one_that_obeyed()
     let expired = CommandRow { status: "expired".into(), ..cancelled(true, None) };
     let answer = Answer::new(&expired, false, &book).with_late(late("success"));
     assert_eq!(answer.values(&[]), BTreeSet::from(["(expired, success came late; unproven)".to_owned()]));
+    // What the machine signed is its own word, also when it came late.
+    let signed = |status: &str| late(status).map(|late| Late { is_proven: true, ..late });
+    for (row, status, words) in [
+        (cancelled(true, None), "success", format!("(cancelled, {ran})")),
+        (cancelled(true, None), "failed", format!("(cancelled, {has_obeyed})")),
+        (expired, "success", "(expired, success came late)".to_owned()),
+    ] {
+        let answer = Answer::new(&row, false, &book).with_late(signed(status));
+        assert!(answer.values(&[]).contains(&words), "{words}: {:?}", answer.values(&[]));
+        let line: serde_json::Value = serde_json::from_str(&answer.json(&order("true", None)).unwrap()).unwrap();
+        assert_eq!(line["server"]["late"]["proven"], json!(true), "{line}");
+    }
+}
+
+/// A late result, of the row whose proof holds, with `changes`.
+fn late_row(changes: &[(&str, serde_json::Value)]) -> muster_api::actions::LateResultRow {
+    let row = proof::tests::row(changes);
+    muster_api::actions::LateResultRow {
+        agent: row.agent,
+        status: row.status,
+        received: "2026-01-02T03:04:05Z".into(),
+        results: row.results.unwrap(),
+        proof: row.proof,
+    }
+}
+
+#[test]
+fn what_came_late_is_verified_as_every_other_result() {
+    let verified = |rows: &[&[(&str, serde_json::Value)]], which: Shown| {
+        let mut sink = sink_of(Format::Table, order("true", Some(proof::tests::ORDER)), which).of_late();
+        for row in rows {
+            sink.take(&of_command(late_row(row))).unwrap();
+        }
+        (sink.counts.shown, sink.end(&stands("cancelled", 1)).map(drop).map_err(|failure| failure.why))
+    };
+    assert_eq!(verified(&[&[]], Shown::default()).0, 1);
+    // Several of one machine came late, and each of them is its.
+    assert_eq!(verified(&[&[], &[]], Shown::default()), (2, verified(&[&[]], Shown::default()).1));
+    let unsigned = [("proof", json!(null))];
+    let (shown, refused) = verified(&[&unsigned], Shown::default());
+    assert!(shown == 0 && refused.unwrap_err().contains("signed by no machine"));
+    assert_eq!(verified(&[&unsigned], Shown { unproven: true, ..Shown::default() }).0, 1);
+    // Another status than the one that was signed: it is never shown.
+    let (shown, refused) = verified(&[&[("status", json!("failed"))]], Shown { unproven: true, ..Shown::default() });
+    assert!(shown == 0 && refused.unwrap_err().contains("not signed by machines"));
+    assert_eq!(verified(&[], Shown::default()), (0, Ok(())));
+    let nothing = sink(Format::Table).of_late();
+    assert_eq!(nothing.nothing(&stands("cancelled", 1)), "No result came late.");
+}
+
+#[test]
+fn beside_a_command_stands_the_first_late_word_that_its_machine_signed() {
+    let late = |rows: Vec<muster_api::actions::LateResultRow>| {
+        let mut sink = sink_of(Format::Table, order("true", Some(proof::tests::ORDER)), Shown::default());
+        sink.came_late(rows);
+        let one = sink.late.values().next().map(|late| (late.status.clone(), late.is_proven));
+        (one, sink.counts.broken)
+    };
+    let unsigned = || late_row(&[("proof", json!(null)), ("status", json!("cancelled"))]);
+    let broken = || late_row(&[("status", json!("cancelled"))]);
+    let proven = || late_row(&[]);
+    let success = Some(("success".to_owned(), true));
+    // Newest first, as the server lists them.
+    assert_eq!(late(vec![proven(), unsigned()]), (success.clone(), 0));
+    assert_eq!(late(vec![unsigned(), proven()]), (success.clone(), 0));
+    assert_eq!(late(vec![proven(), broken()]), (success, 1));
+    assert_eq!(late(vec![unsigned()]), (Some(("cancelled".to_owned(), false)), 0));
+    assert_eq!(late(vec![broken()]), (None, 1));
 }
 
 #[test]

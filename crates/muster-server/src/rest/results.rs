@@ -100,6 +100,7 @@ pub(crate) async fn late_result_list(
         status: row.status.to_string(),
         received: row.received.to_string(),
         results: json(row.results),
+        proof: row.proof.map(proof),
     };
     Ok(Json(Paging::map(page, show)))
 }
@@ -145,10 +146,12 @@ fn show(row: actions::CommandRow) -> CommandRow {
         finished: row.finished.map(|at| at.to_string()),
         found: row.found,
         results: row.results.map(json),
-        proof: row
-            .proof
-            .map(|proof| ResultProof { signature: STANDARD.encode(proof.signature), key: STANDARD.encode(proof.key) }),
+        proof: row.proof.map(proof),
     }
+}
+
+fn proof(proof: actions::ResultProof) -> ResultProof {
+    ResultProof { signature: STANDARD.encode(proof.signature), key: STANDARD.encode(proof.key) }
 }
 
 #[cfg(test)]

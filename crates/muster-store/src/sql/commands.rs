@@ -172,7 +172,7 @@ pub(super) fn read_bare(fields: &mut Fields) -> Result<CommandRow, StoreError> {
 }
 
 /// Reads [`PROOF`].
-fn proof(fields: &mut Fields) -> Result<Option<ResultProof>, StoreError> {
+pub(super) fn proof(fields: &mut Fields) -> Result<Option<ResultProof>, StoreError> {
     let (signature, key): (Option<Vec<u8>>, Vec<u8>) = (fields.take()?, fields.take()?);
     Ok(signature.filter(|signature| !signature.is_empty()).map(|signature| ResultProof { signature, key }))
 }

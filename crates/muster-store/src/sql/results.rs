@@ -1,7 +1,7 @@
 //! Results: the first one of a command ends it and counts, later ones are kept as such.
 
 use super::action_rows::end_number;
-use super::commands::Room;
+use super::commands::{Room, proof};
 use crate::StoreError;
 use crate::actions::{LATE_RESULTS_MAX, LatePage, LateResult, ResultPut, ResultTaken};
 use crate::db::Tx;
@@ -29,7 +29,7 @@ const COMPLETE: &str = "UPDATE action_rows SET status = 5, finished = $2, update
      AND status = 4 AND expanded = 1 AND sent = success + failed + timeout + expired + cancelled";
 const DELETE_JOB: &str = "DELETE FROM action_jobs WHERE action = $1";
 const LATE: &str = "SELECT machines.agent_id, result_rows.status, result_rows.received, result_rows.number, \
-     octet_length(result_rows.results) FROM result_rows JOIN machines ON machines.number = result_rows.agent \
+     octet_length(result_rows.results), result_rows.signature, machines.public_key FROM result_rows JOIN machines ON machines.number = result_rows.agent \
      WHERE result_rows.action = $1 AND late = 1 AND result_rows.number < $3 ORDER BY result_rows.number DESC \
      LIMIT $2";
 
@@ -257,11 +257,12 @@ pub(super) async fn late(
         let mut fields = row.fields("result_rows");
         let (agent, status, received) = (fields.take()?, fields.take()?, fields.take()?);
         let (number, bytes) = (fields.take()?, fields.take()?);
+        let proof = proof(&mut fields)?;
         is_full = !room.takes(number, bytes);
         if is_full {
             break;
         }
-        late.push(LateResult { number, agent, status, received, results: String::new() });
+        late.push(LateResult { number, agent, status, received, results: String::new(), proof });
     }
     let mut texts = room.texts(tx).await?;
     for one in &mut late {

@@ -71,9 +71,8 @@ pub(super) struct ResultsArgs {
     /// Wait for further results
     #[arg(long)]
     follow: bool,
-    /// List what came after the action had ended or was called back; the server keeps no signatures of it, so that
-    /// --unproven is needed
-    #[arg(long, requires = "unproven", conflicts_with_all = ["follow", "status", "found"])]
+    /// Print what came after the action had ended or was called back, verified as other results are
+    #[arg(long, conflicts_with = "follow")]
     late: bool,
 }
 
@@ -81,18 +80,18 @@ impl ResultsArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         self.how.check(context.out)?;
         let what = format!("could not show the results of action {}", self.id);
-        if self.late {
-            return late::list(context, &what, self.id).await;
-        }
         let (_, detail) = detail(context, &what, self.id).await?;
         let action = super::file::parse(&what, &format!("action {}", self.id), detail.action.as_bytes())?;
         let order = Order::of_server(context, (self.id, &action), &self.order, self.how.unproven).await?;
         let mut sink = self.how.sink(context, &order, self.status)?;
+        if self.late {
+            return late::print(context, (&what, self.id), sink, &detail.summary).await;
+        }
         if self.follow {
             return self.how.follow_into(context, self.id, sink, None).await;
         }
         if detail.summary.late > 0 {
-            sink.came_late(late::of(context, &what, self.id).await?);
+            sink.came_late(late::rows(context, &what, self.id).await?);
         }
         Answers::default().read(context, &what, self.id, &mut sink).await?;
         let ended = sink.end(&detail.summary)?;

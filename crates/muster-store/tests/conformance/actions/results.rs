@@ -5,7 +5,7 @@ use crate::for_each_backend;
 use crate::stage::*;
 use muster_core::action::{ActionId, ActionStatus, CommandStatus};
 use muster_core::{AgentState, limits};
-use muster_store::actions::{CommandFilter, LATE_RESULTS_MAX, ResultProof, ResultTaken, Spread};
+use muster_store::actions::{CommandFilter, LATE_RESULTS_MAX, ResultProof, ResultPut, ResultTaken, Spread};
 use muster_store::{ActionStore, AgentStore, ErrorKind};
 
 for_each_backend! {
@@ -33,15 +33,22 @@ for_each_backend! {
         }
         let late = stage.store.command_late(id, None, 99).await.unwrap().late;
         assert_eq!(late.len(), LATE_RESULTS_MAX as usize);
+        // What proves them is kept with them, as with the first.
+        let key = stage.store.agent_get(agents[0]).await.unwrap().unwrap().key;
+        let oldest = late.last().unwrap();
+        assert_eq!(oldest.proof, Some(ResultProof { signature: b"by second".to_vec(), key: key.clone() }));
+        assert_eq!(oldest.results, "[{\"elements\":\"second\"}]");
+        let unsigned = ResultPut { signature: Vec::new(), ..result(id, agents[1], CommandStatus::Success, "none") };
+        assert_eq!(answer(&stage, vec![unsigned], at(8)).await, [ResultTaken::Late]);
+        assert_eq!(stage.store.command_late(id, None, 1).await.unwrap().late[0].proof, None);
         let row = stage.store.action_get(id).await.unwrap().unwrap();
         let counters = row.counters;
         assert_eq!((counters.failed, counters.timeout, counters.done, counters.inflight), (1, 1, 2, 1));
-        assert_eq!((row.late, row.status), (u64::from(LATE_RESULTS_MAX), ActionStatus::Inflight));
+        assert_eq!((row.late, row.status), (u64::from(LATE_RESULTS_MAX) + 1, ActionStatus::Inflight));
         let filter = CommandFilter { action: Some(id), found: Some(true), ..CommandFilter::default() };
         let page = stage.store.command_page(filter.clone(), None, 1, true).await.unwrap().commands;
         assert_eq!(page[0].results.as_deref(), Some("[{\"elements\":\"first\"}]"));
         assert_eq!((page[0].finished, page[0].found), (Some(at(5)), Some(true)));
-        let key = stage.store.agent_get(agents[0]).await.unwrap().unwrap().key;
         assert_eq!(page[0].proof, Some(ResultProof { signature: b"by first".to_vec(), key }));
         let next = stage.store.command_page(filter, Some(page[0].id), 9, true).await.unwrap().commands;
         assert_eq!(next.iter().map(|command| command.agent).collect::<Vec<_>>(), [agents[1]]);

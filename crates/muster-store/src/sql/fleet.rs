@@ -26,9 +26,10 @@ const OFFLINE: &str = "SELECT name, min(id_text), count(*), max(last_contact) FR
 /// or a machine id, which is not what their makers and administrators meant.
 const DOUBLE: &str = "SELECT word, id_text, count, last_contact, queueloc FROM (SELECT 0 AS kind, host_name AS word, \
      id_text, count(*) OVER (PARTITION BY host_name) AS count, last_contact, queueloc FROM machines \
-     WHERE state IN (0, 1, 2, 4) AND last_contact >= $1 AND host_name <> '' UNION ALL SELECT 1 AS kind, \
+     WHERE state IN (0, 1, 2, 4) AND last_contact >= $1 AND left_at IS NULL AND host_name <> '' UNION ALL SELECT 1 AS kind, \
      'machine id ' || machine_id AS word, id_text, count(*) OVER (PARTITION BY machine_id) AS count, last_contact, \
-     queueloc FROM machines WHERE state IN (0, 1, 2, 4) AND last_contact >= $1 AND machine_id <> '') AS doubles \
+     queueloc FROM machines WHERE state IN (0, 1, 2, 4) AND last_contact >= $1 AND left_at IS NULL \
+     AND machine_id <> '') AS doubles \
      WHERE count > 1 ORDER BY kind, count DESC, word COLLATE \"C\", id_text LIMIT $2 OFFSET $3";
 /// Machines with other sessions heard of since $1, besides a last contact since then.
 const SEVERAL: &str = "FROM machines JOIN (SELECT agent, count(*) AS others FROM agent_sessions WHERE is_current = 0 \

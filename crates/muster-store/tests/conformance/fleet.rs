@@ -186,6 +186,12 @@ for_each_backend! {
         let of = |n| Some(agent(n));
         assert_eq!(shown, [("web1", of(1), 2), ("web1", of(2), 2), ("machine id bb", of(2), 2), ("machine id bb", of(3), 2)]);
         assert_eq!(stage.store.report(Report::Double, at(2 * DAY), 0, 9).await.unwrap(), []);
+        // One that stopped in order is gone, as the other reports have it, and shares nothing with those that run.
+        let last = stage.contact(contact(2, at(MINUTE + 1))).await.contact;
+        stage.store.agent_left(agent(2), last, at(MINUTE + 2)).await.unwrap();
+        assert_eq!(stage.store.report(Report::Double, at(2 * MINUTE), 0, 9).await.unwrap(), []);
+        let gone = stage.store.report(Report::Disappeared, at(2 * MINUTE), 0, 9).await.unwrap();
+        assert_eq!(gone.iter().map(|row| row.agent).collect::<Vec<_>>(), [of(2)]);
     }
 
     async fn an_agent_that_said_that_it_stops_is_offline_until_it_is_back(stage) {

@@ -370,7 +370,8 @@ pub trait ActionStore: Send + Sync {
 
     /// Calls an action back, whatever of it is not done: nobody is handed it any more. With `word`, a cancellation that
     /// somebody signed, agents that were handed it are sent that; so are those of an action that was called back without
-    /// one before. `false`: it was done with before. The commands end in steps of [`ActionStore::action_work`]. Not
+    /// one before, or so early that they refused it (`limits::CANCEL_AHEAD_MAX` before its window ends), and that is over.
+    /// `false`: it was done with before. The commands end in steps of [`ActionStore::action_work`]. Not
     /// found: the action.
     async fn action_cancel(
         &self,

@@ -128,6 +128,8 @@ fn callback(work: &Work, agent: AgentId, number: i64, body: &Payload) -> Message
     let mut hash = Sha256::new();
     hash.update(b"muster callback\n");
     hash.update(order_id(work.id, number, work.created).as_bytes());
+    // A cancellation that is signed again is another message.
+    hash.update(&body.value);
     let digest: [u8; 32] = hash.finalize().into();
     let mut random = [0; 24];
     random.copy_from_slice(&digest[..24]);

@@ -11,7 +11,7 @@ use crate::db::value::{Value, number, params};
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
 use muster_core::action::{ActionId, ActionStatus, CommandId, InvestigatorId};
-use muster_core::{Cause, Payload, ServerId, Timestamp};
+use muster_core::{Cause, Payload, ServerId, Timestamp, limits};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -38,7 +38,9 @@ const CANCEL: &str =
 /// No cancellation was signed.
 const NO_WORD: &str = "";
 const SET_WORD: &str = "UPDATE action_rows SET cancel_type_url = $2, cancel_data = $3, updated = $4 WHERE number = $1";
-const WORDLESS: &str = "SELECT count(*) FROM action_rows WHERE number = $1 AND cancel_type_url = ''";
+/// Whether nobody signed that it is called back, or that was signed so early that machines refused it, and they would not now.
+const REPEATABLE: &str = "SELECT count(*) FROM action_rows WHERE number = $1 AND (cancel_type_url = '' \
+     OR (finished < expire_after - $2 AND expire_after - $2 <= $3))";
 const BEGIN_AGAIN: &str = "INSERT INTO action_jobs (action, due, fence, ring, after, upto, ended) \
      VALUES ($1, $2, 0, 0, 0, 0, 0) ON CONFLICT (action) DO UPDATE SET due = excluded.due, ended = 0";
 const RESUME: &str = "UPDATE action_rows SET halted = NULL, reason = '', status = 3, updated = $2 WHERE number = $1";
@@ -206,7 +208,8 @@ async fn cancel(tx: &mut Tx, Cancel { change: Change { id, now, cause }, word }:
     Ok(true)
 }
 
-/// Somebody signed the cancellation after the server had stopped handing the action out: machines that have it are told.
+/// Somebody signed the cancellation after the server had stopped handing the action out, or signs it again because machines
+/// refused it before: machines that have it are told.
 async fn cancel_again(
     tx: &mut Tx,
     (id, status): (ActionId, ActionStatus),
@@ -214,8 +217,9 @@ async fn cancel_again(
     now: Timestamp,
     cause: &Cause,
 ) -> Result<bool, StoreError> {
-    let wordless: i64 = tx.query_one(WORDLESS, params![id]).await?.only("action_rows")?;
-    if status != ActionStatus::Cancelled || wordless == 0 {
+    let ahead = i64::try_from(limits::CANCEL_AHEAD_MAX.as_nanos()).unwrap_or(i64::MAX);
+    let repeatable: i64 = tx.query_one(REPEATABLE, params![id, ahead, now]).await?.only("action_rows")?;
+    if status != ActionStatus::Cancelled || repeatable == 0 {
         return Ok(false);
     }
     tx.execute(SET_WORD, params![id, &word.type_url, &word.value, now]).await?;

@@ -397,6 +397,30 @@ for_each_backend! {
         assert!(!stage.store.action_cancel(done, Some(payload("late")), at(11), &cause()).await.unwrap());
     }
 
+    async fn a_cancellation_that_machines_refuse_as_too_early_is_signed_again_later(stage) {
+        const DAY_MS: i64 = 86_400_000;
+        let agents = agents(&stage, 2).await;
+        let who = investigator(&stage, 1).await;
+        let put = order(&stage, 1, &[who]).await;
+        let ends = at(9 * DAY_MS);
+        let id = launch(&stage, ActionPut { action: Action { expire_after: ends, ..put.action.clone() }, ..put }).await;
+        work(&stage.store, at(1)).await;
+        assert_eq!(claimed(&stage, agents[0], at(2)).await.len(), 1);
+        let cancel = async |word: &str, ms| {
+            stage.store.action_cancel(id, Some(payload(word)), at(ms), &cause()).await.unwrap()
+        };
+        let told = async |ms| {
+            work(&stage.store, at(ms)).await;
+            let told = claimed(&stage, agents[0], at(ms + 1)).await;
+            told.iter().map(|told| told.payload.clone()).collect::<Vec<_>>()
+        };
+        assert!(cancel("early", 3).await);
+        assert_eq!(told(4).await, [Some(payload("early"))]);
+        assert!(!cancel("early", DAY_MS - 1).await, "machines would refuse it again");
+        assert!(cancel("in time", DAY_MS).await);
+        assert!(told(DAY_MS + 1).await.contains(&Some(payload("in time"))));
+    }
+
     async fn a_call_that_is_dropped_leaves_a_step_whole_or_undone(stage) {
         agents(&stage, 30).await;
         let id = launched(&stage, 1, Spread::default()).await;

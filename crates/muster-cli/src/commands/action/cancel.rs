@@ -41,23 +41,26 @@ impl CancelArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let what = format!("could not call action {} back", self.id);
         let mut request = CancelRequest { reason: self.reason.reason.clone(), ..CancelRequest::default() };
+        let mut again = None;
         if !self.server_only {
             request.fleet = self.fleet.clone().unwrap_or_default();
-            request.signature = self.sign(context, &what, &request.fleet).await?;
+            (request.signature, again) = self.sign(context, &what, &request.fleet).await?;
         }
         let path = ["actions", &self.id.to_string(), "cancel"];
         let answer = context.api.send(&what, Method::POST, &path, &request).await?;
         if context.out.json {
+            again.iter().for_each(|again| context.out.note(again));
             return context.out.json(&answer);
         }
         let detail: ActionDetail = context.api.read(&what, &answer)?;
         let sent = detail.summary.counters.sent;
         context.out.note(&outcome(self.id, sent, self.server_only));
+        again.iter().for_each(|again| context.out.note(again));
         Ok(())
     }
 
-    /// Shows what is called back, asks, and signs.
-    async fn sign(&self, context: &Context, what: &str, fleet: &str) -> Result<String, Failure> {
+    /// Shows what is called back, asks, and signs. Returns the signature, and when and how that is to be repeated.
+    async fn sign(&self, context: &Context, what: &str, fleet: &str) -> Result<(String, Option<String>), Failure> {
         let action = file::fetch(context, what, self.id).await?;
         // Worked out here: a server must not choose what is called back.
         let text = signed_text(&action).map_err(|error| Failure::usage(what, error.to_string()))?;
@@ -75,7 +78,7 @@ impl CancelArgs {
         let made = uninterrupted(self.with.sign_as(&signer, &said, &[], "send it again")).await?;
         let out = context.out;
         out.note(&format!("signed by {}", safe(&made.signer)));
-        Ok(made.line)
+        Ok((made.line, again((self.id, fleet, &shown.digest), action.expire_after, values::now())))
     }
 
     /// Shows what would be called back, unless it cannot be shown whole: a person who saw only its beginning does not know
@@ -92,14 +95,30 @@ impl CancelArgs {
     }
 }
 
+/// From when on machines take the cancellation of an order that ends at `until`, if they do not take it `now`.
+fn taken_from(until: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    Some(until.minus(limits::CANCEL_AHEAD_MAX)).filter(|from| now < *from)
+}
+
 /// Says when machines take the cancellation of an order that ends at `until`, if they do not take it `now`.
 fn too_early(until: Timestamp, now: Timestamp) -> Option<String> {
-    let from = until.minus(limits::CANCEL_AHEAD_MAX);
-    (now < from).then(|| {
+    taken_from(until, now).map(|from| {
         format!(
             "Machines refuse this before {from}, because its window ends late: the server stops now, sign again then."
         )
     })
+}
+
+/// Returns the command with which the cancellation of action `id` with this digest is repeated, and when, if machines refuse
+/// what is signed `now`.
+fn again((id, fleet, digest): (i64, &str, &str), until: Timestamp, now: Timestamp) -> Option<String> {
+    let from = taken_from(until, now)?;
+    let fleet = if fleet.is_empty() { String::new() } else { format!(" --fleet '{fleet}'") };
+    Some(format!(
+        "action {id}  machines refuse this cancellation before {from}, because the action's window ends only at {until}. The \
+         server hands the action out no more; for machines that have it, sign again from {from} on:\n    muster action cancel \
+         {id}{fleet} --digest {digest}"
+    ))
 }
 
 /// Says what was done, and what was not.
@@ -159,6 +178,21 @@ mod tests {
         assert_eq!(too_early(soon, now), None);
         let said = too_early(soon.plus(std::time::Duration::from_secs(60)), now).unwrap();
         assert!(said.contains(&now.plus(std::time::Duration::from_secs(60)).to_string()), "{said}");
+    }
+
+    #[test]
+    fn the_command_that_repeats_what_was_signed_too_early_is_printed() {
+        let now = Timestamp::from_secs(1_800_000_000);
+        let soon = now.plus(limits::CANCEL_AHEAD_MAX);
+        let minute = std::time::Duration::from_secs(60);
+        assert_eq!(again((7, "lab", "5c1f"), soon, now), None, "machines take it now");
+        let said = again((7, "lab", "5c1f"), soon.plus(minute), now).unwrap();
+        assert!(said.ends_with("muster action cancel 7 --fleet 'lab' --digest 5c1f"), "{said}");
+        assert!(said.contains(&format!("sign again from {} on", now.plus(minute))), "{said}");
+        let everywhere = again((7, "", "5c1f"), soon.plus(minute), now).unwrap();
+        assert!(everywhere.ends_with("muster action cancel 7 --digest 5c1f"), "{everywhere}");
+        // At that moment it is not too early any more.
+        assert_eq!(again((7, "lab", "5c1f"), soon.plus(minute), now.plus(minute)), None);
     }
 
     #[test]

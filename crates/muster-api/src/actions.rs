@@ -218,7 +218,7 @@ pub struct Preview {
     pub known: Option<i64>,
     /// Machines that match its target and are reached (online, idle, or any if it is standing).
     pub matched: u64,
-    /// How those stand that match its target and are not reached; looked at where none is reached.
+    /// How those stand that match its target and are not reached; of a standing action only where none is reached.
     #[serde(default)]
     pub beyond: Beyond,
     /// Of these, how many were asked for what they would say: at most some thousands.

@@ -50,7 +50,7 @@ impl Exit {
         (Self::TimedOut, "the time to wait ran out; what was asked may still happen"),
         (
             Self::Partial,
-            "it was done in part: machines answered, and some of their answers carry errors, failed or were cut; what is not \
+            "it was done in part: some machines have not answered, or their answers carry errors, failed or were cut; what is not \
              among them may be there all the same",
         ),
         (Self::Interrupted, "it was ended with Ctrl-C; what was asked may still happen"),

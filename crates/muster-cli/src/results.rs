@@ -115,6 +115,8 @@ struct Counts {
     unanswered: u64,
     /// Of these, answers of machines without a path of the question.
     missing: u64,
+    /// Rows of machines that have not answered, shown or not.
+    silent: u64,
     /// Shown, with errors, or not to the end.
     partial: u64,
     /// Left out: not their machine's.
@@ -268,6 +270,7 @@ impl Sink {
         if let Some(stolen) = answer.stolen_name() {
             self.out.note(&safe(&stolen));
         }
+        self.counts.silent += u64::from(!answer.is_of_machine());
         let has_status = self.which.status.as_ref().is_none_or(|status| *status == answer.row.status);
         // An answer that is not whole may have missed what is looked for: it is never passed over as one that found nothing.
         let is_found =

@@ -39,8 +39,8 @@ Examples:
 What is asked is shown with whose key will sign it and what would come of it, and signed only when you say yes to that:
 at the terminal, or by --yes. Without a terminal a question that changes nothing is signed all the same, unless a lone `n`
 stands on standard input, which is not read; one that may change machines is not signed without --yes. It ends with 0 when
-something answered, with 1 when every machine refused or failed or the question was called back, with 8 when answers have
-errors or are not whole, and with 4 when further investigators must sign it first.
+every machine that was asked answered, with 1 when all refused or failed or the question was called back, with 8 when some
+have not answered or answers have errors or are not whole, and with 4 when further investigators must sign it first.
 A mark behind its name (#3f9a1c) makes each question one of its own.
 
 Flags of this command may stand before or after the module, unless the module has one of that name: then it is the

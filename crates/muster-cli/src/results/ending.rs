@@ -18,8 +18,15 @@ impl Sink {
         self.print_end(action)?;
         self.end_of_book();
         self.check()?;
-        let partial = self.counts.partial;
-        Ok(Ended { partial, is_full: self.is_full })
+        let (asked, silent) = if self.is_late { (0, 0) } else { self.silent(action) };
+        Ok(Ended { partial: self.counts.partial, asked, silent, is_full: self.is_full })
+    }
+
+    /// How many machines were asked, and how many of them have not answered: those that the server says so of, and those
+    /// that it counts and shows no row of.
+    fn silent(&self, action: &ActionSummary) -> (u64, u64) {
+        let asked = action.counters.sent.max(self.counts.taken);
+        (asked, self.counts.silent + (asked - self.counts.taken))
     }
 
     /// Says which machines are new, once: from then on they are in the book, and each row has their mark.
@@ -154,6 +161,10 @@ impl Sink {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
     partial: u64,
+    /// Machines that were given the action; 0 when there is none, or nobody counts them.
+    asked: u64,
+    /// Of these, those that have not answered.
+    silent: u64,
     is_full: bool,
 }
 
@@ -168,7 +179,17 @@ impl Ended {
             return Err(Failure::new(Exit::Partial, WHAT, why).next("--format csv or jsonl prints all"));
         }
         match self.partial {
-            0 => Ok(()),
+            0 if self.silent == 0 => Ok(()),
+            0 => {
+                let why = match (self.silent, self.asked) {
+                    (1, 1) => "the machine that was asked has not answered".to_owned(),
+                    (1, asked) => format!("1 of {asked} machines has not answered"),
+                    (silent, asked) => format!("{silent} of {asked} machines have not answered"),
+                };
+                let why = format!("{why}: what is looked for may be there all the same");
+                Err(Failure::new(Exit::Partial, WHAT, why)
+                    .next("ask again when they are online; `--standing` waits for them"))
+            }
             partial => {
                 let (answers, have) = if partial == 1 { ("answer", "has") } else { ("answers", "have") };
                 let why = format!(

@@ -241,6 +241,34 @@ fn the_servers_flag_hides_no_finding_and_errors_are_never_passed_over() {
 }
 
 #[test]
+fn who_was_asked_and_has_not_answered_is_never_a_nothing() {
+    let nothing =
+        json!([{"foundanything": false, "success": true, "elements": null, "statistics": {}, "errors": null}]);
+    let expired = CommandRow { status: "expired".into(), results: None, ..row(2, "b", &json!([])) };
+    for format in [Format::Table, Format::Csv, Format::Jsonl] {
+        for found in [true, false] {
+            let end = |rows: &[&CommandRow], sent| {
+                let mut sink = sink_of(format, order("true", None), Shown { found, ..Shown::default() });
+                rows.iter().for_each(|row| sink.take(row).unwrap());
+                sink.end(&stands("completed", sent)).unwrap().check()
+            };
+            let answered = row(1, "a", &nothing);
+            end(&[&answered], 1).unwrap();
+            // One is known not to have answered; of one the server shows no row; the server shows none at all.
+            for (rows, sent, why) in [
+                (&[&answered, &expired][..], 2, "1 of 2 machines has not answered"),
+                (&[&answered][..], 2, "1 of 2 machines has not answered"),
+                (&[][..], 1, "the machine that was asked has not answered"),
+            ] {
+                let failure = end(rows, sent).unwrap_err();
+                assert_eq!(failure.exit, Exit::Partial, "{failure}");
+                assert!(failure.why.starts_with(why), "{failure}");
+            }
+        }
+    }
+}
+
+#[test]
 fn an_empty_answer_says_why_it_is_empty() {
     let said = |which: Shown, rows: &[CommandRow], summary: &muster_api::actions::ActionSummary| {
         let mut sink = sink_of(Format::Table, order("true", Some([1; 32])), which);

@@ -198,7 +198,7 @@ impl Inner {
                 }
             }
         }
-        if detail == Detail::Whole && preview.matched == 0 {
+        if detail == Detail::Whole && (preview.matched == 0 || !is_standing) {
             let states = self.store.target_states(beyond, now).await;
             preview.beyond = states.map_err(|failure| self.operator_error("expand the target", failure))?;
         }

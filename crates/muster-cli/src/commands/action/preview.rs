@@ -3,7 +3,7 @@
 //! Stays true: nothing is promised that launching would refuse, and nobody is said to have signed what nobody signed yet.
 
 use super::file::Place;
-use super::spread::{PREVIEW, SpreadArgs};
+use super::spread::{PREVIEW, SpreadArgs, not_reached};
 use crate::output::{machine_name, safe};
 use crate::{Context, Failure, Globals};
 use muster_api::actions::{Preview, PreviewDemand, Signer};
@@ -77,6 +77,12 @@ pub(super) fn show_preview(context: &Context, preview: &Preview, rings: &[u8], w
     context
         .out
         .note(&format!("{matched} {machines}{asked}: {willing} would run it, {unknown} never said what they demand."));
+    if *matched > 0 {
+        let beyond = not_reached(&preview.beyond);
+        if !beyond.is_empty() {
+            context.out.note(&format!("More match and are not asked ({beyond}): a standing action reaches them."));
+        }
+    }
     for refusal in &preview.refusals {
         let examples = named(&refusal.examples);
         context.out.note(&format!(

@@ -112,7 +112,10 @@ impl SpreadArgs {
                 if let Some(why) = why_nobody(context, &action.target).await {
                     failure.why = format!("{}: {}", failure.why, safe(&why));
                 }
-                Err(match case_hint(context, &action.target).await {
+                // Where others match, the text of the target is not what keeps them away.
+                let hint =
+                    if preview.beyond == Beyond::default() { case_hint(context, &action.target).await } else { None };
+                Err(match hint {
                     Some(hint) => failure.next(hint),
                     None => failure,
                 })
@@ -151,8 +154,8 @@ impl SpreadArgs {
     }
 }
 
-/// Why no machine would be given an action: an action that is not standing reaches enrolled machines that are online or idle.
-fn nobody(beyond: &Beyond) -> String {
+/// How many machines match and are not given an action that is not standing, by how they stand; empty when there is none.
+pub(super) fn not_reached(beyond: &Beyond) -> String {
     let kinds = [
         (beyond.waiting, "waiting for approval"),
         (beyond.blocked, "blocked"),
@@ -161,10 +164,15 @@ fn nobody(beyond: &Beyond) -> String {
     ];
     let kinds: Vec<_> =
         kinds.iter().filter(|(agents, _)| *agents > 0).map(|(agents, word)| format!("{word}: {agents}")).collect();
-    if kinds.is_empty() {
-        return "no machine matches".to_owned();
+    kinds.join(", ")
+}
+
+/// Why no machine would be given an action: an action that is not standing reaches enrolled machines that are online or idle.
+fn nobody(beyond: &Beyond) -> String {
+    match not_reached(beyond).as_str() {
+        "" => "no machine matches".to_owned(),
+        kinds => format!("no machine matches that it would be given to: all that do are beyond its reach ({kinds})"),
     }
-    format!("no machine matches that it would be given to: all that do are beyond its reach ({})", kinds.join(", "))
 }
 
 pub(super) const PREVIEW: &str = "could not preview the action";

@@ -384,6 +384,12 @@ pub const CANCEL_AHEAD_MAX: Duration = Duration::from_secs(8 * 86_400);
 /// Cancellations that a machine remembers of one signer. While one more found no room, orders that this signer may call back
 /// are refused.
 pub const CANCELS_PER_SIGNER_MAX: usize = 300;
+/// Cancellations of one action that the server keeps of one signer, each for another fleet: one more takes the place of the
+/// signer's oldest.
+pub const ACTION_CANCELS_PER_SIGNER_MAX: usize = 8;
+/// Cancellations of one action that the server keeps of all those together who did not sign the action. Those who signed it
+/// have room beside them.
+pub const ACTION_CANCELS_OF_OTHERS_MAX: usize = 64;
 /// How far an agent's clock may stand behind what it knows to be past before it refuses every action.
 pub const TIME_FLOOR_SLACK: Duration = Duration::from_secs(10 * 60);
 /// How far in the future a signature may say it was made, because clocks differ.

@@ -18,7 +18,7 @@ use muster_core::action::{ActionId, ActionStatus, InvestigatorId};
 use muster_core::contact::{ContactAnswer, ContactData};
 use muster_core::target::{Target, TargetError};
 use muster_core::{AgentId, Broadcast, BroadcastId, Label, MessageId, ServerId, Timestamp, limits};
-use muster_store::actions::{ActionTaken, Spread};
+use muster_store::actions::{ActionTaken, CancelTaken, Spread};
 use muster_store::investigators::{InvestigatorRow, TrustGroup};
 use muster_store::targets::NamedTarget;
 use muster_store::{ErrorKind, Store, StoreError};
@@ -412,14 +412,14 @@ impl Engine {
         self.inner.action_sign(id, signature, caller.require(Permission::ActionsLaunch)?).await
     }
 
-    /// Hands an action out no more. `signed` is the fleet and the signature of a cancellation: with it, machines that have
-    /// the action are told, and none without. `false`: it was done with before.
+    /// Hands an action out no more. `signed` is the fleet and the signature of a cancellation: with it, machines that may
+    /// have the action are sent that, and none without. Each signer's counts beside those of others.
     pub async fn action_cancel(
         &self,
         id: ActionId,
         signed: Option<(&str, &str)>,
         caller: &Caller,
-    ) -> Result<bool, OperatorError> {
+    ) -> Result<CancelTaken, OperatorError> {
         self.inner.action_cancel(id, signed, caller.require(Permission::ActionsCancel)?).await
     }
 

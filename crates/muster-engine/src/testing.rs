@@ -113,8 +113,9 @@ impl SystemCodec for PlainCodec {
     }
 
     fn encode_cancel(&self, id: ActionId, cancel: &SignedCancel<'_>) -> Payload {
-        let reason = cancel.reason;
-        Payload { type_url: id.to_string(), value: reason.into() }
+        let SignedCancel { said, signature, reason } = cancel;
+        let value = serde_json::json!({ "fleet": said.fleet, "signature": signature, "reason": reason });
+        Payload { type_url: id.to_string(), value: value.to_string().into() }
     }
 
     fn encode_trust(&self, document: &[u8]) -> Payload {

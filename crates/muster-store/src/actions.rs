@@ -44,6 +44,30 @@ pub struct ActionPut {
     pub spread: Spread,
 }
 
+/// A cancellation that somebody signed.
+#[derive(Debug, Clone)]
+pub struct CancelPut {
+    /// Who.
+    pub investigator: InvestigatorId,
+    /// The fleet in which it counts; empty: in every one.
+    pub fleet: String,
+    /// When it was signed, as the signer's clock said.
+    pub made: Timestamp,
+    /// What each agent is sent.
+    pub body: Payload,
+}
+
+/// What came of calling an action back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelTaken {
+    /// It is handed out no more from now on, or machines that may have it are sent one more cancellation.
+    Taken,
+    /// It was called back before, by this cancellation or a later one of the same signer and fleet, or now by none.
+    Known,
+    /// Nothing was left to call back: no machine may have its order any more, as far as this database knows.
+    Over,
+}
+
 /// A further signature.
 #[derive(Debug, Clone)]
 pub struct SignaturePut {
@@ -368,18 +392,19 @@ pub trait ActionStore: Send + Sync {
         limit: u32,
     ) -> Result<Vec<ActionMark>, StoreError>;
 
-    /// Calls an action back, whatever of it is not done: nobody is handed it any more. With `word`, a cancellation that
-    /// somebody signed, agents that were handed it are sent that; so are those of an action that was called back without
-    /// one before, or so early that they refused it (`limits::CANCEL_AHEAD_MAX` before its window ends), and that is over.
-    /// `false`: it was done with before. The commands end in steps of [`ActionStore::action_work`]. Not
-    /// found: the action.
+    /// Calls an action back, whatever of it is not done: nobody is handed it any more. With `signed`, a cancellation that
+    /// somebody signed, agents that may have its order are sent that, also when the action was called back before or
+    /// ended without their answers. One of each signer and fleet is kept, that which was made last, and none for those
+    /// of others: see [`limits::ACTION_CANCELS_PER_SIGNER_MAX`] and [`limits::ACTION_CANCELS_OF_OTHERS_MAX`]. The
+    /// commands end in steps of [`ActionStore::action_work`]. Not found: the action. Refused: the signer is not active,
+    /// or there is no room for the cancellation; then nothing is done.
     async fn action_cancel(
         &self,
         id: ActionId,
-        word: Option<Payload>,
+        signed: Option<CancelPut>,
         now: Timestamp,
         cause: &Cause,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<CancelTaken, StoreError>;
 
     /// Lets a halted action go on with its next share. `false`: it is not halted. Not found: the action.
     async fn action_resume(&self, id: ActionId, now: Timestamp, cause: &Cause) -> Result<bool, StoreError>;

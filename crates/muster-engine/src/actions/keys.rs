@@ -236,7 +236,7 @@ fn invalid(error: &dyn std::error::Error) -> OperatorError {
 }
 
 fn verify_all(keys: &Keys, text: &str, signatures: &[String], now: Timestamp) -> Signatures {
-    let mut all = Signatures { signers: Vec::new(), problems: Vec::new() };
+    let mut all = Signatures { signers: Vec::new(), made: None, problems: Vec::new() };
     for (number, signature) in (1..).zip(signatures) {
         let signed = match verify(&keys.keyring, signature, text.as_bytes(), now) {
             Ok(signed) => signed,
@@ -249,7 +249,10 @@ fn verify_all(keys: &Keys, text: &str, signatures: &[String], now: Timestamp) ->
             Some(row) if all.signers.iter().any(|have| have.id == row.id) => {
                 all.problems.push(format!("signature {number} does not count: {} has signed before", row.name));
             }
-            Some(row) => all.signers.push(row.clone()),
+            Some(row) => {
+                all.signers.push(row.clone());
+                all.made = all.made.max(Some(signed.made));
+            }
             None => {
                 all.problems.push(format!("signature {number} does not count: nobody has the key {}", signed.signer));
             }

@@ -23,7 +23,9 @@ use crate::outside::SignedCancel;
 use keys::Keys;
 use muster_core::action::{Action, ActionError, ActionId, ActionStatus, CommandStatus, Fingerprint, refused_results};
 use muster_core::{Cause, Message, Timestamp, limits, system, text};
-use muster_store::actions::{ActionPut, ActionRow, ActionTaken, ResultPut, SignaturePut, Spread};
+use muster_store::actions::{
+    ActionPut, ActionRow, ActionTaken, CancelPut, CancelTaken, ResultPut, SignaturePut, Spread,
+};
 use muster_store::agents::Effect;
 use muster_store::investigators::InvestigatorRow;
 use muster_store::{ErrorKind, StoreError};
@@ -132,6 +134,8 @@ fn rings(asked: Vec<u8>, changes: bool) -> Vec<u8> {
 /// Who signed, and what was wrong with signatures that do not count.
 struct Signatures {
     signers: Vec<InvestigatorRow>,
+    /// When the latest of them that counts was made.
+    made: Option<Timestamp>,
     problems: Vec<String>,
 }
 
@@ -290,19 +294,19 @@ impl Inner {
         row.ok_or_else(|| OperatorError::NotFound(format!("action {id} is not known")))
     }
 
-    /// Hands an action out no more. With a signature over its cancellation, machines that have it are told; they believe
-    /// nobody's word without one.
+    /// Hands an action out no more. With a signature over its cancellation, machines that may have it are sent that; they
+    /// believe nobody without one.
     pub(crate) async fn action_cancel(
         &self,
         id: ActionId,
         signed: Option<(&str, &str)>,
         cause: &Cause,
-    ) -> Result<bool, OperatorError> {
-        let word = match signed {
-            Some((fleet, signature)) => Some(self.cancel_word(id, fleet, (signature, &cause.reason)).await?),
+    ) -> Result<CancelTaken, OperatorError> {
+        let put = match signed {
+            Some((fleet, signature)) => Some(self.cancel_put(id, fleet, (signature, &cause.reason)).await?),
             None => None,
         };
-        let done = self.store.action_cancel(id, word, self.now(), cause).await;
+        let done = self.store.action_cancel(id, put, self.now(), cause).await;
         let done = done.map_err(|failure| self.operator_error("call the action back", failure))?;
         self.actions.changed.notify_one();
         Ok(done)
@@ -310,12 +314,12 @@ impl Inner {
 
     /// Puts a signed cancellation into a message's words. A signature that no machine could take is refused here already;
     /// whether the signer may call this order back each machine decides.
-    async fn cancel_word(
+    async fn cancel_put(
         &self,
         id: ActionId,
         fleet: &str,
         (signature, reason): (&str, &str),
-    ) -> Result<muster_core::Payload, OperatorError> {
+    ) -> Result<CancelPut, OperatorError> {
         if !fleet.is_empty() {
             muster_core::text::fleet(fleet).map_err(|error| OperatorError::Invalid(error.to_string()))?;
         }
@@ -327,7 +331,11 @@ impl Inner {
         if let Some(problem) = signatures.problems.first() {
             return Err(OperatorError::Signature(format!("the cancellation does not count: {problem}")));
         }
-        Ok(self.outside.codec.encode_cancel(id, &SignedCancel { said, signature, reason }))
+        let (Some(signer), Some(made)) = (signatures.signers.first(), signatures.made) else {
+            return Err(OperatorError::Signature("the cancellation does not count: nobody signed it".to_owned()));
+        };
+        let body = self.outside.codec.encode_cancel(id, &SignedCancel { said, signature, reason });
+        Ok(CancelPut { investigator: signer.id, fleet: fleet.to_owned(), made, body })
     }
 
     pub(crate) async fn action_resume(&self, id: ActionId, cause: &Cause) -> Result<bool, OperatorError> {

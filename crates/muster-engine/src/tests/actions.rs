@@ -4,7 +4,7 @@ use crate::testing::{World, caller, cause, machine, poll, run, say, tell, types,
 use crate::{Engine, EngineConfig, NewInvestigator, OperatorError};
 use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus};
 use muster_core::{Message, limits, system};
-use muster_store::actions::{ActionRow, ActionTaken, CommandFilter, Spread};
+use muster_store::actions::{ActionRow, ActionTaken, CancelTaken, CommandFilter, Spread};
 use muster_store::investigators::{ModuleTold, ModuleWeight, TrustTold};
 use muster_trust::{Cancellation, Certificate, LedgerKey, SecretKey, signed_text};
 use serde_json::json;
@@ -212,8 +212,8 @@ async fn an_action_that_is_called_back_ends_and_machines_that_have_it_are_told()
     let refused = engine.action_cancel(id, Some(("", &foreign)), &caller()).await.unwrap_err();
     assert!(matches!(refused, OperatorError::Signature(_)), "{refused}");
     let signature = cancellation(&world, &row(&engine, id).await.action, "");
-    assert!(engine.action_cancel(id, Some(("", &signature)), &caller()).await.unwrap());
-    assert!(!engine.action_cancel(id, None, &caller()).await.unwrap());
+    assert_eq!(engine.action_cancel(id, Some(("", &signature)), &caller()).await.unwrap(), CancelTaken::Taken);
+    assert_eq!(engine.action_cancel(id, None, &caller()).await.unwrap(), CancelTaken::Known);
     engine.inner.actions_work().await.unwrap();
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(types(&poll(&engine, &machine(1)).await.messages), [system::ACTION_CANCEL]);

@@ -6,6 +6,7 @@ mod chaos;
 mod contacts;
 mod dispatch;
 mod identity;
+mod recalls;
 mod servers;
 mod signing;
 mod streams;

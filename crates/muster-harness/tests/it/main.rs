@@ -17,6 +17,7 @@ mod investigations;
 mod mig;
 mod operations;
 mod original;
+mod recalls;
 mod restart;
 mod revocations;
 mod scene;

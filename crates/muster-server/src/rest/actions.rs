@@ -16,7 +16,7 @@ use muster_core::action::{ActionId, Counters, InvestigatorId};
 use muster_core::{Timestamp, limits};
 use muster_engine::ActionPreview;
 use muster_engine::access::Caller;
-use muster_store::actions::{ActionFilter, ActionRow, ActionTaken, Spread};
+use muster_store::actions::{ActionFilter, ActionRow, ActionTaken, CancelTaken, Spread};
 use muster_store::investigators::InvestigatorRow;
 use muster_store::targets::TargetStates;
 
@@ -109,7 +109,7 @@ pub(crate) async fn action_sign(
     detail(&rest, id).await.map(Json)
 }
 
-/// Hands an action out no more. With a signature, machines that were given it are told; they believe nobody's word without.
+/// Hands an action out no more. With a signature, machines that may have it are sent that, beside those of others.
 #[utoipa::path(post, path = "/api/v1/actions/{id}/cancel", tag = "actions", params(("id" = i64, Path, description = "Its number")),
     request_body = Option<CancelRequest>, responses((status = 200, body = ActionDetail)))]
 pub(crate) async fn action_cancel(
@@ -120,10 +120,18 @@ pub(crate) async fn action_cancel(
 ) -> Result<Json<ActionDetail>, Failure> {
     let id = action_id(&id)?;
     let signed = (!request.signature.is_empty()).then_some((request.fleet.as_str(), request.signature.as_str()));
-    if !rest.engine.action_cancel(id, signed, &caller.because(&request.reason)).await? {
-        return Err(Failure::conflict(format!("action {id} is done with, nothing of it can be called back")));
+    match rest.engine.action_cancel(id, signed, &caller.because(&request.reason)).await? {
+        // The same cancellation again is the same one.
+        CancelTaken::Known if signed.is_none() => Err(Failure::conflict(format!(
+            "action {id} is handed out no more already. Machines that were given it may still run it: they take only a \
+             cancellation that somebody signed, as `muster action cancel {id}` does with a key"
+        ))),
+        CancelTaken::Taken | CancelTaken::Known => detail(&rest, id).await.map(Json),
+        CancelTaken::Over => Err(Failure::conflict(format!(
+            "action {id} is done with, nothing of it can be called back: no machine may have its order any more, as far as \
+             this server knows"
+        ))),
     }
-    detail(&rest, id).await.map(Json)
 }
 
 /// Lets an action that halted between two shares go on with the next.

@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// The steps, in their order: step n leads from version n to n + 1. A released step never changes.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     Step { both: include_str!("../migrations/0001.sql"), sqlite: "", postgres: "" },
     Step {
         both: include_str!("../migrations/0002.sql"),
@@ -54,6 +54,7 @@ const STEPS: [Step; 14] = [
         postgres: include_str!("../migrations/0013.postgres.sql"),
     },
     Step { both: include_str!("../migrations/0014.sql"), sqlite: "", postgres: "" },
+    Step { both: include_str!("../migrations/0015.sql"), sqlite: "", postgres: "" },
 ];
 
 /// The version this program speaks.

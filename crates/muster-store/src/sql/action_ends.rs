@@ -1,5 +1,6 @@
 //! How actions end: expired, called back, or never begun; and how old commands are forgotten.
 
+use super::action_cancels::{Notice, notices};
 use super::action_rows::status_number;
 use super::action_work::{Work, worked};
 use super::commands::{message, order_id};
@@ -20,9 +21,9 @@ const DELETE_JOB: &str = "DELETE FROM action_jobs WHERE action = $1";
 const LAST: &str = "SELECT COALESCE(max(agent), 0) FROM command_rows WHERE action = $1";
 const NEXT_OPEN: &str =
     "SELECT COALESCE(min(agent), 0) FROM command_rows WHERE action = $1 AND agent > $2 AND state < 2";
-/// Those, and those that ended here by being called back.
-const NEXT_CANCELLED: &str = "SELECT COALESCE(min(agent), 0) FROM command_rows WHERE action = $1 AND agent > $2 \
-     AND (state < 2 OR state = 6)";
+/// Those, and those that ended here without an answer: their machines may have the order.
+const NEXT_UNANSWERED: &str = "SELECT COALESCE(min(agent), 0) FROM command_rows WHERE action = $1 AND agent > $2 \
+     AND (state < 2 OR state IN (5, 6))";
 const EXPIRE: &str = "UPDATE command_rows SET state = 5, at = $4 WHERE action = $1 AND agent > $2 AND agent <= $3 \
      AND state < 2";
 const CANCEL: &str = "UPDATE command_rows SET state = 6, at = $4 WHERE action = $1 AND agent > $2 AND agent <= $3 \
@@ -34,13 +35,11 @@ const COMPLETE: &str =
     "UPDATE action_rows SET status = 5, finished = $2, updated = $2, expanded = 1 WHERE number = $1 AND status < 5";
 const HANDED_OUT: &str = "SELECT machines.agent_id, machines.number, machines.streaming_to FROM command_rows \
      JOIN machines ON machines.number = command_rows.agent WHERE command_rows.action = $1 AND command_rows.agent > $2 \
-     AND command_rows.agent <= $3 AND command_rows.state IN (1, 6) AND machines.state <> 3 ORDER BY machines.number";
+     AND command_rows.agent <= $3 AND command_rows.state IN (1, 5, 6) AND machines.state <> 3 ORDER BY machines.number";
 
-const CALLBACK: &str = "SELECT cancel_type_url, cancel_data FROM action_rows WHERE number = $1";
-
-/// How long an agent is told at least that an action was called back.
-const CALLBACK_LIFE_MIN: Duration = Duration::from_mins(1);
-/// Agents that are told in one step that an action was called back.
+/// How long a cancellation waits for an agent at least: what was begun before the order's time was over may still run.
+const CALLBACK_LIFE_MIN: Duration = Duration::from_hours(1);
+/// Cancellations that are stored in one step, of one agent or of several.
 const CANCEL_ROWS_MAX: u32 = 1000;
 
 /// Ends an action that has no open commands.
@@ -87,26 +86,25 @@ async fn page(tx: &mut Tx, work: &Work, next: &'static str, rows: u32) -> Result
     Ok(Page { after, upto: last.min(after.saturating_add(i64::from(rows.max(1)))), last })
 }
 
-/// Ends a page of commands that were called back. Their orders are withdrawn; agents that were handed one are sent the
-/// cancellation, if somebody signed it: they would not believe another.
+/// Ends a page of commands that were called back. Their orders are withdrawn; agents that may have one are sent every
+/// cancellation that people signed: without one they would believe nobody, and which one counts they decide.
 pub(super) async fn cancel_step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
-    let mut fields = tx.query_one(CALLBACK, params![work.id]).await?.fields("action_rows");
-    let notice = Payload { type_url: fields.take()?, value: fields.take()? };
-    let next = if notice.type_url.is_empty() { NEXT_OPEN } else { NEXT_CANCELLED };
-    let page = page(tx, work, next, work.limits.rows.min(CANCEL_ROWS_MAX)).await?;
-    let mut told: Vec<(AgentId, i64, String)> = Vec::new();
+    let notices = notices(tx, work.id).await?;
+    let next = if notices.is_empty() { NEXT_OPEN } else { NEXT_UNANSWERED };
+    let most = CANCEL_ROWS_MAX / u32::try_from(notices.len().max(1)).unwrap_or(CANCEL_ROWS_MAX);
+    let page = page(tx, work, next, work.limits.rows.min(most)).await?;
+    let mut holders: Vec<(AgentId, i64, String)> = Vec::new();
     for row in tx.query(HANDED_OUT, params![work.id, page.after, page.upto]).await? {
         let mut fields = row.fields("machines");
-        told.push((fields.take()?, fields.take()?, fields.take()?));
+        holders.push((fields.take()?, fields.take()?, fields.take()?));
     }
-    let withdrawn = MessageResult::failed(work.now, "The action was called back.");
-    let orders: Vec<_> = told.iter().map(|(_, number, _)| order_id(work.id, *number, work.created)).collect();
-    set_results(tx, orders.iter().map(|id| (id, &withdrawn))).await?;
-    if notice.type_url.is_empty() {
-        told.clear();
+    withdraw(tx, work, &holders, &notices).await?;
+    if notices.is_empty() {
+        holders.clear();
     }
+    let each = holders.iter().flat_map(|holder| notices.iter().map(move |notice| (holder, notice)));
     let messages: Vec<Message> =
-        told.iter().map(|(agent, number, _)| callback(work, *agent, *number, &notice)).collect();
+        each.map(|((agent, number, _), notice)| callback(work, *agent, *number, &notice.body)).collect();
     let due = work.now.minus(Duration::from_nanos(1));
     let rows: Vec<NewRow<'_>> = messages.iter().map(|message| NewRow::waiting(message, due)).collect();
     store(tx, &rows, None).await?;
@@ -120,22 +118,52 @@ pub(super) async fn cancel_step(tx: &mut Tx, work: &Work) -> Result<Worked, Stor
         tx.execute(DELETE_JOB, params![work.id]).await?;
     }
     let mut done = worked(work.status, cancelled, next);
-    done.wake = told.into_iter().filter(|(.., url)| !url.is_empty()).map(|(agent, _, url)| (agent, url)).collect();
+    done.wake = holders.into_iter().filter(|(.., url)| !url.is_empty()).map(|(agent, _, url)| (agent, url)).collect();
     Ok(done)
 }
 
-fn callback(work: &Work, agent: AgentId, number: i64, body: &Payload) -> Message {
+/// What is left to do for an action that completed: machines that did not answer may have its order, and are sent what people
+/// signed since.
+pub(super) async fn completed_step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
+    if notices(tx, work.id).await?.is_empty() {
+        return finish(tx, work, work.status, "").await;
+    }
+    cancel_step(tx, work).await
+}
+
+/// Takes the orders of these agents out of the mailbox, and cancellations that their signers replaced.
+async fn withdraw(
+    tx: &mut Tx,
+    work: &Work,
+    holders: &[(AgentId, i64, String)],
+    notices: &[Notice],
+) -> Result<(), StoreError> {
+    let replaced: Vec<&[u8]> = notices.iter().filter_map(|notice| notice.replaced.as_deref()).collect();
+    let order = MessageResult::failed(work.now, "The action was called back.");
+    let earlier = MessageResult::failed(work.now, "The signer called the action back again.");
+    let orders: Vec<_> = holders.iter().map(|(_, number, _)| order_id(work.id, *number, work.created)).collect();
+    let of = |number: i64| replaced.iter().map(move |body| callback_id(work, number, body));
+    let those: Vec<_> = holders.iter().flat_map(|(_, number, _)| of(*number)).collect();
+    let results = orders.iter().map(|id| (id, &order)).chain(those.iter().map(|id| (id, &earlier)));
+    set_results(tx, results).await
+}
+
+/// A cancellation that is signed again is another message.
+fn callback_id(work: &Work, number: i64, body: &[u8]) -> MessageId {
     let mut hash = Sha256::new();
     hash.update(b"muster callback\n");
     hash.update(order_id(work.id, number, work.created).as_bytes());
-    // A cancellation that is signed again is another message.
-    hash.update(&body.value);
+    hash.update(body);
     let digest: [u8; 32] = hash.finalize().into();
     let mut random = [0; 24];
     random.copy_from_slice(&digest[..24]);
-    let id = MessageId::ordered(work.created, random);
+    MessageId::ordered(work.created, random)
+}
+
+fn callback(work: &Work, agent: AgentId, number: i64, body: &Payload) -> Message {
+    let id = callback_id(work, number, &body.value);
     let message = message(system::ACTION_CANCEL, id, agent, body.clone(), work.now);
-    // An agent that comes back when the order's time is over does not run it anyway.
+    // An agent that comes back when the order's time is over does not begin it anyway.
     Message { expires: Some(work.expire_after.max(work.now.plus(CALLBACK_LIFE_MIN))), ..message }
 }
 

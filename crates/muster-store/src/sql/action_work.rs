@@ -3,7 +3,7 @@
 //! Stays true: whoever works holds the job under its number, and every step begins by proving that; what a step did and
 //! where the next begins are one transaction, so that a crash loses nothing and doubles nothing.
 
-use super::action_ends::{cancel_step, expire_step, finish};
+use super::action_ends::{cancel_step, completed_step, expire_step, finish};
 use super::action_rows::status_number;
 use super::results::complete;
 use super::targets::{Matching, matching, states};
@@ -218,7 +218,8 @@ async fn step(tx: &mut Tx, work: &Work) -> Result<Worked, StoreError> {
         ActionStatus::Preparing => expand(tx, work).await,
         ActionStatus::Inflight => look(tx, work).await,
         ActionStatus::Cancelled => cancel_step(tx, work).await,
-        ActionStatus::Completed | ActionStatus::Invalid => finish(tx, work, work.status, "").await,
+        ActionStatus::Completed => completed_step(tx, work).await,
+        ActionStatus::Invalid => finish(tx, work, work.status, "").await,
     }
 }
 

@@ -1,17 +1,18 @@
 //! Signed actions: coming in, signed further, called back.
 
 use super::action_rows::{Parts, rings_text, select, status_number};
-use super::{action_ends, action_work, commands, journal, results};
+use super::{action_cancels, action_ends, action_work, commands, journal, results};
 use crate::actions::{
-    ActionFilter, ActionJob, ActionMark, ActionPut, ActionRetention, ActionRow, ActionStore, ActionTaken,
-    CommandFilter, CommandPage, CommandRow, LatePage, ResultPut, ResultTaken, SignaturePut, WorkLimits, Worked,
+    ActionFilter, ActionJob, ActionMark, ActionPut, ActionRetention, ActionRow, ActionStore, ActionTaken, CancelPut,
+    CancelTaken, CommandFilter, CommandPage, CommandRow, LatePage, ResultPut, ResultTaken, SignaturePut, WorkLimits,
+    Worked,
 };
 use crate::db::Tx;
 use crate::db::value::{Value, number, params};
 use crate::{SqlStore, StoreError};
 use async_trait::async_trait;
 use muster_core::action::{ActionId, ActionStatus, CommandId, InvestigatorId};
-use muster_core::{Cause, Payload, ServerId, Timestamp, limits};
+use muster_core::{Cause, ServerId, Timestamp};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,9 +20,9 @@ use std::time::Duration;
 const TAKE_NUMBER: &str = "UPDATE action_numbers SET next = next + 1 WHERE one = 1 RETURNING next - 1";
 const INSERT: &str = "INSERT INTO action_rows (signed, name, target, description, threat, operations, \
      syntax_version, valid_from, expire_after, status, created, updated, reason, type_url, data, standing, hosts_max, \
-     rings, halt_percent, number, cancel_type_url, cancel_data, matched, expanded, sent, success, failed, timeout, \
+     rings, halt_percent, number, matched, expanded, sent, success, failed, timeout, \
      expired, cancelled, late) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, '', $12, $13, $14, $15, $16, $17, $18, $19, $20, 0, 0, 0, 0, 0, 0, \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, '', $12, $13, $14, $15, $16, $17, $18, 0, 0, 0, 0, 0, 0, \
      0, 0, 0) ON CONFLICT DO NOTHING RETURNING number";
 const KNOWN: &str = "SELECT number FROM action_rows WHERE signed = $1";
 const SIGNERS: &str = "SELECT id FROM investigators WHERE id = ANY($1) AND status = 'active' ORDER BY id FOR KEY SHARE";
@@ -29,20 +30,10 @@ const SIGN: &str = "INSERT INTO signatures (actionid, investigatorid, pgpsignatu
      VALUES ($1, $2, $3, $4) ON CONFLICT (actionid, investigatorid) DO NOTHING";
 const INSERT_JOB: &str = "INSERT INTO action_jobs (action, due, fence, ring, after, upto, ended) \
      VALUES ($1, $2, 0, 0, 0, 0, 0)";
-const LOCK: &str = "SELECT status, valid_from, halted FROM action_rows WHERE number = $1 FOR UPDATE";
+const LOCK: &str = "SELECT status, valid_from, expire_after, halted FROM action_rows WHERE number = $1 FOR UPDATE";
 const COUNT_SIGNATURES: &str = "SELECT count(*) FROM signatures WHERE actionid = $1 AND investigatorid <> $2";
 const SET_ORDER: &str = "UPDATE action_rows SET status = $2, type_url = $3, data = $4, updated = $5 WHERE number = $1";
 const SET_DUE: &str = "UPDATE action_jobs SET due = $2 WHERE action = $1";
-const CANCEL: &str =
-    "UPDATE action_rows SET status = 7, reason = $2, finished = $3, updated = $3, expanded = 1 WHERE number = $1";
-/// No cancellation was signed.
-const NO_WORD: &str = "";
-const SET_WORD: &str = "UPDATE action_rows SET cancel_type_url = $2, cancel_data = $3, updated = $4 WHERE number = $1";
-/// Whether nobody signed that it is called back, or that was signed so early that machines refused it, and they would not now.
-const REPEATABLE: &str = "SELECT count(*) FROM action_rows WHERE number = $1 AND (cancel_type_url = '' \
-     OR (finished < expire_after - $2 AND expire_after - $2 <= $3))";
-const BEGIN_AGAIN: &str = "INSERT INTO action_jobs (action, due, fence, ring, after, upto, ended) \
-     VALUES ($1, $2, 0, 0, 0, 0, 0) ON CONFLICT (action) DO UPDATE SET due = excluded.due, ended = 0";
 const RESUME: &str = "UPDATE action_rows SET halted = NULL, reason = '', status = 3, updated = $2 WHERE number = $1";
 /// Two walks of two indexes, each of them short.
 const MARKS: &str = "SELECT number, status, updated FROM action_rows WHERE status < 5 AND number < $2 UNION \
@@ -85,8 +76,6 @@ async fn put(tx: &mut Tx, Put { what: put, now, cause }: &Put) -> Result<ActionT
         rings_text(spread),
         i32::from(spread.halt_percent),
         id,
-        NO_WORD,
-        NO_WORD.as_bytes(),
     ];
     if tx.query_opt(INSERT, row).await?.is_none() {
         let known = tx.query_opt(KNOWN, params![&put.signed]).await?;
@@ -110,7 +99,7 @@ async fn put(tx: &mut Tx, Put { what: put, now, cause }: &Put) -> Result<ActionT
 }
 
 /// Refuses signers that are not known, not active, or named twice.
-async fn signers_check(tx: &mut Tx, signers: &[InvestigatorId]) -> Result<(), StoreError> {
+pub(super) async fn signers_check(tx: &mut Tx, signers: &[InvestigatorId]) -> Result<(), StoreError> {
     let distinct: BTreeSet<InvestigatorId> = signers.iter().copied().collect();
     if distinct.len() != signers.len() {
         return Err(StoreError::Refused("an investigator signed twice: each signature must be another's".to_owned()));
@@ -128,16 +117,19 @@ fn not_found(id: ActionId) -> StoreError {
     StoreError::NotFound { what: "action", id: id.to_string() }
 }
 
-struct Locked {
-    status: ActionStatus,
+/// An action that nobody else changes until the transaction ends.
+pub(super) struct Locked {
+    pub(super) status: ActionStatus,
     valid_from: Timestamp,
+    pub(super) expire_after: Timestamp,
     halted: Option<Timestamp>,
 }
 
-async fn lock(tx: &mut Tx, id: ActionId) -> Result<Locked, StoreError> {
+pub(super) async fn lock(tx: &mut Tx, id: ActionId) -> Result<Locked, StoreError> {
     let row = tx.query_opt(LOCK, params![id]).await?.ok_or_else(|| not_found(id))?;
     let mut fields = row.fields("action_rows");
-    Ok(Locked { status: fields.take()?, valid_from: fields.take()?, halted: fields.take()? })
+    let (status, valid_from, expire_after) = (fields.take()?, fields.take()?, fields.take()?);
+    Ok(Locked { status, valid_from, expire_after, halted: fields.take()? })
 }
 
 struct Sign {
@@ -173,60 +165,11 @@ async fn sign(tx: &mut Tx, Sign { put, now, cause }: &Sign) -> Result<ActionStat
     Ok(status)
 }
 
-struct Change {
-    id: ActionId,
-    now: Timestamp,
-    cause: Cause,
-}
-
-struct Cancel {
-    change: Change,
-    word: Option<Payload>,
-}
-
-async fn cancel(tx: &mut Tx, Cancel { change: Change { id, now, cause }, word }: &Cancel) -> Result<bool, StoreError> {
-    let locked = lock(tx, *id).await?;
-    if locked.status.is_final() {
-        let Some(word) = word else { return Ok(false) };
-        return cancel_again(tx, (*id, locked.status), word, *now, cause).await;
-    }
-    let (type_url, value) =
-        word.as_ref().map_or((NO_WORD, NO_WORD.as_bytes()), |word| (word.type_url.as_str(), word.value.as_slice()));
-    tx.execute(SET_WORD, params![*id, type_url, value, *now]).await?;
-    let reason = if cause.reason.is_empty() { "called back" } else { &cause.reason };
-    tx.execute(CANCEL, params![*id, reason, *now]).await?;
-    tx.execute(SET_DUE, params![*id, *now]).await?;
-    journal::write(
-        tx,
-        *now,
-        cause,
-        "action.cancel",
-        &id.to_string(),
-        &json!({ "from": locked.status, "signed": word.is_some() }),
-    )
-    .await?;
-    Ok(true)
-}
-
-/// Somebody signed the cancellation after the server had stopped handing the action out, or signs it again because machines
-/// refused it before: machines that have it are told.
-async fn cancel_again(
-    tx: &mut Tx,
-    (id, status): (ActionId, ActionStatus),
-    word: &Payload,
-    now: Timestamp,
-    cause: &Cause,
-) -> Result<bool, StoreError> {
-    let ahead = i64::try_from(limits::CANCEL_AHEAD_MAX.as_nanos()).unwrap_or(i64::MAX);
-    let repeatable: i64 = tx.query_one(REPEATABLE, params![id, ahead, now]).await?.only("action_rows")?;
-    if status != ActionStatus::Cancelled || repeatable == 0 {
-        return Ok(false);
-    }
-    tx.execute(SET_WORD, params![id, &word.type_url, &word.value, now]).await?;
-    tx.execute(BEGIN_AGAIN, params![id, now]).await?;
-    journal::write(tx, now, cause, "action.cancel", &id.to_string(), &json!({ "from": status, "signed": true }))
-        .await?;
-    Ok(true)
+/// A change of an action, and who makes it.
+pub(super) struct Change {
+    pub(super) id: ActionId,
+    pub(super) now: Timestamp,
+    pub(super) cause: Cause,
 }
 
 async fn resume(tx: &mut Tx, Change { id, now, cause }: &Change) -> Result<bool, StoreError> {
@@ -339,12 +282,12 @@ impl ActionStore for SqlStore {
     async fn action_cancel(
         &self,
         id: ActionId,
-        word: Option<Payload>,
+        signed: Option<CancelPut>,
         now: Timestamp,
         cause: &Cause,
-    ) -> Result<bool, StoreError> {
-        let cancelled = Cancel { change: Change { id, now, cause: cause.clone() }, word };
-        self.write(cancelled, |tx, cancelled| Box::pin(cancel(tx, cancelled))).await
+    ) -> Result<CancelTaken, StoreError> {
+        let change = Change { id, now, cause: cause.clone() };
+        self.write((change, signed), |tx, args| Box::pin(action_cancels::cancel(tx, args))).await
     }
 
     async fn action_resume(&self, id: ActionId, now: Timestamp, cause: &Cause) -> Result<bool, StoreError> {

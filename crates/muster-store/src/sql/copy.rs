@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// All tables, those that others refer to first. What is said of living servers is not worth keeping.
-const TABLES: [&str; 39] = [
+const TABLES: [&str; 40] = [
     "machines",
     "agent_labels",
     "agent_facts",
@@ -48,6 +48,7 @@ const TABLES: [&str; 39] = [
     "action_numbers",
     "action_rows",
     "action_jobs",
+    "cancellations",
     "signatures",
     "command_rows",
     "result_rows",

@@ -2,6 +2,7 @@
 //!
 //! A file holds the statements and bodies of one topic; the `impl` of its trait at the end only hands arguments on.
 
+mod action_cancels;
 mod action_ends;
 mod action_rows;
 mod action_work;

@@ -1,5 +1,6 @@
 //! Signed actions: launch, fan-out, calling back, expiry, retention.
 
+mod cancels;
 mod reach;
 mod results;
 mod standing;
@@ -10,8 +11,8 @@ use muster_core::action::{Action, ActionId, ActionStatus, CommandStatus, Investi
 use muster_core::target::Target;
 use muster_core::{AgentId, AgentState, Message, Payload, ServerId, Timestamp, system};
 use muster_store::actions::{
-    ActionFilter, ActionJob, ActionPut, ActionRetention, ActionTaken, CommandFilter, Next, ResultPut, ResultTaken,
-    SignaturePut, Spread, WorkLimits,
+    ActionFilter, ActionJob, ActionPut, ActionRetention, ActionTaken, CancelPut, CancelTaken, CommandFilter, Next,
+    ResultPut, ResultTaken, SignaturePut, Spread, WorkLimits,
 };
 use muster_store::agents::{ContactPut, Effect};
 use muster_store::investigators::{InvestigatorPut, RevocationsTold, TrustTold};
@@ -75,6 +76,21 @@ pub(crate) async fn launch(stage: &Stage, put: ActionPut) -> ActionId {
 async fn launched(stage: &Stage, n: u8, spread: Spread) -> ActionId {
     let who = investigator(stage, n).await;
     launch(stage, ActionPut { spread, ..order(stage, n, &[who]).await }).await
+}
+
+/// Launches action `n` with one signer, and says who that is.
+async fn launched_by(stage: &Stage, n: u8) -> (ActionId, InvestigatorId) {
+    let who = investigator(stage, n).await;
+    (launch(stage, order(stage, n, &[who]).await).await, who)
+}
+
+/// A cancellation that `who` signed at the moment `made_ms`; agents are sent `body`.
+fn cancel_put(who: InvestigatorId, fleet: &str, made_ms: i64, body: &str) -> CancelPut {
+    CancelPut { investigator: who, fleet: fleet.into(), made: at(made_ms), body: payload(body) }
+}
+
+async fn cancelled(stage: &Stage, id: ActionId, signed: Option<CancelPut>, ms: i64) -> CancelTaken {
+    stage.store.action_cancel(id, signed, at(ms), &cause()).await.unwrap()
 }
 
 /// Enrols agents 1 to `count`.
@@ -344,13 +360,14 @@ for_each_backend! {
 
     async fn calling_back_reaches_the_agents_that_were_handed_it(stage) {
         let agents = agents(&stage, 5).await;
-        let id = launched(&stage, 1, Spread::default()).await;
+        let (id, who) = launched_by(&stage, 1).await;
         work(&stage.store, at(1)).await;
         assert_eq!(claimed(&stage, agents[0], at(2)).await.len(), 1);
         assert_eq!(claimed(&stage, agents[1], at(2)).await.len(), 1);
         answer(&stage, vec![result(id, agents[1], CommandStatus::Success, "x")], at(3)).await;
-        assert!(stage.store.action_cancel(id, Some(payload("callback")), at(4), &cause()).await.unwrap());
-        assert!(!stage.store.action_cancel(id, Some(payload("callback")), at(4), &cause()).await.unwrap());
+        let put = cancel_put(who, "", 4, "callback");
+        assert_eq!(cancelled(&stage, id, Some(put.clone()), 4).await, CancelTaken::Taken);
+        assert_eq!(cancelled(&stage, id, Some(put), 4).await, CancelTaken::Known);
         assert_eq!(status(&stage, id).await, ActionStatus::Cancelled);
         assert_eq!(claimed(&stage, agents[2], at(4)).await, [], "from that moment on nobody is handed it");
         assert_eq!(work(&stage.store, at(5)).await, 4);
@@ -371,22 +388,21 @@ for_each_backend! {
 
     async fn what_nobody_signed_tells_no_agent_and_can_be_signed_afterwards(stage) {
         let agents = agents(&stage, 3).await;
-        let id = launched(&stage, 1, Spread::default()).await;
+        let (id, who) = launched_by(&stage, 1).await;
         work(&stage.store, at(1)).await;
         assert_eq!(claimed(&stage, agents[0], at(2)).await.len(), 1);
-        assert!(stage.store.action_cancel(id, None, at(3), &cause()).await.unwrap());
+        assert_eq!(cancelled(&stage, id, None, 3).await, CancelTaken::Taken);
         work(&stage.store, at(3)).await;
         for agent in &agents {
             assert_eq!(claimed(&stage, *agent, at(4)).await, [], "no word, and no order any more");
         }
-        assert!(!stage.store.action_cancel(id, None, at(5), &cause()).await.unwrap());
-        assert!(stage.store.action_cancel(id, Some(payload("signed")), at(5), &cause()).await.unwrap());
+        assert_eq!(cancelled(&stage, id, None, 5).await, CancelTaken::Known);
+        assert_eq!(cancelled(&stage, id, Some(cancel_put(who, "", 5, "signed")), 5).await, CancelTaken::Taken);
         work(&stage.store, at(6)).await;
         let told = claimed(&stage, agents[0], at(7)).await;
         assert_eq!(told.iter().map(|told| told.payload.clone()).collect::<Vec<_>>(), [Some(payload("signed"))]);
         let counters = stage.store.action_get(id).await.unwrap().unwrap().counters;
         assert_eq!((counters.cancelled, counters.inflight), (3, 0), "counted once");
-        assert!(!stage.store.action_cancel(id, Some(payload("other")), at(8), &cause()).await.unwrap());
         assert_eq!(take(&stage.store, SERVER, Timestamp::MAX).await, None);
         // What came to its end is not called back, whoever signs that.
         let done = launched(&stage, 2, Spread::default()).await;
@@ -394,7 +410,8 @@ for_each_backend! {
         let results = agents.iter().map(|agent| result(done, *agent, CommandStatus::Success, "x")).collect();
         answer(&stage, results, at(10)).await;
         assert_eq!(status(&stage, done).await, ActionStatus::Completed);
-        assert!(!stage.store.action_cancel(done, Some(payload("late")), at(11), &cause()).await.unwrap());
+        let late = cancel_put(who, "", 11, "late");
+        assert_eq!(cancelled(&stage, done, Some(late), 11).await, CancelTaken::Over);
     }
 
     async fn a_cancellation_that_machines_refuse_as_too_early_is_signed_again_later(stage) {
@@ -501,8 +518,8 @@ for_each_backend! {
     }
 
     async fn what_was_done_stands_in_the_journal(stage) {
-        let id = launched(&stage, 1, Spread::default()).await;
-        stage.store.action_cancel(id, Some(payload("callback")), at(4), &cause()).await.unwrap();
+        let (id, who) = launched_by(&stage, 1).await;
+        cancelled(&stage, id, Some(cancel_put(who, "", 4, "callback")), 4).await;
         let lines = muster_store::ClusterStore::journal_page(&stage.store, None, 9).await.unwrap();
         let words: Vec<&str> = lines.iter().map(|line| line.action.as_str()).collect();
         assert_eq!(words, ["action.cancel", "action.create", "investigator.create"]);

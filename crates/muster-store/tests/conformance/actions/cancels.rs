@@ -1,0 +1,129 @@
+//! Cancellations that several people sign, again, for other fleets, late, and too many.
+
+use super::*;
+use muster_core::limits;
+
+/// What an agent is sent of cancellations, in order of the texts.
+async fn sent(stage: &Stage, agent: AgentId, ms: i64) -> Vec<String> {
+    let messages = claimed(stage, agent, at(ms)).await;
+    assert!(messages.iter().all(|message| message.message_type == system::ACTION_CANCEL), "{messages:?}");
+    let text = |message: Message| String::from_utf8(message.payload.unwrap().value).unwrap();
+    let mut texts: Vec<_> = messages.into_iter().map(text).collect();
+    texts.sort();
+    texts
+}
+
+/// Launches action 1, and hands it out to all the agents.
+async fn handed_out(stage: &Stage, agents: &[AgentId]) -> (ActionId, InvestigatorId) {
+    let (id, who) = launched_by(stage, 1).await;
+    work(&stage.store, at(1)).await;
+    for agent in agents {
+        assert_eq!(claimed(stage, *agent, at(2)).await.len(), 1);
+    }
+    (id, who)
+}
+
+for_each_backend! {
+    async fn one_persons_cancellation_keeps_no_other_from_the_machines(stage) {
+        let agents = agents(&stage, 5).await;
+        let (id, alice) = handed_out(&stage, &agents).await;
+        let mallory = investigator(&stage, 2).await;
+        assert_eq!(cancelled(&stage, id, Some(cancel_put(mallory, "", 3, "mallory")), 3).await, CancelTaken::Taken);
+        work(&stage.store, at(3)).await;
+        for agent in &agents {
+            assert_eq!(sent(&stage, *agent, 4).await, ["mallory"]);
+        }
+        assert_eq!(cancelled(&stage, id, Some(cancel_put(alice, "lab", 5, "wrong fleet")), 5).await, CancelTaken::Taken);
+        // While the first are still being sent, in steps, one more comes.
+        let job = take(&stage.store, SERVER, at(5)).await.unwrap();
+        stage.store.action_work(job, ROWS, at(5)).await.unwrap();
+        assert_eq!(cancelled(&stage, id, Some(cancel_put(alice, "", 6, "alice")), 6).await, CancelTaken::Taken);
+        work(&stage.store, at(60_000)).await;
+        for agent in &agents {
+            let texts = sent(&stage, *agent, 70_000).await;
+            assert!(texts.contains(&"alice".to_owned()) && texts.contains(&"wrong fleet".to_owned()), "{texts:?}");
+        }
+        let counters = stage.store.action_get(id).await.unwrap().unwrap().counters;
+        assert_eq!((counters.cancelled, counters.inflight), (5, 0), "counted once");
+        assert_eq!(take(&stage.store, SERVER, Timestamp::MAX).await, None);
+    }
+
+    async fn what_is_signed_again_replaces_what_was_signed_before_and_never_the_other_way_round(stage) {
+        let agents = agents(&stage, 2).await;
+        let (id, alice) = handed_out(&stage, &agents).await;
+        cancelled(&stage, id, Some(cancel_put(alice, "", 10, "first")), 10).await;
+        work(&stage.store, at(10)).await;
+        assert_eq!(cancelled(&stage, id, Some(cancel_put(alice, "", 20, "second")), 20).await, CancelTaken::Taken);
+        work(&stage.store, at(20)).await;
+        for agent in &agents {
+            assert_eq!(sent(&stage, *agent, 21).await, ["second"], "the first, which waited, is not sent any more");
+        }
+        for again in [cancel_put(alice, "", 10, "first"), cancel_put(alice, "", 20, "second, and other words around it")] {
+            assert_eq!(cancelled(&stage, id, Some(again), 22).await, CancelTaken::Known);
+        }
+        assert_eq!(take(&stage.store, SERVER, Timestamp::MAX).await, None, "nothing is sent for it");
+    }
+
+    async fn strangers_fill_their_own_room_and_no_signers(stage) {
+        let agents = agents(&stage, 1).await;
+        let (id, alice) = handed_out(&stage, &agents).await;
+        let per = limits::ACTION_CANCELS_PER_SIGNER_MAX;
+        let others = limits::ACTION_CANCELS_OF_OTHERS_MAX / per;
+        let mut strangers = Vec::new();
+        for n in 0..=others {
+            strangers.push(investigator(&stage, 2 + u8::try_from(n).unwrap()).await);
+        }
+        // More fleets than one person may name take the place of the same person's.
+        for fleet in 0..=i64::try_from(per).unwrap() {
+            for who in &strangers[..others] {
+                let put = cancel_put(*who, &format!("f{fleet}"), 10 + fleet, &format!("{who} {fleet}"));
+                assert_eq!(cancelled(&stage, id, Some(put), 100).await, CancelTaken::Taken);
+            }
+        }
+        let refuse = async |put: CancelPut| stage.store.action_cancel(id, Some(put), at(100), &cause()).await.unwrap_err();
+        let older = refuse(cancel_put(strangers[0], "f0", 9, "older")).await;
+        assert!(older.kind() == ErrorKind::Refused && older.to_string().contains("sign it again"), "{older}");
+        let full = refuse(cancel_put(strangers[others], "", 50, "one too many")).await;
+        assert!(full.kind() == ErrorKind::Refused && full.to_string().contains("those who signed it"), "{full}");
+        assert_eq!(cancelled(&stage, id, Some(cancel_put(alice, "", 50, "alice")), 100).await, CancelTaken::Taken);
+        work(&stage.store, at(100)).await;
+        let mut texts = Vec::new();
+        for round in 1..40 {
+            texts.extend(sent(&stage, agents[0], 100 + round).await);
+        }
+        assert!(texts.contains(&"alice".to_owned()), "{texts:?}");
+        assert_eq!(texts.len(), limits::ACTION_CANCELS_OF_OTHERS_MAX + 1);
+    }
+
+    async fn who_is_not_active_leaves_no_cancellation(stage) {
+        let agents = agents(&stage, 1).await;
+        let (id, _) = handed_out(&stage, &agents).await;
+        let nobody = InvestigatorId::new(77).unwrap();
+        let put = cancel_put(nobody, "", 3, "nobody");
+        let refused = stage.store.action_cancel(id, Some(put), at(3), &cause()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Refused);
+        assert_eq!(status(&stage, id).await, ActionStatus::Inflight, "nothing was done");
+    }
+
+    async fn what_may_still_run_when_the_window_is_over_is_called_back(stage) {
+        let agents = agents(&stage, 3).await;
+        let (id, alice) = handed_out(&stage, &agents[..1]).await;
+        answer(&stage, vec![result(id, agents[1], CommandStatus::Success, "x")], at(5)).await;
+        work(&stage.store, at(LIFE_MS)).await;
+        assert_eq!(status(&stage, id).await, ActionStatus::Completed);
+        assert_eq!(cancelled(&stage, id, None, LIFE_MS).await, CancelTaken::Known, "a machine may have it");
+        let put = cancel_put(alice, "", LIFE_MS, "late");
+        assert_eq!(cancelled(&stage, id, Some(put), LIFE_MS + 1).await, CancelTaken::Taken);
+        work(&stage.store, at(LIFE_MS + 1)).await;
+        assert_eq!(sent(&stage, agents[0], LIFE_MS + 2).await, ["late"]);
+        assert_eq!(sent(&stage, agents[1], LIFE_MS + 2).await, NO_TEXTS, "it has answered");
+        assert_eq!(status(&stage, id).await, ActionStatus::Completed);
+        assert_eq!(take(&stage.store, SERVER, Timestamp::MAX).await, None);
+        // Until no machine would take it any more.
+        let memory = i64::try_from(limits::LEDGER_MEMORY.as_millis()).unwrap();
+        let put = cancel_put(alice, "", LIFE_MS + memory, "too late");
+        assert_eq!(cancelled(&stage, id, Some(put), LIFE_MS + memory).await, CancelTaken::Over);
+    }
+}
+
+const NO_TEXTS: [&str; 0] = [];

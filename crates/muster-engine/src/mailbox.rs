@@ -69,21 +69,34 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When the caller may not, or there is no such message.
+    /// When the caller may not, or there is no such message. Orders and their cancellations take `actions.cancel` as well,
+    /// messages of the system `agents.rekey`: what people signed, or what ends an agent's key, is not kept from machines by
+    /// who only clears mailboxes.
     pub async fn message_cancel(&self, id: MessageId, caller: &Caller) -> Result<bool, OperatorError> {
         let cause = caller.require(Permission::MessagesCancel)?;
+        let rows = self.inner.store.message_get(&[id], false).await;
+        let rows = rows.map_err(|failure| self.inner.operator_error("look up the message", failure))?;
+        for row in &rows {
+            let service = row.message.destination.service.as_str();
+            if let Some((_, needed)) = GUARDED.into_iter().find(|(guarded, _)| *guarded == service) {
+                caller.require(needed)?;
+            }
+        }
         let cancelled = self.inner.store.message_cancel(id, self.now(), cause).await;
         cancelled.map_err(|failure| self.inner.operator_error("cancel the message", failure))
     }
 
-    /// Deletes what waits for these agents. Returns how many messages that were.
+    /// Deletes what waits for these agents. Returns how many messages that were. What the caller could not cancel alone
+    /// stands: see [`Engine::message_cancel`].
     ///
     /// # Errors
     ///
     /// When the caller may not.
     pub async fn message_pending_delete(&self, agents: &[AgentId], caller: &Caller) -> Result<u64, OperatorError> {
         let cause = caller.require(Permission::MessagesCancel)?;
-        let deleted = self.inner.store.message_pending_delete(agents, self.now(), cause).await;
+        let stands = GUARDED.into_iter().filter(|(_, needed)| !caller.may(*needed));
+        let keep: Vec<&str> = stands.map(|(service, _)| service).collect();
+        let deleted = self.inner.store.message_pending_delete(agents, &keep, self.now(), cause).await;
         deleted.map_err(|failure| self.inner.operator_error("delete pending messages", failure))
     }
 }
@@ -100,6 +113,10 @@ pub(crate) fn command_check(service: &str, message_type: &str, caller: &Caller) 
     };
     caller.require(needs).map(drop)
 }
+
+/// Services whose messages take a further permission to cancel.
+const GUARDED: [(&str, Permission); 2] =
+    [(system::ACTIONS, Permission::ActionsCancel), (system::SERVICE, Permission::AgentsRekey)];
 
 /// What the journal says about a message that somebody sends.
 fn sent_line<'a>(message: &Message, origin: MessageOrigin, cause: &'a Cause) -> Option<Line<'a>> {

@@ -184,10 +184,12 @@ pub trait MessageStore: Send + Sync {
     /// Returns how many messages are pending to the agents together.
     async fn message_pending_count(&self, agents: &[AgentId]) -> Result<u64, StoreError>;
 
-    /// Fails all pending messages to the agents with the reason `Removed by admin action.`. Returns how many.
+    /// Fails the pending messages to the agents with the reason `Removed by admin action.`, but for those to the services
+    /// `keep`. Returns how many.
     async fn message_pending_delete(
         &self,
         agents: &[AgentId],
+        keep: &[&str],
         now: Timestamp,
         cause: &Cause,
     ) -> Result<u64, StoreError>;

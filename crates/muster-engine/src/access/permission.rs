@@ -47,7 +47,7 @@ permissions! {
     /// Send a message to a service of an agent. A service that runs what it is sent obeys without signatures. Those to the
     /// agent program itself need `agents.control` or `agents.rekey` besides, those to its actions `actions.launch`.
     MessagesSend = "messages.send",
-    /// Cancel messages that wait.
+    /// Cancel messages that wait. Orders and their cancellations take `actions.cancel` as well, messages to the service `system` `agents.rekey`.
     MessagesCancel = "messages.cancel",
     /// See broadcasts.
     BroadcastsRead = "broadcasts.read",

@@ -3,6 +3,7 @@
 mod actions;
 mod broadcasts;
 mod chaos;
+mod clearing;
 mod contacts;
 mod dispatch;
 mod identity;

@@ -38,7 +38,8 @@ const RELEASE: &str =
     "UPDATE messages SET due = $2 WHERE destination_agent = $1 AND state = 0 AND due > $2 AND attempts > 0";
 const PENDING_COUNT: &str = "SELECT count(*) FROM messages WHERE destination_agent = ANY($1) AND state = 0";
 const PENDING_DELETE: &str = "UPDATE messages SET state = 2, due = NULL, type_url = NULL, data = NULL, \
-     processed = $2, failure = $3 WHERE destination_agent = ANY($1) AND state = 0";
+     processed = $2, failure = $3 WHERE destination_agent = ANY($1) AND state = 0 \
+     AND NOT (destination_service = ANY($4))";
 const CANCEL: &str = "UPDATE messages SET state = 2, due = NULL, type_url = NULL, data = NULL, processed = $2, \
      failure = $3 WHERE message_id = $1 AND state IN (0, 3)";
 const UNPARK: &str = "UPDATE messages SET state = 0, due = $2, expires = $3, processed = NULL, failure = NULL \
@@ -242,12 +243,14 @@ async fn pending_count(tx: &mut Tx, agents: &[AgentId]) -> Result<u64, StoreErro
 
 struct OfAgents {
     agents: Vec<AgentId>,
+    keep: Vec<String>,
     now: Timestamp,
     cause: Cause,
 }
 
 async fn pending_delete(tx: &mut Tx, args: &OfAgents) -> Result<u64, StoreError> {
-    let failed = tx.execute(PENDING_DELETE, params![agent_list(&args.agents), args.now, REMOVED]).await?;
+    let keep: Vec<&str> = args.keep.iter().map(String::as_str).collect();
+    let failed = tx.execute(PENDING_DELETE, params![agent_list(&args.agents), args.now, REMOVED, keep]).await?;
     let subject = match args.agents.as_slice() {
         [one] => one.to_string(),
         several => format!("{} agents", several.len()),
@@ -432,10 +435,12 @@ impl MessageStore for SqlStore {
     async fn message_pending_delete(
         &self,
         agents: &[AgentId],
+        keep: &[&str],
         now: Timestamp,
         cause: &Cause,
     ) -> Result<u64, StoreError> {
-        let args = OfAgents { agents: agents.to_vec(), now, cause: cause.clone() };
+        let keep = keep.iter().map(|service| (*service).to_owned()).collect();
+        let args = OfAgents { agents: agents.to_vec(), keep, now, cause: cause.clone() };
         self.write(args, |tx, args| Box::pin(pending_delete(tx, args))).await
     }
 

@@ -235,7 +235,9 @@ for_each_backend! {
         assert_eq!(stage.claim(agent, at(2)).await.len(), 5);
         assert_eq!(list(0, 0, true).await.unwrap().len(), 5);
 
-        assert_eq!(stage.store.message_pending_delete(&[agent], at(7), &cause()).await.unwrap(), 5);
+        assert_eq!(stage.store.message_pending_delete(&[agent], &["s", "other"], at(6), &cause()).await.unwrap(), 0);
+        assert_eq!(list(0, 0, true).await.unwrap().len(), 5, "what is to be kept stands");
+        assert_eq!(stage.store.message_pending_delete(&[agent], &["other"], at(7), &cause()).await.unwrap(), 5);
         assert_eq!(list(0, 0, true).await.unwrap(), []);
         assert_eq!(stage.claim(agent, at(10_000_000)).await, NONE);
         for n in 0..5 {

@@ -144,7 +144,7 @@ async fn call(store: &SqlStore, op: &Op, now: Timestamp) -> Result<String, Store
         Op::Pending(of, offset, limit) => {
             format!("{:?}", numbers(&store.message_pending(&agents(of), *offset, *limit, false).await?))
         }
-        Op::PendingDelete(of) => store.message_pending_delete(&agents(of), now, &cause()).await?.to_string(),
+        Op::PendingDelete(of) => store.message_pending_delete(&agents(of), &[], now, &cause()).await?.to_string(),
         Op::Contact { agent, brings, claim } => contact_call(store, *agent, brings, *claim, now).await?,
         Op::Lease(owner) => {
             let lease = store.lease_claim("job", ServerId::from_bytes([*owner; 8]), LEASE, now).await?;

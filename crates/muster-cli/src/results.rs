@@ -142,6 +142,7 @@ enum Word {
 
 /// Where answers go.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing of what was printed, or is to be")]
 pub(crate) struct Sink {
     out: Output,
     format: Format,

@@ -49,13 +49,17 @@ impl CancelArgs {
         let path = ["actions", &self.id.to_string(), "cancel"];
         let answer = context.api.send(&what, Method::POST, &path, &request).await?;
         if context.out.json {
-            again.iter().for_each(|again| context.out.note(again));
+            if let Some(again) = again {
+                context.out.note(&again);
+            }
             return context.out.json(&answer);
         }
         let detail: ActionDetail = context.api.read(&what, &answer)?;
         let sent = detail.summary.counters.sent;
         context.out.note(&outcome(self.id, sent, self.server_only));
-        again.iter().for_each(|again| context.out.note(again));
+        if let Some(again) = again {
+            context.out.note(&again);
+        }
         Ok(())
     }
 

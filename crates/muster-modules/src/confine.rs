@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
 /// The user and group that own nothing.
 const NOBODY: u32 = 65_534;
 
+/// What a process that only reads keeps of the capabilities of an agent whose user it keeps.
+const READING: CapabilitySet = CapabilitySet::DAC_READ_SEARCH.union(CapabilitySet::SYS_PTRACE);
+
 /// What a module's process may use of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -104,6 +107,8 @@ pub(crate) fn lower(confinement: &Confinement<'_>) -> Result<(), LowerError> {
     }
     if rustix::process::geteuid().is_root() && privilege != Privilege::Agent {
         become_somebody(needed(privilege), code)?;
+    } else if privilege == Privilege::Agent && effect == Effect::Reads {
+        keep_only(permitted(READING)?, true)?;
     }
     // After the change of user, which forgets it: a module does not outlive the agent that asked.
     step("tie the process to the agent", set_parent_process_death_signal(Some(Signal::KILL)))?;
@@ -127,8 +132,7 @@ fn needed(privilege: Privilege) -> CapabilitySet {
 }
 
 fn become_somebody(needed: CapabilitySet, code: Code) -> Result<(), ConfineError> {
-    // An agent that was itself given less than a module needs lets it do what it can.
-    let keep = needed & step("look at capabilities", capabilities(None))?.permitted;
+    let keep = permitted(needed)?;
     let number = match code {
         Code::Ours => NOBODY,
         // Counted by user, which is why it must be a user of its own.
@@ -143,15 +147,27 @@ fn become_somebody(needed: CapabilitySet, code: Code) -> Result<(), ConfineError
     step("change the group", set_thread_res_gid(group, group, group))?;
     step("change the user", set_thread_res_uid(user, user, user))?;
     let is_foreign = code != Code::Ours;
-    let inheritable = if is_foreign { keep } else { CapabilitySet::empty() };
+    keep_only(keep, is_foreign)?;
+    if is_foreign {
+        // The change of user closed /proc/self to the process, where the program to execute is named.
+        step("open the process to itself", set_dumpable_behavior(DumpableBehavior::Dumpable))?;
+    }
+    Ok(())
+}
+
+/// Returns those of `needed` that there are: an agent that was itself given less than a module needs lets it do what it can.
+fn permitted(needed: CapabilitySet) -> Result<CapabilitySet, ConfineError> {
+    Ok(needed & step("look at capabilities", capabilities(None))?.permitted)
+}
+
+/// Gives up all capabilities but `keep`. A program that is executed later has those when they are handed on; it gets no
+/// others back, as root neither, since the process can gain no privileges then.
+fn keep_only(keep: CapabilitySet, hand_on: bool) -> Result<(), ConfineError> {
+    let inheritable = if hand_on { keep } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: keep, permitted: keep, inheritable };
     step("drop capabilities", set_capabilities(None, sets))?;
     for capability in inheritable.iter() {
         step("hand capabilities on", configure_capability_in_ambient_set(capability, true))?;
-    }
-    if is_foreign {
-        // The change of user closed /proc/self to the process, where the program to execute is named.
-        step("open the process to itself", set_dumpable_behavior(DumpableBehavior::Dumpable))?;
     }
     Ok(())
 }

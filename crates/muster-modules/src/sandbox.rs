@@ -23,7 +23,6 @@ const ABI_KNOWN: ABI = ABI::V6;
 /// Where systems keep what describes them, and their programs and libraries.
 const SYSTEM: &[&str] = &[
     "/bin",
-    "/dev",
     "/etc",
     "/gnu/store",
     "/lib",
@@ -40,6 +39,31 @@ const SYSTEM: &[&str] = &[
 /// Where systems keep their programs and what those are loaded with.
 const PROGRAMS: &[&str] =
     &["/bin", "/gnu/store", "/lib", "/lib32", "/lib64", "/nix/store", "/run/current-system", "/sbin", "/usr"];
+/// What every module reads of devices: such as hold nothing of the machine.
+const DEVICES: &[&str] = &["/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero"];
+/// What programs of others read of the kernel's own files, beside what they declare: themselves, and what libraries ask to
+/// fit a program to the machine. No memory, no log, nothing of other processes.
+const KERNEL: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/filesystems",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/self",
+    "/proc/stat",
+    "/proc/sys/fs/file-max",
+    "/proc/sys/kernel/cap_last_cap",
+    "/proc/sys/kernel/hostname",
+    "/proc/sys/kernel/ngroups_max",
+    "/proc/sys/kernel/osrelease",
+    "/proc/sys/kernel/ostype",
+    "/proc/sys/kernel/pid_max",
+    "/proc/sys/kernel/random",
+    "/proc/sys/kernel/version",
+    "/proc/sys/net/core/somaxconn",
+    "/proc/sys/vm/overcommit_memory",
+    "/proc/uptime",
+    "/proc/version",
+];
 /// What may be written to although a module writes nothing: where programs that it starts put what nobody reads.
 const SINK: &str = "/dev/null";
 
@@ -136,7 +160,7 @@ fn paths(of: &[&str]) -> Vec<PathBuf> {
 impl Walls {
     /// Returns what is kept from a module of this program; `None` for one that needs anything.
     pub(crate) fn of_ours(needs: Needs) -> Option<Self> {
-        let reads = (needs.reads == Reads::System).then(|| paths(SYSTEM));
+        let reads = (needs.reads == Reads::System).then(|| [paths(SYSTEM), paths(DEVICES)].concat());
         let executes = if needs.programs { paths(PROGRAMS) } else { Vec::new() };
         let landlock = needs.reads != Reads::Processes;
         let Needs { network, local_sockets, .. } = needs;
@@ -149,7 +173,8 @@ impl Walls {
         let ForeignNeeds { reads, writes, network, local_sockets, is_alone } = needs;
         let reads = reads.map(|reads| {
             let own = [program.to_owned()].into_iter().chain(reads.iter().cloned());
-            own.chain(paths(PROGRAMS)).chain(paths(&["/dev", "/etc", "/proc"])).collect::<Vec<_>>()
+            let every = [PROGRAMS, DEVICES, KERNEL, &["/etc"]].into_iter().flat_map(paths);
+            own.chain(every).collect::<Vec<_>>()
         });
         Self { executes: reads.clone(), reads, landlock: true, writes, network, local_sockets, is_alone }
     }
@@ -213,7 +238,7 @@ impl Walls {
             return Ok(());
         }
         let executes = self.executes.as_ref().is_none_or(|paths| !paths.is_empty());
-        let kept = Kept { executes, network: self.network, local_sockets: self.local_sockets };
+        let kept = Kept { executes, writes: self.writes, network: self.network, local_sockets: self.local_sockets };
         let filters = calls::filters(kept, architecture).map_err(|error| error.to_string())?;
         filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter).map_err(|error| error.to_string()))
     }
@@ -223,6 +248,12 @@ impl Walls {
 /// this processor.
 pub fn calls_refused() -> Vec<i64> {
     calls::NEVER.iter().chain(calls::NEVER_HERE).copied().collect()
+}
+
+/// Returns the numbers of the calls that are refused, beside [`calls_refused`], to every confined module that only reads,
+/// whatever their arguments, in the table of this processor.
+pub fn calls_refused_to_readers() -> Vec<i64> {
+    calls::CHANGES.iter().chain(calls::CHANGES_HERE).copied().collect()
 }
 
 /// What this kernel can keep from a process.

@@ -78,6 +78,58 @@ pub(super) const NEVER_HERE: &[i64] =
 /// Those that processors of this kind have alone: none.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const NEVER_HERE: &[i64] = &[];
+/// Calls that change files, the kernel's log, or memory, queues and semaphores that processes share: kept from a module
+/// that only reads. Landlock does not know them, and whoever owns a file, as root owns most, needs no capability for them.
+pub(super) const CHANGES: &[i64] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    SETXATTRAT,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    REMOVEXATTRAT,
+    FILE_SETATTR,
+    libc::SYS_utimensat,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+    libc::SYS_mq_timedsend,
+    libc::SYS_mq_timedreceive,
+    libc::SYS_mq_notify,
+    libc::SYS_mq_getsetattr,
+    libc::SYS_syslog,
+];
+/// Those of them that processors of this kind have alone.
+#[cfg(target_arch = "x86_64")]
+pub(super) const CHANGES_HERE: &[i64] =
+    &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown, libc::SYS_utime, libc::SYS_utimes, libc::SYS_futimesat];
+/// Those of them that processors of this kind have alone: none.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const CHANGES_HERE: &[i64] = &[];
+/// `fchmodat2`, since Linux 6.6.
+const FCHMODAT2: i64 = 452;
+/// `setxattrat`, since Linux 6.13.
+const SETXATTRAT: i64 = 463;
+/// `removexattrat`, since Linux 6.13.
+const REMOVEXATTRAT: i64 = 466;
+/// `file_setattr`, since Linux 6.17.
+const FILE_SETATTR: i64 = 469;
 /// `kexec_file_load`, which the library has no number of for every processor.
 const KEXEC_FILE_LOAD: i64 = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
 /// `open_tree_attr`, since Linux 6.15; newer calls have one number everywhere.
@@ -95,6 +147,29 @@ const NAMESPACES: &[libc::c_int] = &[
 ];
 /// What puts letters into a terminal as if somebody had typed them.
 const TYPING: &[libc::c_int] = &[0x5412, 0x541C];
+/// All that a module which only reads asks of an open file by `ioctl`: whether it is a terminal, whose and how large
+/// (`TCGETS`, `TCGETS2`, `TIOCGPGRP`, `TIOCGWINSZ`), what waits in it (`FIONREAD`), how this process itself uses it
+/// (`FIONBIO`, `FIONCLEX`, `FIOCLEX`), and names, flags and addresses of network interfaces (`SIOCGIF…`). Others freeze
+/// file systems (`FIFREEZE`), make files immutable (`FS_IOC_SETFLAGS`) or drive devices, on files opened for reading.
+const ASKED: &[u32] = &[
+    0x5401,
+    0x802C_542A,
+    0x540F,
+    0x5413,
+    0x541B,
+    0x5421,
+    0x5450,
+    0x5451,
+    0x8910,
+    0x8912,
+    0x8913,
+    0x8915,
+    0x8919,
+    0x891B,
+    0x8921,
+    0x8927,
+    0x8933,
+];
 /// Numbers of x86-64 with this bit are those of the table for 32-bit pointers, which no program here is made for.
 const X32_BIT: u32 = 0x4000_0000;
 /// Calls that take the number of a process first, and change what that one may use. 0 is the process itself; a thread's own
@@ -127,6 +202,8 @@ const NETLINK: &[libc::c_int] = &[libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG];
 pub(super) struct Kept {
     /// Whether programs are executed.
     pub(super) executes: bool,
+    /// Whether it may change files and what processes share.
+    pub(super) writes: bool,
     /// Whether other machines are reached.
     pub(super) network: bool,
     /// Whether Unix sockets of this machine are connected to.
@@ -149,8 +226,11 @@ fn denied(kept: Kept, architecture: TargetArch) -> Result<BpfProgram, BackendErr
     if !kept.executes {
         rules.extend([libc::SYS_execve, libc::SYS_execveat].map(|call| (call, Vec::new())));
     }
+    if !kept.writes {
+        rules.extend(CHANGES.iter().chain(CHANGES_HERE).map(|call| (*call, Vec::new())));
+    }
     rules.insert(libc::SYS_clone, NAMESPACES.iter().map(|flag| rule([has(0, *flag)?])).collect::<Result<_, _>>()?);
-    rules.insert(libc::SYS_ioctl, TYPING.iter().map(|wish| rule([equal(1, *wish)?])).collect::<Result<_, _>>()?);
+    rules.insert(libc::SYS_ioctl, wishes(kept)?);
     // Who shares groups and processes with this one cannot be seen from the arguments: a call for itself alone is let pass.
     let other_process = |call: &i64| Ok((*call, vec![rule([other(0, 0)?])?]));
     rules.extend(OF_A_PROCESS.iter().map(other_process).collect::<Result<Vec<_>, BackendError>>()?);
@@ -159,6 +239,15 @@ fn denied(kept: Kept, architecture: TargetArch) -> Result<BpfProgram, BackendErr
     rules.extend(sockets(kept)?);
     let action = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, action, architecture)?.try_into()
+}
+
+/// Refuses wishes to open files: to a module that reads all but those in [`ASKED`], to others those that type.
+fn wishes(kept: Kept) -> Result<Vec<SeccompRule>, BackendError> {
+    if kept.writes {
+        return TYPING.iter().map(|wish| rule([equal(1, *wish)?])).collect();
+    }
+    let not_asked = ASKED.iter().map(|wish| other(1, wish.cast_signed())).collect::<Result<Vec<_>, _>>()?;
+    Ok(vec![rule(not_asked)?])
 }
 
 /// Refuses sockets of all kinds but those that a module needs. A pair of Unix sockets is a process's own, unless one end of
@@ -228,7 +317,7 @@ mod tests {
     fn filters_are_made_for_every_processor() {
         for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
             for all in [false, true] {
-                let kept = Kept { executes: all, network: all, local_sockets: all };
+                let kept = Kept { executes: all, writes: all, network: all, local_sockets: all };
                 let filters = filters(kept, architecture).unwrap();
                 assert_eq!(filters.len(), if architecture == TargetArch::x86_64 { 3 } else { 2 });
                 assert!((NEVER.len()..4096).contains(&filters[0].len()), "{}", filters[0].len());

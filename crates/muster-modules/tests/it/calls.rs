@@ -16,7 +16,7 @@ fn tried(network: bool, calls: &[Vec<i64>]) -> (Vec<i64>, bool) {
     tried_by(|module| module.network = network, calls)
 }
 
-/// Makes calls in a module that reads only; returns the error of each, 0 for one that was done, and whether the program
+/// Makes calls in a module that may change files and keeps all capabilities, but is confined; returns the error of each, 0 for one that was done, and whether the program
 /// could start others.
 fn tried_by(change: impl FnOnce(&mut ForeignModule), calls: &[Vec<i64>]) -> (Vec<i64>, bool) {
     let script = Script::new();
@@ -30,7 +30,8 @@ print "{{\"success\":true,\"elements\":[[" . join(",", @errors) . "],$starts]}}\
     );
     let mut plan = script.plan(&text);
     let foreign = plan.foreign.as_mut().unwrap();
-    (foreign.privilege, foreign.effect) = (Privilege::Agent, Effect::Reads);
+    (foreign.privilege, foreign.effect) = (Privilege::Agent, Effect::Changes);
+    foreign.reads = Some(vec!["/".into()]);
     change(foreign);
     let result = ask(&plan, &Value::Null, seconds(60)).into_result("script");
     assert!(result.success, "the tests need perl: {result:?}");
@@ -194,4 +195,35 @@ fn nothing_is_typed_into_a_terminal() {
     let typed = |wish: i64| vec![libc::SYS_ioctl, 0, wish, 0];
     let (errors, _) = tried(true, &[typed(0x5412), typed(0x541C), typed(0x5401)]);
     assert_eq!(errors, [REFUSED, REFUSED, i64::from(libc::ENOTTY)]);
+}
+
+#[test]
+fn a_module_that_reads_changes_no_files_and_nothing_that_processes_share() {
+    need_calls();
+    let calls = sandbox::calls_refused_to_readers();
+    for needed in [libc::SYS_fchmod, libc::SYS_fchownat, libc::SYS_fsetxattr, libc::SYS_utimensat, libc::SYS_shmat] {
+        assert!(calls.contains(&needed), "{needed}");
+    }
+    // The kernel finds no file and no queue by these numbers, and knows no such wish: only a filter answers so.
+    let numbers: Vec<_> = calls.iter().copied().map(|call| vec![call, -1, -1, -1, -1, -1]).collect();
+    let (errors, starts) = tried_by(|module| module.effect = Effect::Reads, &numbers);
+    assert!(starts, "what a program needs to start others is open to it");
+    assert_eq!(errors, vec![REFUSED; calls.len()], "{calls:?}");
+    let (errors, _) = tried(true, &numbers);
+    let refused: Vec<_> = calls.iter().zip(&errors).filter(|(_, error)| **error == REFUSED).collect();
+    assert!(refused.is_empty(), "one that changes something may: {refused:?}");
+}
+
+#[test]
+fn a_module_that_reads_asks_of_open_files_what_libraries_ask() {
+    need_calls();
+    let asked = |wish: i64| vec![libc::SYS_ioctl, -1, wish, 0];
+    let no_file = i64::from(libc::EBADF);
+    // Terminals, what waits, how this process uses the file, and the index of a network interface.
+    let open = [0x5401, 0x541B, 0x5421, 0x5450, 0x5451, 0x8933].map(asked);
+    // FIFREEZE, FITHAW, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, LOOP_SET_FD, BLKROSET, TIOCSTI, SIOCSIFFLAGS.
+    let kept = [0xC004_5877, 0xC004_5878, 0x4008_6602, 0x401C_5820, 0x4C00, 0x125D, 0x5412, 0x8914].map(asked);
+    let all: Vec<_> = open.iter().chain(&kept).cloned().collect();
+    let (errors, _) = tried_by(|module| module.effect = Effect::Reads, &all);
+    assert_eq!(errors, [vec![no_file; open.len()], vec![REFUSED; kept.len()]].concat());
 }

@@ -10,6 +10,7 @@ use muster_modules::{Effect, ModuleResult, Needs, Privilege, Stop, registry, san
 use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -225,6 +226,41 @@ fn a_program_of_others_reaches_what_its_configuration_says() {
     assert_eq!(writes, "yynnnnnn", "one that writes and said what it needs");
     let free = tried(|module| (module.effect, module.privilege) = (Effect::Changes, Privilege::Agent));
     assert_eq!(free, "yyyyyyyy", "one that changes with all that the agent may is trusted with it");
+}
+
+/// The owner of a file, and the keeper of an interface, needs none of what Landlock looks at to change them.
+#[test]
+fn a_program_that_says_it_only_reads_changes_nothing_as_root_either() {
+    let (script, others) = (Script::new(), Script::new());
+    let left = others.left();
+    std::fs::write(&left, "x").unwrap();
+    let before = left.metadata().unwrap();
+    let text = format!(
+        "can() {{ if \"$@\" > /dev/null 2>&1; then printf y; else printf n; fi; }}
+         printf '{{\"success\":true,\"elements\":\"'
+         can chmod 4777 {left}; can chown 2002 {left}; can touch -d 2001-01-01 {left}
+         can perl -e 'shmget(0, 4096, 01600) // exit 1'; can perl -e 'syscall({syslog}, 10, 0, 0) >= 0 or exit 1'
+         printf ' '; can head -c 0 /dev/null; can head -c 0 /dev/kmsg; can head -c 0 /proc/kmsg; can head -c 0 /proc/1/status
+         while read -r name value; do case $name in CapEff:|CapPrm:|CapAmb:) printf \" $value\";; esac; done < /proc/self/status
+         echo '\"}}'",
+        left = left.display(),
+        syslog = libc::SYS_syslog,
+    );
+    need_root();
+    assert_eq!(sandbox::support().missing(), None, "this test shows nothing on a kernel that keeps less from a module");
+    let mut plan = keeping(&script, Privilege::Agent, &text);
+    plan.foreign.as_mut().unwrap().reads = Some(Vec::new());
+    let result = ask(&plan, &Value::Null, seconds(30)).into_result("script");
+    let said = result.elements.as_str().unwrap_or_else(|| panic!("{result:?}"));
+    let words: Vec<_> = said.split(' ').collect();
+    assert_eq!(words[..2], ["nnnnn", "ynnn"], "{said}");
+    let most = CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_PTRACE;
+    let own = rustix::thread::capabilities(None).unwrap().permitted & most;
+    let held: Vec<_> = words[2..].iter().map(|bits| u64::from_str_radix(bits, 16).unwrap()).collect();
+    assert_eq!(held, [own.bits(); 3], "{said}");
+    let after = left.metadata().unwrap();
+    let all = |found: &std::fs::Metadata| (found.mode(), found.uid(), found.mtime());
+    assert_eq!(all(&before), all(&after));
 }
 
 #[test]

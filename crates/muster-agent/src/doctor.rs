@@ -4,9 +4,11 @@
 mod investigators;
 mod orders;
 mod revoked;
+mod running;
 mod servers;
 
 pub(crate) use investigators::without_weights;
+pub(crate) use running::is_running;
 
 use crate::actions::status::documents_path;
 use crate::chain::Chain;
@@ -24,7 +26,6 @@ use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +38,6 @@ const EXPIRY_NEAR: Duration = Duration::from_hours(720);
 const CLOCK_MIN: Timestamp = Timestamp::from_secs(1_735_689_600);
 /// A contact that is older than this, and than two of the longest pauses, was not the latest that should have been.
 const CONTACT_OLD: Duration = Duration::from_mins(30);
-/// The kernel's list of locks on files.
-const LOCKS: &str = "/proc/locks";
 
 /// How something is, in the words of the server's doctor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -292,16 +291,6 @@ fn agent(config: &Config, now: Timestamp) -> Vec<Check> {
 /// Whether the latest contact is so long ago that an agent which runs should have had another.
 pub(crate) fn is_old(standing: &Standing, config: &Config, now: Timestamp) -> bool {
     now.since(standing.at) > CONTACT_OLD.max(config.poll_max.0 * 3)
-}
-
-/// Whether a process holds the lock of the state directory; `None` when the kernel does not tell. Looked up and not tried:
-/// an agent that starts just then must get it.
-pub(crate) fn is_running(directory: &Path) -> Option<bool> {
-    let Ok(found) = std::fs::metadata(directory.join("lock")) else { return Some(false) };
-    let locks = std::fs::read_to_string(LOCKS).ok()?;
-    let inode = format!(":{}", found.ino());
-    let holds = |line: &str| line.contains(" FLOCK ") && line.split(' ').any(|word| word.ends_with(&inode));
-    Some(locks.lines().any(holds))
 }
 
 /// Without a key a throw-away one is used, so that the servers can be looked at all the same.

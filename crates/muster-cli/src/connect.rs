@@ -247,8 +247,21 @@ fn read_inside(data: &Path, name: &str) -> std::io::Result<String> {
         return Err(std::io::Error::other("it is no regular file"));
     }
     let mut text = String::new();
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
+    }
     Ok(text)
+}
+
+/// Returns the server's own certificate that its addresses name, when it may be read: at the end of all links there is no
+/// pipe and no device, the file has an end, and no account but root, this user, or the one that the data directory is for
+/// could have exchanged it. Whatever else stands there is passed over, as if nothing were named.
+fn certificate(data: &Path, named: &str) -> Option<PathBuf> {
+    let path = data.join(named).canonicalize().ok()?;
+    place_check_for(&Keeper::of(data).ok()?, &path, Absent::Refused).ok()?;
+    // `join` with what is absolute is that path.
+    read_inside(data, path.to_str()?).ok().map(|_| path)
 }
 
 /// Returns the folder in which each running `muster dev` has a file that says where its data is: in the home of who
@@ -276,11 +289,12 @@ fn local_door(given: Option<&Path>) -> Result<Door, Failure> {
         };
         let token = read_inside(dir, ADMIN_TOKEN).ok().map(|text| text.trim().to_owned());
         let ca = dir.join(CA);
-        let own = addresses.door("operators_certificate").map(PathBuf::from).filter(|path| path.exists());
+        let has_ca = read_inside(dir, CA).is_ok();
+        let own = addresses.door("operators_certificate").and_then(|path| certificate(dir, path));
         let trust = match own {
             // The server's own certificate, which may be its own authority.
             Some(own) => Trust::Only(own),
-            None if ca.exists() => Trust::Besides(ca),
+            None if has_ca => Trust::Besides(ca),
             None => Trust::System,
         };
         return Ok(Door { url, token: token.filter(|token| !token.is_empty()), trust });
@@ -450,6 +464,27 @@ mod tests {
         assert_eq!(find(&globals(&dir)).unwrap().trust, Trust::System, "it is not there");
         std::fs::write(&own, "pem").unwrap();
         assert_eq!(find(&globals(&dir)).unwrap().trust, Trust::Only(own));
+    }
+
+    #[test]
+    fn a_certificate_that_is_a_device_a_pipe_or_has_no_end_is_passed_over() {
+        let outside = tempfile::tempdir().unwrap();
+        let [pipe, large, link, open] = ["pipe", "large", "link", "open"].map(|name| outside.path().join(name));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::fs::File::create(&large).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        std::fs::write(&open, "pem").unwrap();
+        let found = |path: &Path| {
+            let dir = data(&format!(
+                r#"{{"operators": "127.0.0.1:1", "operators_url": "https://localhost:1", "operators_certificate": {path:?}}}"#
+            ));
+            find(&globals(&dir)).unwrap().trust
+        };
+        assert_eq!(found(&open), Trust::Only(open.clone()));
+        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        for wrong in [Path::new("/dev/zero"), &pipe, &large, &link, &open] {
+            assert_eq!(found(wrong), Trust::System, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -112,12 +112,12 @@ pub(crate) async fn run(
     tracing::info!(agent = %id, version = env!("CARGO_PKG_VERSION"), "agent {id} is running");
     let why = tokio::select! {
         why = agent.take_orders(&mut ordered, &mut ends, &mut reload, reread) => why,
-        called = &mut link_task, if presence == Presence::CheckIn => {
-            Why::of_call(called.context("calling the server broke off")?, standing.latest())
+        called = Why::of_whole_call(&mut link_task, || standing.latest()), if presence == Presence::CheckIn => {
+            called.context("calling the server broke off")?
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
-    Ok(agent.end(why, &mut link_task).await)
+    Ok(agent.end(why.when(presence), &mut link_task).await)
 }
 
 /// Opens everything on the disk and puts the parts together. `lock` is that of the state directory.

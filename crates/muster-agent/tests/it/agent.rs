@@ -54,6 +54,11 @@ impl AgentProcess {
         tokio::time::timeout(CEILING, run).await.expect("it never ended").unwrap().code()
     }
 
+    /// Starts a single call, to be ended by a signal.
+    pub(crate) fn start_once(&mut self) {
+        self.child = Some(self.command(&["run", "--once"]).spawn().unwrap());
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_muster-agent"));
         let config = self.directory.path().join("config.toml");

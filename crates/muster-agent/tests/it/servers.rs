@@ -30,6 +30,23 @@ async fn the_next_server_is_tried_when_the_first_shakes_hands_and_is_of_no_use()
     }
 }
 
+/// A scheduler that ends a call takes 0 for "all is delivered".
+#[tokio::test]
+async fn a_single_call_that_a_signal_ends_is_no_success() {
+    let fleet = Fleet::start(Kind::NeverAcknowledges).await;
+    let mut agent = AgentProcess::prepare(&fleet, "");
+    agent.start_once();
+    fleet.wait_for(system::FACTS).await;
+    assert_eq!(agent.stop().await, Some(5), "the server has acknowledged less than it was sent");
+    // Nobody answers at this address: the listener takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut agent = AgentProcess::prepare(&fleet, &format!("servers = [\"{address}\"]"));
+    agent.start_once();
+    let _held = tokio::task::spawn_blocking(move || silent.accept().unwrap()).await.unwrap();
+    assert_eq!(agent.stop().await, Some(5), "there was no contact at all");
+}
+
 #[tokio::test]
 async fn a_list_of_revoked_certificates_without_an_end_stops_no_contact() {
     for mode in ["stream", "poll"] {
@@ -186,4 +203,29 @@ async fn the_program_names_its_commit_and_a_reader_that_has_enough_ends_it_in_si
     drop(reader);
     let ended = Command::new(program).arg("facts").stdout(writer).stderr(Stdio::piped()).output().unwrap();
     assert_eq!((ended.status.code(), String::from_utf8(ended.stderr).unwrap().as_str()), (Some(0), ""));
+}
+
+/// Two new file systems in memory count their files alike. Needs root, in a container for instance: it mounts, where nobody
+/// else sees it.
+#[tokio::test]
+async fn a_lock_on_a_file_of_the_same_number_elsewhere_makes_no_agent_look_alive() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "only root mounts: run the tests as root, in a container for instance"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let script = r#"
+        cd "$1" && mkdir state other && mount -t tmpfs -o mode=700 a state && mount -t tmpfs b other && touch state/lock other/lock &&
+        test "$(stat -c %i state/lock)" = "$(stat -c %i other/lock)" || exit 100
+        echo 'state_dir = "state"' > config.toml
+        flock other/lock "$2" status --config config.toml; echo "--"
+        flock state/lock "$2" status --config config.toml
+    "#;
+    let mut command = tokio::process::Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(directory.path()).arg(env!("CARGO_BIN_EXE_muster-agent"));
+    let output = tokio::time::timeout(CEILING, command.kill_on_drop(true).output()).await.unwrap().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let (elsewhere, own) = shown.split_once("--").unwrap_or_else(|| panic!("{shown}{:?}", output.stderr));
+    assert!(elsewhere.contains("does not run"), "{shown}");
+    assert!(!own.contains("does not run"), "the agent's own lock is seen: {shown}");
 }

@@ -25,8 +25,13 @@ fn sink(format: Format) -> Sink {
     sink_of(format, order("true", None), Shown::default())
 }
 
+/// A book that nobody has written yet, in a place of its own: what is met is kept there.
+fn no_book() -> Book {
+    Book::at(&tempfile::tempdir().unwrap().path().join("machines.toml")).unwrap()
+}
+
 fn sink_of(format: Format, order: Order, which: Shown) -> Sink {
-    Sink::new(PLAIN, format, order, which, Book::at(std::path::Path::new("/nonexistent")).unwrap())
+    Sink::new(PLAIN, format, order, which, no_book())
 }
 
 /// How an action stands of which `sent` machines were given it.
@@ -41,7 +46,7 @@ fn stands(status: &str, sent: u64) -> muster_api::actions::ActionSummary {
 }
 
 fn values(row: &CommandRow, modules: &[String]) -> BTreeSet<String> {
-    Answer::new(row, false, &Book::at(std::path::Path::new("/nonexistent")).unwrap()).values(modules)
+    Answer::new(row, false, &no_book()).values(modules)
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn a_path_that_is_not_on_a_machine_is_named_beside_what_was_found() {
     assert_eq!(values(&row(1, "a", &answer(true, &json!(7))), &modules), BTreeSet::from(["\"e\"".to_owned()]));
     let order = order("true", None);
     let json = |row: &CommandRow| -> serde_json::Value {
-        let answer = Answer::new(row, false, &Book::at(std::path::Path::new("/nonexistent")).unwrap());
+        let answer = Answer::new(row, false, &no_book());
         serde_json::from_str(&answer.json(&order).unwrap()).unwrap()
     };
     let line = json(&row(1, "a", &nothing));
@@ -337,7 +342,7 @@ fn json_says_what_the_machine_signed_and_apart_from_it_what_the_server_says() {
     let order = order("true", Some([1; 32])).signed_by(vec!["Alice (AA)".to_owned()]);
     let results = found(&json!("x"));
     let row = CommandRow { found: Some(false), ..row(1, "a", &results) };
-    let book = Book::at(std::path::Path::new("/nonexistent")).unwrap();
+    let book = no_book();
     let line = Answer::new(&row, false, &book).json(&order).unwrap();
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!((&line["found"], &line["server"]["found"]), (&json!(true), &json!(false)));
@@ -377,7 +382,7 @@ fn a_known_id_under_another_key_is_left_out() {
 
 #[test]
 fn a_machine_that_was_called_back_and_ran_looks_otherwise_than_one_that_obeyed() {
-    let book = Book::at(std::path::Path::new("/nonexistent")).unwrap();
+    let book = no_book();
     let cancelled = |handed_out, results: Option<serde_json::Value>| CommandRow {
         status: "cancelled".into(),
         handed_out,

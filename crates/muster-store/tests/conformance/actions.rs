@@ -386,55 +386,6 @@ for_each_backend! {
         assert_eq!(take(&stage.store, SERVER, Timestamp::MAX).await, None);
     }
 
-    async fn what_nobody_signed_tells_no_agent_and_can_be_signed_afterwards(stage) {
-        let agents = agents(&stage, 3).await;
-        let (id, who) = launched_by(&stage, 1).await;
-        work(&stage.store, at(1)).await;
-        assert_eq!(claimed(&stage, agents[0], at(2)).await.len(), 1);
-        assert_eq!(cancelled(&stage, id, None, 3).await, CancelTaken::Taken);
-        work(&stage.store, at(3)).await;
-        for agent in &agents {
-            assert_eq!(claimed(&stage, *agent, at(4)).await, [], "no word, and no order any more");
-        }
-        assert_eq!(cancelled(&stage, id, None, 5).await, CancelTaken::Known);
-        assert_eq!(cancelled(&stage, id, Some(cancel_put(who, "", 5, "signed")), 5).await, CancelTaken::Taken);
-        work(&stage.store, at(6)).await;
-        let told = claimed(&stage, agents[0], at(7)).await;
-        assert_eq!(told.iter().map(|told| told.payload.clone()).collect::<Vec<_>>(), [Some(payload("signed"))]);
-        let counters = stage.store.action_get(id).await.unwrap().unwrap().counters;
-        assert_eq!((counters.cancelled, counters.inflight), (3, 0), "counted once");
-        assert_eq!(take(&stage.store, SERVER, Timestamp::MAX).await, None);
-        // What came to its end is not called back, whoever signs that.
-        let done = launched(&stage, 2, Spread::default()).await;
-        work(&stage.store, at(9)).await;
-        let results = agents.iter().map(|agent| result(done, *agent, CommandStatus::Success, "x")).collect();
-        answer(&stage, results, at(10)).await;
-        assert_eq!(status(&stage, done).await, ActionStatus::Completed);
-        let late = cancel_put(who, "", 11, "late");
-        assert_eq!(cancelled(&stage, done, Some(late), 11).await, CancelTaken::Over);
-    }
-
-    async fn a_cancellation_that_machines_refuse_as_too_early_is_signed_again_later(stage) {
-        const DAY_MS: i64 = 86_400_000;
-        let agents = agents(&stage, 2).await;
-        let who = investigator(&stage, 1).await;
-        let put = order(&stage, 1, &[who]).await;
-        let ends = at(9 * DAY_MS);
-        let id = launch(&stage, ActionPut { action: Action { expire_after: ends, ..put.action.clone() }, ..put }).await;
-        work(&stage.store, at(1)).await;
-        assert_eq!(claimed(&stage, agents[0], at(2)).await.len(), 1);
-        let cancel = async |word: &str, ms| cancelled(&stage, id, Some(cancel_put(who, "", ms, word)), ms).await;
-        let told = async |ms| {
-            work(&stage.store, at(ms)).await;
-            let told = claimed(&stage, agents[0], at(ms + 1)).await;
-            told.iter().map(|told| told.payload.clone()).collect::<Vec<_>>()
-        };
-        assert_ne!(cancel("early", 3).await, CancelTaken::Over);
-        assert_eq!(told(4).await, [Some(payload("early"))]);
-        assert_ne!(cancel("in time", DAY_MS).await, CancelTaken::Over, "machines may still have it");
-        assert!(told(DAY_MS + 1).await.contains(&Some(payload("in time"))));
-    }
-
     async fn a_call_that_is_dropped_leaves_a_step_whole_or_undone(stage) {
         agents(&stage, 30).await;
         let id = launched(&stage, 1, Spread::default()).await;

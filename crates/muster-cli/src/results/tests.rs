@@ -254,7 +254,9 @@ fn who_was_asked_and_has_not_answered_is_never_a_nothing() {
         for found in [true, false] {
             let end = |rows: &[&CommandRow], sent| {
                 let mut sink = sink_of(format, order("true", None), Shown { found, ..Shown::default() });
-                rows.iter().for_each(|row| sink.take(row).unwrap());
+                for row in rows {
+                    sink.take(row).unwrap();
+                }
                 sink.end(&stands("completed", sent)).unwrap().check()
             };
             let answered = row(1, "a", &nothing);

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 /// Well below the sweep by which a lost wake-up is found.
 const WOKEN_MAX: Duration = Duration::from_secs(8);
 
-fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "signatures are made now, and real machines judge them now")]
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     since.as_secs()

@@ -1,5 +1,6 @@
 //! Orders that run and are called back: real server, real agent, real command line, and others who call back as well.
 
+use crate::investigations::unix_now;
 use crate::scene::{CEILING, Scene};
 use muster_api::messages::MessageRow;
 use muster_harness::agent::Agent;
@@ -51,11 +52,15 @@ async fn an_order_is_called_back_by_who_signed_it_though_others_called_it_back_b
     let machine = enrolled(server, &[], CEILING).await.unwrap();
     let known = async || Ok(server.rest.agent(&machine).await?.facts.contains_key("agent_vouches"));
     wait::until_true("its facts", CEILING, known).await.unwrap();
+    // Windows are whole seconds, and the machine takes no order from before its ledger.
+    let enrolled_in = unix_now();
+    wait::until_true("the next second", CEILING, async || Ok(unix_now() > enrolled_in)).await.unwrap();
     let file = scene.path("endless.json").display().to_string();
     let operation = r#"{"module":"endless","parameters":{}}"#;
     let new =
         ["action", "new", "--name", "endless", "--target", "os='linux'", "--operation", operation, "--out", &file];
-    alice.muster(server, &new).unwrap();
+    let from = muster_core::Timestamp::from_secs(i64::try_from(unix_now()).unwrap()).to_string();
+    alice.muster(server, &[&new[..], &["--valid-from", &from]].concat()).unwrap();
     alice.muster(server, &["action", "sign", &file]).unwrap();
     let launched = alice.muster(server, &["action", "launch", "--yes", &file]).unwrap();
     let id = launched.split_whitespace().next().unwrap();

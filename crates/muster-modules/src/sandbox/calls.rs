@@ -199,6 +199,7 @@ const NETLINK: &[libc::c_int] = &[libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG];
 
 /// What of the calls is kept from a process beside [`NEVER`].
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "a module needs any of them without the others")]
 pub(super) struct Kept {
     /// Whether programs are executed.
     pub(super) executes: bool,

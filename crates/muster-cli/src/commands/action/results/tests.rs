@@ -100,7 +100,9 @@ async fn how_watching_ended_is_the_exit_code() {
     let failure = follow(vec![silent], long).await.0.unwrap_err();
     assert_eq!((failure.exit, failure.why.as_str()), (Exit::Failed, "no machine answered: 2 expired"));
     failed["counters"]["success"] = 1.into();
-    follow(vec![failed], long).await.0.unwrap();
+    let failure = follow(vec![failed], long).await.0.unwrap_err();
+    assert_eq!(failure.exit, Exit::Partial, "one has not answered: {failure}");
+    follow(vec![row("completed", 1, 1)], long).await.0.unwrap();
     // A standing one that no machine came for is done, too.
     follow(vec![row("completed", 0, 0)], long).await.0.unwrap();
     let mut halted = row("inflight", 9, 1);

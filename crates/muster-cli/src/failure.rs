@@ -23,7 +23,7 @@ pub enum Exit {
     Conflict = 6,
     /// The time to wait ran out. What was asked may still happen.
     TimedOut = 7,
-    /// It was done in part: answers carry errors, or are not whole.
+    /// It was done in part: machines have not answered, or answers carry errors or are not whole.
     Partial = 8,
     /// Somebody ended it with Ctrl-C.
     Interrupted = 130,

@@ -25,7 +25,9 @@ impl Sink {
     /// How many machines were asked, and how many of them have not answered: those that the server says so of, and those
     /// that it counts and shows no row of.
     fn silent(&self, action: &ActionSummary) -> (u64, u64) {
-        let asked = action.counters.sent.max(self.counts.taken);
+        // A server that contradicts itself is not believed where it says less.
+        let counters = action.counters;
+        let asked = counters.sent.max(counters.done + counters.inflight).max(self.counts.taken);
         (asked, self.counts.silent + (asked - self.counts.taken))
     }
 

@@ -261,6 +261,11 @@ fn who_was_asked_and_has_not_answered_is_never_a_nothing() {
             };
             let answered = row(1, "a", &nothing);
             end(&[&answered], 1).unwrap();
+            // The server says that nobody was asked, and counts an answer all the same.
+            let mut contradicts = stands("completed", 0);
+            contradicts.counters.done = 1;
+            let sink = sink_of(format, order("true", None), Shown { found, ..Shown::default() });
+            assert_eq!(sink.end(&contradicts).unwrap().check().unwrap_err().exit, Exit::Partial);
             // One is known not to have answered; of one the server shows no row; the server shows none at all.
             for (rows, sent, why) in [
                 (&[&answered, &expired][..], 2, "1 of 2 machines has not answered"),

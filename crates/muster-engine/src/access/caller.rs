@@ -58,13 +58,6 @@ impl Caller {
         Self { cause: Cause::server(), ..Self::new("", Permissions::all(), "") }
     }
 
-    /// The same caller within the request `request`.
-    #[must_use]
-    pub fn in_request(mut self, request: impl Into<String>) -> Self {
-        self.cause.request = request.into();
-        self
-    }
-
     /// The same caller with the reason that they gave, for the journal.
     #[must_use]
     pub fn because(&self, reason: &str) -> Self {

@@ -140,7 +140,7 @@ async fn allowed(rest: &Rest, request: &Parts) -> Result<Option<Caller>, Failure
         });
     };
     if let Need::Permission(permission) = need {
-        caller.require(permission).map_err(|denied| Failure::forbidden(denied.to_string()))?;
+        caller.require(permission)?;
     }
     if !request.method.is_safe() && from_elsewhere(&request.headers) {
         return Err(Failure::forbidden("a page of another site asked for this"));

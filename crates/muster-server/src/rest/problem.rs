@@ -8,6 +8,7 @@ use crate::observe::Chain;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use muster_engine::OperatorError;
+use muster_engine::access::AccessDenied;
 use muster_store::{ErrorKind, StoreError};
 use std::time::Duration;
 
@@ -134,12 +135,18 @@ impl From<OperatorError> for Failure {
     fn from(error: OperatorError) -> Self {
         match error {
             OperatorError::Invalid(detail) => Self::invalid(detail),
-            OperatorError::Denied(denied) => Self::forbidden(denied.to_string()),
+            OperatorError::Denied(denied) => denied.into(),
             OperatorError::Signature(detail) => Self::new("signature_refused", detail),
             OperatorError::NotFound(detail) => Self::not_found(detail),
             OperatorError::Conflict(detail) => Self::conflict(detail),
             OperatorError::Store { doing, source } => Self::of_store(doing, &source),
         }
+    }
+}
+
+impl From<AccessDenied> for Failure {
+    fn from(denied: AccessDenied) -> Self {
+        Self::forbidden(denied.to_string())
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) async fn command_list(
     Args(query): Args<CommandQuery>,
 ) -> Result<Json<Page<CommandRow>>, Failure> {
     if query.results.is_some() || query.found.is_some() {
-        caller.require(Permission::ResultsRead).map_err(|denied| Failure::forbidden(denied.to_string()))?;
+        caller.require(Permission::ResultsRead)?;
     }
     let action = known(&rest, action_id(&id)?).await?;
     let paging = Paging::new("commands", query.cursor.as_deref(), query.limit)?;
